@@ -1,0 +1,1 @@
+#include "chunkgrpo.h" /* SwiftPM builds a C target only where there is a source file. */
