@@ -1,0 +1,104 @@
+import Glibc
+
+/// How chunk weights become probabilities.
+public enum ChunkWeighting: Int32, Sendable {
+  /// p = w / Σw
+  case normalised = 1
+  /// p = exp w / Σ exp w
+  case softmax = 2
+}
+
+extension ChunkPlan {
+  /// Which chunks of which sample to train: (B, K), 1 or 0.
+  ///
+  /// ⌊K·fraction⌋ chunks of each sample, drawn without replacement: uniformly, or with probabilities from `weights`
+  /// (B, K). A function of (seed, sample id) alone: the same for any batch split.
+  public func select(
+    batch: Int, fraction: Double = 1, weights: [Double]? = nil, weighting: ChunkWeighting = .normalised,
+    seed: UInt64 = 0, sampleIDs: [UInt64]? = nil
+  ) throws -> [UInt8] {
+    try selectChunks(
+      batch: batch, count: count, fraction: fraction, weights: weights, weighting: weighting, seed: seed,
+      sampleIDs: sampleIDs)
+  }
+
+  /// The same chunks in every sample: (B, K), 1 or 0.
+  public func select(batch: Int, chunks: [Int]) throws -> [UInt8] {
+    try selectChunks(batch: batch, count: count, fixed: chunks)
+  }
+}
+
+/// The Philox step number that stands for chunk selection; steps of a rollout are below 2³¹.
+private let selectionStep = UInt32.max - 1
+
+/// `ChunkPlan.select` for a caller that has no plan but its number of chunks.
+public func selectChunks(
+  batch: Int, count: Int, fraction: Double, weights: [Double]?, weighting: ChunkWeighting, seed: UInt64,
+  sampleIDs: [UInt64]?
+) throws -> [UInt8] {
+  let size = try checkSelectionSize(batch: batch, count: count)
+  try require(fraction > 0 && fraction <= 1, "fraction = \(fraction) is outside (0, 1]")
+  // The small addition keeps 0.29 × 100 at 29.
+  let chosen = Int(Double(count) * fraction + 1e-9)
+  try require(
+    chosen >= 1, "fraction = \(fraction) of \(count) chunks is none: at least \(1 / Double(count)) trains one")
+  try require(
+    weights == nil || weights?.count == size,
+    "weights: \(weights?.count ?? 0) numbers for a batch of \(batch) with \(count) chunks")
+  try checkSampleIDs(sampleIDs?.count, batch: batch)
+
+  var selection = [UInt8](repeating: 0, count: size)
+  for i in 0..<batch {
+    // Exponential races: the chunks with the smallest E/w are a weighted draw without replacement.
+    let draws = Philox(seed: seed, sampleID: sampleIDs?[i] ?? UInt64(i), step: selectionStep).uniforms(count)
+    var finish = draws.map { -log($0) }
+    if let weights {
+      let row = Array(weights[i * count..<(i + 1) * count])
+      let p = try probabilities(row, weighting: weighting, sample: i)
+      try require(
+        p.count(where: { $0 > 0 }) >= chosen,
+        "weights of sample \(i): fewer than the \(chosen) chunks to draw have a positive weight")
+      for j in 0..<count { finish[j] = p[j] > 0 ? finish[j] / p[j] : .infinity }
+    }
+    for j in (0..<count).sorted(by: { finish[$0] < finish[$1] }).prefix(chosen) { selection[i * count + j] = 1 }
+  }
+  return selection
+}
+
+/// The chunks `fixed` of every sample.
+public func selectChunks(batch: Int, count: Int, fixed: [Int]) throws -> [UInt8] {
+  var row = [UInt8](repeating: 0, count: try checkSelectionSize(batch: 1, count: count))
+  let size = try checkSelectionSize(batch: batch, count: count)
+  try require(!fixed.isEmpty, "chunks: at least one is to be trained")
+  for j in fixed {
+    try require((0..<count).contains(j), "chunks: \(j) is outside 0 … \(count - 1)")
+    try require(row[j] == 0, "chunks: \(j) is named twice")
+    row[j] = 1
+  }
+  return (0..<size).map { row[$0 % count] }
+}
+
+private func checkSelectionSize(batch: Int, count: Int) throws -> Int {
+  try require(batch >= 1, "batch = \(batch) must be at least 1")
+  try require((1...Schedule.maxSteps).contains(count), "chunk_count = \(count) is outside 1 … \(Schedule.maxSteps)")
+  let (size, overflow) = batch.multipliedReportingOverflow(by: count)
+  try require(!overflow && size <= 1 << 31, "batch = \(batch) × \(count) chunks is more than 2^31")
+  return size
+}
+
+/// Up to a common factor, which a race does not need.
+private func probabilities(_ weights: [Double], weighting: ChunkWeighting, sample: Int) throws -> [Double] {
+  for (j, w) in weights.enumerated() {
+    guard w.isFinite else {
+      throw ChunkGRPOError.nonFinite("weights of sample \(sample), chunk \(j) is \(w)")
+    }
+    try require(
+      w >= 0 || weighting == .softmax, "weights of sample \(sample), chunk \(j) is \(w), but must be at least 0")
+  }
+  switch weighting {
+  case .normalised: return weights
+  case .softmax:
+    let top = weights.max() ?? 0
+    return weights.map { exp($0 - top) }
+  }
+}

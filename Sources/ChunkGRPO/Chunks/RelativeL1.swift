@@ -1,0 +1,24 @@
+/// Relative L1 change (B, n) of latents (B, n + 1, …): d_t = mean|x_{t+1} − x_t| / (mean|x_t| + 1e-8), the temporal
+/// dynamics that chunks follow (arXiv 2510.21583).
+public func relativeL1(_ latents: TrajectoryView, threads: Int = 1, into result: UnsafeMutablePointer<Double>) throws {
+  try require(latents.count >= 2, "latents hold \(latents.count) step; a change needs two")
+  let threads = try resolvedThreads(threads)
+  let n = latents.count - 1
+  let count = Double(latents.elements)
+  for t in 0..<n {
+    var broken: Int?
+    func finish(_ sample: Int, _ sums: SampleSums) {
+      let value = (sums.change / count) / (sums.magnitude / count + 1e-8)
+      if !value.isFinite && broken == nil { broken = sample }
+      result[sample &* n &+ t] = value
+    }
+    switch latents.type {
+    case .float32: changeKernel(x: latents[t], next: latents[t + 1], threads: threads, as: Float.self, finish: finish)
+    case .float64: changeKernel(x: latents[t], next: latents[t + 1], threads: threads, as: Double.self, finish: finish)
+    case .bfloat16:
+      changeKernel(x: latents[t], next: latents[t + 1], threads: threads, as: BFloat16.self, finish: finish)
+    case .float16: changeKernel(x: latents[t], next: latents[t + 1], threads: threads, as: Half.self, finish: finish)
+    }
+    try throwIfBroken(broken, step: t, "latents")
+  }
+}

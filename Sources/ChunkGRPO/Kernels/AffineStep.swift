@@ -1,0 +1,324 @@
+import Glibc
+
+/// The kernels behind every sampler: `x' = a·x + b·v + s·ε` and the sums that its log-probability and relative L1 need.
+///
+/// A sample is read once, in blocks: sums are in the compute type within a block of 1,024 elements and in `Double`
+/// between blocks, in an order that depends on the number of elements alone.
+
+/// Elements that one turn of the inner loop takes.
+private let turn = 32
+private let blockSize = 1024
+/// The part of a sample that one thread works on.
+private let segmentSize = 16 * blockSize
+/// Below this many elements a thread costs more than it brings.
+private let threadingThreshold = 1 << 17
+
+/// a, b, s in the compute type.
+struct Affine<C: ComputeScalar> {
+  let a, b, s: C
+
+  init(_ step: StepCoefficients) {
+    a = C(step.a)
+    b = C(step.b)
+    s = C(step.s)
+  }
+
+  @inline(__always) func mean(_ x: SIMD8<C>, _ v: SIMD8<C>) -> SIMD8<C> { a * x + b * v }
+}
+
+/// Over the elements of one sample.
+struct SampleSums {
+  /// Σ (x' − m)²
+  var squaredError = 0.0
+  /// Σ |x' − x|
+  var change = 0.0
+  /// Σ |x|
+  var magnitude = 0.0
+
+  static func += (left: inout SampleSums, right: SampleSums) {
+    left.squaredError += right.squaredError
+    left.change += right.change
+    left.magnitude += right.magnitude
+  }
+}
+
+/// The sums of one block, eight lanes each.
+struct LaneSums<C: ComputeScalar> {
+  var squaredError = SIMD8<C>.zero, squaredError2 = SIMD8<C>.zero
+  var change = SIMD8<C>.zero
+  var magnitude = SIMD8<C>.zero
+
+  @inline(__always) var total: SampleSums {
+    SampleSums(
+      squaredError: sum(squaredError + squaredError2), change: sum(change), magnitude: sum(magnitude))
+  }
+
+  @inline(__always) private func sum(_ v: SIMD8<C>) -> Double {
+    let pairs = v.lowHalf + v.highHalf
+    return (Double(pairs[0]) + Double(pairs[1])) + (Double(pairs[2]) + Double(pairs[3]))
+  }
+}
+
+/// Where the noise of a step comes from.
+enum NoiseSource {
+  case none
+  case given(LatentsView)
+  case library(seed: UInt64, sampleIDs: UnsafePointer<UInt64>?, step: UInt32)
+}
+
+/// Calls `body` for the turns of every sample on up to `threads` threads, then `finish` with each sample's sums, in order.
+///
+/// - Parameter body: (sample, offset, count ≤ 32, sums).
+@inline(__always)
+private func forEachSample<C: ComputeScalar>(
+  batch: Int, elements: Int, threads: Int, as _: C.Type,
+  body: (Int, Int, Int, inout LaneSums<C>) -> Void, finish: (Int, SampleSums) -> Void
+) {
+  let segments = (elements &+ segmentSize &- 1) / segmentSize
+  withUnsafeTemporaryAllocation(of: SampleSums.self, capacity: batch &* segments) { partial in
+    guard let partial = partial.baseAddress else { return }
+    let threads = batch &* elements < threadingThreshold ? 1 : threads
+    parallel(units: batch &* segments, threads: threads) { units in
+      for unit in units {
+        let sample = unit / segments
+        let start = (unit &- sample &* segments) &* segmentSize
+        let end = min(elements, start &+ segmentSize)
+        var total = SampleSums()
+        var block = start
+        while block < end {
+          let blockEnd = min(end, block &+ blockSize)
+          var sums = LaneSums<C>()
+          var offset = block
+          while offset &+ turn <= blockEnd {
+            body(sample, offset, turn, &sums)
+            offset &+= turn
+          }
+          if offset < blockEnd { body(sample, offset, blockEnd &- offset, &sums) }
+          total += sums.total
+          block = blockEnd
+        }
+        (partial + unit).initialize(to: total)
+      }
+    }
+    for sample in 0..<batch {
+      var total = SampleSums()
+      for segment in 0..<segments { total += partial[sample &* segments &+ segment] }
+      finish(sample, total)
+    }
+  }
+}
+
+/// Calls `body` with pointers to whole turns: the elements themselves, or for the rest of a sample, padded copies.
+/// Zeros add nothing to any sum, for then m = x' = 0.
+@inline(__always)
+private func padded<E: LatentElement>(
+  _ count: Int, _ p0: UnsafePointer<E>, _ p1: UnsafePointer<E>, _ p2: UnsafePointer<E>,
+  writing p3: UnsafeMutablePointer<E>?,
+  body: (UnsafePointer<E>, UnsafePointer<E>, UnsafePointer<E>, UnsafeMutablePointer<E>?) -> Void
+) {
+  if count == turn { return body(p0, p1, p2, p3) }
+  withUnsafeTemporaryAllocation(of: E.self, capacity: 4 * turn) { copy in
+    guard let copy = copy.baseAddress else { return }
+    copy.initialize(repeating: E.zero, count: 4 * turn)
+    copy.update(from: p0, count: count)
+    (copy + turn).update(from: p1, count: count)
+    (copy + 2 * turn).update(from: p2, count: count)
+    body(UnsafePointer(copy), UnsafePointer(copy + turn), UnsafePointer(copy + 2 * turn), copy + 3 * turn)
+    p3?.update(from: copy + 3 * turn, count: count)
+  }
+}
+
+/// Zeros the elements that a rest of `count` does not have.
+private func clear<C: ComputeScalar>(_ vectors: inout Vectors4<C>, from count: Int) {
+  withUnsafeMutableBytes(of: &vectors) {
+    let present = count &* MemoryLayout<C>.size
+    if let base = $0.baseAddress { memset(base + present, 0, $0.count &- present) }
+  }
+}
+
+@inline(__always)
+private func load4<E: LatentElement>(_ p: UnsafePointer<E>) -> Vectors4<E.Compute> {
+  (E.load(p), E.load(p + 8), E.load(p + 16), E.load(p + 24))
+}
+
+// MARK: - Step
+
+/// next = a·x + b·v + s·ε; the sums are taken from `next` as stored.
+func stepKernel<E: LatentElement>(
+  _ coefficients: StepCoefficients, x: LatentsView, v: LatentsView, noise: NoiseSource, next: LatentsView,
+  threads: Int, as type: E.Type, finish: (Int, SampleSums) -> Void
+) {
+  let k = Affine<E.Compute>(coefficients)
+  switch noise {
+  case .none:
+    forEachSample(batch: x.batch, elements: x.elements, threads: threads, as: E.Compute.self) {
+      sample, offset, count, sums in
+      let px = x.sample(sample, as: type) + offset
+      padded(count, px, v.sample(sample, as: type) + offset, px, writing: next.sample(sample, as: type) + offset) {
+        if let out = $3 { step32($0, $1, (.zero, .zero, .zero, .zero), out, k, &sums) }
+      }
+    } finish: { finish($0, $1) }
+  case .given(let noise):
+    forEachSample(batch: x.batch, elements: x.elements, threads: threads, as: E.Compute.self) {
+      sample, offset, count, sums in
+      padded(
+        count, x.sample(sample, as: type) + offset, v.sample(sample, as: type) + offset,
+        noise.sample(sample, as: type) + offset, writing: next.sample(sample, as: type) + offset
+      ) {
+        if let out = $3 { step32($0, $1, load4($2), out, k, &sums) }
+      }
+    } finish: { finish($0, $1) }
+  case .library(let seed, let sampleIDs, let step):
+    forEachSample(batch: x.batch, elements: x.elements, threads: threads, as: E.Compute.self) {
+      sample, offset, count, sums in
+      let stream = NormalStream(seed: seed, sampleID: sampleIDs?[sample] ?? UInt64(sample), step: step)
+      var normals = stream.normals(group: UInt32(truncatingIfNeeded: offset / turn), as: E.Compute.self)
+      if count < turn { clear(&normals, from: count) }
+      let px = x.sample(sample, as: type) + offset
+      padded(count, px, v.sample(sample, as: type) + offset, px, writing: next.sample(sample, as: type) + offset) {
+        if let out = $3 { step32($0, $1, normals, out, k, &sums) }
+      }
+    } finish: { finish($0, $1) }
+  }
+}
+
+@inline(__always)
+private func step32<E: LatentElement>(
+  _ x: UnsafePointer<E>, _ v: UnsafePointer<E>, _ noise: Vectors4<E.Compute>, _ next: UnsafeMutablePointer<E>,
+  _ k: Affine<E.Compute>, _ sums: inout LaneSums<E.Compute>
+) {
+  let d0 = step8(x, v, noise.0, next, k, &sums)
+  let d1 = step8(x + 8, v + 8, noise.1, next + 8, k, &sums)
+  let d2 = step8(x + 16, v + 16, noise.2, next + 16, k, &sums)
+  let d3 = step8(x + 24, v + 24, noise.3, next + 24, k, &sums)
+  sums.addSquares(d0, d1, d2, d3)
+}
+
+/// Returns x' − m.
+@inline(__always)
+private func step8<E: LatentElement>(
+  _ px: UnsafePointer<E>, _ pv: UnsafePointer<E>, _ noise: SIMD8<E.Compute>, _ next: UnsafeMutablePointer<E>,
+  _ k: Affine<E.Compute>, _ sums: inout LaneSums<E.Compute>
+) -> SIMD8<E.Compute> {
+  let x = E.load(px)
+  let mean = k.mean(x, E.load(pv))
+  E.store(mean + k.s * noise, next)
+  let stored = E.load(next)  // rounded: what a later recomputation will see
+  sums.change += E.Compute.magnitude(stored - x)
+  sums.magnitude += E.Compute.magnitude(x)
+  return stored - mean
+}
+
+extension LaneSums {
+  /// The same order in every kernel: it makes the ratio on the policy that sampled exactly 1.
+  @inline(__always)
+  mutating func addSquares(_ d0: SIMD8<C>, _ d1: SIMD8<C>, _ d2: SIMD8<C>, _ d3: SIMD8<C>) {
+    squaredError += d0 * d0
+    squaredError2 += d1 * d1
+    squaredError += d2 * d2
+    squaredError2 += d3 * d3
+  }
+}
+
+// MARK: - Log-probability and gradient
+
+/// Σ (x' − m)² of given next latents.
+func squaredErrorKernel<E: LatentElement>(
+  _ coefficients: StepCoefficients, x: LatentsView, v: LatentsView, next: LatentsView, threads: Int,
+  as type: E.Type, finish: (Int, SampleSums) -> Void
+) {
+  let k = Affine<E.Compute>(coefficients)
+  forEachSample(batch: x.batch, elements: x.elements, threads: threads, as: E.Compute.self) {
+    sample, offset, count, sums in
+    padded(
+      count, x.sample(sample, as: type) + offset, v.sample(sample, as: type) + offset,
+      next.sample(sample, as: type) + offset, writing: nil
+    ) { x, v, next, _ in
+      let (d0, d1, d2, d3) = differences(x, v, next, k)
+      sums.addSquares(d0, d1, d2, d3)
+    }
+  } finish: {
+    finish($0, $1)
+  }
+}
+
+/// gradient = scale[sample]·(x' − m), and Σ (x' − m)² in the same pass.
+func gradientKernel<E: LatentElement>(
+  _ coefficients: StepCoefficients, x: LatentsView, v: LatentsView, next: LatentsView, gradient: LatentsView,
+  scale: UnsafePointer<Double>, threads: Int, as type: E.Type, finish: (Int, SampleSums) -> Void
+) {
+  let k = Affine<E.Compute>(coefficients)
+  forEachSample(batch: x.batch, elements: x.elements, threads: threads, as: E.Compute.self) {
+    sample, offset, count, sums in
+    let g = E.Compute(scale[sample])
+    padded(
+      count, x.sample(sample, as: type) + offset, v.sample(sample, as: type) + offset,
+      next.sample(sample, as: type) + offset, writing: gradient.sample(sample, as: type) + offset
+    ) { x, v, next, out in
+      let (d0, d1, d2, d3) = differences(x, v, next, k)
+      sums.addSquares(d0, d1, d2, d3)
+      if let out {
+        E.store(g * d0, out)
+        E.store(g * d1, out + 8)
+        E.store(g * d2, out + 16)
+        E.store(g * d3, out + 24)
+      }
+    }
+  } finish: {
+    finish($0, $1)
+  }
+}
+
+@inline(__always)
+private func differences<E: LatentElement>(
+  _ x: UnsafePointer<E>, _ v: UnsafePointer<E>, _ next: UnsafePointer<E>, _ k: Affine<E.Compute>
+) -> Vectors4<E.Compute> {
+  let m = (
+    k.mean(E.load(x), E.load(v)), k.mean(E.load(x + 8), E.load(v + 8)), k.mean(E.load(x + 16), E.load(v + 16)),
+    k.mean(E.load(x + 24), E.load(v + 24))
+  )
+  let n = load4(next)
+  return (n.0 - m.0, n.1 - m.1, n.2 - m.2, n.3 - m.3)
+}
+
+// MARK: - Relative L1 and noise
+
+/// Σ |x' − x| and Σ |x|.
+func changeKernel<E: LatentElement>(
+  x: LatentsView, next: LatentsView, threads: Int, as type: E.Type, finish: (Int, SampleSums) -> Void
+) {
+  forEachSample(batch: x.batch, elements: x.elements, threads: threads, as: E.Compute.self) {
+    sample, offset, count, sums in
+    let px = x.sample(sample, as: type) + offset
+    padded(count, px, next.sample(sample, as: type) + offset, px, writing: nil) { x, next, _, _ in
+      for i in 0..<4 {
+        let value = E.load(x + 8 * i)
+        sums.change += E.Compute.magnitude(E.load(next + 8 * i) - value)
+        sums.magnitude += E.Compute.magnitude(value)
+      }
+    }
+  } finish: {
+    finish($0, $1)
+  }
+}
+
+/// The library's normals alone.
+func normalKernel<E: LatentElement>(
+  seed: UInt64, sampleIDs: UnsafePointer<UInt64>?, step: UInt32, into out: LatentsView, threads: Int, as type: E.Type
+) {
+  forEachSample(batch: out.batch, elements: out.elements, threads: threads, as: E.Compute.self) {
+    sample, offset, count, sums in
+    let stream = NormalStream(seed: seed, sampleID: sampleIDs?[sample] ?? UInt64(sample), step: step)
+    let n = stream.normals(group: UInt32(truncatingIfNeeded: offset / turn), as: E.Compute.self)
+    let p = out.sample(sample, as: type) + offset
+    padded(count, p, p, p, writing: p) { _, _, _, out in
+      if let out {
+        E.store(n.0, out)
+        E.store(n.1, out + 8)
+        E.store(n.2, out + 16)
+        E.store(n.3, out + 24)
+      }
+    }
+  } finish: { _, _ in
+  }
+}

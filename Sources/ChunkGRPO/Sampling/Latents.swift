@@ -1,0 +1,162 @@
+import Glibc
+
+/// Borrowed latents, velocities or noise: `batch` samples of `elements` contiguous values each.
+///
+/// The memory is alive as long as `owner`, or without one as long as the caller keeps it; where a call writes, the caller
+/// keeps it unshared.
+public struct LatentsView {
+  public let base: UnsafeMutableRawPointer
+  public let type: ElementType
+  /// B
+  public let batch: Int
+  /// D
+  public let elements: Int
+  /// Distance of two samples, in elements.
+  public let batchStride: Int
+  /// What holds the memory, or nil.
+  public let owner: AnyObject?
+
+  /// - Parameter batchStride: in elements; by default the samples follow one another.
+  public init(
+    _ base: UnsafeMutableRawPointer, type: ElementType, batch: Int, elements: Int, batchStride: Int? = nil,
+    owner: AnyObject? = nil
+  ) {
+    self.base = base
+    self.type = type
+    self.batch = batch
+    self.elements = elements
+    self.batchStride = batchStride ?? elements
+    self.owner = owner
+  }
+
+  @inline(__always)
+  func sample<E: LatentElement>(_ index: Int, as _: E.Type) -> UnsafeMutablePointer<E> {
+    base.assumingMemoryBound(to: E.self) + index &* batchStride
+  }
+}
+
+/// Borrowed latents or velocities of several steps, (B, n, …); each step of it is a `LatentsView`.
+public struct TrajectoryView {
+  public let base: UnsafeMutableRawPointer
+  public let type: ElementType
+  public let batch: Int
+  /// n
+  public let count: Int
+  public let elements: Int
+  /// Distances in elements.
+  public let batchStride: Int, stepStride: Int
+  /// What holds the memory, or nil.
+  public let owner: AnyObject?
+
+  public init(
+    _ base: UnsafeMutableRawPointer, type: ElementType, batch: Int, count: Int, elements: Int, batchStride: Int,
+    stepStride: Int, owner: AnyObject? = nil
+  ) {
+    self.base = base
+    self.type = type
+    self.batch = batch
+    self.count = count
+    self.elements = elements
+    self.batchStride = batchStride
+    self.stepStride = stepStride
+    self.owner = owner
+  }
+
+  /// The latents before step `step`.
+  public subscript(step: Int) -> LatentsView {
+    LatentsView(
+      base + step &* stepStride &* type.size, type: type, batch: batch, elements: elements, batchStride: batchStride,
+      owner: owner)
+  }
+}
+
+/// Owned memory for latents, (n, B, D): `n` steps of a batch, each contiguous. Zeros at first.
+public final class Latents {
+  public let type: ElementType
+  public let steps: Int, batch: Int, elements: Int
+  private let base: UnsafeMutableRawPointer
+
+  /// Throws `.outOfMemory` where an array would end the process.
+  public init(type: ElementType = .float32, steps: Int = 1, batch: Int, elements: Int) throws {
+    try require(
+      steps >= 1 && batch >= 1 && elements >= 1,
+      "latents need at least one step, sample and element, not \(steps) × \(batch) × \(elements)")
+    let (rows, overflow) = steps.multipliedReportingOverflow(by: batch)
+    let (count, overflow2) = rows.multipliedReportingOverflow(by: elements)
+    let (bytes, overflow3) = count.multipliedReportingOverflow(by: type.size)
+    try require(
+      !overflow && !overflow2 && !overflow3, "latents of \(steps) × \(batch) × \(elements) overflow the address space")
+    var memory: UnsafeMutableRawPointer?
+    guard posix_memalign(&memory, 64, bytes) == 0, let memory else {
+      throw ChunkGRPOError.outOfMemory("no memory for latents of \(steps) × \(batch) × \(elements), \(bytes) bytes")
+    }
+    memset(memory, 0, bytes)
+    self.type = type
+    self.steps = steps
+    self.batch = batch
+    self.elements = elements
+    base = memory
+  }
+
+  deinit { free(base) }
+
+  /// f32 latents from `values`, (B, D).
+  public convenience init(_ values: [Float], batch: Int) throws {
+    try self.init(copying: values, type: .float32, batch: batch)
+  }
+
+  /// f64 latents from `values`, (B, D).
+  public convenience init(_ values: [Double], batch: Int) throws {
+    try self.init(copying: values, type: .float64, batch: batch)
+  }
+
+  private convenience init<V>(copying values: [V], type: ElementType, batch: Int) throws {
+    try require(
+      batch >= 1 && !values.isEmpty && values.count % batch == 0,
+      "values: \(values.count) of them do not divide into \(batch) samples")
+    try self.init(type: type, batch: batch, elements: values.count / batch)
+    values.withUnsafeBytes { base.copyMemory(from: $0.baseAddress ?? UnsafeRawPointer(base), byteCount: $0.count) }
+  }
+
+  /// The batch at `step`.
+  public subscript(step: Int) -> LatentsView { trajectory[step] }
+
+  /// The first (or only) batch.
+  public var view: LatentsView { trajectory[0] }
+
+  public var trajectory: TrajectoryView {
+    TrajectoryView(
+      base, type: type, batch: batch, count: steps, elements: elements, batchStride: elements,
+      stepStride: batch &* elements, owner: self)
+  }
+
+  /// All values in the order (step, sample, element), converted to `Double` exactly.
+  public var values: [Double] {
+    let view = LatentsView(base, type: type, batch: 1, elements: steps &* batch &* elements, owner: self)
+    switch type {
+    case .float32: return unpacked(view, Float.self)
+    case .float64: return unpacked(view, Double.self)
+    case .bfloat16: return unpacked(view, BFloat16.self)
+    case .float16: return unpacked(view, Half.self)
+    }
+  }
+}
+
+private func unpacked<E: LatentElement>(_ view: LatentsView, _: E.Type) -> [Double] {
+  let source = view.sample(0, as: E.self)
+  var result: [Double] = []
+  result.reserveCapacity(view.elements)
+  withUnsafeTemporaryAllocation(of: E.self, capacity: 8) { eight in
+    guard let buffer = eight.baseAddress else { return }
+    var i = 0
+    while i < view.elements {
+      let count = min(8, view.elements - i)
+      buffer.initialize(repeating: E.zero, count: 8)
+      buffer.update(from: source + i, count: count)
+      let values = E.load(buffer)
+      for lane in 0..<count { result.append(Double(values[lane])) }
+      i += 8
+    }
+  }
+  return result
+}

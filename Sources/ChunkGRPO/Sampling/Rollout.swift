@@ -1,0 +1,192 @@
+import Glibc
+
+/// The model: write the velocity at `latents` (B, D) into `velocity` (B, D). (step, σ, latents, velocity)
+public typealias VelocityFunction = (Int, Double, LatentsView, LatentsView) throws -> Void
+
+/// Borrowed buffers that a rollout fills.
+public struct TrajectoryBuffers {
+  /// (B, T + 1, …)
+  public let latents: TrajectoryView
+  /// (B, S) each, or nil.
+  public let logProbs, relativeL1: UnsafeMutablePointer<Double>?
+
+  public init(
+    latents: TrajectoryView, logProbs: UnsafeMutablePointer<Double>?, relativeL1: UnsafeMutablePointer<Double>?
+  ) {
+    self.latents = latents
+    self.logProbs = logProbs
+    self.relativeL1 = relativeL1
+  }
+}
+
+/// `Noise` for many steps, with borrowed arrays: given noise is (B, T, …).
+public enum RolloutNoise {
+  case library(seed: UInt64, sampleIDs: UnsafePointer<UInt64>?)
+  case given(TrajectoryView)
+
+  fileprivate func source(step: Int) -> NoiseSource {
+    switch self {
+    case .library(let seed, let ids): .library(seed: seed, sampleIDs: ids, step: UInt32(truncatingIfNeeded: step))
+    case .given(let noise): .given(noise[step])
+    }
+  }
+}
+
+extension Sampler {
+  /// Takes the steps of `range`, which starts at latents that are there.
+  ///
+  /// An error leaves what lies beyond `range.lowerBound` to be thrown away; the same call can be made again.
+  public func rollout(
+    _ buffers: TrajectoryBuffers, range: Range<Int>, noise: RolloutNoise?, velocity: VelocityFunction
+  ) throws {
+    let x = buffers.latents
+    try require(
+      x.count == steps + 1, "latents hold \(x.count) steps, but a trajectory of \(steps) steps has \(steps + 1)")
+    try require(
+      range.lowerBound >= 0 && range.upperBound <= steps && !range.isEmpty,
+      "steps \(range.lowerBound) ..< \(range.upperBound) are not within 0 ..< \(steps), or none")
+    if case .given(let noise) = noise {
+      try require(noise.count == steps, "noise holds \(noise.count) steps, but the schedule has \(steps)")
+    }
+    let scratch = try Latents(type: x.type, batch: x.batch, elements: x.elements)
+    for k in range {
+      try velocity(k, schedule.sigmas[k], x[k], scratch.view)
+      let trained = k < trainedSteps
+      try step(
+        k, latents: x[k], velocity: scratch.view, source: noise?.source(step: k), next: x[k + 1],
+        logProb: Column(trained ? buffers.logProbs.map { $0 + k } : nil, stride: trainedSteps),
+        relativeL1: Column(trained ? buffers.relativeL1.map { $0 + k } : nil, stride: trainedSteps))
+    }
+  }
+
+  /// Log-probabilities (B, n) of the steps `firstStep …` from latents (B, n + 1, …) and velocities (B, n, …).
+  public func logProbs(
+    firstStep: Int, latents: TrajectoryView, velocities: TrajectoryView, into logProbs: UnsafeMutablePointer<Double>
+  ) throws {
+    try check(firstStep: firstStep, latents: latents, velocities: velocities)
+    for t in 0..<velocities.count {
+      try logProb(
+        firstStep + t, latents: latents[t], velocity: velocities[t], next: latents[t + 1],
+        into: Column(logProbs + t, stride: velocities.count))
+    }
+  }
+
+  /// Vector-Jacobian product of `logProbs`: gradLogProbs (B, n) to gradVelocities (B, n, …). Steps whose gradient is
+  /// zero for the whole batch are not computed but filled with zeros.
+  public func logProbsVJP(
+    firstStep: Int, latents: TrajectoryView, velocities: TrajectoryView, gradLogProbs: UnsafePointer<Double>,
+    gradVelocities: TrajectoryView
+  ) throws {
+    try check(firstStep: firstStep, latents: latents, velocities: velocities)
+    let n = velocities.count
+    try require(
+      gradVelocities.count == n, "grad_velocities hold \(gradVelocities.count) steps, but the velocities have \(n)")
+    try withUnsafeTemporaryAllocation(of: Double.self, capacity: latents.batch) { column in
+      guard let column = column.baseAddress else { return }
+      for t in 0..<n {
+        for i in 0..<latents.batch { (column + i).initialize(to: gradLogProbs[i &* n &+ t]) }
+        if (0..<latents.batch).allSatisfy({ column[$0] == 0 }) {
+          try latents[t].checkSame(gradVelocities[t], "grad_velocities")
+          gradVelocities[t].clear()
+        } else {
+          try logProbVJP(
+            firstStep + t, latents: latents[t], velocity: velocities[t], next: latents[t + 1], gradLogProb: column,
+            gradVelocity: gradVelocities[t])
+        }
+      }
+    }
+  }
+
+  private func check(firstStep: Int, latents: TrajectoryView, velocities: TrajectoryView) throws {
+    let n = velocities.count
+    try check(step: firstStep)
+    try require(
+      n >= 1 && n <= steps - firstStep,
+      "velocities hold \(n) steps, but from step \(firstStep) on there are \(steps - firstStep)")
+    try require(
+      latents.count > n, "latents hold \(latents.count) steps; \(n) velocities need \(n + 1) of them, one more")
+    try latents[0].checkSame(velocities[0], "velocities")
+    for t in 0..<n where coefficients[firstStep + t].s == 0 {
+      throw ChunkGRPOError.invalidArgument(
+        "step \(firstStep + t) is deterministic (s = 0) and has no log-probability: use a stochastic sampler with eta > 0"
+      )
+    }
+  }
+}
+
+extension LatentsView {
+  func clear() {
+    for i in 0..<batch { memset(base + i &* batchStride &* type.size, 0, elements &* type.size) }
+  }
+}
+
+/// A rollout that owns its buffers. Advance it whole or chunk by chunk.
+public final class Trajectory {
+  public let sampler: Sampler
+  public let noise: Noise?
+  /// (T + 1, B, D)
+  public let latents: Latents
+  /// (B, S), row-major; filled up to `position`.
+  public private(set) var logProbs, relativeL1: [Double]
+  /// The step that comes next, 0 … T.
+  public private(set) var position: Int
+
+  /// Starts at `initial`, which is copied.
+  ///
+  /// - Parameters:
+  ///   - noise: `.library`, or nil for a deterministic sampler. Bring your own noise through `Sampler.rollout`.
+  ///   - position: the step that `initial` takes next: a rollout begun elsewhere can go on here.
+  public init(_ sampler: Sampler, initial: LatentsView, noise: Noise?, position: Int = 0) throws {
+    if case .library(_, let ids) = noise { try checkSampleIDs(ids?.count, batch: initial.batch) }
+    if case .given = noise {
+      throw ChunkGRPOError.invalidArgument("noise: a trajectory takes the library's; give your own to Sampler.rollout")
+    }
+    try require((0...sampler.steps).contains(position), "position = \(position) is outside 0 … \(sampler.steps)")
+    self.sampler = sampler
+    self.noise = noise
+    self.position = position
+    latents = try Latents(
+      type: initial.type, steps: sampler.steps + 1, batch: initial.batch, elements: initial.elements)
+    logProbs = Array(repeating: 0, count: initial.batch * sampler.trainedSteps)
+    relativeL1 = logProbs
+    let size = initial.type.size
+    for i in 0..<initial.batch {
+      memcpy(
+        latents[position].base + i * initial.elements * size, initial.base + i * initial.batchStride * size,
+        initial.elements * size)
+    }
+  }
+
+  /// Takes the steps up to `end` (by default all). After an error `position` is as before.
+  public func advance(to end: Int? = nil, velocity: VelocityFunction) throws {
+    let end = end ?? sampler.steps
+    try require(
+      end > position && end <= sampler.steps, "end = \(end) is outside \(position + 1) … \(sampler.steps)")
+    try logProbs.withUnsafeMutableBufferPointer { logProbs in
+      try relativeL1.withUnsafeMutableBufferPointer { relativeL1 in
+        let buffers = TrajectoryBuffers(
+          latents: latents.trajectory, logProbs: logProbs.baseAddress, relativeL1: relativeL1.baseAddress)
+        guard case .library(let seed, let ids) = noise else {
+          return try sampler.rollout(buffers, range: position..<end, noise: nil, velocity: velocity)
+        }
+        try ids.withOptionalPointer {
+          try sampler.rollout(
+            buffers, range: position..<end, noise: .library(seed: seed, sampleIDs: $0), velocity: velocity)
+        }
+      }
+    }
+    position = end
+  }
+
+  /// The latents at `position`: once it is T, the images.
+  public var current: LatentsView { latents[position] }
+}
+
+extension Sampler {
+  /// A whole rollout from `initial`.
+  public func rollout(from initial: LatentsView, noise: Noise?, velocity: VelocityFunction) throws -> Trajectory {
+    let trajectory = try Trajectory(self, initial: initial, noise: noise)
+    try trajectory.advance(velocity: velocity)
+    return trajectory
+  }
+}
