@@ -1,0 +1,98 @@
+public import CChunkGRPO
+import CSupport
+import ChunkGRPO
+
+/// Runs the body of an ABI function: an error becomes its status, and its sentence this thread's message.
+func guarded(_ body: () throws -> Void) -> cgrpo_status {
+  do {
+    try body()
+    return 0
+  } catch let error as ChunkGRPOError {
+    return fail(error)
+  } catch {
+    // The Swift library throws nothing else; callbacks of the ABI are wrapped.
+    return fail(ChunkGRPOError(.callbackFailed, "\(error)"))
+  }
+}
+
+private func fail(_ error: ChunkGRPOError) -> cgrpo_status {
+  var message = error.message
+  message.withUTF8 { utf8 in
+    utf8.withMemoryRebound(to: CChar.self) {
+      if let text = $0.baseAddress { chunkgrpo_support_set_error(text, $0.count) }
+    }
+  }
+  return error.code.rawValue
+}
+
+/// The pointer, or an error that names the argument.
+func nonNull<T>(_ pointer: T?, _ name: String) throws -> T {
+  guard let pointer else { throw ChunkGRPOError.invalidArgument("\(name) is null") }
+  return pointer
+}
+
+/// `value` as a count within `range`.
+func count(_ value: Int64, _ name: String, _ range: ClosedRange<Int>) throws -> Int {
+  guard let count = Int(exactly: value), range.contains(count) else {
+    throw ChunkGRPOError.invalidArgument("\(name) = \(value) is outside \(range.lowerBound) … \(range.upperBound)")
+  }
+  return count
+}
+
+/// The largest number of values that an array of this interface may have: its bytes can be counted in an Int.
+let maxCount = 1 << 40
+
+/// `rows` × `columns`, or an error that names what has so many.
+func product(_ rows: Int, _ columns: Int, _ name: String) throws -> Int {
+  let (count, overflow) = rows.multipliedReportingOverflow(by: columns)
+  try require(!overflow && count <= maxCount, "\(name) of \(rows) × \(columns) is too large")
+  return count
+}
+
+/// A raw value of one of the header's enumerations.
+func enumeration<E: RawRepresentable>(_ value: Int32, _ name: String) throws -> E where E.RawValue == Int32 {
+  guard let result = E(rawValue: value) else {
+    throw ChunkGRPOError.invalidArgument("\(name) = \(value) is none of its values")
+  }
+  return result
+}
+
+// MARK: - Handles
+
+func retained(_ object: AnyObject) -> OpaquePointer {
+  OpaquePointer(Unmanaged.passRetained(object).toOpaque())
+}
+
+func borrowed<T: AnyObject>(_ handle: OpaquePointer?, _ name: String) throws -> T {
+  Unmanaged<T>.fromOpaque(UnsafeRawPointer(try nonNull(handle, name))).takeUnretainedValue()
+}
+
+func release(_ handle: OpaquePointer?) {
+  if let handle { Unmanaged<AnyObject>.fromOpaque(UnsafeRawPointer(handle)).release() }
+}
+
+// MARK: - Version
+
+@_cdecl("cgrpo_abi_version") @implementation
+public func cgrpo_abi_version() -> UInt32 { 1 }
+
+private let versionText: StaticString = "0.1.0"
+private let names: [StaticString] = [
+  "CGRPO_OK", "CGRPO_INVALID_ARGUMENT", "CGRPO_WRONG_TYPE", "CGRPO_NON_FINITE", "CGRPO_OUT_OF_MEMORY",
+  "CGRPO_CALLBACK_FAILED", "CGRPO_IO_ERROR",
+]
+
+private func cString(_ text: StaticString) -> UnsafePointer<CChar> {
+  UnsafeRawPointer(text.utf8Start).assumingMemoryBound(to: CChar.self)
+}
+
+@_cdecl("cgrpo_version") @implementation
+public func cgrpo_version() -> UnsafePointer<CChar>! { cString(versionText) }
+
+@_cdecl("cgrpo_last_error") @implementation
+public func cgrpo_last_error() -> UnsafePointer<CChar>! { chunkgrpo_support_last_error() }
+
+@_cdecl("cgrpo_status_name") @implementation
+public func cgrpo_status_name(_ status: cgrpo_status) -> UnsafePointer<CChar>! {
+  cString(names.indices.contains(Int(status)) ? names[Int(status)] : "unknown status")
+}

@@ -1,0 +1,54 @@
+import ChunkGRPO
+import Glibc
+
+/// Structs that begin with their own size, so that later versions can append fields.
+///
+/// `current` is this library's struct with its defaults. A caller with an older header has a shorter struct: the fields
+/// that it lacks keep their defaults. One with a newer header has a longer one: what this library does not know must be 0.
+
+/// More bytes than any version of a struct will have; a wrong size must not be followed through memory.
+private let maxStructSize = 1 << 16
+
+/// - Parameter minimum: the struct's size in the first version that had it.
+func readStruct<T>(_ pointer: UnsafePointer<T>?, _ name: String, current: T) throws -> T {
+  guard let pointer else { return current }
+  let raw = UnsafeRawPointer(pointer)
+  let size = try checkedSize(raw, name, minimum: MemoryLayout<T>.stride)
+  let known = min(size, MemoryLayout<T>.stride)
+  for offset in known..<max(known, size) where raw.load(fromByteOffset: offset, as: UInt8.self) != 0 {
+    throw ChunkGRPOError.invalidArgument(
+      "\(name) has a field, at byte \(offset), that this version of the library does not know")
+  }
+  var result = current
+  withUnsafeMutableBytes(of: &result) { $0.copyMemory(from: UnsafeRawBufferPointer(start: raw, count: known)) }
+  return result
+}
+
+/// Writes all of `value` but the size, as far as the caller's struct goes.
+func writeStruct<T>(_ value: T, to pointer: UnsafeMutablePointer<T>, _ name: String) throws {
+  let raw = UnsafeMutableRawPointer(pointer)
+  let size = try checkedSize(raw, name, minimum: MemoryLayout<Int>.stride)
+  let header = MemoryLayout<Int>.stride
+  withUnsafeBytes(of: value) {
+    (raw + header).copyMemory(from: $0.baseAddress.map { $0 + header } ?? UnsafeRawPointer(raw), byteCount: min(size, MemoryLayout<T>.stride) - header)
+  }
+}
+
+func checkedSize(_ raw: UnsafeRawPointer, _ name: String, minimum: Int) throws -> Int {
+  let size = raw.load(as: Int.self)
+  try require(
+    size >= minimum && size <= maxStructSize,
+    "\(name).struct_size = \(size), but this struct has \(minimum) bytes or more: set it with the struct's _init")
+  return size
+}
+
+/// Behind every `_init`: defaults as far as the caller's struct goes, zeros beyond what this library knows.
+func initStruct<T>(_ pointer: UnsafeMutablePointer<T>?, size: Int, defaults: T) {
+  guard let pointer, size >= MemoryLayout<Int>.stride, size <= maxStructSize else { return }
+  let raw = UnsafeMutableRawPointer(pointer)
+  memset(raw, 0, size)
+  withUnsafeBytes(of: defaults) {
+    if let base = $0.baseAddress { raw.copyMemory(from: base, byteCount: min(size, $0.count)) }
+  }
+  raw.storeBytes(of: size, as: Int.self)
+}
