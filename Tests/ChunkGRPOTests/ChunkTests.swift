@@ -1,0 +1,100 @@
+import ChunkGRPO
+import Foundation
+import Testing
+
+@Suite("Chunks")
+struct ChunkTests {
+  @Test("A fixed plan covers every step once, with a remainder at the end")
+  func fixedPlans() throws {
+    #expect(try ChunkPlan.fixed(steps: 16, size: 5).sizes == [5, 5, 5, 1])
+    for steps in 1...40 {
+      for size in 1...steps {
+        let plan = try ChunkPlan.fixed(steps: steps, size: size)
+        #expect(plan.ranges.flatMap { Array($0) } == Array(0..<steps))
+      }
+    }
+  }
+
+  @Test("Adaptive boundaries lie at the turning points of the curve")
+  func adaptiveTurningPoints() throws {
+    // Falls over steps 0-5, rises over 6-9, falls over 10-15: a turning point closes its run.
+    let curve: [Double] = [9, 8, 7, 6, 5, 4, 4.5, 5, 6, 7, 6, 5, 4, 3, 2, 1]
+    #expect(try ChunkPlan.adaptive(relativeL1: curve, steps: 16, maxSize: 0).sizes == [6, 4, 6])
+    #expect(try ChunkPlan.adaptive(relativeL1: curve, steps: 16, maxSize: 4).sizes == [3, 3, 4, 3, 3])
+    // The mean over the batch decides, not a single sample.
+    let noisy = curve.map { $0 + 0.01 } + curve.map { $0 - 0.01 }
+    #expect(try ChunkPlan.adaptive(relativeL1: noisy, steps: 16, maxSize: 0).sizes == [6, 4, 6])
+  }
+
+  @Test("Any curve gives a plan that covers every step once, within the bounds on chunk sizes")
+  func adaptiveProperties() throws {
+    for seed in 0..<300 {
+      let steps = 1 + seed % 37
+      let curve = try normals(steps, seed: UInt64(seed)).map { abs($0) }
+      let maxSize = [0, 3, 5, 7][seed % 4]
+      let minSize = 1 + seed % 2
+      let plan = try ChunkPlan.adaptive(relativeL1: curve, steps: steps, maxSize: maxSize, minSize: minSize)
+      #expect(plan.steps == steps)
+      #expect(maxSize == 0 || plan.sizes.allSatisfy { $0 <= maxSize })
+      #expect(steps < minSize || plan.sizes.allSatisfy { $0 >= minSize })
+    }
+  }
+
+  @Test("Weighted selection draws without replacement with the probabilities of a sequential draw")
+  func weightedSelection() throws {
+    let plan = try ChunkPlan([2, 3, 4, 7])
+    let w = [0.1, 0.2, 0.3, 0.4]
+    let n = 40_000
+    let chosen = try plan.select(
+      batch: n, fraction: 0.5, weights: (0..<n).flatMap { _ in w }, seed: 1)
+    for j in 0..<4 {
+      // P(j first) + Σ_i P(i first)·P(j second | i)
+      let p = w[j] + (0..<4).filter { $0 != j }.reduce(0) { $0 + w[$1] * w[j] / (1 - w[$1]) }
+      let share = Double((0..<n).count { chosen[$0 * 4 + j] == 1 }) / Double(n)
+      #expect(abs(share - p) < 4.5 * (p * (1 - p) / Double(n)).squareRoot())
+    }
+    #expect((0..<n).allSatisfy { i in chosen[i * 4..<i * 4 + 4].reduce(0, +) == 2 })
+  }
+
+  @Test("Softmax weights are the normalised weights of their exponentials")
+  func softmaxSelection() throws {
+    let plan = try ChunkPlan([1, 1, 1, 1, 1])
+    let w = try normals(5 * 200, seed: 8)
+    let soft = try plan.select(batch: 200, fraction: 0.4, weights: w, weighting: .softmax, seed: 3)
+    let hard = try plan.select(batch: 200, fraction: 0.4, weights: w.map { exp($0) }, seed: 3)
+    #expect(soft == hard)
+  }
+
+  @Test("A sample's selection depends on seed and id alone")
+  func selectionIsPerSample() throws {
+    let plan = try ChunkPlan([4, 4, 4, 4])
+    let all = try plan.select(batch: 50, fraction: 0.5, seed: 9)
+    let some = try plan.select(batch: 2, fraction: 0.5, seed: 9, sampleIDs: [31, 7])
+    #expect(Array(some[0..<4]) == Array(all[31 * 4..<32 * 4]) && Array(some[4..<8]) == Array(all[28..<32]))
+    #expect(try plan.select(batch: 50, fraction: 0.5, seed: 10) != all)
+  }
+
+  @Test("Plans and selections refuse what makes no sense, and say which argument")
+  func refusals() throws {
+    let plan = try ChunkPlan([2, 3, 4, 7])
+    for (name, body) in [
+      ("sizes", { _ = try ChunkPlan([]) }), ("sizes[1]", { _ = try ChunkPlan([2, 0]) }),
+      ("sizes[1]", { _ = try ChunkPlan([2, .max]) }), ("size", { _ = try ChunkPlan.fixed(steps: 4, size: 5) }),
+      ("min_size", { _ = try ChunkPlan.adaptive(relativeL1: [1, 2], steps: 2, maxSize: 3, minSize: 3) }),
+      ("relative_l1", { _ = try plan.weights(relativeL1: [1, 2, 3]) }),
+      ("fraction", { _ = try plan.select(batch: 2, fraction: 0) }),
+      ("fraction", { _ = try plan.select(batch: 2, fraction: 0.2) }),
+      ("fraction", { _ = try plan.select(batch: 2, fraction: .nan) }),
+      ("weights", { _ = try plan.select(batch: 2, fraction: 0.5, weights: [1, 2]) }),
+      ("weights", { _ = try plan.select(batch: 1, fraction: 0.5, weights: [1, 0, 0, 0]) }),
+      ("weights", { _ = try plan.select(batch: 1, fraction: 0.5, weights: [1, -1, 1, 1]) }),
+      ("batch", { _ = try plan.select(batch: .max) }), ("sample_ids", { _ = try plan.select(batch: 2, sampleIDs: [1]) }),
+      ("chunks", { _ = try plan.select(batch: 2, chunks: [4]) }),
+      ("chunks", { _ = try plan.select(batch: 2, chunks: [1, 1]) }),
+    ] as [(String, () throws -> Void)] {
+      let thrown = error(body)
+      #expect(thrown?.code == .invalidArgument)
+      #expect(thrown?.message.contains(name) == true)
+    }
+  }
+}

@@ -1,0 +1,112 @@
+import ChunkGRPO
+import Foundation
+import Testing
+
+@Suite("Objective")
+struct ObjectiveTests {
+  @Test("Advantages of a group are centred, scaled by the unbiased deviation, and clamped")
+  func advantageFormula() throws {
+    #expect(try advantages([1, 2, 3, 10, 10, 10], groupSize: 3, epsilon: 0) == [-1, 0, 1, 0, 0, 0])
+    #expect(try advantages([4], groupSize: 1) == [0])
+    #expect(try advantages([0, 0, 0, 100], clamp: 0.75, epsilon: 0) == [-0.5, -0.5, -0.5, 0.75])
+    for seed in 0..<20 {
+      let a = try advantages(normals(24, seed: UInt64(seed)), groupSize: 8, clamp: .infinity)
+      for g in 0..<3 { #expect(abs(a[g * 8..<g * 8 + 8].reduce(0, +)) < 1e-12) }
+    }
+  }
+
+  @Test("The gradient is the derivative of the loss, clipped or not, with and without KL")
+  func lossGradient() throws {
+    for seed in 0..<40 {
+      let draws = try normals(300, seed: UInt64(seed))
+      let (batch, plan) = (4, try ChunkPlan([[2, 1, 3], [1, 1, 1, 1, 1, 1], [6]][seed % 3]))
+      let old = Array(draws[0..<24])
+      let new = (0..<24).map { old[$0] + 0.1 * draws[50 + $0] }
+      let advantages = Array(draws[100..<104])
+      let selection: [UInt8]? = seed % 2 == 0 ? nil : (0..<batch * plan.count).map { $0 == 0 || draws[150 + $0] > 0 ? 1 : 0 }
+      func loss(_ new: [Double]) throws -> ChunkLoss {
+        try chunkLoss(
+          new: new, old: old, advantages: advantages, plan: plan, clip: ClipRange(low: 0.05, high: 0.02),
+          kl: seed % 4 < 2 ? 0 : 0.3, selection: selection)
+      }
+      let result = try loss(new)
+      for i in 0..<24 {
+        var (up, down) = (new, new)
+        up[i] += 1e-6
+        down[i] -= 1e-6
+        let difference = (try loss(up).loss - loss(down).loss) / 2e-6
+        #expect(abs(result.gradLogProbs[i] - difference) < 1e-8)
+      }
+    }
+  }
+
+  @Test("Chunks of one step are step-level GRPO")
+  func stepLevel() throws {
+    let draws = try normals(40, seed: 3)
+    let old = Array(draws[0..<12])
+    let new = zip(old, draws[12..<24]).map { $0 + 0.01 * $1 }
+    let a = Array(draws[24..<27])
+    let result = try chunkLoss(
+      new: new, old: old, advantages: a, plan: .fixed(steps: 4, size: 1), clip: ClipRange(low: 0.005, high: 0.005))
+    let expected = mean((0..<12).map { i in
+      let ratio = exp(new[i] - old[i])
+      return max(-a[i / 4] * ratio, -a[i / 4] * min(max(ratio, 0.995), 1.005))
+    })
+    #expect(abs(result.loss - expected) < 1e-15)
+  }
+
+  @Test("A chunk's ratio is the geometric mean of its step ratios; on policy it is exactly 1")
+  func ratios() throws {
+    let new = [0.1, 0.3, -0.2, 0.5]
+    let plan = try ChunkPlan([3, 1])
+    let result = try chunkLoss(new: new, old: [0, 0, 0, 0], advantages: [1], plan: plan, clip: .gcpo)
+    #expect(abs(result.ratios[0] - pow(exp(0.1) * exp(0.3) * exp(-0.2), 1.0 / 3)) < 1e-15)
+    let onPolicy = try chunkLoss(new: new, old: new, advantages: [1], plan: plan, kl: 1)
+    #expect(onPolicy.ratios == [1, 1] && onPolicy.loss == -1 && onPolicy.stats.effectiveSampleSize == 1)
+    // −A/(K·|C|) for each step: the plan is a weighting.
+    let expected: [Double] = [-1.0 / 6, -1.0 / 6, -1.0 / 6, -0.5]
+    #expect(onPolicy.gradLogProbs == expected)
+  }
+
+  @Test("Statistics say what was clipped, and on which side")
+  func statistics() throws {
+    let plan = try ChunkPlan([1, 1])
+    let stats = try chunkLoss(
+      new: [0.1, 0, -0.1, 0.1], old: [0, 0, 0, 0], advantages: [1, -1], plan: plan,
+      clip: ClipRange(low: 0.05, high: 0.05)
+    ).stats
+    #expect(stats.selected == 4 && stats.clipFractionHigh == 0.25 && stats.clipFractionLow == 0.25)
+    #expect(stats.ratioMax == exp(0.1) && stats.ratioMin == exp(-0.1))
+    let r = [exp(0.1), 1, exp(-0.1), exp(0.1)]
+    #expect(abs(stats.effectiveSampleSize - pow(r.reduce(0, +), 2) / (4 * r.reduce(0) { $0 + $1 * $1 })) < 1e-15)
+    #expect(abs(stats.approximateKL - mean([0.1, 0, -0.1, 0.1].map { exp(-$0) - 1 + $0 })) < 1e-15)
+  }
+
+  @Test("Objective and advantages refuse what makes no sense, and say which argument")
+  func refusals() throws {
+    let plan = try ChunkPlan([1, 1])
+    for (code, name, body) in [
+      (.invalidArgument, "group_size", { _ = try advantages([1, 2, 3], groupSize: 2) }),
+      (.invalidArgument, "clamp", { _ = try advantages([1, 2, 3], clamp: 0) }),
+      (.nonFinite, "rewards[1]", { _ = try advantages([1, .nan, 3]) }),
+      (.nonFinite, "rewards", { _ = try advantages([1e308, -1e308]) }),
+      (.invalidArgument, "new_log_probs", { _ = try chunkLoss(new: [1], old: [1, 1], advantages: [1], plan: plan) }),
+      (.nonFinite, "old_log_probs of sample 0 at step 1", {
+        _ = try chunkLoss(new: [1, 1], old: [1, .nan], advantages: [1], plan: plan)
+      }),
+      (.nonFinite, "advantages[0]", { _ = try chunkLoss(new: [1, 1], old: [1, 1], advantages: [.nan], plan: plan) }),
+      (.nonFinite, "sample 0, chunk 1", { _ = try chunkLoss(new: [1, 900], old: [1, 1], advantages: [1], plan: plan) }),
+      (.invalidArgument, "clip_low", {
+        _ = try chunkLoss(new: [1, 1], old: [1, 1], advantages: [1], plan: plan, clip: ClipRange(low: -1, high: 0))
+      }),
+      (.invalidArgument, "kl", { _ = try chunkLoss(new: [1, 1], old: [1, 1], advantages: [1], plan: plan, kl: -1) }),
+      (.invalidArgument, "selection", {
+        _ = try chunkLoss(new: [1, 1], old: [1, 1], advantages: [1], plan: plan, selection: [0, 0])
+      }),
+    ] as [(ChunkGRPOError.Code, String, () throws -> Void)] {
+      let thrown = error(body)
+      #expect(thrown?.code == code)
+      #expect(thrown?.message.contains(name) == true)
+    }
+  }
+}
