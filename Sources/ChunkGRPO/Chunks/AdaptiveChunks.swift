@@ -9,7 +9,6 @@ extension ChunkPlan {
   public static func adaptive(
     relativeL1: [Double], steps: Int, maxSize: Int = 7, minSize: Int = 2
   ) throws -> ChunkPlan {
-    try require((1...Schedule.maxSteps).contains(steps), "steps = \(steps) is outside 1 … \(Schedule.maxSteps)")
     try require(maxSize >= 0, "max_size = \(maxSize) must be at least 0")
     try require(
       minSize >= 1 && (maxSize == 0 || minSize <= (maxSize &+ 1) / 2),
@@ -19,7 +18,9 @@ extension ChunkPlan {
     return try ChunkPlan(maxSize == 0 ? runs : runs.flatMap { halved($0, maxSize: maxSize) })
   }
 
-  private static func meanCurve(_ relativeL1: [Double], steps: Int) throws -> [Double] {
+  /// S: the curve averaged over the batch, plus the 1e-8 of the weights, so that it is positive.
+  static func meanCurve(_ relativeL1: [Double], steps: Int) throws -> [Double] {
+    try require((1...Schedule.maxSteps).contains(steps), "steps = \(steps) is outside 1 … \(Schedule.maxSteps)")
     // One chunk over everything has the mean of the curve as its weight; single steps have the curve itself.
     let weights = try ChunkPlan.fixed(steps: steps, size: 1).weights(relativeL1: relativeL1)
     let batch = Double(weights.count / steps)

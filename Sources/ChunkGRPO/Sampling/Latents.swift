@@ -29,6 +29,19 @@ public struct LatentsView {
     self.owner = owner
   }
 
+  /// The D values of a sample of f32 latents.
+  public func floats(_ sample: Int) -> UnsafeMutableBufferPointer<Float> { values(sample, of: .float32) }
+
+  /// The D values of a sample of f64 latents.
+  public func doubles(_ sample: Int) -> UnsafeMutableBufferPointer<Double> { values(sample, of: .float64) }
+
+  private func values<V>(_ sample: Int, of type: ElementType) -> UnsafeMutableBufferPointer<V> {
+    precondition(type == self.type, "these latents are \(self.type)")
+    precondition((0..<batch).contains(sample), "sample \(sample) of \(batch)")
+    return UnsafeMutableBufferPointer(
+      start: base.assumingMemoryBound(to: V.self) + sample * batchStride, count: elements)
+  }
+
   @inline(__always)
   func sample<E: LatentElement>(_ index: Int, as _: E.Type) -> UnsafeMutablePointer<E> {
     base.assumingMemoryBound(to: E.self) + index &* batchStride

@@ -30,13 +30,6 @@ public struct Schedule: Sendable, Equatable {
 
   /// Static shift, σ = shift·t / (1 + (shift − 1)·t) with t linear (SD3, arXiv 2403.03206; GCPO uses shift 3).
   public static func shifted(steps: Int, shift: Double) throws -> Schedule {
-    try require(
-      (1...maxSteps).contains(steps), "steps = \(steps) is outside 1 … \(maxSteps)")
-    try require(shift > 0 && shift.isFinite, "shift = \(shift) must be positive and finite")
-    return try Schedule(
-      (0...steps).map { k in
-        let t = 1 - Double(k) / Double(steps)
-        return shift * t / (1 + (shift - 1) * t)
-      })
+    try make(steps: steps, shift: .fixed(shift))
   }
 }

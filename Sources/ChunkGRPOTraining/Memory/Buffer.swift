@@ -1,0 +1,43 @@
+import ChunkGRPO
+import Glibc
+
+/// Owned memory for `count` elements, zeros at first, 64-byte aligned.
+public final class Buffer<Element: BitwiseCopyable> {
+  public let count: Int
+  public let base: UnsafeMutablePointer<Element>
+
+  /// Throws `.outOfMemory` where an array would end the process.
+  public init(count: Int, for purpose: String) throws {
+    let bytes = try checkedProduct([count, MemoryLayout<Element>.stride], purpose)
+    var memory: UnsafeMutableRawPointer?
+    guard posix_memalign(&memory, 64, max(bytes, 1)) == 0, let memory else {
+      throw ChunkGRPOError.outOfMemory("no memory for \(purpose), \(bytes) bytes")
+    }
+    memset(memory, 0, bytes)
+    self.count = count
+    base = memory.bindMemory(to: Element.self, capacity: count)
+  }
+
+  deinit { free(base) }
+
+  public var values: UnsafeMutableBufferPointer<Element> { UnsafeMutableBufferPointer(start: base, count: count) }
+
+  func fillWithZeros() { memset(base, 0, count &* MemoryLayout<Element>.stride) }
+
+  /// Both buffers have the same count.
+  func copy(from other: Buffer) { memcpy(base, other.base, min(count, other.count) &* MemoryLayout<Element>.stride) }
+}
+
+/// The product of sizes that are not negative; an error instead of a trap where it leaves the address space.
+func checkedProduct(_ factors: [Int], _ what: String) throws -> Int {
+  var product = 1
+  for factor in factors {
+    let (next, overflow) = product.multipliedReportingOverflow(by: factor)
+    guard !overflow, factor >= 0 else {
+      throw ChunkGRPOError.invalidArgument(
+        "\(what): \(factors.map(String.init).joined(separator: " × ")) overflows the address space")
+    }
+    product = next
+  }
+  return product
+}

@@ -1,0 +1,96 @@
+import ChunkGRPO
+
+/// One tensor in the flat parameter buffer.
+public struct ParameterTensor: Equatable, Sendable {
+  /// As in checkpoints, such as "blocks.0.hidden.weight".
+  public let name: String
+  /// (outputs, inputs) of a weight, (outputs) of a bias.
+  public let shape: [Int]
+  /// Where it begins, in elements.
+  public let offset: Int
+
+  public var count: Int { shape.reduce(1, &*) }
+}
+
+/// y = x·Wᵀ + b as offsets into the parameter buffer.
+struct Linear: Equatable, Sendable {
+  let inputs, outputs: Int
+  let weight: Int
+  let bias: Int?
+}
+
+/// The sizes of the velocity network and where its parameters lie in one flat buffer.
+public struct NetworkShape: Equatable, Sendable {
+  /// D
+  public let latentSize: Int
+  /// C
+  public let conditionSize: Int
+  /// W, the hidden size
+  public let width: Int
+  public let blocks: Int
+  /// E, of time and condition
+  public let embeddingSize: Int
+
+  /// In the order of the buffer, without gaps.
+  public let tensors: [ParameterTensor]
+  public let parameterCount: Int
+
+  let input, timeHidden, timeOutput, condition, modulation, output: Linear
+  let hidden, contribution: [Linear]
+
+  /// Shift, scale and gate of each block, shift and scale of the last layer.
+  var modulationSize: Int { (3 &* blocks &+ 2) &* width }
+
+  /// - Throws: `.invalidArgument` for a size out of bounds.
+  public init(latentSize: Int, conditionSize: Int, width: Int = 256, blocks: Int = 3, embeddingSize: Int = 128) throws {
+    try requireBounds("latentSize", latentSize, 1...1_048_576)
+    try requireBounds("conditionSize", conditionSize, 1...65_536)
+    try requireBounds("width", width, 1...16_384)
+    try requireBounds("blocks", blocks, 1...256)
+    try requireBounds("embeddingSize", embeddingSize, 2...16_384)
+    guard embeddingSize % 2 == 0 else {
+      throw ChunkGRPOError.invalidArgument("embeddingSize = \(embeddingSize) must be even")
+    }
+    self.latentSize = latentSize
+    self.conditionSize = conditionSize
+    self.width = width
+    self.blocks = blocks
+    self.embeddingSize = embeddingSize
+
+    // The bounds above keep every count far below 2⁶³.
+    var tensors: [ParameterTensor] = []
+    var offset = 0
+    func tensor(_ name: String, _ shape: [Int]) -> Int {
+      let tensor = ParameterTensor(name: name, shape: shape, offset: offset)
+      tensors.append(tensor)
+      offset += tensor.count
+      return tensor.offset
+    }
+    func linear(_ name: String, _ inputs: Int, _ outputs: Int, bias: Bool = true) -> Linear {
+      Linear(
+        inputs: inputs, outputs: outputs, weight: tensor(name + ".weight", [outputs, inputs]),
+        bias: bias ? tensor(name + ".bias", [outputs]) : nil)
+    }
+    input = linear("input", latentSize, width)
+    timeHidden = linear("time.hidden", embeddingSize, embeddingSize)
+    timeOutput = linear("time.output", embeddingSize, embeddingSize)
+    condition = linear("condition", conditionSize, embeddingSize, bias: false)
+    modulation = linear("modulation", embeddingSize, (3 * blocks + 2) * width)
+    var hidden: [Linear] = [], contribution: [Linear] = []
+    for block in 0..<blocks {
+      hidden.append(linear("blocks.\(block).hidden", width, width))
+      contribution.append(linear("blocks.\(block).output", width, width))
+    }
+    self.hidden = hidden
+    self.contribution = contribution
+    output = linear("output", width, latentSize)
+    self.tensors = tensors
+    parameterCount = offset
+  }
+}
+
+func requireBounds(_ name: String, _ value: Int, _ bounds: ClosedRange<Int>) throws {
+  guard bounds.contains(value) else {
+    throw ChunkGRPOError.invalidArgument("\(name) = \(value) is outside \(bounds.lowerBound) … \(bounds.upperBound)")
+  }
+}
