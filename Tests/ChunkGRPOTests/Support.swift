@@ -1,4 +1,5 @@
 import ChunkGRPO
+import Foundation
 
 /// Draws that depend on the name of a test alone.
 func normals(_ count: Int, seed: UInt64) throws -> [Double] {
@@ -24,4 +25,11 @@ extension Sampler {
     try logProb(k, latents: x.view, velocity: v.view, next: next.view, logProb: &result)
     return result
   }
+}
+
+/// A file of Tests/fixtures.
+func fixture(_ name: String) throws -> Data {
+  try Data(
+    contentsOf: URL(fileURLWithPath: #filePath).deletingLastPathComponent().deletingLastPathComponent()
+      .appendingPathComponent("fixtures/\(name)"))
 }
