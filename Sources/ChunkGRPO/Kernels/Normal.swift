@@ -33,7 +33,7 @@ typealias Vectors4<C: SIMDScalar> = (SIMD8<C>, SIMD8<C>, SIMD8<C>, SIMD8<C>)
 
 @inline(__always)
 private func boxMuller(_ w0: SIMD8<UInt32>, _ w1: SIMD8<UInt32>) -> (SIMD8<Float>, SIMD8<Float>) {
-  let r = squareRoot(-2 * logarithm(uniform(w0)))
+  let r = squareRoot(-2 * logarithmOfUniform(w0))
   let (cosine, sine) = cosineAndSine(w1)
   return (r * cosine, r * sine)
 }
@@ -48,14 +48,18 @@ private func uniform(_ w: SIMD8<UInt32>) -> SIMD8<Float> {
   return (high * 65536 + low) * 0x1p-32
 }
 
-/// ln x for normal x > 0, to about 1 ulp (the polynomial of Cephes `logf`).
+/// ln((w + ½)/2³²) to about 1 ulp (the polynomial of Cephes `logf`).
 @inline(__always)
-private func logarithm(_ x: SIMD8<Float>) -> SIMD8<Float> {
-  // x = m·2ᵉ with m in [√½, √2).
-  let bits = unsafeBitCast(x, to: SIMD8<Int32>.self)
-  let shifted = bits &- 0x3f35_04f3
+private func logarithmOfUniform(_ w: SIMD8<UInt32>) -> SIMD8<Float> {
+  // u = (1 + m)·2ᵉ with 1 + m in [√½, √2).
+  let shifted = unsafeBitCast(uniform(w), to: SIMD8<Int32>.self) &- 0x3f35_04f3
   let exponent = shifted &>> 23
-  let m = unsafeBitCast((shifted & 0x007f_ffff) &+ 0x3f35_04f3, to: SIMD8<Float>.self) - 1
+  let fraction = unsafeBitCast((shifted & 0x007f_ffff) &+ 0x3f35_04f3, to: SIMD8<Float>.self) - 1
+  // Near u = 1, where small radii come from, u − 1 would be rounding error: there m = −(1 − u), of the complement.
+  let below = unsafeBitCast(exponent &>> 31, to: SIMD8<UInt32>.self)
+  let m = unsafeBitCast(
+    (unsafeBitCast(fraction, to: SIMD8<UInt32>.self) & below)
+      | (unsafeBitCast(0 - uniform(~w), to: SIMD8<UInt32>.self) & ~below), to: SIMD8<Float>.self)
   let e = unsafeBitCast(exponent &+ 0x4b40_0000, to: SIMD8<Float>.self) - 12_582_912  // int to float
   let z = m * m
   var p = SIMD8<Float>(repeating: 7.0376836292e-2)

@@ -81,12 +81,12 @@ extension Sampler {
     let n = velocities.count
     try require(
       gradVelocities.count == n, "grad_velocities hold \(gradVelocities.count) steps, but the velocities have \(n)")
+    try latents[0].checkSame(gradVelocities[0], "grad_velocities")
     try withUnsafeTemporaryAllocation(of: Double.self, capacity: latents.batch) { column in
       guard let column = column.baseAddress else { return }
       for t in 0..<n {
         for i in 0..<latents.batch { (column + i).initialize(to: gradLogProbs[i &* n &+ t]) }
         if (0..<latents.batch).allSatisfy({ column[$0] == 0 }) {
-          try latents[t].checkSame(gradVelocities[t], "grad_velocities")
           gradVelocities[t].clear()
         } else {
           try logProbVJP(
