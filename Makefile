@@ -1,0 +1,119 @@
+# chunkgrpo: `make demo` watches a small flow-matching model learn; `make test` runs every test. `make help` lists the rest.
+
+VERSION := 0.1.0
+# First number of the library's file name: changes when programs built against an older header no longer run.
+ABI := 1
+
+PREFIX ?= /usr/local
+DESTDIR ?=
+# Arguments for the demo, such as ARGS="--seed 2"
+ARGS ?=
+
+SHELL := /bin/bash
+.DEFAULT_GOAL := help
+.SUFFIXES:
+.DELETE_ON_ERROR:
+# The targets share two cores and one Swift build folder, and print in order.
+.NOTPARALLEL:
+
+LIBRARY := build/lib/libchunkgrpo.so.$(VERSION)
+LIBRARY_NAMES := build/lib/libchunkgrpo.so.$(ABI) build/lib/libchunkgrpo.so
+HEADER := build/include/chunkgrpo.h
+PC := build/lib/pkgconfig/chunkgrpo.pc
+
+# Folders too: a file that is added or removed changes its folder.
+LIBRARY_SOURCES := Package.swift scripts/exports.map $(shell find include Sources)
+
+# The static runtime makes the library self-contained. `nodelete`, because a Swift runtime cannot be unloaded; `defs`,
+# because a missing symbol should fail here and not in the host; lld, because gold leaves some mangled names in sight.
+LIBRARY_FLAGS := -Xswiftc -static-stdlib -Xswiftc -use-ld=lld \
+    $(foreach flag,--version-script=$(CURDIR)/scripts/exports.map -soname libchunkgrpo.so.$(ABI) -z nodelete -z defs, \
+        -Xlinker $(flag))
+# A scratch path of its own: other flags in the same one would build everything anew at each turn.
+LIBRARY_BUILD := swift build -c release --product chunkgrpo --scratch-path .build-lib $(LIBRARY_FLAGS)
+
+.PHONY: help setup setup-native setup-python demo test test-swift test-c test-python lib install format clean
+
+help: ## This list
+	@echo 'chunkgrpo $(VERSION)'
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
+	@echo 'Prerequisite: the Swift toolchain, 6.3 or newer, on the PATH. The rest is installed by the targets that need it.'
+
+setup: setup-native setup-python ## Install what demo and test need: system packages through apt, Python packages in .venv
+
+setup-native:
+	@scripts/setup swift native
+
+setup-python:
+	@scripts/setup python
+
+demo: setup-native ## Train a small model end to end; pictures and metrics in build/demo. ARGS="--seed 2"
+	@scripts/phase demo 'Building the demo' swift build -c release --product digits
+	@mkdir -p build/demo
+	@env $$(scripts/openblas-core) "$$(swift build -c release --product digits --show-bin-path)/digits" --output build/demo $(ARGS)
+
+lib: $(LIBRARY) $(LIBRARY_NAMES) $(HEADER) $(PC) ## Build build/lib/libchunkgrpo.so, build/include and build/lib/pkgconfig
+	@:
+
+$(LIBRARY): $(LIBRARY_SOURCES) Makefile
+	@scripts/setup swift native
+	@mkdir -p $(@D)
+# SwiftPM does not know of the version script: take the product away, so that it links again.
+	@rm -f .build-lib/release/libchunkgrpo.so
+	@scripts/phase lib 'Building libchunkgrpo.so' $(LIBRARY_BUILD)
+# A new file instead of new contents: a program that has the old one loaded keeps it.
+	@cp .build-lib/release/libchunkgrpo.so $@.new && mv -f $@.new $@
+
+$(LIBRARY_NAMES): $(LIBRARY)
+	@ln -sfn $(<F) $@
+
+$(HEADER): include/chunkgrpo.h
+	@mkdir -p $(@D)
+	@cp $< $@
+
+# In the tree the .pc file finds itself, so that the tree can be moved; installed, it says the prefix.
+$(PC): bindings/c/chunkgrpo.pc.in Makefile
+	@mkdir -p $(@D)
+	@sed -e 's|@PREFIX@|$${pcfiledir}/../..|' -e 's|@VERSION@|$(VERSION)|' $< > $@
+
+install: lib ## Install library, header and .pc file. PREFIX=/usr/local DESTDIR=
+	@install -d '$(DESTDIR)$(PREFIX)/lib/pkgconfig' '$(DESTDIR)$(PREFIX)/include'
+	@install -m 755 -s $(LIBRARY) '$(DESTDIR)$(PREFIX)/lib/'
+	@for name in $(notdir $(LIBRARY_NAMES)); do ln -sfn $(notdir $(LIBRARY)) "$(DESTDIR)$(PREFIX)/lib/$$name"; done
+	@install -m 644 $(HEADER) '$(DESTDIR)$(PREFIX)/include/'
+	@sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' bindings/c/chunkgrpo.pc.in \
+	    > '$(DESTDIR)$(PREFIX)/lib/pkgconfig/chunkgrpo.pc'
+	@echo 'Installed chunkgrpo $(VERSION) in $(DESTDIR)$(PREFIX)'
+# The loader's cache, where this is a real installation by someone who may write it.
+	@if [ -z '$(DESTDIR)' ] && [ "$$(id -u)" = 0 ]; then ldconfig; fi
+
+test: setup-native setup-python lib test-swift test-c test-python ## Run every test: Swift, C, Python
+	@printf '\nAll tests passed.\n'
+
+# Two processes that compete for two cores with two threads each are slower than one thread each.
+test-swift test-c test-python: export OMP_NUM_THREADS = 1
+test-swift test-c test-python: export OPENBLAS_NUM_THREADS = 1
+
+test-swift: setup-native ## Run the Swift tests
+	@printf '\n== Swift tests ==\n'
+	@scripts/phase swift-build 'Building' swift build -c release --build-tests
+	@scripts/test-swift || { echo 'FAILED: the Swift tests'; exit 1; }
+
+test-c: setup-native lib ## Run the C tests
+	@printf '\n== C tests ==\n'
+	@$(MAKE) --no-print-directory -C Tests/c || { echo 'FAILED: the C tests'; exit 1; }
+
+test-python: setup-python lib ## Run the Python tests
+	@printf '\n== Python tests ==\n'
+	@scripts/check-readme python \
+	    && PYTHONPATH=bindings/python .venv/bin/python -m pytest -q -p no:cacheprovider Tests/python \
+	    || { echo 'FAILED: the Python tests'; exit 1; }
+
+format: ## Format the Swift sources in place, and the C sources where clang-format is installed
+	@scripts/setup swift
+	@swift format format --in-place --recursive --parallel Package.swift Sources Tests examples
+	@if command -v clang-format >/dev/null; then \
+	    clang-format -i Sources/CSupport/*.c Sources/CSupport/include/*.h Tests/c/*.[ch] examples/c/*.[ch]; fi
+
+clean: ## Remove everything that make made
+	rm -rf build .build .build-lib .venv

@@ -1,0 +1,804 @@
+/* Whatever a call is given: a status, and a sentence that names the argument; never a crash, and the state as it was.
+ */
+#define _POSIX_C_SOURCE 200809L
+#include "arrays.h"
+
+#include <sys/resource.h>
+#include <sys/wait.h>
+#include <unistd.h>
+
+enum { T = 6, S = T - 1, B = 4, D = 5, K = 2 };
+static const int64_t sizes[K] = {2, 3};
+#define BAD CGRPO_INVALID_ARGUMENT
+#define TYPE CGRPO_WRONG_TYPE
+#define NAN_IN CGRPO_NON_FINITE
+#define MANY ((int64_t)1 << 62)
+
+/* Everything that a right call needs, fresh for every test. */
+static cgrpo_sampler *sampler;
+static array *x, *v, *e, *next, *latents, *velocities, *gradients;
+static double log_prob[B], grad[B], grads[B * T], curve[B * T], rewards[B], log_probs[B * S], weights[B * K], loss;
+static uint8_t selection[B * K];
+static cgrpo_noise noise;
+static cgrpo_trajectory trajectory;
+
+static int zero_velocity(void *user, int64_t step, double sigma, const cgrpo_tensor *now, const cgrpo_tensor *out) {
+    (void)user, (void)step, (void)sigma;
+    for (int64_t i = 0; i < now->shape[0]; i++)
+        memset((float *)out->data + i * (out->strides ? out->strides[0] : D), 0, D * sizeof(float));
+    return 0;
+}
+
+static void fresh(void) {
+    cgrpo_sampler_destroy(sampler);
+    sampler = sampler_new(T, CGRPO_FLOW_SDE, 0.7, 1);
+    x = array_filled(CGRPO_F32, B, D, 0, 1), v = array_filled(CGRPO_F32, B, D, 0, 2),
+    e = array_filled(CGRPO_F32, B, D, 0, 3);
+    next = array_filled(CGRPO_F32, B, D, 0, 4);
+    latents = array_filled(CGRPO_F32, B, T + 1, D, 5), velocities = array_filled(CGRPO_F32, B, T, D, 6);
+    gradients = array_new(CGRPO_F32, B, T, D);
+    for (int i = 0; i < B; i++) grad[i] = 1, rewards[i] = i;
+    for (int i = 0; i < B * T; i++) curve[i] = 1 + i % 3, grads[i] = 1;
+    for (int i = 0; i < B * S; i++) log_probs[i] = -1;
+    for (int i = 0; i < B * K; i++) weights[i] = 1, selection[i] = 1;
+    cgrpo_noise_init(&noise, sizeof noise);
+    cgrpo_trajectory_init(&trajectory, sizeof trajectory);
+    trajectory.latents = latents->tensor;
+}
+
+static void schedules(void) {
+    double sigmas[4];
+    CHECK_REFUSED(cgrpo_schedule_linear(3, NULL), BAD, "sigmas");
+    CHECK_REFUSED(cgrpo_schedule_linear(0, sigmas), BAD, "steps");
+    CHECK_REFUSED(cgrpo_schedule_linear(-1, sigmas), BAD, "steps");
+    CHECK_REFUSED(cgrpo_schedule_linear(1000001, sigmas), BAD, "steps");
+    CHECK_REFUSED(cgrpo_schedule_linear(INT64_MAX, sigmas), BAD, "steps");
+    CHECK_REFUSED(cgrpo_schedule_linear(INT64_MIN, sigmas), BAD, "steps");
+    CHECK_REFUSED(cgrpo_schedule_shifted(3, 3, NULL), BAD, "sigmas");
+    CHECK_REFUSED(cgrpo_schedule_shifted(0, 3, sigmas), BAD, "steps");
+    CHECK_REFUSED(cgrpo_schedule_shifted(3, 0, sigmas), BAD, "shift");
+    CHECK_REFUSED(cgrpo_schedule_shifted(3, -1, sigmas), BAD, "shift");
+    CHECK_REFUSED(cgrpo_schedule_shifted(3, NAN, sigmas), BAD, "shift");
+    CHECK_REFUSED(cgrpo_schedule_shifted(3, INFINITY, sigmas), BAD, "shift");
+}
+
+/* The sigmas that a schedule near the edge of double precision gives must still fall, or be refused. */
+static void extreme_shifts_give_a_schedule_or_a_sentence(void) {
+    static const double shifts[] = {1e-300, 1e-20, 1e20, 1e300, 5e-324, 1.7e308};
+    double sigmas[11];
+    for (int i = 0; i < 6; i++) {
+        if (cgrpo_schedule_shifted(10, shifts[i], sigmas) == CGRPO_OK)
+            for (int k = 0; k < 10; k++) CHECK(sigmas[k] > sigmas[k + 1] && sigmas[k] <= 1 && sigmas[k + 1] >= 0);
+        else CHECK(strstr(cgrpo_last_error(), "shift") != NULL || strstr(cgrpo_last_error(), "sigmas") != NULL);
+    }
+}
+
+static void sampler_sigmas(void) {
+    static const double rising[] = {0, 0.5, 1}, equal[] = {1, 0.5, 0.5, 0}, above[] = {1.5, 0.5, 0},
+                        below[] = {1, 0.5, -0.1};
+    double with_nan[] = {1, 0.5, 0}, with_infinity[] = {1, 0.5, 0};
+    cgrpo_sampler *none = NULL;
+    with_nan[1] = NAN, with_infinity[0] = INFINITY;
+    CHECK_REFUSED(cgrpo_sampler_create(NULL, 3, NULL, &none), BAD, "sigmas");
+    CHECK_REFUSED(cgrpo_sampler_create(rising, 3, NULL, NULL), BAD, "sampler");
+    CHECK_REFUSED(cgrpo_sampler_create(rising, 3, NULL, &none), BAD, "sigmas");
+    CHECK_REFUSED(cgrpo_sampler_create(equal, 4, NULL, &none), BAD, "sigmas");
+    CHECK_REFUSED(cgrpo_sampler_create(above, 3, NULL, &none), BAD, "sigmas");
+    CHECK_REFUSED(cgrpo_sampler_create(below, 3, NULL, &none), BAD, "sigmas");
+    CHECK_REFUSED(cgrpo_sampler_create(with_nan, 3, NULL, &none), BAD, "sigmas");
+    CHECK_REFUSED(cgrpo_sampler_create(with_infinity, 3, NULL, &none), BAD, "sigmas");
+    CHECK_REFUSED(cgrpo_sampler_create(above, 0, NULL, &none), BAD, "sigma_count");
+    CHECK_REFUSED(cgrpo_sampler_create(above, 1, NULL, &none), BAD, "sigma_count");
+    CHECK_REFUSED(cgrpo_sampler_create(above, -5, NULL, &none), BAD, "sigma_count");
+    CHECK_REFUSED(cgrpo_sampler_create(above, INT64_MAX, NULL, &none), BAD, "sigma_count");
+    CHECK_REFUSED(cgrpo_sampler_create(above, INT64_MIN, NULL, &none), BAD, "sigma_count");
+    CHECK(none == NULL);
+}
+
+static void sampler_options(void) {
+    static const double sigmas[] = {1, 0.5, 0}, etas[] = {-0.1, -INFINITY, INFINITY};
+    static const int32_t enums[] = {0, -1, 5, 1000000, INT32_MIN};
+    cgrpo_sampler *none = NULL;
+    cgrpo_sampler_options o;
+    double a;
+#define EXPECT(change, words)                 \
+    cgrpo_sampler_options_init(&o, sizeof o); \
+    change;                                   \
+    CHECK_REFUSED(cgrpo_sampler_create(sigmas, 3, &o, &none), BAD, words)
+    for (int i = 0; i < 3; i++) {
+        EXPECT(o.eta = etas[i], "eta");
+    }
+    EXPECT(o.eta = NAN, "eta");
+    EXPECT((o.eta = 1.5, o.dynamics = CGRPO_CPS), "eta");
+    for (int i = 0; i < 5; i++) {
+        EXPECT(o.dynamics = enums[i], "dynamics");
+        EXPECT(o.log_prob_form = enums[i], "log_prob_form");
+        EXPECT(o.last_step = enums[i], "last_step");
+    }
+    EXPECT(o.threads = -1, "threads");
+    EXPECT(o.threads = 257, "threads");
+    EXPECT(o.threads = INT32_MIN, "threads");
+#undef EXPECT
+    CHECK(none == NULL);
+    fresh();
+    CHECK_REFUSED(cgrpo_sampler_coefficients(NULL, 0, &a, &a, &a), BAD, "sampler");
+    CHECK_REFUSED(cgrpo_sampler_coefficients(sampler, -1, &a, &a, &a), BAD, "step");
+    CHECK_REFUSED(cgrpo_sampler_coefficients(sampler, T, &a, &a, &a), BAD, "step");
+    CHECK_REFUSED(cgrpo_sampler_coefficients(sampler, INT64_MAX, &a, &a, &a), BAD, "step");
+    CHECK_REFUSED(cgrpo_sampler_coefficients(sampler, 0, NULL, &a, &a), BAD, "a");
+    CHECK_REFUSED(cgrpo_sampler_coefficients(sampler, 0, &a, NULL, &a), BAD, "b");
+    CHECK_REFUSED(cgrpo_sampler_coefficients(sampler, 0, &a, &a, NULL), BAD, "s");
+}
+
+/* Each options struct through one call that is right but for struct_size. */
+typedef cgrpo_status (*call_with_options)(void *options);
+static cgrpo_status with_sampler_options(void *o) {
+    static const double sigmas[] = {1, 0.5, 0};
+    cgrpo_sampler *made = NULL;
+    cgrpo_status status = cgrpo_sampler_create(sigmas, 3, (cgrpo_sampler_options *)o, &made);
+    cgrpo_sampler_destroy(made);
+    return status;
+}
+static cgrpo_status with_noise(void *o) {
+    return cgrpo_step(sampler, 0, &x->tensor, &v->tensor, (cgrpo_noise *)o, &next->tensor, NULL, NULL);
+}
+static cgrpo_status with_trajectory(void *o) {
+    cgrpo_trajectory *t = (cgrpo_trajectory *)o;
+    t->latents = latents->tensor;
+    return cgrpo_rollout(sampler, t, T, &noise, zero_velocity, NULL);
+}
+static cgrpo_status with_adaptive(void *o) {
+    int64_t plan[S], count;
+    return cgrpo_plan_adaptive(curve, B, S, (cgrpo_adaptive_options *)o, plan, S, &count);
+}
+static cgrpo_status with_select(void *o) { return cgrpo_chunk_select(B, K, (cgrpo_select_options *)o, selection); }
+static cgrpo_status with_advantage(void *o) {
+    double out[B];
+    return cgrpo_advantages(rewards, B, (cgrpo_advantage_options *)o, out);
+}
+static cgrpo_status with_loss(void *o) {
+    return cgrpo_chunk_loss(log_probs, log_probs, grad, B, S, sizes, K, (cgrpo_chunk_loss_options *)o, &loss, NULL,
+                            NULL, NULL);
+}
+static cgrpo_status with_stats(void *o) {
+    return cgrpo_chunk_loss(log_probs, log_probs, grad, B, S, sizes, K, NULL, &loss, NULL, NULL,
+                            (cgrpo_chunk_stats *)o);
+}
+static cgrpo_status with_trainer(void *o) {
+    cgrpo_trainer *made = NULL;
+    cgrpo_trainer_options *t = (cgrpo_trainer_options *)o;
+    cgrpo_status status;
+    t->latent_size = t->condition_size = 2, t->width = 4, t->blocks = 1, t->embedding_size = 2;
+    status = cgrpo_trainer_create(t, &made);
+    cgrpo_trainer_destroy(made);
+    return status;
+}
+static cgrpo_trainer *small_trainer(void) {
+    cgrpo_trainer *made = NULL;
+    cgrpo_trainer_options o;
+    cgrpo_trainer_options_init(&o, sizeof o);
+    o.latent_size = D, o.condition_size = 2, o.width = 4, o.blocks = 1, o.embedding_size = 2, o.steps = T;
+    o.group_size = 2;
+    CHECK_OK(cgrpo_trainer_create(&o, &made));
+    return made;
+}
+static cgrpo_status with_pretrain(void *o) {
+    cgrpo_trainer *made = small_trainer();
+    array *c = array_filled(CGRPO_F32, B, 2, 0, 1);
+    cgrpo_status status;
+    cgrpo_pretrain_options *p = (cgrpo_pretrain_options *)o;
+    p->steps = 1, p->batch_size = 2;
+    status = cgrpo_trainer_pretrain(made, &x->tensor, &c->tensor, p, NULL, NULL);
+    cgrpo_trainer_destroy(made);
+    return status;
+}
+static int first_pixel(void *user, const cgrpo_tensor *images, const int64_t *prompt, double *out) {
+    (void)user, (void)prompt;
+    for (int64_t i = 0; i < images->shape[0]; i++) out[i] = ((float *)images->data)[i * images->shape[1]];
+    return 0;
+}
+static cgrpo_status with_report(void *o) {
+    cgrpo_trainer *made = small_trainer();
+    array *c = array_filled(CGRPO_F32, 2, 2, 0, 1);
+    cgrpo_status status = cgrpo_trainer_iterate(made, &c->tensor, first_pixel, NULL, (cgrpo_iteration_report *)o);
+    cgrpo_trainer_destroy(made);
+    return status;
+}
+
+static void init_stats(void *o, size_t size) { *(size_t *)o = size; }
+
+static void struct_sizes(void) {
+    static const struct {
+        const char *name;
+        call_with_options call;
+        void (*init)(void *, size_t);
+        size_t size;
+    } all[] = {
+        {"sampler_options", with_sampler_options, (void (*)(void *, size_t))cgrpo_sampler_options_init,
+         sizeof(cgrpo_sampler_options)},
+        {"noise", with_noise, (void (*)(void *, size_t))cgrpo_noise_init, sizeof(cgrpo_noise)},
+        {"trajectory", with_trajectory, (void (*)(void *, size_t))cgrpo_trajectory_init, sizeof(cgrpo_trajectory)},
+        {"adaptive_options", with_adaptive, (void (*)(void *, size_t))cgrpo_adaptive_options_init,
+         sizeof(cgrpo_adaptive_options)},
+        {"select_options", with_select, (void (*)(void *, size_t))cgrpo_select_options_init,
+         sizeof(cgrpo_select_options)},
+        {"advantage_options", with_advantage, (void (*)(void *, size_t))cgrpo_advantage_options_init,
+         sizeof(cgrpo_advantage_options)},
+        {"chunk_loss_options", with_loss, (void (*)(void *, size_t))cgrpo_chunk_loss_options_init,
+         sizeof(cgrpo_chunk_loss_options)},
+        {"trainer_options", with_trainer, (void (*)(void *, size_t))cgrpo_trainer_options_init,
+         sizeof(cgrpo_trainer_options)},
+        {"pretrain_options", with_pretrain, (void (*)(void *, size_t))cgrpo_pretrain_options_init,
+         sizeof(cgrpo_pretrain_options)},
+        {"chunk_stats", with_stats, init_stats, sizeof(cgrpo_chunk_stats)},
+        {"iteration_report", with_report, init_stats, sizeof(cgrpo_iteration_report)},
+    };
+    double room[128]; /* larger than any of them, and aligned for all */
+    for (size_t i = 0; i < sizeof all / sizeof *all; i++) {
+        int before = check_wrong;
+        fresh();
+#define WITH_SIZE(number) \
+    (memset(room, 0, sizeof room), all[i].init(room, all[i].size), *(size_t *)room = (number), all[i].call(room))
+        CHECK_OK(WITH_SIZE(all[i].size));
+        CHECK_REFUSED(WITH_SIZE(0), BAD, "struct_size");
+        CHECK_REFUSED(WITH_SIZE(8), BAD, "struct_size");
+        CHECK_REFUSED(WITH_SIZE(all[i].size - 8), BAD, "struct_size");
+        CHECK_REFUSED(WITH_SIZE(SIZE_MAX), BAD, "struct_size");
+        CHECK_OK(WITH_SIZE(all[i].size + 16)); /* newer, and what is new is not used */
+        fresh();
+        trajectory.position = 0;
+        memset(room, 0, sizeof room);
+        all[i].init(room, all[i].size);
+        *(size_t *)room = all[i].size + 16;
+        ((char *)room)[all[i].size + 9] = 1;
+        if (all[i].init != init_stats) /* what a report has there before the call does not matter */
+            CHECK_REFUSED(all[i].call(room), BAD, "does not know");
+        if (check_wrong > before) printf("    (struct_size of cgrpo_%s)\n", all[i].name);
+    }
+}
+
+/* What can be wrong about each tensor of a call. The call uses the global arrays; `a` is one of them. */
+static void tensor_is_checked(array *a, cgrpo_status (*call)(void), const char *words, int batch_matters) {
+    cgrpo_tensor right = a->tensor;
+    int before = check_wrong;
+    static const int64_t overflowing[3] = {MANY, 4, 4}, to_the_brim[2] = {INT64_MAX, 1}, zero[2] = {B, 0},
+                         negative[2] = {B, -5};
+    static const int64_t other_batch[2] = {B - 1, D}, spread[2] = {4 * D, 2};
+    static const int32_t garbage[] = {0, 5, -1, INT32_MIN, INT32_MAX};
+    array *f64 = array_filled(CGRPO_F64, B, T + 1, D, 1);
+    int wide = right.ndim;
+#define BECOMES(change, status)           \
+    change;                               \
+    CHECK_REFUSED(call(), status, words); \
+    a->tensor = right
+    BECOMES(a->tensor.data = NULL, BAD);
+    BECOMES(a->tensor.shape = NULL, BAD);
+    BECOMES(a->tensor.ndim = 0, BAD);
+    BECOMES(a->tensor.ndim = -1, BAD);
+    BECOMES(a->tensor.ndim = INT32_MAX, BAD);
+    BECOMES((a->tensor.shape = overflowing, a->tensor.ndim = 3), BAD);
+    BECOMES((a->tensor.shape = to_the_brim, a->tensor.ndim = 2), BAD);
+    BECOMES((a->tensor.shape = zero, a->tensor.ndim = 2), BAD);
+    BECOMES((a->tensor.shape = negative, a->tensor.ndim = 2), BAD);
+    if (batch_matters) {
+        BECOMES((a->tensor.shape = other_batch, a->tensor.ndim = 2), BAD);
+    }
+    if (wide == 2) {
+        BECOMES(a->tensor.strides = spread, BAD);
+    }
+    for (int i = 0; i < 5; i++) {
+        BECOMES(a->tensor.type = garbage[i], TYPE);
+        if (garbage[i] != 0) {
+            BECOMES(a->tensor.device = garbage[i], TYPE);
+        }
+    }
+    BECOMES(a->tensor.reserved = 1, BAD);
+    if (batch_matters) { /* a mix of types */
+        BECOMES((a->tensor.data = f64->tensor.data, a->tensor.type = CGRPO_F64), TYPE);
+    }
+#undef BECOMES
+    if (check_wrong > before) printf("    (tensor \"%s\")\n", words);
+}
+
+static cgrpo_status call_step(void) {
+    return cgrpo_step(sampler, 1, &x->tensor, &v->tensor, &noise, &next->tensor, log_prob, NULL);
+}
+static cgrpo_status call_log_prob(void) {
+    return cgrpo_log_prob(sampler, 1, &x->tensor, &v->tensor, &next->tensor, log_prob);
+}
+static cgrpo_status call_vjp(void) {
+    return cgrpo_log_prob_vjp(sampler, 1, &x->tensor, &v->tensor, &next->tensor, grad, &gradients->tensor, log_prob);
+}
+static cgrpo_status call_normal(void) { return cgrpo_normal(1, NULL, 0, 1, &x->tensor); }
+static cgrpo_status call_trajectory_log_probs(void) {
+    return cgrpo_trajectory_log_probs(sampler, 0, &latents->tensor, &velocities->tensor, curve);
+}
+static cgrpo_status call_trajectory_vjp(void) {
+    return cgrpo_trajectory_log_probs_vjp(sampler, 0, &latents->tensor, &velocities->tensor, grads, &gradients->tensor);
+}
+static cgrpo_status call_relative_l1(void) { return cgrpo_relative_l1(&latents->tensor, 1, curve); }
+static array *rolled;
+static cgrpo_status call_rollout(void) {
+    trajectory.latents = rolled->tensor;
+    return cgrpo_rollout(sampler, &trajectory, T, &noise, zero_velocity, NULL);
+}
+
+static void tensors(void) {
+    fresh();
+    gradients = array_new(CGRPO_F32, B, D, 0);
+    CHECK_OK(call_step());
+    tensor_is_checked(x, call_step, "latents", 1);
+    tensor_is_checked(v, call_step, "velocity", 1);
+    tensor_is_checked(next, call_step, "next_latents", 1);
+    CHECK_OK(call_log_prob());
+    tensor_is_checked(x, call_log_prob, "latents", 1);
+    tensor_is_checked(v, call_log_prob, "velocity", 1);
+    tensor_is_checked(next, call_log_prob, "next_latents", 1);
+    CHECK_OK(call_vjp());
+    tensor_is_checked(x, call_vjp, "latents", 1);
+    tensor_is_checked(v, call_vjp, "velocity", 1);
+    tensor_is_checked(next, call_vjp, "next_latents", 1);
+    tensor_is_checked(gradients, call_vjp, "grad_velocity", 1);
+    CHECK_OK(call_normal());
+    tensor_is_checked(x, call_normal, "out", 0);
+    noise.given = &e->tensor;
+    CHECK_OK(call_step());
+    tensor_is_checked(e, call_step, "noise", 1);
+    fresh();
+    CHECK_OK(call_trajectory_log_probs());
+    tensor_is_checked(latents, call_trajectory_log_probs, "latents", 1);
+    tensor_is_checked(velocities, call_trajectory_log_probs, "velocities", 1);
+    CHECK_OK(call_trajectory_vjp());
+    tensor_is_checked(latents, call_trajectory_vjp, "latents", 1);
+    tensor_is_checked(velocities, call_trajectory_vjp, "velocities", 1);
+    tensor_is_checked(gradients, call_trajectory_vjp, "grad_velocities", 1);
+    CHECK_OK(call_relative_l1());
+    tensor_is_checked(latents, call_relative_l1, "latents", 0);
+    rolled = array_copy(latents);
+    tensor_is_checked(rolled, call_rollout, "latents", 0);
+    CHECK(trajectory.position == 0);
+}
+
+static void null_arguments(void) {
+    cgrpo_tensor *X, *V, *N, *L, *W, *G;
+    int64_t plan[S], count;
+    fresh();
+    X = &x->tensor, V = &v->tensor, N = &next->tensor, L = &latents->tensor, W = &velocities->tensor,
+    G = &gradients->tensor;
+    CHECK_REFUSED(cgrpo_step(NULL, 1, X, V, &noise, N, NULL, NULL), BAD, "sampler");
+    CHECK_REFUSED(cgrpo_step(sampler, 1, NULL, V, &noise, N, NULL, NULL), BAD, "latents");
+    CHECK_REFUSED(cgrpo_step(sampler, 1, X, NULL, &noise, N, NULL, NULL), BAD, "velocity");
+    CHECK_REFUSED(cgrpo_step(sampler, 1, X, V, NULL, N, NULL, NULL), BAD, "noise");
+    CHECK_REFUSED(cgrpo_step(sampler, 1, X, V, &noise, NULL, NULL, NULL), BAD, "next_latents");
+    CHECK_REFUSED(cgrpo_log_prob(NULL, 1, X, V, N, log_prob), BAD, "sampler");
+    CHECK_REFUSED(cgrpo_log_prob(sampler, 1, NULL, V, N, log_prob), BAD, "latents");
+    CHECK_REFUSED(cgrpo_log_prob(sampler, 1, X, NULL, N, log_prob), BAD, "velocity");
+    CHECK_REFUSED(cgrpo_log_prob(sampler, 1, X, V, NULL, log_prob), BAD, "next_latents");
+    CHECK_REFUSED(cgrpo_log_prob(sampler, 1, X, V, N, NULL), BAD, "log_prob");
+    CHECK_REFUSED(cgrpo_log_prob_vjp(NULL, 1, X, V, N, grad, N, NULL), BAD, "sampler");
+    CHECK_REFUSED(cgrpo_log_prob_vjp(sampler, 1, NULL, V, N, grad, N, NULL), BAD, "latents");
+    CHECK_REFUSED(cgrpo_log_prob_vjp(sampler, 1, X, NULL, N, grad, N, NULL), BAD, "velocity");
+    CHECK_REFUSED(cgrpo_log_prob_vjp(sampler, 1, X, V, NULL, grad, N, NULL), BAD, "next_latents");
+    CHECK_REFUSED(cgrpo_log_prob_vjp(sampler, 1, X, V, N, NULL, N, NULL), BAD, "grad_log_prob");
+    CHECK_REFUSED(cgrpo_log_prob_vjp(sampler, 1, X, V, N, grad, NULL, NULL), BAD, "grad_velocity");
+    CHECK_REFUSED(cgrpo_normal(1, NULL, 0, 1, NULL), BAD, "out");
+    CHECK_REFUSED(cgrpo_rollout(NULL, &trajectory, T, &noise, zero_velocity, NULL), BAD, "sampler");
+    CHECK_REFUSED(cgrpo_rollout(sampler, NULL, T, &noise, zero_velocity, NULL), BAD, "trajectory");
+    CHECK_REFUSED(cgrpo_rollout(sampler, &trajectory, T, NULL, zero_velocity, NULL), BAD, "noise");
+    CHECK_REFUSED(cgrpo_rollout(sampler, &trajectory, T, &noise, NULL, NULL), BAD, "velocity");
+    CHECK(trajectory.position == 0);
+    CHECK_REFUSED(cgrpo_trajectory_log_probs(NULL, 0, L, W, curve), BAD, "sampler");
+    CHECK_REFUSED(cgrpo_trajectory_log_probs(sampler, 0, NULL, W, curve), BAD, "latents");
+    CHECK_REFUSED(cgrpo_trajectory_log_probs(sampler, 0, L, NULL, curve), BAD, "velocities");
+    CHECK_REFUSED(cgrpo_trajectory_log_probs(sampler, 0, L, W, NULL), BAD, "log_probs");
+    CHECK_REFUSED(cgrpo_trajectory_log_probs_vjp(NULL, 0, L, W, grads, G), BAD, "sampler");
+    CHECK_REFUSED(cgrpo_trajectory_log_probs_vjp(sampler, 0, NULL, W, grads, G), BAD, "latents");
+    CHECK_REFUSED(cgrpo_trajectory_log_probs_vjp(sampler, 0, L, NULL, grads, G), BAD, "velocities");
+    CHECK_REFUSED(cgrpo_trajectory_log_probs_vjp(sampler, 0, L, W, NULL, G), BAD, "grad_log_probs");
+    CHECK_REFUSED(cgrpo_trajectory_log_probs_vjp(sampler, 0, L, W, grads, NULL), BAD, "grad_velocities");
+    CHECK_REFUSED(cgrpo_relative_l1(NULL, 1, curve), BAD, "latents");
+    CHECK_REFUSED(cgrpo_relative_l1(L, 1, NULL), BAD, "relative_l1");
+    CHECK_REFUSED(cgrpo_plan_fixed(S, 2, NULL, S, &count), BAD, "sizes");
+    CHECK_REFUSED(cgrpo_plan_fixed(S, 2, plan, S, NULL), BAD, "chunk_count");
+    CHECK_REFUSED(cgrpo_plan_adaptive(NULL, B, S, NULL, plan, S, &count), BAD, "relative_l1");
+    CHECK_REFUSED(cgrpo_plan_adaptive(curve, B, S, NULL, NULL, S, &count), BAD, "sizes");
+    CHECK_REFUSED(cgrpo_plan_adaptive(curve, B, S, NULL, plan, S, NULL), BAD, "chunk_count");
+    CHECK_REFUSED(cgrpo_chunk_weights(NULL, B, S, sizes, K, weights), BAD, "relative_l1");
+    CHECK_REFUSED(cgrpo_chunk_weights(curve, B, S, NULL, K, weights), BAD, "sizes");
+    CHECK_REFUSED(cgrpo_chunk_weights(curve, B, S, sizes, K, NULL), BAD, "weights");
+    CHECK_REFUSED(cgrpo_chunk_select(B, K, NULL, NULL), BAD, "selection");
+    CHECK_REFUSED(cgrpo_advantages(NULL, B, NULL, grad), BAD, "rewards");
+    CHECK_REFUSED(cgrpo_advantages(rewards, B, NULL, NULL), BAD, "advantages");
+    CHECK_REFUSED(cgrpo_chunk_loss(NULL, log_probs, grad, B, S, sizes, K, NULL, &loss, NULL, NULL, NULL), BAD,
+                  "new_log_probs");
+    CHECK_REFUSED(cgrpo_chunk_loss(log_probs, NULL, grad, B, S, sizes, K, NULL, &loss, NULL, NULL, NULL), BAD,
+                  "old_log_probs");
+    CHECK_REFUSED(cgrpo_chunk_loss(log_probs, log_probs, NULL, B, S, sizes, K, NULL, &loss, NULL, NULL, NULL), BAD,
+                  "advantages");
+    CHECK_REFUSED(cgrpo_chunk_loss(log_probs, log_probs, grad, B, S, NULL, K, NULL, &loss, NULL, NULL, NULL), BAD,
+                  "sizes");
+    CHECK_REFUSED(cgrpo_chunk_loss(log_probs, log_probs, grad, B, S, sizes, K, NULL, NULL, NULL, NULL, NULL), BAD,
+                  "loss");
+}
+
+static void steps_and_positions(void) {
+    static const int64_t steps[] = {-1, T, INT64_MAX, INT64_MIN};
+    static const int64_t ends[] = {0, -1, T + 1, INT64_MAX, INT64_MIN};
+    fresh();
+    for (int i = 0; i < 4; i++) {
+        CHECK_REFUSED(cgrpo_step(sampler, steps[i], &x->tensor, &v->tensor, &noise, &next->tensor, NULL, NULL), BAD,
+                      "step");
+        CHECK_REFUSED(cgrpo_log_prob(sampler, steps[i], &x->tensor, &v->tensor, &next->tensor, log_prob), BAD, "step");
+        CHECK_REFUSED(
+            cgrpo_log_prob_vjp(sampler, steps[i], &x->tensor, &v->tensor, &next->tensor, grad, &next->tensor, NULL),
+            BAD, "step");
+        CHECK_REFUSED(cgrpo_trajectory_log_probs(sampler, steps[i], &latents->tensor, &velocities->tensor, curve), BAD,
+                      "first_step");
+        CHECK_REFUSED(cgrpo_trajectory_log_probs_vjp(sampler, steps[i], &latents->tensor, &velocities->tensor, curve,
+                                                     &gradients->tensor),
+                      BAD, "first_step");
+    }
+    /* T velocities from step 1 on would pass the end. */
+    CHECK_REFUSED(cgrpo_trajectory_log_probs(sampler, 1, &latents->tensor, &velocities->tensor, curve), BAD,
+                  "first_step|velocities");
+    for (int i = 0; i < 5; i++) {
+        CHECK_REFUSED(cgrpo_rollout(sampler, &trajectory, ends[i], &noise, zero_velocity, NULL), BAD, "end");
+        CHECK(trajectory.position == 0);
+    }
+    trajectory.position = 3;
+    CHECK_REFUSED(cgrpo_rollout(sampler, &trajectory, 3, &noise, zero_velocity, NULL), BAD, "end");
+    trajectory.position = T;
+    CHECK_REFUSED(cgrpo_rollout(sampler, &trajectory, T, &noise, zero_velocity, NULL), BAD, "position|end");
+    trajectory.position = -1;
+    CHECK_REFUSED(cgrpo_rollout(sampler, &trajectory, T, &noise, zero_velocity, NULL), BAD, "position");
+    trajectory.position = INT64_MIN;
+    CHECK_REFUSED(cgrpo_rollout(sampler, &trajectory, T, &noise, zero_velocity, NULL), BAD, "position");
+    CHECK_REFUSED(cgrpo_normal(1, NULL, -2, 1, &x->tensor), BAD, "step");
+    CHECK_REFUSED(cgrpo_normal(1, NULL, (int64_t)1 << 31, 1, &x->tensor), BAD, "step");
+    CHECK_REFUSED(cgrpo_normal(1, NULL, 0, -1, &x->tensor), BAD, "threads");
+    CHECK_REFUSED(cgrpo_normal(1, NULL, 0, 257, &x->tensor), BAD, "threads");
+    CHECK_REFUSED(cgrpo_relative_l1(&latents->tensor, -1, curve), BAD, "threads");
+    CHECK_REFUSED(cgrpo_relative_l1(&latents->tensor, 257, curve), BAD, "threads");
+}
+
+/* In each tensor of each call: the status, the tensor and the sample. */
+static void non_finite_numbers(void) {
+    static const float wrong[] = {NAN, INFINITY, -INFINITY};
+    for (int i = 0; i < 3; i++) {
+        float right;
+#define PUT_IN(a, index, call, words)                      \
+    right = ((float *)(a)->tensor.data)[index];            \
+    ((float *)(a)->tensor.data)[index] = wrong[i];         \
+    CHECK_REFUSED(call, NAN_IN, words);                    \
+    CHECK(strstr(cgrpo_last_error(), "sample 2") != NULL); \
+    ((float *)(a)->tensor.data)[index] = right
+        fresh();
+        gradients = array_new(CGRPO_F32, B, D, 0);
+        PUT_IN(x, 2 * D + 3, call_step(), "latents");
+        PUT_IN(v, 2 * D + 3, call_step(), "velocity|latents");
+        noise.given = &e->tensor;
+        PUT_IN(e, 2 * D + 3, call_step(), "noise|given|latents");
+        PUT_IN(x, 2 * D + 3, call_log_prob(), "latents|log-prob");
+        PUT_IN(v, 2 * D + 3, call_log_prob(), "velocity|latents|log-prob");
+        PUT_IN(next, 2 * D + 3, call_log_prob(), "latents|log-prob");
+        PUT_IN(x, 2 * D + 3, call_vjp(), "latents|log-prob");
+        PUT_IN(v, 2 * D + 3, call_vjp(), "velocity|latents|log-prob");
+        PUT_IN(next, 2 * D + 3, call_vjp(), "latents|log-prob");
+        fresh();
+        PUT_IN(latents, (2 * (T + 1) + 3) * D, call_trajectory_log_probs(), "latents|log-prob");
+        CHECK(strstr(cgrpo_last_error(), "step") != NULL);
+        PUT_IN(velocities, (2 * T + 3) * D, call_trajectory_log_probs(), "step 3");
+        PUT_IN(velocities, (2 * T + 3) * D, call_trajectory_vjp(), "step 3");
+        PUT_IN(latents, (2 * (T + 1) + 3) * D, call_relative_l1(), "latents");
+#undef PUT_IN
+        rolled = latents;
+        ((float *)latents->tensor.data)[2 * (T + 1) * D] = wrong[i];
+        CHECK_REFUSED(call_rollout(), NAN_IN, "sample 2");
+        CHECK(trajectory.position == 0);
+        fresh();
+        gradients = array_new(CGRPO_F32, B, D, 0);
+        grad[2] = wrong[i];
+        CHECK_REFUSED(call_vjp(), NAN_IN, "grad_log_prob");
+        fresh();
+        rewards[2] = wrong[i];
+        CHECK_REFUSED(cgrpo_advantages(rewards, B, NULL, grad), NAN_IN, "reward");
+        CHECK(strstr(cgrpo_last_error(), "2") != NULL);
+        curve[2 * S] = wrong[i];
+        CHECK_REFUSED(with_adaptive(NULL), NAN_IN, "relative_l1");
+        CHECK_REFUSED(cgrpo_chunk_weights(curve, B, S, sizes, K, weights), NAN_IN, "relative_l1");
+        log_probs[2 * S] = wrong[i];
+        CHECK_REFUSED(with_loss(NULL), NAN_IN, "log_probs");
+        log_probs[2 * S] = -1;
+        grad[2] = wrong[i];
+        CHECK_REFUSED(with_loss(NULL), NAN_IN, "advantages");
+    }
+    /* A ratio that is too large for a double. */
+    fresh();
+    for (int k = 0; k < S; k++) log_probs[k] = -1e6;
+    {
+        double others[B * S];
+        for (int k = 0; k < B * S; k++) others[k] = 1e6;
+        CHECK_REFUSED(cgrpo_chunk_loss(others, log_probs, grad, B, S, sizes, K, NULL, &loss, NULL, NULL, NULL), NAN_IN,
+                      "ratio");
+    }
+}
+
+static void counts_and_chunk_sizes(void) {
+    static const int64_t short_sum[2] = {2, 2}, long_sum[2] = {2, 4}, zero[2] = {0, 5}, negative[2] = {-1, 6},
+                         huge[2] = {INT64_MAX, INT64_MAX};
+    static const int64_t *const wrong[] = {short_sum, long_sum, zero, negative, huge};
+    static const int64_t counts[] = {0, -1, INT64_MIN};
+    int64_t plan[S], count;
+    fresh();
+    for (int i = 0; i < 5; i++) {
+        CHECK_REFUSED(cgrpo_chunk_weights(curve, B, S, wrong[i], K, weights), BAD, "sizes");
+        CHECK_REFUSED(cgrpo_chunk_loss(log_probs, log_probs, grad, B, S, wrong[i], K, NULL, &loss, NULL, NULL, NULL),
+                      BAD, "sizes");
+    }
+    for (int i = 0; i < 3; i++) {
+        int64_t n = counts[i];
+        CHECK_REFUSED(cgrpo_plan_fixed(n, 2, plan, S, &count), BAD, "steps");
+        CHECK_REFUSED(cgrpo_plan_fixed(S, n, plan, S, &count), BAD, "size");
+        CHECK_REFUSED(cgrpo_plan_fixed(S, 2, plan, n, &count), BAD, "capacity");
+        CHECK_REFUSED(cgrpo_plan_adaptive(curve, n, S, NULL, plan, S, &count), BAD, "batch");
+        CHECK_REFUSED(cgrpo_plan_adaptive(curve, B, n, NULL, plan, S, &count), BAD, "steps");
+        CHECK_REFUSED(cgrpo_plan_adaptive(curve, B, S, NULL, plan, n, &count), BAD, "capacity");
+        CHECK_REFUSED(cgrpo_chunk_weights(curve, n, S, sizes, K, weights), BAD, "batch");
+        CHECK_REFUSED(cgrpo_chunk_weights(curve, B, n, sizes, K, weights), BAD, "steps");
+        CHECK_REFUSED(cgrpo_chunk_weights(curve, B, S, sizes, n, weights), BAD, "chunk_count");
+        CHECK_REFUSED(cgrpo_chunk_select(n, K, NULL, selection), BAD, "batch");
+        CHECK_REFUSED(cgrpo_chunk_select(B, n, NULL, selection), BAD, "chunk_count");
+        CHECK_REFUSED(cgrpo_advantages(rewards, n, NULL, grad), BAD, "count");
+        CHECK_REFUSED(cgrpo_chunk_loss(log_probs, log_probs, grad, n, S, sizes, K, NULL, &loss, NULL, NULL, NULL), BAD,
+                      "batch");
+        CHECK_REFUSED(cgrpo_chunk_loss(log_probs, log_probs, grad, B, n, sizes, K, NULL, &loss, NULL, NULL, NULL), BAD,
+                      "steps");
+        CHECK_REFUSED(cgrpo_chunk_loss(log_probs, log_probs, grad, B, S, sizes, n, NULL, &loss, NULL, NULL, NULL), BAD,
+                      "chunk_count");
+    }
+    /* Products that overflow: found before anything is read. */
+    CHECK_REFUSED(cgrpo_plan_adaptive(curve, MANY, MANY, NULL, plan, S, &count), BAD, "batch|steps");
+    CHECK_REFUSED(cgrpo_plan_adaptive(curve, MANY, S, NULL, plan, S, &count), BAD, "batch|steps");
+    CHECK_REFUSED(cgrpo_chunk_weights(curve, MANY, S, sizes, K, weights), BAD, "batch|steps");
+    CHECK_REFUSED(cgrpo_chunk_select(MANY, MANY, NULL, selection), BAD, "batch|chunk_count");
+    CHECK_REFUSED(cgrpo_chunk_select(INT64_MAX, 2, NULL, selection), BAD, "batch|chunk_count");
+    CHECK_REFUSED(cgrpo_advantages(rewards, INT64_MAX, NULL, grad), BAD, "count");
+    CHECK_REFUSED(cgrpo_chunk_loss(log_probs, log_probs, grad, MANY, S, sizes, K, NULL, &loss, NULL, NULL, NULL), BAD,
+                  "batch|steps");
+    CHECK_REFUSED(cgrpo_chunk_loss(log_probs, log_probs, grad, B, MANY, sizes, K, NULL, &loss, NULL, NULL, NULL), BAD,
+                  "batch|steps|sizes");
+}
+
+static void objective_options(void) {
+    static const int64_t outside[1] = {K}, negative[1] = {-1}, twice[2] = {1, 1};
+    cgrpo_adaptive_options a;
+    cgrpo_select_options s;
+    cgrpo_advantage_options g;
+    cgrpo_chunk_loss_options l;
+    fresh();
+#define EXPECT(o, type, change, call, words) \
+    type##_init(&o, sizeof o);               \
+    change;                                  \
+    CHECK_REFUSED(call(&o), BAD, words)
+    EXPECT(a, cgrpo_adaptive_options, a.max_size = -1, with_adaptive, "max_size");
+    EXPECT(a, cgrpo_adaptive_options, a.min_size = -1, with_adaptive, "min_size");
+    EXPECT(a, cgrpo_adaptive_options, a.min_size = 8, with_adaptive, "min_size");
+    EXPECT(s, cgrpo_select_options, s.fraction = 0, with_select, "fraction");
+    EXPECT(s, cgrpo_select_options, s.fraction = -1, with_select, "fraction");
+    EXPECT(s, cgrpo_select_options, s.fraction = 1.01, with_select, "fraction");
+    EXPECT(s, cgrpo_select_options, s.fraction = NAN, with_select, "fraction");
+    EXPECT(s, cgrpo_select_options, s.fraction = 0.4, with_select, "fraction"); /* floor(2 x 0.4) = 0 chunks */
+    EXPECT(s, cgrpo_select_options, s.weighting = 0, with_select, "weighting");
+    EXPECT(s, cgrpo_select_options, s.weighting = 3, with_select, "weighting");
+    EXPECT(s, cgrpo_select_options, s.reserved = 1, with_select, "reserved");
+    EXPECT(s, cgrpo_select_options, s.fixed_count = -1, with_select, "fixed");
+    EXPECT(s, cgrpo_select_options, s.fixed_count = 1, with_select, "fixed");
+    EXPECT(s, cgrpo_select_options, s.fixed = outside, with_select, "fixed");
+    EXPECT(s, cgrpo_select_options, (s.fixed = outside, s.fixed_count = 1), with_select, "fixed");
+    EXPECT(s, cgrpo_select_options, (s.fixed = negative, s.fixed_count = 1), with_select, "fixed");
+    EXPECT(s, cgrpo_select_options, (s.fixed = twice, s.fixed_count = 2), with_select, "fixed|chunks");
+    EXPECT(s, cgrpo_select_options, (s.fixed = twice, s.fixed_count = INT64_MAX), with_select, "fixed");
+    EXPECT(s, cgrpo_select_options, (s.fixed = twice, s.fixed_count = 1, s.fraction = 0.5), with_select,
+           "fixed|fraction");
+    EXPECT(s, cgrpo_select_options, (s.fixed = twice, s.fixed_count = 1, s.weights = weights), with_select,
+           "fixed|weights");
+    weights[3] = -1;
+    EXPECT(s, cgrpo_select_options, (s.weights = weights, s.fraction = 0.5), with_select, "weights");
+    cgrpo_select_options_init(&s, sizeof s);
+    s.weights = weights, s.fraction = 0.5, s.weighting = CGRPO_WEIGHTS_SOFTMAX;
+    CHECK_OK(with_select(&s));
+    weights[3] = NAN;
+    CHECK(with_select(&s) == BAD || with_select(&s) == NAN_IN);
+    CHECK(strstr(cgrpo_last_error(), "weights") != NULL);
+    EXPECT(g, cgrpo_advantage_options, g.group_size = 3, with_advantage, "group_size"); /* 4 samples */
+    EXPECT(g, cgrpo_advantage_options, g.group_size = -1, with_advantage, "group_size");
+    EXPECT(g, cgrpo_advantage_options, g.group_size = 5, with_advantage, "group_size");
+    EXPECT(g, cgrpo_advantage_options, g.group_size = INT64_MAX, with_advantage, "group_size");
+    EXPECT(g, cgrpo_advantage_options, g.clamp = 0, with_advantage, "clamp");
+    EXPECT(g, cgrpo_advantage_options, g.clamp = NAN, with_advantage, "clamp");
+    EXPECT(g, cgrpo_advantage_options, g.epsilon = -1, with_advantage, "epsilon");
+    EXPECT(g, cgrpo_advantage_options, g.epsilon = NAN, with_advantage, "epsilon");
+    EXPECT(l, cgrpo_chunk_loss_options, l.clip_low = -1e-9, with_loss, "clip_low");
+    EXPECT(l, cgrpo_chunk_loss_options, l.clip_low = 1.1, with_loss, "clip_low");
+    EXPECT(l, cgrpo_chunk_loss_options, l.clip_low = NAN, with_loss, "clip_low");
+    EXPECT(l, cgrpo_chunk_loss_options, l.clip_high = -1, with_loss, "clip_high");
+    EXPECT(l, cgrpo_chunk_loss_options, l.clip_high = NAN, with_loss, "clip_high");
+    EXPECT(l, cgrpo_chunk_loss_options, l.kl = -1, with_loss, "kl");
+    EXPECT(l, cgrpo_chunk_loss_options, l.kl = NAN, with_loss, "kl");
+    memset(selection, 0, sizeof selection);
+    EXPECT(l, cgrpo_chunk_loss_options, l.selection = selection, with_loss, "selection"); /* nothing to train */
+#undef EXPECT
+}
+
+static void trainer_options(void) {
+    static const int64_t short_sum[2] = {2, 2}, half[1] = {8};
+    cgrpo_trainer *none = NULL;
+    cgrpo_trainer_options o;
+    CHECK_REFUSED(cgrpo_trainer_create(NULL, &none), BAD, "options|latent_size");
+    CHECK_REFUSED(cgrpo_trainer_create(&o, NULL), BAD, "trainer");
+#define EXPECT(change, words)                 \
+    cgrpo_trainer_options_init(&o, sizeof o); \
+    o.latent_size = 4, o.condition_size = 2;  \
+    change;                                   \
+    CHECK_REFUSED(cgrpo_trainer_create(&o, &none), BAD, words)
+#define BOUNDS(field, least, most)        \
+    EXPECT(o.field = (least)-1, #field);  \
+    EXPECT(o.field = -1, #field);         \
+    EXPECT(o.field = INT64_MIN, #field);  \
+    EXPECT(o.field = (most) + 1, #field); \
+    EXPECT(o.field = INT64_MAX, #field)
+    BOUNDS(latent_size, 1, 1048576);
+    BOUNDS(condition_size, 1, 65536);
+    BOUNDS(width, 1, 16384);
+    BOUNDS(blocks, 1, 256);
+    BOUNDS(embedding_size, 2, 16384);
+    EXPECT(o.embedding_size = 3, "embedding_size");
+    BOUNDS(steps, 2, 10000);
+    EXPECT(o.shift = 0, "shift");
+    EXPECT(o.shift = NAN, "shift");
+    EXPECT(o.dynamics = 0, "dynamics");
+    EXPECT(o.dynamics = 9, "dynamics");
+    EXPECT(o.dynamics = CGRPO_ODE, "dynamics|eta"); /* no density, nothing to train */
+    EXPECT(o.share_noise = 2, "share_noise");
+    EXPECT(o.eta = -1, "eta");
+    EXPECT(o.eta = 0, "eta");
+    EXPECT(o.eta = NAN, "eta");
+    EXPECT((o.chunk_sizes = short_sum, o.chunk_count = 2), "chunk_sizes");
+    EXPECT((o.chunk_sizes = half, o.chunk_count = 1), "chunk_sizes");
+    EXPECT((o.chunk_sizes = half, o.chunk_count = 0), "chunk_count|chunk_sizes");
+    EXPECT((o.chunk_sizes = half, o.chunk_count = -1), "chunk_count|chunk_sizes");
+    EXPECT((o.chunk_sizes = NULL, o.chunk_count = 1), "chunk_count|chunk_sizes");
+    EXPECT(o.group_size = 1, "group_size");
+    EXPECT(o.group_size = INT64_MIN, "group_size");
+    EXPECT(o.chunk_fraction = 0, "chunk_fraction");
+    EXPECT(o.chunk_fraction = 0.1, "chunk_fraction"); /* floor(4 x 0.1) = 0 chunks */
+    EXPECT(o.chunk_fraction = NAN, "chunk_fraction");
+    EXPECT(o.weighted_selection = 2, "weighted_selection");
+    EXPECT(o.threads = -1, "threads");
+    EXPECT(o.threads = 257, "threads");
+    EXPECT(o.advantage_clamp = 0, "advantage_clamp");
+    EXPECT(o.clip_low = -1, "clip_low");
+    EXPECT(o.clip_high = NAN, "clip_high");
+    EXPECT(o.kl = -1, "kl");
+    EXPECT(o.updates_per_rollout = 0, "updates_per_rollout");
+    EXPECT(o.learning_rate = -1, "learning_rate");
+    EXPECT(o.learning_rate = NAN, "learning_rate");
+    EXPECT(o.beta1 = 1, "beta1");
+    EXPECT(o.beta1 = -0.1, "beta1");
+    EXPECT(o.beta2 = NAN, "beta2");
+    EXPECT(o.adam_epsilon = -1, "adam_epsilon");
+    EXPECT(o.weight_decay = -1, "weight_decay");
+    EXPECT(o.max_grad_norm = 0, "max_grad_norm");
+    EXPECT(o.max_grad_norm = NAN, "max_grad_norm");
+    EXPECT(o.ema_decay = 1, "ema_decay");
+    EXPECT(o.ema_decay = -0.5, "ema_decay");
+#undef EXPECT
+#undef BOUNDS
+    CHECK(none == NULL);
+}
+
+static void trainer_calls(void) {
+    cgrpo_trainer *t = small_trainer(), *none = NULL;
+    array *c = array_filled(CGRPO_F32, B, 2, 0, 1), *narrow = array_filled(CGRPO_F32, B, 1, 0, 1);
+    array *doubles = array_filled(CGRPO_F64, B, 2, 0, 1), *other = array_filled(CGRPO_F32, B, D + 1, 0, 1);
+    cgrpo_pretrain_options p;
+    cgrpo_tensor *C, *X, *V;
+    int64_t count;
+    fresh();
+    C = &c->tensor, X = &x->tensor, V = &v->tensor;
+    CHECK_REFUSED(cgrpo_trainer_info(NULL, &count, &count), BAD, "trainer");
+    CHECK_REFUSED(cgrpo_trainer_pretrain(NULL, X, C, NULL, NULL, NULL), BAD, "trainer");
+    CHECK_REFUSED(cgrpo_trainer_pretrain(t, NULL, C, NULL, NULL, NULL), BAD, "images");
+    CHECK_REFUSED(cgrpo_trainer_pretrain(t, X, NULL, NULL, NULL, NULL), BAD, "conditions");
+    CHECK_REFUSED(cgrpo_trainer_pretrain(t, &other->tensor, C, NULL, NULL, NULL), BAD, "images");
+    CHECK_REFUSED(cgrpo_trainer_pretrain(t, X, &narrow->tensor, NULL, NULL, NULL), BAD, "conditions");
+    CHECK_REFUSED(cgrpo_trainer_pretrain(t, X, &doubles->tensor, NULL, NULL, NULL), TYPE, "conditions");
+#define EXPECT(change, words)                  \
+    cgrpo_pretrain_options_init(&p, sizeof p); \
+    change;                                    \
+    CHECK_REFUSED(cgrpo_trainer_pretrain(t, X, C, &p, NULL, NULL), BAD, words)
+    EXPECT(p.steps = 0, "steps");
+    EXPECT(p.steps = INT64_MIN, "steps");
+    EXPECT(p.batch_size = 0, "batch_size");
+    EXPECT(p.batch_size = INT64_MAX, "batch_size");
+    EXPECT(p.learning_rate = -1, "learning_rate");
+    EXPECT(p.learning_rate = NAN, "learning_rate");
+    EXPECT(p.ema_decay = 1, "ema_decay");
+#undef EXPECT
+    CHECK_REFUSED(cgrpo_trainer_iterate(NULL, C, first_pixel, NULL, NULL), BAD, "trainer");
+    CHECK_REFUSED(cgrpo_trainer_iterate(t, NULL, first_pixel, NULL, NULL), BAD, "conditions");
+    CHECK_REFUSED(cgrpo_trainer_iterate(t, C, NULL, NULL, NULL), BAD, "reward");
+    CHECK_REFUSED(cgrpo_trainer_iterate(t, &narrow->tensor, first_pixel, NULL, NULL), BAD, "conditions");
+    CHECK_REFUSED(cgrpo_trainer_iterate(t, &doubles->tensor, first_pixel, NULL, NULL), TYPE, "conditions");
+    CHECK_REFUSED(cgrpo_trainer_sample(NULL, C, CGRPO_TRAINED_WEIGHTS, 0, 1, X), BAD, "trainer");
+    CHECK_REFUSED(cgrpo_trainer_sample(t, NULL, CGRPO_TRAINED_WEIGHTS, 0, 1, X), BAD, "conditions");
+    CHECK_REFUSED(cgrpo_trainer_sample(t, C, CGRPO_TRAINED_WEIGHTS, 0, 1, NULL), BAD, "images");
+    CHECK_REFUSED(cgrpo_trainer_sample(t, C, CGRPO_TRAINED_WEIGHTS, 0, 1, &other->tensor), BAD, "images");
+    CHECK_REFUSED(cgrpo_trainer_sample(t, C, 0, 0, 1, X), BAD, "weights");
+    CHECK_REFUSED(cgrpo_trainer_sample(t, C, 3, 0, 1, X), BAD, "weights");
+    CHECK_REFUSED(cgrpo_trainer_sample(t, C, CGRPO_TRAINED_WEIGHTS, -1, 1, X), BAD, "eta");
+    CHECK_REFUSED(cgrpo_trainer_sample(t, C, CGRPO_TRAINED_WEIGHTS, NAN, 1, X), BAD, "eta");
+    CHECK_REFUSED(cgrpo_trainer_velocity(NULL, CGRPO_TRAINED_WEIGHTS, X, 0.5, C, V), BAD, "trainer");
+    CHECK_REFUSED(cgrpo_trainer_velocity(t, 0, X, 0.5, C, V), BAD, "weights");
+    CHECK_REFUSED(cgrpo_trainer_velocity(t, CGRPO_TRAINED_WEIGHTS, NULL, 0.5, C, V), BAD, "latents");
+    CHECK_REFUSED(cgrpo_trainer_velocity(t, CGRPO_TRAINED_WEIGHTS, X, 0.5, NULL, V), BAD, "conditions");
+    CHECK_REFUSED(cgrpo_trainer_velocity(t, CGRPO_TRAINED_WEIGHTS, X, 0.5, C, NULL), BAD, "velocity");
+    CHECK_REFUSED(cgrpo_trainer_velocity(t, CGRPO_TRAINED_WEIGHTS, X, NAN, C, V), BAD, "sigma");
+    CHECK_REFUSED(cgrpo_trainer_velocity(t, CGRPO_TRAINED_WEIGHTS, X, 1.5, C, V), BAD, "sigma");
+    CHECK_REFUSED(cgrpo_trainer_velocity(t, CGRPO_TRAINED_WEIGHTS, X, -0.5, C, V), BAD, "sigma");
+    CHECK_REFUSED(cgrpo_trainer_save(NULL, "x"), BAD, "trainer");
+    CHECK_REFUSED(cgrpo_trainer_save(t, NULL), BAD, "directory");
+    CHECK_REFUSED(cgrpo_trainer_load(NULL, &none), BAD, "directory");
+    CHECK_REFUSED(cgrpo_trainer_load("x", NULL), BAD, "trainer");
+    set(c, 3, NAN);
+    CHECK_REFUSED(cgrpo_trainer_iterate(t, C, first_pixel, NULL, NULL), NAN_IN, "conditions");
+    CHECK_REFUSED(cgrpo_trainer_pretrain(t, X, C, NULL, NULL, NULL), NAN_IN, "conditions");
+    CHECK_REFUSED(cgrpo_trainer_sample(t, C, CGRPO_TRAINED_WEIGHTS, 0, 1, X), NAN_IN, "conditions");
+    set(c, 3, 1), set(x, 7, INFINITY);
+    CHECK_REFUSED(cgrpo_trainer_pretrain(t, X, C, NULL, NULL, NULL), NAN_IN, "images");
+    CHECK_REFUSED(cgrpo_trainer_velocity(t, CGRPO_TRAINED_WEIGHTS, X, 0.5, C, V), NAN_IN, "latents");
+    CHECK(none == NULL);
+    cgrpo_trainer_destroy(t);
+}
+
+/* Counts that could be right, in a process that may not have the memory for them. */
+static void too_little_memory(void) {
+    int status = 0;
+    pid_t child;
+    fflush(stdout);
+    child = fork();
+    if (child == 0) {
+        struct rlimit limit;
+        cgrpo_trainer *none = NULL;
+        cgrpo_trainer_options o;
+        limit.rlim_cur = limit.rlim_max = (rlim_t)1 << 30;
+        setrlimit(RLIMIT_AS, &limit);
+        check_wrong = 0;
+        cgrpo_trainer_options_init(&o, sizeof o);
+        o.latent_size = 65536, o.condition_size = 4096, o.width = 16384, o.blocks = 200;
+        CHECK_REFUSED(cgrpo_trainer_create(&o, &none), CGRPO_OUT_OF_MEMORY, "memory");
+        CHECK(none == NULL);
+        fflush(stdout);
+        _exit(check_wrong != 0);
+    }
+    CHECK(child > 0 && waitpid(child, &status, 0) == child);
+    CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
+}
+
+int main(void) {
+    RUN(schedules);
+    RUN(extreme_shifts_give_a_schedule_or_a_sentence);
+    RUN(sampler_sigmas);
+    RUN(sampler_options);
+    RUN(struct_sizes);
+    RUN(tensors);
+    RUN(null_arguments);
+    RUN(steps_and_positions);
+    RUN(non_finite_numbers);
+    RUN(counts_and_chunk_sizes);
+    RUN(objective_options);
+    RUN(trainer_options);
+    RUN(trainer_calls);
+    RUN(too_little_memory);
+    return finish("bad_input");
+}

@@ -1,0 +1,272 @@
+/* Plans, weights, selection, advantages and the chunk objective: against the formulas of the header, computed here. */
+#include "arrays.h"
+
+enum { S = 16, B = 6, K = 4 };
+static const int64_t sizes[K] = {2, 3, 4, 7};
+
+static int64_t total(const int64_t *numbers, int64_t count) {
+    int64_t sum = 0;
+    for (int64_t i = 0; i < count; i++) sum += numbers[i];
+    return sum;
+}
+
+static void a_fixed_plan_ends_with_the_remainder(void) {
+    int64_t plan[S], count = 0;
+    CHECK_OK(cgrpo_plan_fixed(16, 5, plan, S, &count));
+    CHECK(count == 4 && plan[0] == 5 && plan[1] == 5 && plan[2] == 5 && plan[3] == 1);
+    CHECK_OK(cgrpo_plan_fixed(16, 4, plan, 4, &count));
+    CHECK(count == 4 && plan[3] == 4);
+    CHECK_OK(cgrpo_plan_fixed(16, 1, plan, S, &count));
+    CHECK(count == 16 && total(plan, count) == 16);
+    CHECK_OK(cgrpo_plan_fixed(16, 16, plan, 1, &count));
+    CHECK(count == 1 && plan[0] == 16);
+}
+
+static void a_plan_that_does_not_fit_is_refused_and_not_written(void) {
+    int64_t plan[3] = {-1, -1, -1}, count = -1;
+    CHECK_REFUSED(cgrpo_plan_fixed(16, 5, plan, 3, &count), CGRPO_INVALID_ARGUMENT, "capacity");
+    CHECK(plan[0] == -1 && plan[2] == -1 && count == -1);
+}
+
+static void an_adaptive_plan_follows_the_curve_within_its_bounds(void) {
+    static const double falls_then_rises[2 * S] = {9, 8, 7, 6, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15, 16,
+                                                   7, 6, 5, 4, 3, 4, 5, 6, 7, 8,  9,  10, 11, 12, 13, 14};
+    int64_t plan[S], count = 0;
+    double random[B * S];
+    cgrpo_adaptive_options options;
+    cgrpo_adaptive_options_init(&options, sizeof options);
+    options.max_size = 0;
+    CHECK_OK(cgrpo_plan_adaptive(falls_then_rises, 2, S, &options, plan, S, &count));
+    CHECK(count == 2 && total(plan, count) == S && (plan[0] == 4 || plan[0] == 5)); /* the turn belongs to either */
+    for (int64_t i = 0; i < B * S; i++) random[i] = 1 + scattered(77, (uint64_t)i);
+    for (options.max_size = 3; options.max_size < 8; options.max_size++) {
+        CHECK_OK(cgrpo_plan_adaptive(random, B, S, &options, plan, S, &count));
+        CHECK(total(plan, count) == S);
+        for (int64_t j = 0; j < count; j++) CHECK(plan[j] >= 1 && plan[j] <= options.max_size);
+    }
+}
+
+static void weights_are_means_over_chunks(void) {
+    double curve[B * S], weights[B * K];
+    for (int64_t i = 0; i < B * S; i++) curve[i] = 1 + scattered(8, (uint64_t)i);
+    CHECK_OK(cgrpo_chunk_weights(curve, B, S, sizes, K, weights));
+    for (int64_t row = 0; row < B; row++)
+        for (int64_t j = 0, step = 0; j < K; step += sizes[j], j++) {
+            double sum = 0;
+            for (int64_t k = step; k < step + sizes[j]; k++) sum += curve[row * S + k];
+            CHECK_NEAR(weights[row * K + j], sum / (double)sizes[j] + 1e-8, 1e-14);
+        }
+}
+
+static void every_sample_trains_its_fraction(void) {
+    enum { N = 4000 };
+    static uint8_t selection[N * K], again[N * K];
+    static uint64_t ids[N];
+    static double weights[N * K];
+    int64_t count[K] = {0, 0, 0, 0};
+    cgrpo_select_options options;
+    cgrpo_select_options_init(&options, sizeof options);
+    CHECK_OK(cgrpo_chunk_select(N, K, NULL, selection));
+    for (int64_t i = 0; i < N * K; i++) CHECK(selection[i] == 1);
+    options.fraction = 0.5;
+    options.seed = 3;
+    CHECK_OK(cgrpo_chunk_select(N, K, &options, selection));
+    for (int64_t row = 0; row < N; row++) {
+        int chosen = 0;
+        for (int64_t j = 0; j < K; j++) chosen += selection[row * K + j], count[j] += selection[row * K + j];
+        CHECK(chosen == 2);
+    }
+    for (int64_t j = 0; j < K; j++) CHECK_NEAR((double)count[j] / N, 0.5, 5 * 0.5 / sqrt(N));
+    /* The same for a batch in two parts, by their ids. */
+    for (int64_t i = 0; i < N; i++) ids[i] = (uint64_t)i;
+    options.sample_ids = ids;
+    CHECK_OK(cgrpo_chunk_select(1000, K, &options, again));
+    options.sample_ids = ids + 1000;
+    CHECK_OK(cgrpo_chunk_select(N - 1000, K, &options, again + 1000 * K));
+    CHECK_SAME_BITS(selection, again, sizeof selection);
+    options.sample_ids = NULL;
+    /* One chunk a sample, by weight: 1 : 2 : 0 : 5. */
+    for (int64_t i = 0; i < N; i++) weights[i * K] = 1, weights[i * K + 1] = 2, weights[i * K + 3] = 5;
+    options.weights = weights;
+    options.fraction = 0.25;
+    CHECK_OK(cgrpo_chunk_select(N, K, &options, selection));
+    memset(count, 0, sizeof count);
+    for (int64_t i = 0; i < N * K; i++) count[i % K] += selection[i];
+    for (int64_t j = 0; j < K; j++) {
+        double p = weights[j] / 8;
+        CHECK_NEAR((double)count[j] / N, p, 5 * sqrt(p * (1 - p) / N));
+    }
+    /* Softmax of the same weights. */
+    options.weighting = CGRPO_WEIGHTS_SOFTMAX;
+    CHECK_OK(cgrpo_chunk_select(N, K, &options, selection));
+    memset(count, 0, sizeof count);
+    for (int64_t i = 0; i < N * K; i++) count[i % K] += selection[i];
+    for (int64_t j = 0; j < K; j++) {
+        double p = exp(weights[j]) / (exp(1) + exp(2) + exp(0) + exp(5));
+        CHECK_NEAR((double)count[j] / N, p, 5 * sqrt(p * (1 - p) / N));
+    }
+}
+
+static void a_fixed_selection_is_the_same_for_all(void) {
+    static const int64_t fixed[] = {3, 1};
+    uint8_t selection[B * K];
+    cgrpo_select_options options;
+    cgrpo_select_options_init(&options, sizeof options);
+    options.fixed = fixed;
+    options.fixed_count = 2;
+    CHECK_OK(cgrpo_chunk_select(B, K, &options, selection));
+    for (int64_t i = 0; i < B * K; i++) CHECK(selection[i] == (i % K == 1 || i % K == 3));
+}
+
+static void advantages_are_normalised_within_groups(void) {
+    static const double rewards[] = {1, 2, 4, /**/ 5, 5, 5, /**/ 0, 0, 1000};
+    double advantages[9];
+    cgrpo_advantage_options options;
+    cgrpo_advantage_options_init(&options, sizeof options);
+    options.group_size = 3;
+    options.clamp = 1;
+    CHECK_OK(cgrpo_advantages(rewards, 9, &options, advantages));
+    for (int64_t g = 0; g < 9; g += 3) {
+        double mean = (rewards[g] + rewards[g + 1] + rewards[g + 2]) / 3, squares = 0;
+        for (int64_t i = g; i < g + 3; i++) squares += pow(rewards[i] - mean, 2);
+        for (int64_t i = g; i < g + 3; i++) {
+            double expected = (rewards[i] - mean) / (sqrt(squares / 2) + 1e-8);
+            CHECK_NEAR(advantages[i], expected > 1 ? 1 : expected < -1 ? -1 : expected, 1e-13);
+        }
+    }
+    for (int64_t i = 3; i < 6; i++) CHECK(advantages[i] == 0);
+    options.group_size = 1;
+    CHECK_OK(cgrpo_advantages(rewards, 9, &options, advantages));
+    for (int64_t i = 0; i < 9; i++) CHECK(advantages[i] == 0);
+    memcpy(advantages, rewards, sizeof advantages);
+    CHECK_OK(cgrpo_advantages(advantages, 9, NULL, advantages)); /* in place; one group by default */
+    CHECK(advantages[8] > 2 && advantages[0] < 0);
+}
+
+/* A batch off the policy, with every case of the clip in it. */
+typedef struct batch {
+    double new_log_probs[B * S], old_log_probs[B * S], advantages[B];
+    uint8_t selection[B * K];
+    cgrpo_chunk_loss_options options;
+} batch;
+
+static batch *batch_new(void) {
+    batch *b = (batch *)calloc(1, sizeof *b);
+    for (int64_t i = 0; i < B * S; i++) {
+        b->old_log_probs[i] = -1.5 + 0.2 * scattered(1, (uint64_t)i);
+        b->new_log_probs[i] = b->old_log_probs[i] + 0.6 * scattered(2, (uint64_t)i);
+    }
+    for (int64_t i = 0; i < B; i++) b->advantages[i] = i % 2 ? 1.5 : -0.75;
+    for (int64_t i = 0; i < B * K; i++) b->selection[i] = (uint8_t)(i % 5 ? i + 1 : 0); /* non-zero = train */
+    cgrpo_chunk_loss_options_init(&b->options, sizeof b->options);
+    b->options.clip_low = 0.05;
+    b->options.clip_high = 0.1;
+    b->options.kl = 0.04;
+    b->options.selection = b->selection;
+    return b;
+}
+
+static double loss_of(const batch *b) {
+    double loss = NAN;
+    CHECK_OK(cgrpo_chunk_loss(b->new_log_probs, b->old_log_probs, b->advantages, B, S, sizes, K, &b->options, &loss,
+                              NULL, NULL, NULL));
+    return loss;
+}
+
+static void loss_ratios_and_statistics_are_their_formulas(void) {
+    batch *b = batch_new();
+    double loss, ratios[B * K], sum = 0, kl = 0, first = 0, second = 0, low = 0, high = 0, least = INFINITY, most = 0;
+    int64_t n = 0;
+    cgrpo_chunk_stats stats;
+    stats.struct_size = sizeof stats;
+    CHECK_OK(cgrpo_chunk_loss(b->new_log_probs, b->old_log_probs, b->advantages, B, S, sizes, K, &b->options, &loss,
+                              NULL, ratios, &stats));
+    for (int64_t row = 0; row < B; row++)
+        for (int64_t j = 0, step = 0; j < K; step += sizes[j], j++) {
+            double l_new = 0, l_old = 0, a = b->advantages[row], rho, clipped, delta;
+            for (int64_t k = row * S + step; k < row * S + step + sizes[j]; k++)
+                l_new += b->new_log_probs[k] / (double)sizes[j], l_old += b->old_log_probs[k] / (double)sizes[j];
+            delta = l_old - l_new;
+            rho = exp(-delta);
+            CHECK_NEAR(ratios[row * K + j], rho, 1e-14);
+            if (b->selection[row * K + j] == 0) continue;
+            clipped = fmin(fmax(rho, 1 - b->options.clip_low), 1 + b->options.clip_high);
+            n++;
+            sum += fmax(-a * rho, -a * clipped) + b->options.kl * (exp(delta) - 1 - delta);
+            kl += exp(delta) - 1 - delta;
+            first += rho, second += rho * rho;
+            least = fmin(least, rho), most = fmax(most, rho);
+            low += a < 0 && rho < 1 - b->options.clip_low;
+            high += a > 0 && rho > 1 + b->options.clip_high;
+        }
+    CHECK_NEAR(loss, sum / (double)n, 1e-14);
+    CHECK(stats.struct_size == sizeof stats && stats.selected == n);
+    CHECK_NEAR(stats.ratio_mean, first / (double)n, 1e-14);
+    CHECK_NEAR(stats.ratio_std, sqrt(second / (double)n - pow(first / (double)n, 2)), 1e-8);
+    CHECK_NEAR(stats.ratio_min, least, 1e-14);
+    CHECK_NEAR(stats.ratio_max, most, 1e-14);
+    CHECK(low > 0 && high > 0);
+    CHECK_NEAR(stats.clip_fraction_low, low / (double)n, 1e-14);
+    CHECK_NEAR(stats.clip_fraction_high, high / (double)n, 1e-14);
+    CHECK_NEAR(stats.approximate_kl, kl / (double)n, 1e-14);
+    CHECK_NEAR(stats.effective_sample_size, first * first / ((double)n * second), 1e-13);
+}
+
+static void loss_gradient_agrees_with_finite_differences(void) {
+    batch *b = batch_new();
+    const double h = 1e-6;
+    double loss, grad[B * S];
+    CHECK_OK(cgrpo_chunk_loss(b->new_log_probs, b->old_log_probs, b->advantages, B, S, sizes, K, &b->options, &loss,
+                              grad, NULL, NULL));
+    CHECK_NEAR(loss_of(b), loss, 0);
+    for (int64_t i = 0; i < B * S; i++) {
+        double middle = b->new_log_probs[i], up, down;
+        b->new_log_probs[i] = middle + h;
+        up = loss_of(b);
+        b->new_log_probs[i] = middle - h;
+        down = loss_of(b);
+        b->new_log_probs[i] = middle;
+        CHECK_NEAR(grad[i], (up - down) / (2 * h), 1e-8);
+    }
+}
+
+static void step_level_grpo_is_chunks_of_one(void) {
+    batch *b = batch_new();
+    int64_t ones[S], count;
+    double loss, ratios[B * S];
+    CHECK_OK(cgrpo_plan_fixed(S, 1, ones, S, &count));
+    b->options.selection = NULL;
+    CHECK_OK(cgrpo_chunk_loss(b->new_log_probs, b->old_log_probs, b->advantages, B, S, ones, count, &b->options, &loss,
+                              NULL, ratios, NULL));
+    for (int64_t i = 0; i < B * S; i++) CHECK_NEAR(ratios[i], exp(b->new_log_probs[i] - b->old_log_probs[i]), 1e-14);
+}
+
+static void on_policy_the_ratio_is_exactly_one(void) {
+    batch *b = batch_new();
+    double loss, grad[B * S], ratios[B * K], mean = 0;
+    cgrpo_chunk_stats stats;
+    stats.struct_size = sizeof stats;
+    b->options.selection = NULL;
+    CHECK_OK(cgrpo_chunk_loss(b->old_log_probs, b->old_log_probs, b->advantages, B, S, sizes, K, &b->options, &loss,
+                              grad, ratios, &stats));
+    for (int64_t i = 0; i < B * K; i++) CHECK(ratios[i] == 1);
+    for (int64_t i = 0; i < B; i++) mean += b->advantages[i] / B;
+    CHECK_NEAR(loss, -mean, 1e-15);
+    CHECK(stats.effective_sample_size == 1 && stats.approximate_kl == 0 && stats.ratio_std == 0);
+    for (int64_t row = 0; row < B; row++) CHECK_NEAR(grad[row * S + 15], -b->advantages[row] / (B * K) / 7, 1e-15);
+}
+
+int main(void) {
+    RUN(a_fixed_plan_ends_with_the_remainder);
+    RUN(a_plan_that_does_not_fit_is_refused_and_not_written);
+    RUN(an_adaptive_plan_follows_the_curve_within_its_bounds);
+    RUN(weights_are_means_over_chunks);
+    RUN(every_sample_trains_its_fraction);
+    RUN(a_fixed_selection_is_the_same_for_all);
+    RUN(advantages_are_normalised_within_groups);
+    RUN(loss_ratios_and_statistics_are_their_formulas);
+    RUN(loss_gradient_agrees_with_finite_differences);
+    RUN(step_level_grpo_is_chunks_of_one);
+    RUN(on_policy_the_ratio_is_exactly_one);
+    return finish("objective");
+}
