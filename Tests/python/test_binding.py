@@ -1,0 +1,180 @@
+"""The ctypes declarations against the header, and how the library is found."""
+
+from __future__ import annotations
+
+import ctypes
+import os
+import re
+import shutil
+import subprocess
+import sys
+
+import pytest
+
+import chunkgrpo as cg
+from chunkgrpo import _abi
+from conftest import ROOT
+
+HEADER = ROOT / "include" / "chunkgrpo.h"
+STRUCTS = {
+    "cgrpo_" + re.sub(r"(?<!^)(?=[A-Z])", "_", name).lower(): struct
+    for name, struct in vars(_abi).items()
+    if isinstance(struct, type) and issubclass(struct, ctypes.Structure)
+}
+
+
+def declarations():
+    """{function: parameters} of the header."""
+    text = re.sub(r"/\*.*?\*/", "", HEADER.read_text(), flags=re.S)
+    found = re.findall(r"^[\w ]+?[ *](cgrpo_\w+)\(([^;]*?)\);", text, flags=re.M | re.S)
+    return {name: [] if args.strip() == "void" else args.split(",") for name, args in found}
+
+
+def test_every_function_of_the_header_is_declared_with_its_number_of_parameters():
+    header = {name: len(parameters) for name, parameters in declarations().items()}
+    here = {name: len(argtypes) for name, (_, argtypes) in _abi._FUNCTIONS.items()}
+    assert header == here
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+def test_structs_are_laid_out_as_in_the_header(tmp_path):
+    lines = []
+    for name, struct in STRUCTS.items():
+        lines.append(f'printf("{name} %zu\\n", sizeof({name}));')
+        for field, _ in struct._fields_:
+            member = f"(({name} *)0)->{field}"
+            lines.append(f'printf("{name}.{field} %zu %zu\\n", offsetof({name}, {field}), sizeof({member}));')
+    source = tmp_path / "layout.c"
+    source.write_text(f'#include <stdio.h>\n#include "{HEADER}"\nint main(void) {{\n' + "\n".join(lines) + "\n}\n")
+    subprocess.run(["cc", "-o", tmp_path / "layout", source], check=True)
+    header = subprocess.run([tmp_path / "layout"], check=True, capture_output=True, text=True).stdout.split("\n")[:-1]
+    here = []
+    for name, struct in STRUCTS.items():
+        here.append(f"{name} {ctypes.sizeof(struct)}")
+        for field, _ in struct._fields_:
+            place = getattr(struct, field)
+            here.append(f"{name}.{field} {place.offset} {place.size}")
+    assert header == here and len(STRUCTS) >= 11
+
+
+def test_numbers_are_those_of_the_header():
+    header = dict(re.findall(r"(CGRPO_\w+) = (\d+)", HEADER.read_text()))
+    expected = {
+        **{f"DYNAMICS:{key}": value for key, value in _abi.DYNAMICS.items()},
+        **{f"LOG_PROB_FORM:{key}": value for key, value in _abi.LOG_PROB_FORM.items()},
+    }
+    assert expected == {
+        "DYNAMICS:flow_sde": int(header["CGRPO_FLOW_SDE"]),
+        "DYNAMICS:dance_sde": int(header["CGRPO_DANCE_SDE"]),
+        "DYNAMICS:cps": int(header["CGRPO_CPS"]),
+        "DYNAMICS:ode": int(header["CGRPO_ODE"]),
+        "LOG_PROB_FORM:gaussian": int(header["CGRPO_LOG_PROB_GAUSSIAN"]),
+        "LOG_PROB_FORM:squared_error": int(header["CGRPO_LOG_PROB_SQUARED_ERROR"]),
+    }
+    assert _abi.LAST_STEP == {
+        "as_others": int(header["CGRPO_LAST_STEP_AS_OTHERS"]),
+        "ode": int(header["CGRPO_LAST_STEP_ODE"]),
+    }
+    assert _abi.WEIGHTING == {
+        "normalised": int(header["CGRPO_WEIGHTS_NORMALISED"]),
+        "softmax": int(header["CGRPO_WEIGHTS_SOFTMAX"]),
+    }
+    assert _abi.WEIGHTS == {
+        "trained": int(header["CGRPO_TRAINED_WEIGHTS"]),
+        "averaged": int(header["CGRPO_AVERAGED_WEIGHTS"]),
+    }
+    for name in ("OK", "INVALID_ARGUMENT", "WRONG_TYPE", "NON_FINITE", "OUT_OF_MEMORY", "CALLBACK_FAILED", "IO_ERROR"):
+        number = getattr(_abi, name)
+        assert number == int(header["CGRPO_" + name])
+        assert _abi.lib.cgrpo_status_name(number) == f"CGRPO_{name}".encode()
+    assert (_abi.F32, _abi.F64, _abi.BF16, _abi.F16) == tuple(
+        int(header["CGRPO_" + name]) for name in ("F32", "F64", "BF16", "F16")
+    )
+
+
+def test_everything_public_has_a_docstring():
+    for name in cg.__all__:
+        thing = getattr(cg, name)
+        if name != "__version__":
+            assert thing.__doc__ and not thing.__doc__.startswith(f"{name}("), name
+            for key, member in vars(thing).items() if isinstance(thing, type) else ():
+                if callable(getattr(thing, key, None)) and not key.startswith("_"):
+                    assert member.__doc__ or getattr(member, "__func__", member).__doc__, f"{name}.{key}"
+
+
+def test_the_version_is_that_of_the_package():
+    project = (ROOT / "bindings/python/pyproject.toml").read_text()
+    assert f'version = "{cg.__version__}"' in project
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Finding the library
+
+
+def run(code, package, **environment):
+    env = {**os.environ, "PYTHONPATH": str(package), **environment}
+    env = {key: value for key, value in env.items() if value}
+    return subprocess.run([sys.executable, "-c", code], capture_output=True, text=True, env=env, cwd="/")
+
+
+@pytest.fixture
+def alone(tmp_path):
+    """The package, copied away from the tree and its build."""
+    shutil.copytree(ROOT / "bindings/python/chunkgrpo", tmp_path / "a/b/c/chunkgrpo")
+    return tmp_path / "a/b/c"
+
+
+LIBRARY = _abi.lib._name
+
+
+def test_the_library_is_found_by_its_environment_variable(alone):
+    done = run("import chunkgrpo; print(chunkgrpo._abi.lib._name)", alone, CHUNKGRPO_LIBRARY=LIBRARY)
+    assert done.stdout.strip() == LIBRARY
+
+
+def test_the_library_is_found_beside_the_package(alone):
+    shutil.copy(LIBRARY, alone / "chunkgrpo" / _abi._NAME)
+    done = run("import chunkgrpo; print(chunkgrpo._abi.lib._name)", alone, CHUNKGRPO_LIBRARY="")
+    assert done.stdout.strip() == str(alone / "chunkgrpo" / _abi._NAME)
+
+
+def test_a_missing_library_is_an_import_error_that_says_what_was_tried(alone):
+    done = run("import chunkgrpo", alone, CHUNKGRPO_LIBRARY="")
+    assert done.returncode == 1 and "ImportError" in done.stderr
+    for words in (str(alone / "chunkgrpo" / _abi._NAME), "build/lib", "make lib", "CHUNKGRPO_LIBRARY"):
+        assert words in done.stderr
+
+
+@pytest.mark.parametrize(
+    "make, words",
+    [
+        (lambda path: None, "no such file"),
+        (lambda path: path.write_text("no library"), "invalid ELF header|file too short"),
+    ],
+    ids=["missing", "broken"],
+)
+def test_a_chosen_library_that_cannot_be_loaded_is_not_replaced_by_another(tmp_path, make, words):
+    path = tmp_path / "lib.so"
+    make(path)
+    done = run("import chunkgrpo", ROOT / "bindings/python", CHUNKGRPO_LIBRARY=str(path))
+    assert done.returncode == 1 and "ImportError" in done.stderr
+    assert str(path) in done.stderr and re.search(words, done.stderr)
+
+
+@pytest.mark.skipif(shutil.which("cc") is None, reason="needs a C compiler")
+def test_a_library_of_another_interface_is_refused(tmp_path):
+    source = tmp_path / "other.c"
+    source.write_text("unsigned cgrpo_abi_version(void) { return 2; }\n")
+    subprocess.run(["cc", "-shared", "-fPIC", "-o", tmp_path / "other.so", source], check=True)
+    done = run("import chunkgrpo", ROOT / "bindings/python", CHUNKGRPO_LIBRARY=str(tmp_path / "other.so"))
+    assert "ImportError" in done.stderr and "version 2 of the binary interface" in done.stderr
+
+
+def test_nothing_but_numpy_is_imported():
+    done = run(
+        "import sys, numpy; before = set(sys.modules); import chunkgrpo; new = set(sys.modules) - before;"
+        "installed = [m for m in new if 'site-packages' in str(getattr(sys.modules[m], '__file__', ''))];"
+        "print({m.split('.')[0] for m in installed} - {'numpy'})",
+        ROOT / "bindings/python",
+    )
+    assert done.stdout.strip() == "set()"

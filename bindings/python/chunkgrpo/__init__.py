@@ -1,0 +1,85 @@
+"""Chunk-GRPO (arXiv 2510.21583) for flow-matching models: numpy in, numpy out.
+
+You own the model. This package owns what lies between the velocity that the model returns and the gradient that it gets
+back. One training iteration, in the order in which you meet it:
+
+    import numpy as np, chunkgrpo as cg
+
+    # 1. Where sigma falls from 1 (noise) to 0 (image), and how a step is taken: x' = a x + b v + s e.
+    schedule = cg.Schedule.shifted(steps=17, shift=3.0)
+    sampler = cg.Sampler(schedule, dynamics="flow_sde", eta=0.7)
+
+    # 2. Rollouts: `velocity(x, sigma, step)` is your model. 12 samples a prompt start from the same noise.
+    x_init = cg.initial_noise((24, 16, 64, 64), seed=7, group_size=12)
+    traj = sampler.rollout(velocity, x_init, seed=7)
+
+    # 3. Rewards become advantages within each prompt's group.
+    adv = cg.advantages(reward(traj.images), group_size=12)
+
+    # 4. Chunks: steps that are judged together. Train half of them, drawn by how much they move the latents.
+    plan = cg.ChunkPlan([2, 3, 4, 7])
+    chosen = plan.select(batch=24, fraction=0.5, weights=plan.weights(traj.relative_l1), seed=7)
+
+    # 5. The policy that is trained, at the latents that were sampled; loss and gradient.
+    sigmas = schedule.sigmas.tolist()
+    new_v = np.stack([velocity(traj.latents[:, k], sigmas[k], k) for k in range(plan.steps)], axis=1)
+    new_logp = sampler.log_probs(traj.latents, new_v)
+    out = cg.chunk_loss(new_logp, traj.log_probs, adv, plan, selection=chosen)
+    grad_v = sampler.log_probs_vjp(traj.latents, new_v, out.grad_log_probs)     # into your model's backward pass
+
+`Trainer` is the same with a small network of the library's own, for when you have no model at hand.
+
+Arrays. B samples, T sampling steps, S = T - 1 trained steps (the last one is left out), K chunks. Latents are
+(B, ...) of float32, float64, float16 or bfloat16 (ml_dtypes'); they are not copied where the sizes after the batch are
+contiguous. Log-probabilities, advantages and losses are float64. What a call returns is always fresh.
+
+Seeds. The library's noise is a function of (seed, sample id, step, element) alone: the same bits for any batch split,
+thread count or machine. Give each sample of a training run its own id.
+
+Errors. Every class is an `Error` and the built-in one that you expect: InvalidArgument is a ValueError, WrongType a
+TypeError, and so on. What a callback raises comes out of the call that ran it. An error leaves everything as it was.
+"""
+
+from . import _abi
+from .chunks import ChunkPlan
+from .errors import (
+    CallbackFailed,
+    Error,
+    InvalidArgument,
+    IOFailure,
+    NonFinite,
+    OutOfMemory,
+    WrongType,
+)
+from .noise import initial_noise, normal
+from .objective import ChunkLoss, ChunkStats, advantages, chunk_loss
+from .sampler import Sampler
+from .schedule import Schedule
+from .training import IterationReport, Trainer
+from .trajectory import Trajectory, relative_l1
+
+__version__: str = _abi.lib.cgrpo_version().decode()
+
+__all__ = [
+    "CallbackFailed",
+    "ChunkLoss",
+    "ChunkPlan",
+    "ChunkStats",
+    "Error",
+    "IOFailure",
+    "InvalidArgument",
+    "IterationReport",
+    "NonFinite",
+    "OutOfMemory",
+    "Sampler",
+    "Schedule",
+    "Trainer",
+    "Trajectory",
+    "WrongType",
+    "__version__",
+    "advantages",
+    "chunk_loss",
+    "initial_noise",
+    "normal",
+    "relative_l1",
+]

@@ -1,0 +1,179 @@
+"""Chunks: trained steps that are judged together, and which of them to train."""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any, Optional
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from . import _abi, _arrays
+from .errors import InvalidArgument, WrongType, check
+
+
+class ChunkPlan:
+    """Contiguous chunks over the S = T - 1 trained steps, from step 0 on.
+
+    sizes: steps in each chunk, each >= 1. GCPO's for T = 17 are 2, 3, 4, 7. Sizes of 1 are step-level GRPO; one chunk
+    of S is GSPO's sequence ratio.
+    """
+
+    def __init__(self, sizes: ArrayLike) -> None:
+        values = _arrays.int64s(sizes, "sizes")
+        if values.size == 0:
+            raise InvalidArgument("sizes is empty; a plan has at least one chunk")
+        if values.min() < 1:
+            raise InvalidArgument(f"sizes holds {values.min()}; a chunk has at least one step")
+        if sum(map(int, values)) > 2**63 - 1:
+            raise InvalidArgument("sizes has a sum beyond 64 bits")
+        values.flags.writeable = False
+        self._sizes = values
+
+    @classmethod
+    def fixed(cls, steps: int, size: int) -> ChunkPlan:
+        """Chunks of `size` steps and, where it does not divide `steps`, a last one with the remainder."""
+        steps, size = _arrays.integer(steps, "steps"), _arrays.integer(size, "size")
+        out = _arrays.empty((max(1, min(steps, 1_000_000)),), np.int64)
+        count = ctypes.c_int64()
+        check(_abi.lib.cgrpo_plan_fixed(steps, size, out, len(out), ctypes.byref(count)))
+        return cls(out[: count.value])
+
+    @classmethod
+    def adaptive(cls, relative_l1: ArrayLike, max_size: int = 7, min_size: int = 2) -> ChunkPlan:
+        """Boundaries from the temporal dynamics (arXiv 2510.21583): consecutive steps whose relative L1, averaged over
+        the batch, moves in the same direction form a chunk.
+
+        relative_l1  (B, S)
+        max_size     a longer run is halved until it fits; 0 = no bound
+        min_size     a shorter run joins a neighbour, as far as max_size allows
+        """
+        curve = _arrays.double_matrix(relative_l1, "relative_l1")
+        options = _abi.new(_abi.AdaptiveOptions)
+        options.max_size = _arrays.integer(max_size, "max_size")
+        options.min_size = _arrays.integer(min_size, "min_size")
+        out = np.empty(max(1, curve.shape[1]), np.int64)
+        count = ctypes.c_int64()
+        check(
+            _abi.lib.cgrpo_plan_adaptive(curve, *curve.shape, ctypes.byref(options), out, len(out), ctypes.byref(count))
+        )
+        return cls(out[: count.value])
+
+    @property
+    def sizes(self) -> NDArray[np.int64]:
+        """(K,) int64, read-only."""
+        return self._sizes
+
+    @property
+    def steps(self) -> int:
+        """S, the number of trained steps."""
+        return int(self._sizes.sum())
+
+    @property
+    def boundaries(self) -> NDArray[np.int64]:
+        """(K + 1,) int64: chunk j has the steps boundaries[j] ... boundaries[j + 1] - 1."""
+        return np.concatenate([[0], np.cumsum(self._sizes)]).astype(np.int64)
+
+    @property
+    def slices(self) -> list[slice]:
+        """One a chunk, to index steps with."""
+        edges = self.boundaries.tolist()
+        return [slice(first, end) for first, end in zip(edges, edges[1:])]
+
+    @property
+    def step_weights(self) -> NDArray[np.float64]:
+        """(S,) float64: 1/(K |C_j|) for each step of chunk j. A plan is also a weighting of steps, with sum 1: at the
+        sampling policy it is each step's share of the gradient when every chunk is trained."""
+        return np.repeat(1 / (len(self) * self._sizes), self._sizes)
+
+    def weights(self, relative_l1: ArrayLike) -> NDArray[np.float64]:
+        """(B, K) float64: mean of relative_l1 (B, S) over each chunk, plus 1e-8."""
+        curve = _arrays.double_matrix(relative_l1, "relative_l1")
+        out = np.empty((len(curve), len(self)))
+        check(_abi.lib.cgrpo_chunk_weights(curve, *curve.shape, self._sizes, len(self), out))
+        return out
+
+    def select(
+        self,
+        batch: int,
+        fraction: float = 1.0,
+        weights: Optional[ArrayLike] = None,
+        weighting: str = "normalised",
+        chunks: Optional[ArrayLike] = None,
+        seed: int = 0,
+        sample_ids: Optional[ArrayLike] = None,
+    ) -> NDArray[np.bool_]:
+        """Which chunks of which sample to train: (B, K) bool. The same for any batch split.
+
+        batch       B
+        fraction    in (0, 1]: floor(K fraction) chunks of each sample are drawn, without replacement
+        weights     None = uniformly; (B, K), or (K,) for all samples, such as `weights(relative_l1)`
+        weighting   "normalised": p = w / sum w; "softmax": p = exp w / sum exp w
+        chunks      the chunks to train in every sample, instead of drawing
+        seed        0 ... 2^64 - 1
+        sample_ids  (B,) integers; None = 0 ... B - 1
+        """
+        batch, count = _arrays.integer(batch, "batch", 1), len(self)
+        selection = _arrays.empty((batch, count), np.uint8)
+        options = _abi.new(_abi.SelectOptions)
+        options.fraction = _arrays.real(fraction, "fraction")
+        options.weighting = _arrays.choice(weighting, _abi.WEIGHTING, "weighting")
+        options.seed = _arrays.seed_number(seed)
+        _arrays.point(options, "sample_ids", _arrays.sample_ids(sample_ids, batch))
+        if weights is not None:
+            values = _arrays.doubles(weights, "weights")
+            if values.shape == (count,):
+                values = np.tile(values, (batch, 1))
+            _arrays.point(options, "weights", _arrays.doubles(values, "weights", (batch, count)))
+        if chunks is not None:
+            fixed = _arrays.int64s(chunks, "chunks")
+            _arrays.point(options, "fixed", fixed)
+            options.fixed_count = len(fixed)
+        check(_abi.lib.cgrpo_chunk_select(batch, count, ctypes.byref(options), selection))
+        return selection.astype(np.bool_)
+
+    def __len__(self) -> int:
+        return len(self._sizes)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ChunkPlan) and np.array_equal(self._sizes, other._sizes)
+
+    def __hash__(self) -> int:
+        return hash(self._sizes.tobytes())
+
+    def __repr__(self) -> str:
+        return f"ChunkPlan({self._sizes.tolist()})"
+
+    def __str__(self) -> str:
+        """Such as "16 steps in 4 chunks: 0-1 | 2-4 | 5-8 | 9-15"."""
+        edges = self.boundaries.tolist()
+        spans = [f"{a}-{b - 1}" if b - a > 1 else f"{a}" for a, b in zip(edges, edges[1:])]
+        return f"{_count(self.steps, 'step')} in {_count(len(self), 'chunk')}: {' | '.join(spans)}"
+
+
+def _count(number: int, noun: str) -> str:
+    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
+
+
+def selection_mask(selection: Any, batch: int, count: int) -> NDArray[np.uint8]:
+    """(B, K) uint8 from a bool array (B, K), or from a list of chunk indices for each sample (ragged, or (B, M))."""
+    try:
+        array = np.asarray(selection)
+    except ValueError:  # ragged
+        array = np.asarray(selection, object)
+    if array.dtype == np.bool_:
+        if array.shape != (batch, count):
+            raise InvalidArgument(f"selection has shape {array.shape}; it must be {(batch, count)}")
+        return np.ascontiguousarray(array).view(np.uint8)
+    if array.ndim == 0:
+        raise WrongType(f"selection must be a mask or lists of chunks, not {type(selection).__name__}")
+    if len(selection) != batch:
+        raise InvalidArgument(f"selection has {len(selection)} lists of chunks; the batch has {batch} samples")
+    mask = np.zeros((batch, count), np.uint8)
+    for i, row in enumerate(selection):
+        for j in _arrays.int64s(row, f"selection[{i}]"):
+            chunk = _arrays.integer(j, f"selection[{i}]", 0, count - 1)
+            if mask[i, chunk]:
+                raise InvalidArgument(f"selection[{i}] names chunk {chunk} twice")
+            mask[i, chunk] = 1
+    return mask

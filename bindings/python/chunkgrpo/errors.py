@@ -1,0 +1,64 @@
+"""Exceptions: one class for each status of the library, each also the built-in class that Python users expect.
+
+Errors that this package finds by itself use the same classes.
+"""
+
+from __future__ import annotations
+
+from . import _abi
+
+
+class Error(Exception):
+    """Base of all errors of chunkgrpo. `status` is the library's number."""
+
+    status: int = -1
+
+
+class InvalidArgument(Error, ValueError):
+    """Missing, out of bounds, of the wrong shape, or contradictory."""
+
+    status = _abi.INVALID_ARGUMENT
+
+
+class WrongType(Error, TypeError):
+    """An element type that the call does not take, or a mix of types."""
+
+    status = _abi.WRONG_TYPE
+
+
+class NonFinite(Error, ArithmeticError):
+    """NaN or infinity in latents, velocity, reward, log-probability or ratio."""
+
+    status = _abi.NON_FINITE
+
+
+class OutOfMemory(Error, MemoryError):
+    """Not enough memory for the call."""
+
+    status = _abi.OUT_OF_MEMORY
+
+
+class CallbackFailed(Error, RuntimeError):
+    """A callback stopped the call without raising (what it raises comes through as it is)."""
+
+    status = _abi.CALLBACK_FAILED
+
+
+class IOFailure(Error, OSError):
+    """A file could not be read or written, or is not what it should be."""
+
+    status = _abi.IO_ERROR
+
+
+_CLASSES = {
+    kind.status: kind for kind in (InvalidArgument, WrongType, NonFinite, OutOfMemory, CallbackFailed, IOFailure)
+}
+
+
+def check(status: int) -> None:
+    """Raises what the latest call of this thread failed with, if it did."""
+    if status != _abi.OK:
+        message = _abi.lib.cgrpo_last_error().decode("utf-8", "replace")
+        error = _CLASSES.get(status, Error)(message or f"status {status}")
+        error.status = status
+        raise error

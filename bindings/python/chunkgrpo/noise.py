@@ -1,0 +1,100 @@
+"""The library's noise: Philox4x32-10, a function of (seed, sample id, step, element) alone.
+
+It is the same for any batch split, thread count or machine, so it can be made again instead of stored.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from typing import Any, Optional, Sequence
+
+import numpy as np
+from numpy.typing import ArrayLike, DTypeLike
+
+from . import _abi, _arrays
+from ._arrays import Array
+from .errors import InvalidArgument, check
+
+
+def normal(
+    shape: Sequence[int],
+    seed: int,
+    step: int,
+    sample_ids: Optional[ArrayLike] = None,
+    *,
+    dtype: DTypeLike = np.float32,
+    threads: int = 1,
+) -> Array:
+    """Standard normals (B, ...): what a sampler with this seed adds at `step`.
+
+    shape       (B, ...), each >= 1
+    seed        0 ... 2^64 - 1
+    step        0 ... 2^31 - 1, or -1 for the initial noise
+    sample_ids  (B,) integers; None = 0 ... B - 1
+    dtype       float32, float64, float16 or bfloat16; drawn in float32 and then stored in it
+    threads     0 = one a core; the result is the same for any number
+    """
+    out = _arrays.empty(_arrays.sizes(shape), _arrays.as_dtype(dtype))
+    ids = _arrays.sample_ids(sample_ids, len(out))
+    check(
+        _abi.lib.cgrpo_normal(
+            _arrays.seed_number(seed),
+            ids,
+            _arrays.integer(step, "step"),
+            _arrays.thread_count(threads),
+            ctypes.byref(_arrays.tensor(out)),
+        )
+    )
+    return out
+
+
+def initial_noise(
+    shape: Sequence[int],
+    seed: int,
+    *,
+    group_size: Optional[int] = None,
+    sample_ids: Optional[ArrayLike] = None,
+    dtype: DTypeLike = np.float32,
+    threads: int = 1,
+) -> Array:
+    """Latents at sigma = 1, (B, ...): where a rollout starts.
+
+    group_size  samples a prompt that share one initial noise (GCPO, DanceGRPO): that of the first sample of the
+                group. Samples of a group are neighbours; it must divide B. None = one noise a sample.
+
+    The others are those of `normal`.
+    """
+    ids: Any = sample_ids
+    if group_size is not None:
+        batch = _arrays.sizes(shape)[0]
+        size = _arrays.integer(group_size, "group_size", 1)
+        if batch % size:
+            raise InvalidArgument(f"group_size is {size}, which does not divide the batch of {batch}")
+        own = _arrays.sample_ids(sample_ids, batch)
+        ids = (np.arange(batch, dtype=np.uint64) if own is None else own)[::size].repeat(size)
+    return normal(shape, seed, _abi.INITIAL_NOISE, ids, dtype=dtype, threads=threads)
+
+
+class Source:
+    """Where steps take their noise from: the caller's array, the library's by seed, or none."""
+
+    def __init__(self, batch: int, noise: Optional[Array], seed: Optional[int], ids: Optional[ArrayLike]) -> None:
+        if noise is not None and seed is not None:
+            raise InvalidArgument("noise and seed exclude each other; give one of them")
+        if seed is None and ids is not None:
+            raise InvalidArgument("sample_ids belong to a seed; give that too")
+        self._struct: Any = None
+        if noise is None and seed is None:
+            return
+        self._struct = _abi.new(_abi.Noise)
+        if noise is not None:
+            given = _arrays.tensor(noise, min(2, noise.ndim))
+            self._struct.given = ctypes.pointer(given)
+            self._given = given
+        else:
+            self._struct.seed = _arrays.seed_number(seed)
+            _arrays.point(self._struct, "sample_ids", _arrays.sample_ids(ids, batch))
+
+    def pointer(self) -> Any:
+        """For an argument of type `const cgrpo_noise *`; None where a step is to be deterministic."""
+        return None if self._struct is None else ctypes.byref(self._struct)
