@@ -115,6 +115,53 @@ cgrpo_status cgrpo_schedule_linear(int64_t steps, double *sigmas);
 /** Static shift, sigma = shift t / (1 + (shift - 1) t) with t linear (SD3; GCPO uses shift 3). shift > 0. */
 cgrpo_status cgrpo_schedule_shifted(int64_t steps, double shift, double *sigmas);
 
+/**
+ * Any schedule of diffusers' FlowMatchEulerDiscreteScheduler (0.42), in its order: T base points, shift, terminal stretch,
+ * spacing, a final 0.
+ */
+typedef int32_t cgrpo_schedule_base;
+enum {
+    CGRPO_BASE_LINEAR = 1,   /* t_k = 1 - k/T (GCPO, DanceGRPO, the FLUX pipeline's linspace(1, 1/n, n)) */
+    CGRPO_BASE_DIFFUSERS = 2 /* what set_timesteps(n) takes when it is given no sigmas: n points from 1 to the smallest
+                                training sigma, 1/1000, already shifted. A static shift is then applied twice (diffusers
+                                issue 13243), as in Flow-GRPO on SD3. */
+};
+
+typedef int32_t cgrpo_schedule_shift;
+enum {
+    CGRPO_SHIFT_STATIC = 1,      /* shift t / (shift t + 1 - t)  (SD3, arXiv 2403.03206) */
+    CGRPO_SHIFT_EXPONENTIAL = 2, /* e^mu / (e^mu + 1/t - 1)  (FLUX; mu by cgrpo_flux_mu) */
+    CGRPO_SHIFT_LINEAR = 3       /* mu / (mu + 1/t - 1)  (diffusers' time_shift_type="linear") */
+};
+
+typedef int32_t cgrpo_schedule_spacing;
+enum {
+    CGRPO_SPACING_SHIFTED = 1,     /* where the shift put them */
+    CGRPO_SPACING_KARRAS = 2,      /* evenly in sigma^(1/7) (arXiv 2206.00364) */
+    CGRPO_SPACING_EXPONENTIAL = 3, /* evenly in ln sigma */
+    CGRPO_SPACING_BETA = 4         /* quantiles of Beta(0.6, 0.6) (arXiv 2407.12173) */
+};
+
+typedef struct cgrpo_schedule_options {
+    size_t struct_size;
+    cgrpo_schedule_base base;       /* CGRPO_BASE_LINEAR */
+    cgrpo_schedule_shift shift_kind;/* CGRPO_SHIFT_STATIC */
+    double shift;                   /* 1; > 0; for CGRPO_SHIFT_STATIC */
+    double mu;                      /* 0; for the others: -30 ... 30 (exponential), > 0 (linear) */
+    double terminal;                /* 0 = none; else in (0, 1): the last sigma before the final 0 is stretched to it */
+    cgrpo_schedule_spacing spacing; /* CGRPO_SPACING_SHIFTED */
+    int32_t reserved;               /* 0 */
+} cgrpo_schedule_options;
+
+void cgrpo_schedule_options_init(cgrpo_schedule_options *options, size_t struct_size);
+
+/** Writes steps + 1 sigmas. steps: 1 ... 1,000,000; at least 2 where points are spread between two ends. */
+cgrpo_status cgrpo_schedule_make(int64_t steps, const cgrpo_schedule_options *options, double *sigmas);
+
+/** FLUX's mu for an image of width x height = `pixels`: linear in the sequence length pixels/16^2, from base_shift (0.5) at 256
+ *  tokens to max_shift (1.15) at 4,096. */
+cgrpo_status cgrpo_flux_mu(double pixels, double base_shift, double max_shift, double *mu);
+
 /* ==================================================================================================================
  * 3. Sampler
  *
@@ -225,8 +272,8 @@ cgrpo_status cgrpo_log_prob_vjp(const cgrpo_sampler *sampler, int64_t step, cons
  * ================================================================================================================ */
 
 /**
- * The model: write the velocity at `latents` into `velocity`. Both are (B, ...) in the trajectory's type and valid during
- * the call only. Return 0, or anything else to stop the rollout.
+ * The model: write the velocity at `latents` into `velocity`. Both are (B, ...) in the trajectory's type, have `strides`,
+ * and are valid during the call only. Return 0, or anything else to stop the rollout.
  */
 typedef int (*cgrpo_velocity_fn)(void *user, int64_t step, double sigma, const cgrpo_tensor *latents,
                                  const cgrpo_tensor *velocity);
@@ -275,14 +322,14 @@ cgrpo_status cgrpo_relative_l1(const cgrpo_tensor *latents, int32_t threads, dou
  * Sizes of 1 are step-level GRPO; one chunk of S is GSPO's sequence ratio. GCPO's plan for T = 17 is 2, 3, 4, 7.
  * ================================================================================================================ */
 
-/** Chunks of `size` steps and, where it does not divide, a last one with the remainder. Writes at most `capacity` sizes
- *  (steps are always enough) and their number. */
+/** Chunks of `size` steps (1 ... steps) and, where it does not divide, a last one with the remainder. Writes at most
+ *  `capacity` sizes (steps are always enough) and their number. */
 cgrpo_status cgrpo_plan_fixed(int64_t steps, int64_t size, int64_t *sizes, int64_t capacity, int64_t *chunk_count);
 
 typedef struct cgrpo_adaptive_options {
     size_t struct_size;
     int64_t max_size; /* 7; 0 = no bound. A longer run is halved until it fits. */
-    int64_t min_size; /* 2. A shorter run joins a neighbour, as far as max_size allows. <= max_size */
+    int64_t min_size; /* 2. A shorter run joins its shorter neighbour. At most (max_size + 1)/2, so that halves keep it */
 } cgrpo_adaptive_options;
 
 void cgrpo_adaptive_options_init(cgrpo_adaptive_options *options, size_t struct_size);
@@ -292,6 +339,33 @@ void cgrpo_adaptive_options_init(cgrpo_adaptive_options *options, size_t struct_
 cgrpo_status cgrpo_plan_adaptive(const double *relative_l1, int64_t batch, int64_t steps,
                                  const cgrpo_adaptive_options *options, int64_t *sizes, int64_t capacity,
                                  int64_t *chunk_count);
+
+typedef struct cgrpo_optimal_options {
+    size_t struct_size;
+    int64_t chunk_count; /* 0: the smallest number of chunks that explains `explained`; else K */
+    double explained;    /* 0.9; in (0, 1): share of the variance of the logarithm of the curve */
+    int64_t min_size;    /* 1 */
+    int64_t max_size;    /* 0 = no bound */
+} cgrpo_optimal_options;
+
+void cgrpo_optimal_options_init(cgrpo_optimal_options *options, size_t struct_size);
+
+/**
+ * The segmentation of the relative-L1 curve (averaged over the batch, in logarithms) whose chunks differ least from their own
+ * means, in least squares (Fisher 1958; dynamic programming, at most 2,000 steps). Small noise does not move it as it
+ * moves turning points.
+ *
+ * curve      (S) or null: the averaged curve
+ * explained  or null: the share of variance that the plan explains, 1 for a flat curve
+ */
+cgrpo_status cgrpo_plan_optimal(const double *relative_l1, int64_t batch, int64_t steps,
+                                const cgrpo_optimal_options *options, int64_t *sizes, int64_t capacity,
+                                int64_t *chunk_count, double *curve, double *explained);
+
+/** A plan for the schedule `from` on the schedule `to`: each boundary at the step whose sigma is nearest to its own. A chunk
+ *  keeps at least one step. Writes chunk_count sizes into `carried`; the counts are of sigmas, T + 1. */
+cgrpo_status cgrpo_plan_carry(const int64_t *sizes, int64_t chunk_count, const double *from, int64_t from_count,
+                              const double *to, int64_t to_count, int64_t *carried);
 
 /** weights (B, K): mean of relative_l1 (B, S) over each chunk, plus 1e-8 (GCPO). */
 cgrpo_status cgrpo_chunk_weights(const double *relative_l1, int64_t batch, int64_t steps, const int64_t *sizes,
@@ -325,19 +399,63 @@ cgrpo_status cgrpo_chunk_select(int64_t batch, int64_t chunk_count, const cgrpo_
  * 6. Objective
  * ================================================================================================================ */
 
+typedef int32_t cgrpo_baseline;
+enum {
+    CGRPO_BASELINE_GROUP = 1,         /* the mean of the sample's group */
+    CGRPO_BASELINE_LEAVE_ONE_OUT = 2, /* the mean of the others of its group (RLOO, arXiv 2402.14740) */
+    CGRPO_BASELINE_BATCH = 3          /* the mean of all samples (GCPO, DanceGRPO without use_group) */
+};
+
+typedef int32_t cgrpo_scale;
+enum {
+    CGRPO_SCALE_GROUP = 1, /* the standard deviation of the group */
+    CGRPO_SCALE_BATCH = 2, /* that of all samples (Flow-GRPO's global_std, Flow-Factory, verl-omni) */
+    CGRPO_SCALE_NONE = 3   /* 1 (Dr. GRPO, arXiv 2503.20783) */
+};
+
+typedef int32_t cgrpo_deviation;
+enum {
+    CGRPO_DEVIATION_UNBIASED = 1,  /* divided by n - 1 (GCPO, DanceGRPO, MixGRPO, TRL, verl) */
+    CGRPO_DEVIATION_POPULATION = 2 /* divided by n (Flow-GRPO, Flow-Factory) */
+};
+
+typedef int32_t cgrpo_mixing;
+enum {
+    CGRPO_MIXING_SUM = 1,            /* the weighted sum of the rewards is normalised */
+    CGRPO_MIXING_NORMALISED_SUM = 2, /* each reward is normalised, then they are summed by weight (MixGRPO) */
+    CGRPO_MIXING_GDPO = 3            /* and the sum is normalised over the batch (GDPO; Flow-Factory, TRL) */
+};
+
 typedef struct cgrpo_advantage_options {
     size_t struct_size;
-    int64_t group_size; /* 0 = all samples are one group; samples of a group are neighbours; must divide the count */
-    double clamp;       /* 5; > 0, INFINITY for none */
-    double epsilon;     /* 1e-8; >= 0 */
+    int64_t group_size;           /* 0 = all samples are one group; samples of a group are neighbours; must divide the count */
+    double clamp;                 /* 5; > 0, INFINITY for none; the last thing done */
+    double epsilon;               /* 1e-8; >= 0; added to the standard deviation */
+    double floor;                 /* 0; >= 0; the standard deviation is at least this (Flow-Factory: 1e-6, epsilon 0) */
+    const int64_t *group_ids;     /* null, or one id a sample: any order, unequal sizes; excludes group_size */
+    cgrpo_baseline baseline;      /* CGRPO_BASELINE_GROUP */
+    cgrpo_scale scale;            /* CGRPO_SCALE_GROUP */
+    cgrpo_deviation deviation;    /* CGRPO_DEVIATION_UNBIASED */
+    int32_t subtract_median;      /* 0; 1: the median of a group's advantages is subtracted (GCPO's half-half) */
+    double trim;                  /* 0; in [0, 1): share of a group's lowest rewards that mean and deviation leave out
+                                     (MixGRPO) */
+    int64_t reward_count;         /* 1 = R, rewards a sample */
+    const double *reward_weights; /* null: 1 each; R of them */
+    cgrpo_mixing mixing;          /* CGRPO_MIXING_SUM */
+    int32_t reserved;             /* 0 */
 } cgrpo_advantage_options;
 
 void cgrpo_advantage_options_init(cgrpo_advantage_options *options, size_t struct_size);
 
-/** (r - mean_g) / (std_g + epsilon) with the unbiased standard deviation, then clamped (GCPO, DanceGRPO, MixGRPO).
- *  A group of one, or whose rewards are all equal, gives zeros. rewards, advantages: (count); they may be the same. */
+/** Advantages (count) of rewards (count, R). By default (r - mean_g) / (std_g + epsilon) with the unbiased standard
+ *  deviation, then clamped (GCPO, DanceGRPO, MixGRPO). A group of one, or whose rewards are all equal, gives zeros. With
+ *  one reward a sample, rewards and advantages may be the same array. */
 cgrpo_status cgrpo_advantages(const double *rewards, int64_t count, const cgrpo_advantage_options *options,
                               double *advantages);
+
+/** Which `keep` of n scores to train on: 1 for the (keep + 1)/2 highest and the keep/2 lowest, else 0 (DanceGRPO's
+ *  best-of-n, over the whole batch). */
+cgrpo_status cgrpo_best_of_n(const double *scores, int64_t count, int64_t keep, uint8_t *chosen);
 
 typedef struct cgrpo_chunk_loss_options {
     size_t struct_size;
@@ -492,7 +610,7 @@ cgrpo_status cgrpo_trainer_velocity(const cgrpo_trainer *trainer, cgrpo_weights 
                                     double sigma, const cgrpo_tensor *conditions, const cgrpo_tensor *velocity);
 
 /**
- * Checkpoint: a directory (made if missing) with state.json and the .safetensors files that it names: weights, average and
+ * Checkpoint: a directory (made if missing; "" is no directory) with state.json and the .safetensors files that it names: weights, average and
  * optimiser. Files are written aside and renamed; whenever the machine stops, the directory holds a whole checkpoint.
  * A run that goes on from it is equal, bit for bit, to one that was never interrupted (same machine, same thread counts).
  */

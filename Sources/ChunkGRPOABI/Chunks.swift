@@ -67,6 +67,51 @@ public func cgrpo_plan_adaptive(
   }
 }
 
+private func defaultOptimalOptions() -> cgrpo_optimal_options {
+  cgrpo_optimal_options(
+    struct_size: MemoryLayout<cgrpo_optimal_options>.stride, chunk_count: 0, explained: 0.9, min_size: 1, max_size: 0)
+}
+
+@_cdecl("cgrpo_optimal_options_init") @implementation
+public func cgrpo_optimal_options_init(_ options: UnsafeMutablePointer<cgrpo_optimal_options>!, _ structSize: Int) {
+  initStruct(options, size: structSize, defaults: defaultOptimalOptions())
+}
+
+@_cdecl("cgrpo_plan_optimal") @implementation
+public func cgrpo_plan_optimal(
+  _ relativeL1: UnsafePointer<Double>!, _ batch: Int64, _ steps: Int64,
+  _ options: UnsafePointer<cgrpo_optimal_options>!, _ sizes: UnsafeMutablePointer<Int64>!, _ capacity: Int64,
+  _ chunkCount: UnsafeMutablePointer<Int64>!, _ curve: UnsafeMutablePointer<Double>!,
+  _ explained: UnsafeMutablePointer<Double>!
+) -> cgrpo_status {
+  guarded {
+    let (batch, steps) = (try batchCount(batch), try stepCount(steps))
+    let o = try readStruct(options, "options", current: defaultOptimalOptions())
+    let k = try count(o.chunk_count, "chunk_count", 0...steps)
+    let fit = try ChunkPlan.optimal(
+      relativeL1: array(relativeL1, "relative_l1", batch, steps), steps: steps, count: k == 0 ? nil : k,
+      explained: o.explained, minSize: count(o.min_size, "min_size", 1...maxCount),
+      maxSize: count(o.max_size, "max_size", 0...maxCount))
+    try write(fit.plan, sizes, capacity, chunkCount)
+    curve?.update(from: fit.curve, count: steps)
+    explained?.pointee = fit.explained
+  }
+}
+
+@_cdecl("cgrpo_plan_carry") @implementation
+public func cgrpo_plan_carry(
+  _ sizes: UnsafePointer<Int64>!, _ chunkCount: Int64, _ from: UnsafePointer<Double>!, _ fromCount: Int64,
+  _ to: UnsafePointer<Double>!, _ toCount: Int64, _ carried: UnsafeMutablePointer<Int64>!
+) -> cgrpo_status {
+  guarded {
+    let old = try Schedule(array(from, "from", count(fromCount, "from_count", 2...Schedule.maxSteps + 1), 1))
+    let new = try Schedule(array(to, "to", count(toCount, "to_count", 2...Schedule.maxSteps + 1), 1))
+    let carried = try nonNull(carried, "carried")
+    let plan = try plan(sizes, chunkCount, steps: old.steps - 1).carried(from: old, to: new)
+    for (j, size) in plan.sizes.enumerated() { carried[j] = Int64(size) }
+  }
+}
+
 @_cdecl("cgrpo_chunk_weights") @implementation
 public func cgrpo_chunk_weights(
   _ relativeL1: UnsafePointer<Double>!, _ batch: Int64, _ steps: Int64, _ sizes: UnsafePointer<Int64>!,

@@ -2,8 +2,12 @@ public import CChunkGRPO
 import ChunkGRPO
 
 private func defaultAdvantageOptions() -> cgrpo_advantage_options {
-  cgrpo_advantage_options(
-    struct_size: MemoryLayout<cgrpo_advantage_options>.stride, group_size: 0, clamp: 5, epsilon: 1e-8)
+  let o = AdvantageOptions()
+  return cgrpo_advantage_options(
+    struct_size: MemoryLayout<cgrpo_advantage_options>.stride, group_size: 0, clamp: o.clamp, epsilon: o.epsilon,
+    floor: o.floor, group_ids: nil, baseline: o.baseline.rawValue, scale: o.scale.rawValue,
+    deviation: o.deviation.rawValue, subtract_median: o.subtractsMedian ? 1 : 0, trim: o.trim, reward_count: 1,
+    reward_weights: nil, mixing: o.mixing.rawValue, reserved: 0)
 }
 
 @_cdecl("cgrpo_advantage_options_init") @implementation
@@ -13,6 +17,31 @@ public func cgrpo_advantage_options_init(
   initStruct(options, size: structSize, defaults: defaultAdvantageOptions())
 }
 
+private func advantageOptions(_ o: cgrpo_advantage_options, count n: Int) throws -> AdvantageOptions {
+  try require(o.reserved == 0, "options.reserved = \(o.reserved) must be 0")
+  var options = AdvantageOptions()
+  let groupSize = try count(o.group_size, "group_size", 0...maxCount)
+  if let ids = o.group_ids {
+    try require(groupSize == 0, "group_ids and group_size = \(groupSize) exclude each other")
+    options.groups = .ids((0..<n).map { Int(ids[$0]) })
+  } else if groupSize > 0 {
+    options.groups = .size(groupSize)
+  }
+  options.clamp = o.clamp
+  options.epsilon = o.epsilon
+  options.floor = o.floor
+  options.baseline = try enumeration(o.baseline, "baseline")
+  options.scale = try enumeration(o.scale, "scale")
+  options.deviation = try enumeration(o.deviation, "deviation")
+  options.subtractsMedian = try flag(o.subtract_median, "subtract_median")
+  options.trim = o.trim
+  let kinds = try count(o.reward_count, "reward_count", 1...1 << 20)
+  options.rewardWeights = try o.reward_weights.map { try array($0, "reward_weights", kinds, 1) }
+    ?? [Double](repeating: 1, count: kinds)
+  options.mixing = try enumeration(o.mixing, "mixing")
+  return options
+}
+
 @_cdecl("cgrpo_advantages") @implementation
 public func cgrpo_advantages(
   _ rewards: UnsafePointer<Double>!, _ rewardCount: Int64, _ options: UnsafePointer<cgrpo_advantage_options>!,
@@ -20,13 +49,23 @@ public func cgrpo_advantages(
 ) -> cgrpo_status {
   guarded {
     let result = try nonNull(result, "advantages")
+    let rewards = try nonNull(rewards, "rewards")
     let n = try count(rewardCount, "count", 1...maxCount)
-    let o = try readStruct(options, "options", current: defaultAdvantageOptions())
-    let groupSize = try count(o.group_size, "group_size", 0...maxCount)
-    let values = try advantages(
-      array(rewards, "rewards", n, 1), groupSize: groupSize == 0 ? nil : groupSize, clamp: o.clamp,
-      epsilon: o.epsilon)
+    let o = try advantageOptions(readStruct(options, "options", current: defaultAdvantageOptions()), count: n)
+    let values = try advantages(array(rewards, "rewards", n, o.rewardWeights?.count ?? 1), o)
     result.update(from: values, count: n)
+  }
+}
+
+@_cdecl("cgrpo_best_of_n") @implementation
+public func cgrpo_best_of_n(
+  _ scores: UnsafePointer<Double>!, _ scoreCount: Int64, _ keep: Int64, _ chosen: UnsafeMutablePointer<UInt8>!
+) -> cgrpo_status {
+  guarded {
+    let chosen = try nonNull(chosen, "chosen")
+    let n = try count(scoreCount, "count", 1...maxCount)
+    let result = try bestOfN(array(scores, "scores", n, 1), keep: count(keep, "keep", 1...n))
+    chosen.update(from: result, count: n)
   }
 }
 
@@ -57,7 +96,7 @@ public func cgrpo_chunk_loss(
     let loss = try nonNull(loss, "loss")
     let plan = try plan(sizes, chunkCount, steps: s)
     let o = try readStruct(options, "options", current: defaultChunkLossOptions())
-    if let stats { _ = try checkedSize(UnsafeRawPointer(stats), "stats", minimum: MemoryLayout<Int>.stride) }
+    if let stats { _ = try checkedSize(UnsafeRawPointer(stats), "stats", minimum: MemoryLayout<cgrpo_chunk_stats>.stride) }
     let selection = try o.selection.map {
       Array(UnsafeBufferPointer(start: $0, count: try product(b, plan.count, "selection")))
     }

@@ -57,6 +57,11 @@ func enumeration<E: RawRepresentable>(_ value: Int32, _ name: String) throws -> 
   return result
 }
 
+func flag(_ value: Int32, _ name: String) throws -> Bool {
+  try require(value == 0 || value == 1, "\(name) = \(value) is neither 0 nor 1")
+  return value == 1
+}
+
 // MARK: - Handles
 
 func retained(_ object: AnyObject) -> OpaquePointer {

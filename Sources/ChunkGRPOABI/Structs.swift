@@ -27,7 +27,7 @@ func readStruct<T>(_ pointer: UnsafePointer<T>?, _ name: String, current: T) thr
 /// Writes all of `value` but the size, as far as the caller's struct goes.
 func writeStruct<T>(_ value: T, to pointer: UnsafeMutablePointer<T>, _ name: String) throws {
   let raw = UnsafeMutableRawPointer(pointer)
-  let size = try checkedSize(raw, name, minimum: MemoryLayout<Int>.stride)
+  let size = try checkedSize(raw, name, minimum: MemoryLayout<T>.stride)
   let header = MemoryLayout<Int>.stride
   withUnsafeBytes(of: value) {
     (raw + header).copyMemory(from: $0.baseAddress.map { $0 + header } ?? UnsafeRawPointer(raw), byteCount: min(size, MemoryLayout<T>.stride) - header)

@@ -20,11 +20,6 @@ private func defaultTrainerOptions() -> cgrpo_trainer_options {
 /// Bounds that the trainer itself states in its errors; here a number only has to fit.
 private func size(_ value: Int64, _ name: String) throws -> Int { try count(value, name, 0...maxCount) }
 
-private func flag(_ value: Int32, _ name: String) throws -> Bool {
-  try require(value == 0 || value == 1, "\(name) = \(value) is neither 0 nor 1")
-  return value == 1
-}
-
 private func trainerOptions(_ o: cgrpo_trainer_options) throws -> TrainerOptions {
   var options = TrainerOptions(
     latentSize: try size(o.latent_size, "latent_size"), conditionSize: try size(o.condition_size, "condition_size"))
@@ -175,7 +170,7 @@ public func cgrpo_trainer_iterate(
     let trainer = try trainer(handle)
     let reward = try nonNull(reward, "reward")
     let conditions = try rows(conditions, "conditions", columns: trainer.options.conditionSize)
-    if let report { _ = try checkedSize(UnsafeRawPointer(report), "report", minimum: MemoryLayout<Int>.stride) }
+    if let report { _ = try checkedSize(UnsafeRawPointer(report), "report", minimum: MemoryLayout<cgrpo_iteration_report>.stride) }
     let latentSize = trainer.options.latentSize
     let result = try trainer.iterate(conditions: UnsafeBufferPointer(conditions)) { images, prompts, rewards in
       guard let base = images.baseAddress else { return }

@@ -143,7 +143,7 @@ struct TrainerTests {
   @Test("Options out of bounds are refused by name")
   func refusals() throws {
     for (name, change) in [
-      ("latentSize", { $0.latentSize = 0 }), ("width", { $0.width = .max }), ("steps", { $0.steps = 1 }),
+      ("latent_size", { $0.latentSize = 0 }), ("width", { $0.width = .max }), ("steps", { $0.steps = 1 }),
       ("shift", { $0.shift = -1 }), ("eta", { $0.eta = 0 }), ("dynamics", { $0.dynamics = .ode }),
       ("chunk_sizes", { $0.chunkSizes = [1, 2] }), ("group_size", { $0.groupSize = 1 }),
       ("chunk_fraction", { $0.chunkFraction = 0.1 }), ("clip_low", { $0.clipLow = 2 }), ("kl", { $0.kl = .nan }),

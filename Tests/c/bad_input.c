@@ -151,6 +151,14 @@ static cgrpo_status with_adaptive(void *o) {
     int64_t plan[S], count;
     return cgrpo_plan_adaptive(curve, B, S, (cgrpo_adaptive_options *)o, plan, S, &count);
 }
+static cgrpo_status with_schedule(void *o) {
+    double sigmas[T + 1];
+    return cgrpo_schedule_make(T, (cgrpo_schedule_options *)o, sigmas);
+}
+static cgrpo_status with_optimal(void *o) {
+    int64_t plan[S], count;
+    return cgrpo_plan_optimal(curve, B, S, (cgrpo_optimal_options *)o, plan, S, &count, NULL, NULL);
+}
 static cgrpo_status with_select(void *o) { return cgrpo_chunk_select(B, K, (cgrpo_select_options *)o, selection); }
 static cgrpo_status with_advantage(void *o) {
     double out[B];
@@ -220,6 +228,10 @@ static void struct_sizes(void) {
         {"trajectory", with_trajectory, (void (*)(void *, size_t))cgrpo_trajectory_init, sizeof(cgrpo_trajectory)},
         {"adaptive_options", with_adaptive, (void (*)(void *, size_t))cgrpo_adaptive_options_init,
          sizeof(cgrpo_adaptive_options)},
+        {"schedule_options", with_schedule, (void (*)(void *, size_t))cgrpo_schedule_options_init,
+         sizeof(cgrpo_schedule_options)},
+        {"optimal_options", with_optimal, (void (*)(void *, size_t))cgrpo_optimal_options_init,
+         sizeof(cgrpo_optimal_options)},
         {"select_options", with_select, (void (*)(void *, size_t))cgrpo_select_options_init,
          sizeof(cgrpo_select_options)},
         {"advantage_options", with_advantage, (void (*)(void *, size_t))cgrpo_advantage_options_init,

@@ -69,10 +69,10 @@ public func selectChunks(
 public func selectChunks(batch: Int, count: Int, fixed: [Int]) throws -> [UInt8] {
   var row = [UInt8](repeating: 0, count: try checkSelectionSize(batch: 1, count: count))
   let size = try checkSelectionSize(batch: batch, count: count)
-  try require(!fixed.isEmpty, "chunks: at least one is to be trained")
+  try require(!fixed.isEmpty, "fixed chunks: at least one is to be trained")
   for j in fixed {
-    try require((0..<count).contains(j), "chunks: \(j) is outside 0 … \(count - 1)")
-    try require(row[j] == 0, "chunks: \(j) is named twice")
+    try require((0..<count).contains(j), "fixed chunks: \(j) is outside 0 … \(count - 1)")
+    try require(row[j] == 0, "fixed chunks: \(j) is named twice")
     row[j] = 1
   }
   return (0..<size).map { row[$0 % count] }

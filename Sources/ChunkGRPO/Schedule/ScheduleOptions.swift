@@ -21,7 +21,7 @@ public enum ScheduleShift: Sendable, Equatable {
 
   func callAsFunction(_ t: Double) -> Double {
     switch self {
-    case .fixed(let shift): shift * t / (1 + (shift - 1) * t)
+    case .fixed(let shift): shift * t / (shift * t + (1 - t))  // exactly 1 at t = 1, whatever the shift
     case .exponential(let mu): exp(mu) / (exp(mu) + (1 / t - 1))
     case .linear(let mu): mu / (mu + (1 / t - 1))
     }
@@ -72,6 +72,8 @@ extension Schedule {
     pixels: Double, baseShift: Double = 0.5, maxShift: Double = 1.15
   ) throws -> Double {
     try require(pixels > 0 && pixels.isFinite, "pixels = \(pixels) must be positive and finite")
+    try require(baseShift.isFinite, "base_shift = \(baseShift) is not finite")
+    try require(maxShift.isFinite, "max_shift = \(maxShift) is not finite")
     let slope = (maxShift - baseShift) / (4096 - 256)
     return pixels / 256 * slope + baseShift - slope * 256
   }

@@ -43,13 +43,13 @@ public struct NetworkShape: Equatable, Sendable {
 
   /// - Throws: `.invalidArgument` for a size out of bounds.
   public init(latentSize: Int, conditionSize: Int, width: Int = 256, blocks: Int = 3, embeddingSize: Int = 128) throws {
-    try requireBounds("latentSize", latentSize, 1...1_048_576)
-    try requireBounds("conditionSize", conditionSize, 1...65_536)
+    try requireBounds("latent_size", latentSize, 1...1_048_576)
+    try requireBounds("condition_size", conditionSize, 1...65_536)
     try requireBounds("width", width, 1...16_384)
     try requireBounds("blocks", blocks, 1...256)
-    try requireBounds("embeddingSize", embeddingSize, 2...16_384)
+    try requireBounds("embedding_size", embeddingSize, 2...16_384)
     guard embeddingSize % 2 == 0 else {
-      throw ChunkGRPOError.invalidArgument("embeddingSize = \(embeddingSize) must be even")
+      throw ChunkGRPOError.invalidArgument("embedding_size = \(embeddingSize) must be even")
     }
     self.latentSize = latentSize
     self.conditionSize = conditionSize

@@ -41,7 +41,7 @@ TypeError, and so on. What a callback raises comes out of the call that ran it. 
 """
 
 from . import _abi
-from .chunks import ChunkPlan
+from .chunks import ChunkPlan, PlanFit
 from .errors import (
     CallbackFailed,
     Error,
@@ -52,9 +52,9 @@ from .errors import (
     WrongType,
 )
 from .noise import initial_noise, normal
-from .objective import ChunkLoss, ChunkStats, advantages, chunk_loss
+from .objective import ChunkLoss, ChunkStats, advantages, best_of_n, chunk_loss
 from .sampler import Sampler
-from .schedule import Schedule
+from .schedule import Schedule, flux_mu
 from .training import IterationReport, Trainer
 from .trajectory import Trajectory, relative_l1
 
@@ -62,6 +62,7 @@ __version__: str = _abi.lib.cgrpo_version().decode()
 
 __all__ = [
     "CallbackFailed",
+    "ChunkFit",
     "ChunkLoss",
     "ChunkPlan",
     "ChunkStats",
@@ -71,6 +72,7 @@ __all__ = [
     "IterationReport",
     "NonFinite",
     "OutOfMemory",
+    "PlanFit",
     "Sampler",
     "Schedule",
     "Trainer",
@@ -78,7 +80,9 @@ __all__ = [
     "WrongType",
     "__version__",
     "advantages",
+    "best_of_n",
     "chunk_loss",
+    "flux_mu",
     "initial_noise",
     "normal",
     "relative_l1",

@@ -24,10 +24,24 @@ OK, INVALID_ARGUMENT, WRONG_TYPE, NON_FINITE, OUT_OF_MEMORY, CALLBACK_FAILED, IO
 F32, F64, BF16, F16 = 1, 2, 3, 4
 CPU = 0
 
+SCHEDULE_BASE = {"linear": 1, "diffusers": 2}
+SCHEDULE_SHIFT = {"static": 1, "exponential": 2, "linear": 3}
+SCHEDULE_SPACING = {"shifted": 1, "karras": 2, "exponential": 3, "beta": 4}
 DYNAMICS = {"flow_sde": 1, "dance_sde": 2, "cps": 3, "ode": 4}
 LOG_PROB_FORM = {"gaussian": 1, "squared_error": 2}
 LAST_STEP = {"as_others": 1, "ode": 2}
 WEIGHTING = {"normalised": 1, "softmax": 2}
+BASELINE = {"group": 1, "leave_one_out": 2, "batch": 3}
+SCALE = {"group": 1, "batch": 2, "none": 3}
+DEVIATION = {"unbiased": 1, "population": 2}
+MIXING = {"sum": 1, "normalised_sum": 2, "gdpo": 3}
+SCHEDULE_BASE = {"linear": 1, "diffusers": 2}
+SCHEDULE_SHIFT = {"static": 1, "exponential": 2, "linear": 3}
+SCHEDULE_SPACING = {"shifted": 1, "karras": 2, "exponential": 3, "beta": 4}
+BASELINE = {"group": 1, "leave_one_out": 2, "batch": 3}
+SCALE = {"group": 1, "batch": 2, "none": 3}
+DEVIATION = {"unbiased": 1, "population": 2}
+MIXING = {"sum": 1, "normalised_sum": 2, "gdpo": 3}
 WEIGHTS = {"trained": 1, "averaged": 2}
 
 INITIAL_NOISE = -1
@@ -45,6 +59,19 @@ class Tensor(ctypes.Structure):
         ("ndim", c_int32),
         ("type", c_int32),
         ("device", c_int32),
+        ("reserved", c_int32),
+    ]
+
+
+class ScheduleOptions(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("base", c_int32),
+        ("shift_kind", c_int32),
+        ("shift", c_double),
+        ("mu", c_double),
+        ("terminal", c_double),
+        ("spacing", c_int32),
         ("reserved", c_int32),
     ]
 
@@ -83,6 +110,16 @@ class AdaptiveOptions(ctypes.Structure):
     _fields_ = [("struct_size", c_size_t), ("max_size", c_int64), ("min_size", c_int64)]
 
 
+class OptimalOptions(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("chunk_count", c_int64),
+        ("explained", c_double),
+        ("min_size", c_int64),
+        ("max_size", c_int64),
+    ]
+
+
 class SelectOptions(ctypes.Structure):
     _fields_ = [
         ("struct_size", c_size_t),
@@ -103,6 +140,17 @@ class AdvantageOptions(ctypes.Structure):
         ("group_size", c_int64),
         ("clamp", c_double),
         ("epsilon", c_double),
+        ("floor", c_double),
+        ("group_ids", c_void_p),
+        ("baseline", c_int32),
+        ("scale", c_int32),
+        ("deviation", c_int32),
+        ("subtract_median", c_int32),
+        ("trim", c_double),
+        ("reward_count", c_int64),
+        ("reward_weights", c_void_p),
+        ("mixing", c_int32),
+        ("reserved", c_int32),
     ]
 
 
@@ -239,6 +287,9 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     # 2. Schedules
     "cgrpo_schedule_linear": (_status, [c_int64, _f64]),
     "cgrpo_schedule_shifted": (_status, [c_int64, c_double, _f64]),
+    "cgrpo_schedule_options_init": _init(ScheduleOptions),
+    "cgrpo_schedule_make": (_status, [c_int64, POINTER(ScheduleOptions), _f64]),
+    "cgrpo_flux_mu": (_status, [c_double, c_double, c_double, _out_f64]),
     # 3. Sampler
     "cgrpo_sampler_options_init": _init(SamplerOptions),
     "cgrpo_sampler_create": (_status, [_f64, c_int64, POINTER(SamplerOptions), _new_handle]),
@@ -262,12 +313,19 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
         _status,
         [_f64, c_int64, c_int64, POINTER(AdaptiveOptions), _i64, c_int64, _out_i64],
     ),
+    "cgrpo_optimal_options_init": _init(OptimalOptions),
+    "cgrpo_plan_optimal": (
+        _status,
+        [_f64, c_int64, c_int64, POINTER(OptimalOptions), _i64, c_int64, _out_i64, _f64, _out_f64],
+    ),
+    "cgrpo_plan_carry": (_status, [_i64, c_int64, _f64, c_int64, _f64, c_int64, _i64]),
     "cgrpo_chunk_weights": (_status, [_f64, c_int64, c_int64, _i64, c_int64, _f64]),
     "cgrpo_select_options_init": _init(SelectOptions),
     "cgrpo_chunk_select": (_status, [c_int64, c_int64, POINTER(SelectOptions), _u8]),
     # 6. Objective
     "cgrpo_advantage_options_init": _init(AdvantageOptions),
     "cgrpo_advantages": (_status, [_f64, c_int64, POINTER(AdvantageOptions), _f64]),
+    "cgrpo_best_of_n": (_status, [_f64, c_int64, c_int64, _u8]),
     "cgrpo_chunk_loss_options_init": _init(ChunkLossOptions),
     "cgrpo_chunk_loss": (
         _status,

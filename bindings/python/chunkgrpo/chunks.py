@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from dataclasses import dataclass
 from typing import Any, Optional
 
 import numpy as np
@@ -10,6 +11,8 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import _abi, _arrays
 from .errors import InvalidArgument, WrongType, check
+from .schedule import Schedule
+from .schedule import Schedule
 
 
 class ChunkPlan:
@@ -46,7 +49,7 @@ class ChunkPlan:
 
         relative_l1  (B, S)
         max_size     a longer run is halved until it fits; 0 = no bound
-        min_size     a shorter run joins a neighbour, as far as max_size allows
+        min_size     a shorter run joins its shorter neighbour; at most (max_size + 1) / 2, so that halves keep it
         """
         curve = _arrays.double_matrix(relative_l1, "relative_l1")
         options = _abi.new(_abi.AdaptiveOptions)
@@ -58,6 +61,105 @@ class ChunkPlan:
             _abi.lib.cgrpo_plan_adaptive(curve, *curve.shape, ctypes.byref(options), out, len(out), ctypes.byref(count))
         )
         return cls(out[: count.value])
+
+    @classmethod
+    def optimal(
+        cls,
+        relative_l1: ArrayLike,
+        chunk_count: Optional[int] = None,
+        *,
+        explained: float = 0.9,
+        min_size: int = 1,
+        max_size: int = 0,
+    ) -> ChunkPlan:
+        """The plan of `fit`."""
+        return cls.fit(relative_l1, chunk_count, explained=explained, min_size=min_size, max_size=max_size).plan
+
+    @classmethod
+    def fit(
+        cls,
+        relative_l1: ArrayLike,
+        chunk_count: Optional[int] = None,
+        *,
+        explained: float = 0.9,
+        min_size: int = 1,
+        max_size: int = 0,
+    ) -> PlanFit:
+        """The chunks of the relative-L1 curve (averaged over the batch, in logarithms) that differ least from their own
+        means, in least squares. Small noise does not move them as it moves turning points.
+
+        relative_l1         (B, S), S at most 2,000
+        chunk_count         K; None = the smallest number of chunks that explains `explained` of the variance
+        explained           in (0, 1)
+        min_size, max_size  bounds on the chunks; a max_size of 0 is none
+        """
+        values = _arrays.double_matrix(relative_l1, "relative_l1")
+        options = _abi.new(_abi.OptimalOptions)
+        if chunk_count is not None:
+            options.chunk_count = _arrays.integer(chunk_count, "chunk_count", 1)
+        options.explained = _arrays.real(explained, "explained")
+        options.min_size = _arrays.integer(min_size, "min_size")
+        options.max_size = _arrays.integer(max_size, "max_size")
+        batch, steps = values.shape
+        out, curve = np.empty(max(1, steps), np.int64), np.empty(steps)
+        count, share = ctypes.c_int64(), ctypes.c_double()
+        check(
+            _abi.lib.cgrpo_plan_optimal(
+                *(values, batch, steps, ctypes.byref(options)),
+                *(out, len(out), ctypes.byref(count), curve, ctypes.byref(share)),
+            )
+        )
+        return PlanFit(cls(out[: count.value]), curve, share.value)
+
+    def carried(self, source: Schedule, target: Schedule) -> ChunkPlan:
+        """This plan for the schedule `source` on the schedule `target`: each boundary at the step whose sigma is nearest
+        to its own. A chunk keeps at least one step."""
+        out = np.empty(len(self), np.int64)
+        before, after = source.sigmas, target.sigmas
+        check(_abi.lib.cgrpo_plan_carry(self._sizes, len(self), before, len(before), after, len(after), out))
+        return ChunkPlan(out)
+
+    @classmethod
+    def optimal(
+        cls,
+        relative_l1: ArrayLike,
+        count: Optional[int] = None,
+        *,
+        explained: float = 0.9,
+        min_size: int = 1,
+        max_size: int = 0,
+    ) -> ChunkFit:
+        """The segmentation of the relative-L1 curve (averaged over the batch, in logarithms) whose chunks differ least
+        from their own means, in least squares.
+
+        relative_l1  (B, S)
+        count        K; None = the smallest number that explains the share `explained` of the curve's variance
+        min_size, max_size  bounds on a chunk's steps; max_size 0 = none
+        """
+        curve = _arrays.double_matrix(relative_l1, "relative_l1")
+        options = _abi.new(_abi.OptimalOptions)
+        options.chunk_count = 0 if count is None else _arrays.integer(count, "count", 1)
+        options.explained = _arrays.real(explained, "explained")
+        options.min_size = _arrays.integer(min_size, "min_size")
+        options.max_size = _arrays.integer(max_size, "max_size")
+        mean, sizes = np.empty(max(1, curve.shape[1])), np.empty(max(1, curve.shape[1]), np.int64)
+        found, share = ctypes.c_int64(), ctypes.c_double()
+        check(
+            _abi.lib.cgrpo_plan_optimal(
+                *(curve, *curve.shape, ctypes.byref(options), sizes, len(sizes)),
+                *(ctypes.byref(found), mean, ctypes.byref(share)),
+            )
+        )
+        plan = cls(sizes[: found.value])
+        return ChunkFit(plan, mean, np.array([mean[steps].mean() for steps in plan.slices]), share.value)
+
+    def carried(self, source: Schedule, target: Schedule) -> ChunkPlan:
+        """This plan, made for the schedule `source`, on the schedule `target`: each boundary at the step whose sigma is
+        nearest to its own. A plan for T = 17 so becomes one for T = 50."""
+        out = np.empty(len(self), np.int64)
+        old, new = source.sigmas, target.sigmas
+        check(_abi.lib.cgrpo_plan_carry(self._sizes, len(self), old, len(old), new, len(new), out))
+        return ChunkPlan(out)
 
     @property
     def sizes(self) -> NDArray[np.int64]:
@@ -149,6 +251,33 @@ class ChunkPlan:
         edges = self.boundaries.tolist()
         spans = [f"{a}-{b - 1}" if b - a > 1 else f"{a}" for a, b in zip(edges, edges[1:])]
         return f"{_count(self.steps, 'step')} in {_count(len(self), 'chunk')}: {' | '.join(spans)}"
+
+
+@dataclass(frozen=True)
+class PlanFit:
+    """What `ChunkPlan.fit` returns."""
+
+    plan: ChunkPlan
+    curve: NDArray[np.float64]
+    """(S,): relative L1, averaged over the batch."""
+    explained: float
+    """Share of the curve's variance that the plan explains; 1 for a flat curve."""
+
+
+@dataclass(frozen=True)
+class ChunkFit:
+    """A plan found from a relative-L1 curve, with what one needs to judge or to plot it."""
+
+    plan: ChunkPlan
+    curve: NDArray[np.float64]
+    """(S,): relative L1 of each step, averaged over the batch."""
+    levels: NDArray[np.float64]
+    """(K,): the mean of the curve over each chunk."""
+    explained: float
+    """Share of the variance of log(curve) that the chunks explain, in [0, 1]; 1 for a flat curve."""
+
+    def __str__(self) -> str:
+        return f"{self.plan}; {100 * self.explained:.1f} % of the curve's variance explained"
 
 
 def _count(number: int, noun: str) -> str:

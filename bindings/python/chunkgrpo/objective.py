@@ -53,28 +53,87 @@ class ChunkLoss:
 
 
 def advantages(
-    rewards: ArrayLike, group_size: Optional[int] = None, clamp: float = 5.0, epsilon: float = 1e-8
+    rewards: ArrayLike,
+    group_size: Optional[int] = None,
+    clamp: float = 5.0,
+    epsilon: float = 1e-8,
+    *,
+    groups: Any = None,
+    baseline: str = "group",
+    scale: str = "group",
+    deviation: str = "unbiased",
+    floor: float = 0.0,
+    trim: float = 0.0,
+    subtract_median: bool = False,
+    weights: Optional[ArrayLike] = None,
+    mixing: str = "sum",
 ) -> NDArray[np.float64]:
     """(r - mean of its group) / (unbiased standard deviation of its group + epsilon), clamped: (B,) float64.
 
-    rewards     (B,) real numbers, finite
+    rewards     (B,) real numbers, finite; or (B, R) for several rewards a sample
     group_size  samples a prompt; they are neighbours, and it must divide B. None = all are one group
-    clamp       > 0; float("inf") for none
-    epsilon     >= 0
+    clamp       > 0; float("inf") for none; the last thing done
+    epsilon     >= 0; added to the standard deviation
 
-    A group of one, or whose rewards are all equal, gives zeros.
+    A group of one, or whose rewards are all equal, gives zeros. The defaults are those of GCPO, DanceGRPO and MixGRPO;
+    the rest is for other recipes:
+
+    groups      (B,) the prompt of each sample, of any hashable kind, in any order, instead of group_size
+    baseline    "group"; "leave_one_out" (RLOO); "batch" (the mean of all samples)
+    scale       "group"; "batch" (Flow-GRPO's global_std); "none" (Dr. GRPO)
+    deviation   "unbiased"; "population" (Flow-GRPO, Flow-Factory)
+    floor       >= 0; the standard deviation is at least this (Flow-Factory: 1e-6 with epsilon 0)
+    trim        in [0, 1): share of a group's lowest rewards that mean and deviation leave out (MixGRPO)
+    subtract_median  of each group's advantages (GCPO's half-half)
+    weights     (R,) of several rewards; None = 1 each
+    mixing      of several rewards: "sum": the weighted sum is normalised; "normalised_sum": each is normalised, then
+                summed (MixGRPO); "gdpo": and the sum is normalised over the batch (GDPO)
     """
     values = _arrays.doubles(rewards, "rewards")
-    if values.ndim != 1:
-        raise InvalidArgument(f"rewards has shape {values.shape}; it must have one dimension")
+    if values.ndim not in (1, 2):
+        raise InvalidArgument(f"rewards has shape {values.shape}; it must be (B,) or (B, R)")
     options = _abi.new(_abi.AdvantageOptions)
     if group_size is not None:
         options.group_size = _arrays.integer(group_size, "group_size", 1)
+    if groups is not None:
+        if group_size is not None:
+            raise InvalidArgument("groups and group_size exclude each other")
+        _arrays.point(options, "group_ids", _group_ids(groups, len(values)))
     options.clamp = _arrays.real(clamp, "clamp")
     options.epsilon = _arrays.real(epsilon, "epsilon")
+    options.floor = _arrays.real(floor, "floor")
+    options.trim = _arrays.real(trim, "trim")
+    options.baseline = _arrays.choice(baseline, _abi.BASELINE, "baseline")
+    options.scale = _arrays.choice(scale, _abi.SCALE, "scale")
+    options.deviation = _arrays.choice(deviation, _abi.DEVIATION, "deviation")
+    options.subtract_median = int(bool(subtract_median))
+    options.mixing = _arrays.choice(mixing, _abi.MIXING, "mixing")
+    options.reward_count = values.shape[1] if values.ndim == 2 else 1
+    if weights is not None:
+        _arrays.point(options, "reward_weights", _arrays.doubles(weights, "weights", (options.reward_count,)))
     out = np.empty(len(values))
     check(_abi.lib.cgrpo_advantages(values, len(values), ctypes.byref(options), out))
     return out
+
+
+def _group_ids(groups: Any, batch: int) -> NDArray[np.int64]:
+    """A number for each distinct group, in order of appearance."""
+    names = groups.tolist() if isinstance(groups, np.ndarray) else list(groups)
+    if len(names) != batch:
+        raise InvalidArgument(f"groups has {len(names)} entries; there are rewards for {batch} samples")
+    numbers: dict[Any, int] = {}
+    return np.array([numbers.setdefault(name, len(numbers)) for name in names], np.int64)
+
+
+def best_of_n(scores: ArrayLike, keep: int) -> NDArray[np.bool_]:
+    """Which `keep` of n scores to train on: the (keep + 1) // 2 highest and the keep // 2 lowest, as a bool array (n,)
+    (DanceGRPO's best-of-n, over the whole batch)."""
+    values = _arrays.doubles(scores, "scores")
+    if values.ndim != 1:
+        raise InvalidArgument(f"scores has shape {values.shape}; it must have one dimension")
+    chosen = np.empty(len(values), np.uint8)
+    check(_abi.lib.cgrpo_best_of_n(values, len(values), _arrays.integer(keep, "keep"), chosen))
+    return chosen.astype(np.bool_)
 
 
 def chunk_loss(

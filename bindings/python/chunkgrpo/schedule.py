@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import ctypes
-from typing import Any
+from typing import Any, Optional
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import _abi
-from ._arrays import doubles, empty, integer, real
+from ._arrays import choice, doubles, empty, integer, real
 from ._handle import Handle
 from .errors import InvalidArgument, check
 
@@ -43,6 +43,91 @@ class Schedule:
         check(_abi.lib.cgrpo_schedule_shifted(len(sigmas) - 1, real(shift, "shift"), sigmas))
         return cls(sigmas)
 
+    @classmethod
+    def make(
+        cls,
+        steps: int,
+        *,
+        base: str = "linear",
+        shift_kind: str = "static",
+        shift: float = 1.0,
+        mu: float = 0.0,
+        terminal: float = 0.0,
+        spacing: str = "shifted",
+    ) -> Schedule:
+        """Any schedule of diffusers' FlowMatchEulerDiscreteScheduler: base points, shift, terminal stretch, spacing.
+
+        base        "linear": 1 - k/steps; "diffusers": what set_timesteps(n) takes when it is given no sigmas, shifted
+                    already, so that a static shift is applied twice (diffusers issue 13243)
+        shift_kind  "static": shift t / (shift t + 1 - t), shift > 0 (SD3); "exponential": e^mu / (e^mu + 1/t - 1)
+                    (FLUX, mu by `flux_mu`); "linear": mu / (mu + 1/t - 1), mu > 0
+        terminal    in (0, 1): the last sigma before the final 0 is stretched to it; 0 = not
+        spacing     "shifted": where the shift put them; "karras", "exponential", "beta": between the ends
+        """
+        options = _abi.new(_abi.ScheduleOptions)
+        options.base = choice(base, _abi.SCHEDULE_BASE, "base")
+        options.shift_kind = choice(shift_kind, _abi.SCHEDULE_SHIFT, "shift_kind")
+        options.shift = real(shift, "shift")
+        options.mu = real(mu, "mu")
+        options.terminal = real(terminal, "terminal")
+        options.spacing = choice(spacing, _abi.SCHEDULE_SPACING, "spacing")
+        sigmas = _room(steps)
+        check(_abi.lib.cgrpo_schedule_make(len(sigmas) - 1, ctypes.byref(options), sigmas))
+        return cls(sigmas)
+
+    @classmethod
+    def make(
+        cls,
+        steps: int,
+        *,
+        base: str = "linear",
+        shift: float = 1.0,
+        mu: Optional[float] = None,
+        shift_kind: str = "static",
+        terminal: Optional[float] = None,
+        spacing: str = "shifted",
+    ) -> Schedule:
+        """Any schedule of diffusers' FlowMatchEulerDiscreteScheduler (0.42): base points, shift, terminal stretch,
+        spacing, a final 0.
+
+        base        "linear": t_k = 1 - k/steps; "diffusers": what `set_timesteps(n)` takes when it is given no sigmas,
+                    so that a static shift is applied twice (its issue 13243; Flow-GRPO on SD3)
+        shift_kind  "static": shift t / (shift t + 1 - t); "exponential": e^mu / (e^mu + 1/t - 1), FLUX's;
+                    "linear": mu / (mu + 1/t - 1)
+        shift       > 0, of the static kind
+        mu          of the two others; `flux_mu` gives FLUX's
+        terminal    None, or the value in (0, 1) that the last sigma before the final 0 is stretched to
+        spacing     "shifted", "karras" (rho 7), "exponential" or "beta" (quantiles of Beta(0.6, 0.6))
+        """
+        options = _abi.new(_abi.ScheduleOptions)
+        options.base = choice(base, _abi.SCHEDULE_BASE, "base")
+        options.shift_kind = choice(shift_kind, _abi.SCHEDULE_SHIFT, "shift_kind")
+        options.spacing = choice(spacing, _abi.SCHEDULE_SPACING, "spacing")
+        options.shift = real(shift, "shift")
+        if (mu is None) != (shift_kind == "static"):
+            raise InvalidArgument(f"mu is {mu}; the shift kinds exponential and linear need it, static has none")
+        if mu is not None:
+            options.mu = real(mu, "mu")
+        if terminal is not None:
+            options.terminal = real(terminal, "terminal")
+            if options.terminal == 0:
+                raise InvalidArgument("terminal is 0; it must be in (0, 1), or None")
+        sigmas = _room(steps)
+        check(_abi.lib.cgrpo_schedule_make(len(sigmas) - 1, ctypes.byref(options), sigmas))
+        return cls(sigmas)
+
+    @classmethod
+    def flux(cls, steps: int, width: int, height: int) -> Schedule:
+        """FLUX's for an image of width x height pixels: exponential shift with `flux_mu(width * height)`."""
+        pixels = integer(width, "width", 1) * integer(height, "height", 1)
+        return cls.make(steps, shift_kind="exponential", mu=flux_mu(pixels))
+
+    def timesteps(self, scale: float = 1000.0, *, truncated: bool = False) -> NDArray[np.float64]:
+        """(T,) float64: scale sigma_k, as a model wants it. truncated: whole numbers, int(scale sigma), which GCPO,
+        DanceGRPO and MixGRPO feed their model while the step itself uses sigma."""
+        times = real(scale, "scale") * self._sigmas[:-1]
+        return np.trunc(times) if truncated else times
+
     @property
     def sigmas(self) -> NDArray[np.float64]:
         """(T + 1,) float64, read-only."""
@@ -64,6 +149,24 @@ class Schedule:
 
     def __repr__(self) -> str:
         return f"Schedule({np.array2string(self._sigmas, precision=4, threshold=8, separator=', ')})"
+
+
+def flux_mu(pixels: float, base_shift: float = 0.5, max_shift: float = 1.15) -> float:
+    """FLUX's mu for an image of width x height = pixels: linear in its sequence length pixels/16^2, from base_shift at
+    256 tokens to max_shift at 4,096."""
+    mu = ctypes.c_double()
+    numbers = real(pixels, "pixels"), real(base_shift, "base_shift"), real(max_shift, "max_shift")
+    check(_abi.lib.cgrpo_flux_mu(*numbers, ctypes.byref(mu)))
+    return mu.value
+
+
+def flux_mu(pixels: float, base_shift: float = 0.5, max_shift: float = 1.15) -> float:
+    """FLUX's mu for an image of `pixels` = width x height: linear in the sequence length pixels / 16^2, from base_shift
+    at 256 tokens to max_shift at 4,096."""
+    mu = ctypes.c_double()
+    numbers = real(pixels, "pixels"), real(base_shift, "base_shift"), real(max_shift, "max_shift")
+    check(_abi.lib.cgrpo_flux_mu(*numbers, ctypes.byref(mu)))
+    return mu.value
 
 
 def _room(steps: Any) -> NDArray[np.float64]:
