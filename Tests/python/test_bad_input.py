@@ -175,7 +175,7 @@ CASES = {
     "rewards NaN": (lambda: cg.advantages([1, NAN]), cg.NonFinite, "rewards"),
     "rewards infinite": (lambda: cg.advantages([1, float("inf")]), cg.NonFinite, "rewards"),
     "rewards none": (lambda: cg.advantages([]), ValueError, "count|rewards"),
-    "rewards a matrix": (lambda: cg.advantages([[1, 2]]), ValueError, "rewards has shape"),
+    "rewards a cube": (lambda: cg.advantages([[[1, 2]]]), ValueError, "rewards has shape"),
     "rewards text": (lambda: cg.advantages(["good", "bad"]), TypeError, "rewards"),
     "rewards None": (lambda: cg.advantages(None), TypeError, "rewards"),
     "rewards of an odd group": (lambda: cg.advantages([1, 2, 3], group_size=2), ValueError, "group_size"),

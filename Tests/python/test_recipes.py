@@ -76,7 +76,9 @@ def test_options_of_advantages_arrive():
     np.testing.assert_allclose(
         cg.advantages(r, **free, baseline="batch", scale="batch"), (r - r.mean()) / r.std(ddof=1)
     )
-    np.testing.assert_allclose(cg.advantages(r, **{**free, "epsilon": 0.5}), (centred / (g.std(1, ddof=1, keepdims=True) + 0.5)).ravel())
+    np.testing.assert_allclose(
+        cg.advantages(r, **{**free, "epsilon": 0.5}), (centred / (g.std(1, ddof=1, keepdims=True) + 0.5)).ravel()
+    )
     np.testing.assert_allclose(cg.advantages(r, **free, floor=100.0), centred.ravel() / 100)
     half = cg.advantages(r, **free, subtract_median=True).reshape(3, 4)
     np.testing.assert_allclose(np.median(half, axis=1), 0, atol=1e-15)

@@ -41,7 +41,7 @@ TypeError, and so on. What a callback raises comes out of the call that ran it. 
 """
 
 from . import _abi
-from .chunks import ChunkPlan, PlanFit
+from .chunks import ChunkFit, ChunkPlan
 from .errors import (
     CallbackFailed,
     Error,
@@ -72,7 +72,6 @@ __all__ = [
     "IterationReport",
     "NonFinite",
     "OutOfMemory",
-    "PlanFit",
     "Sampler",
     "Schedule",
     "Trainer",

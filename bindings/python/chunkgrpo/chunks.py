@@ -12,7 +12,6 @@ from numpy.typing import ArrayLike, NDArray
 from . import _abi, _arrays
 from .errors import InvalidArgument, WrongType, check
 from .schedule import Schedule
-from .schedule import Schedule
 
 
 class ChunkPlan:
@@ -61,63 +60,6 @@ class ChunkPlan:
             _abi.lib.cgrpo_plan_adaptive(curve, *curve.shape, ctypes.byref(options), out, len(out), ctypes.byref(count))
         )
         return cls(out[: count.value])
-
-    @classmethod
-    def optimal(
-        cls,
-        relative_l1: ArrayLike,
-        chunk_count: Optional[int] = None,
-        *,
-        explained: float = 0.9,
-        min_size: int = 1,
-        max_size: int = 0,
-    ) -> ChunkPlan:
-        """The plan of `fit`."""
-        return cls.fit(relative_l1, chunk_count, explained=explained, min_size=min_size, max_size=max_size).plan
-
-    @classmethod
-    def fit(
-        cls,
-        relative_l1: ArrayLike,
-        chunk_count: Optional[int] = None,
-        *,
-        explained: float = 0.9,
-        min_size: int = 1,
-        max_size: int = 0,
-    ) -> PlanFit:
-        """The chunks of the relative-L1 curve (averaged over the batch, in logarithms) that differ least from their own
-        means, in least squares. Small noise does not move them as it moves turning points.
-
-        relative_l1         (B, S), S at most 2,000
-        chunk_count         K; None = the smallest number of chunks that explains `explained` of the variance
-        explained           in (0, 1)
-        min_size, max_size  bounds on the chunks; a max_size of 0 is none
-        """
-        values = _arrays.double_matrix(relative_l1, "relative_l1")
-        options = _abi.new(_abi.OptimalOptions)
-        if chunk_count is not None:
-            options.chunk_count = _arrays.integer(chunk_count, "chunk_count", 1)
-        options.explained = _arrays.real(explained, "explained")
-        options.min_size = _arrays.integer(min_size, "min_size")
-        options.max_size = _arrays.integer(max_size, "max_size")
-        batch, steps = values.shape
-        out, curve = np.empty(max(1, steps), np.int64), np.empty(steps)
-        count, share = ctypes.c_int64(), ctypes.c_double()
-        check(
-            _abi.lib.cgrpo_plan_optimal(
-                *(values, batch, steps, ctypes.byref(options)),
-                *(out, len(out), ctypes.byref(count), curve, ctypes.byref(share)),
-            )
-        )
-        return PlanFit(cls(out[: count.value]), curve, share.value)
-
-    def carried(self, source: Schedule, target: Schedule) -> ChunkPlan:
-        """This plan for the schedule `source` on the schedule `target`: each boundary at the step whose sigma is nearest
-        to its own. A chunk keeps at least one step."""
-        out = np.empty(len(self), np.int64)
-        before, after = source.sigmas, target.sigmas
-        check(_abi.lib.cgrpo_plan_carry(self._sizes, len(self), before, len(before), after, len(after), out))
-        return ChunkPlan(out)
 
     @classmethod
     def optimal(
@@ -251,17 +193,6 @@ class ChunkPlan:
         edges = self.boundaries.tolist()
         spans = [f"{a}-{b - 1}" if b - a > 1 else f"{a}" for a, b in zip(edges, edges[1:])]
         return f"{_count(self.steps, 'step')} in {_count(len(self), 'chunk')}: {' | '.join(spans)}"
-
-
-@dataclass(frozen=True)
-class PlanFit:
-    """What `ChunkPlan.fit` returns."""
-
-    plan: ChunkPlan
-    curve: NDArray[np.float64]
-    """(S,): relative L1, averaged over the batch."""
-    explained: float
-    """Share of the curve's variance that the plan explains; 1 for a flat curve."""
 
 
 @dataclass(frozen=True)

@@ -49,38 +49,6 @@ class Schedule:
         steps: int,
         *,
         base: str = "linear",
-        shift_kind: str = "static",
-        shift: float = 1.0,
-        mu: float = 0.0,
-        terminal: float = 0.0,
-        spacing: str = "shifted",
-    ) -> Schedule:
-        """Any schedule of diffusers' FlowMatchEulerDiscreteScheduler: base points, shift, terminal stretch, spacing.
-
-        base        "linear": 1 - k/steps; "diffusers": what set_timesteps(n) takes when it is given no sigmas, shifted
-                    already, so that a static shift is applied twice (diffusers issue 13243)
-        shift_kind  "static": shift t / (shift t + 1 - t), shift > 0 (SD3); "exponential": e^mu / (e^mu + 1/t - 1)
-                    (FLUX, mu by `flux_mu`); "linear": mu / (mu + 1/t - 1), mu > 0
-        terminal    in (0, 1): the last sigma before the final 0 is stretched to it; 0 = not
-        spacing     "shifted": where the shift put them; "karras", "exponential", "beta": between the ends
-        """
-        options = _abi.new(_abi.ScheduleOptions)
-        options.base = choice(base, _abi.SCHEDULE_BASE, "base")
-        options.shift_kind = choice(shift_kind, _abi.SCHEDULE_SHIFT, "shift_kind")
-        options.shift = real(shift, "shift")
-        options.mu = real(mu, "mu")
-        options.terminal = real(terminal, "terminal")
-        options.spacing = choice(spacing, _abi.SCHEDULE_SPACING, "spacing")
-        sigmas = _room(steps)
-        check(_abi.lib.cgrpo_schedule_make(len(sigmas) - 1, ctypes.byref(options), sigmas))
-        return cls(sigmas)
-
-    @classmethod
-    def make(
-        cls,
-        steps: int,
-        *,
-        base: str = "linear",
         shift: float = 1.0,
         mu: Optional[float] = None,
         shift_kind: str = "static",
@@ -149,15 +117,6 @@ class Schedule:
 
     def __repr__(self) -> str:
         return f"Schedule({np.array2string(self._sigmas, precision=4, threshold=8, separator=', ')})"
-
-
-def flux_mu(pixels: float, base_shift: float = 0.5, max_shift: float = 1.15) -> float:
-    """FLUX's mu for an image of width x height = pixels: linear in its sequence length pixels/16^2, from base_shift at
-    256 tokens to max_shift at 4,096."""
-    mu = ctypes.c_double()
-    numbers = real(pixels, "pixels"), real(base_shift, "base_shift"), real(max_shift, "max_shift")
-    check(_abi.lib.cgrpo_flux_mu(*numbers, ctypes.byref(mu)))
-    return mu.value
 
 
 def flux_mu(pixels: float, base_shift: float = 0.5, max_shift: float = 1.15) -> float:
