@@ -6,7 +6,7 @@ import Glibc
 /// between blocks, in an order that depends on the number of elements alone.
 
 /// Elements that one turn of the inner loop takes.
-private let turn = 32
+let turn = 32
 private let blockSize = 1024
 /// The part of a sample that one thread works on.
 private let segmentSize = 16 * blockSize
@@ -24,6 +24,62 @@ struct Affine<C: ComputeScalar> {
   }
 
   @inline(__always) func mean(_ x: SIMD8<C>, _ v: SIMD8<C>) -> SIMD8<C> { a * x + b * v }
+}
+
+/// What a mean has beside a·x + b·v.
+protocol ExtraTerms<Compute> {
+  associatedtype Compute: ComputeScalar
+  /// Their sum over `count` ≤ 32 elements from `offset` on; the lanes beyond are 0.
+  func vectors(_ sample: Int, _ offset: Int, _ count: Int) -> Vectors4<Compute>
+}
+
+/// None. −0 is what an addition leaves as it is, so that the compiler takes it out.
+struct NoTerms<Compute: ComputeScalar>: ExtraTerms {
+  @inline(__always)
+  func vectors(_ sample: Int, _ offset: Int, _ count: Int) -> Vectors4<Compute> {
+    let nothing = SIMD8<Compute>(repeating: -0.0)
+    return (nothing, nothing, nothing, nothing)
+  }
+}
+
+/// p·y + q·z: the unconditional velocity of guidance, and the image that the step before predicted.
+struct LinearTerms {
+  var y: LatentsView?
+  var p = 0.0
+  var z: LatentsView?
+  var q = 0.0
+
+  func typed<E: LatentElement>(_: E.Type) -> TypedTerms<E> {
+    TypedTerms(y: y, p: E.Compute(p), z: z, q: E.Compute(q))
+  }
+}
+
+struct TypedTerms<E: LatentElement>: ExtraTerms {
+  typealias Compute = E.Compute
+  let y: LatentsView?
+  let p: E.Compute
+  let z: LatentsView?
+  let q: E.Compute
+
+  @inline(__always)
+  func vectors(_ sample: Int, _ offset: Int, _ count: Int) -> Vectors4<E.Compute> {
+    var sum: Vectors4<E.Compute> = (.zero, .zero, .zero, .zero)
+    if let y { add(p, y, sample, offset, count, &sum) }
+    if let z { add(q, z, sample, offset, count, &sum) }
+    return sum
+  }
+
+  @inline(__always)
+  private func add(
+    _ factor: E.Compute, _ view: LatentsView, _ sample: Int, _ offset: Int, _ count: Int,
+    _ sum: inout Vectors4<E.Compute>
+  ) {
+    let pointer = UnsafePointer(view.sample(sample, as: E.self) + offset)
+    padded(count, pointer, pointer, pointer, writing: nil) { p, _, _, _ in
+      let v = load4(p)
+      sum = (sum.0 + factor * v.0, sum.1 + factor * v.1, sum.2 + factor * v.2, sum.3 + factor * v.3)
+    }
+  }
 }
 
 /// Over the elements of one sample.
@@ -70,7 +126,7 @@ enum NoiseSource {
 ///
 /// - Parameter body: (sample, offset, count ≤ 32, sums).
 @inline(__always)
-private func forEachSample<C: ComputeScalar>(
+func forEachSample<C: ComputeScalar>(
   batch: Int, elements: Int, threads: Int, as _: C.Type,
   body: (Int, Int, Int, inout LaneSums<C>) -> Void, finish: (Int, SampleSums) -> Void
 ) {
@@ -111,7 +167,7 @@ private func forEachSample<C: ComputeScalar>(
 /// Calls `body` with pointers to whole turns: the elements themselves, or for the rest of a sample, padded copies.
 /// Zeros add nothing to any sum, for then m = x' = 0.
 @inline(__always)
-private func padded<E: LatentElement>(
+func padded<E: LatentElement>(
   _ count: Int, _ p0: UnsafePointer<E>, _ p1: UnsafePointer<E>, _ p2: UnsafePointer<E>,
   writing p3: UnsafeMutablePointer<E>?,
   body: (UnsafePointer<E>, UnsafePointer<E>, UnsafePointer<E>, UnsafeMutablePointer<E>?) -> Void
@@ -137,35 +193,51 @@ private func clear<C: ComputeScalar>(_ vectors: inout Vectors4<C>, from count: I
 }
 
 @inline(__always)
-private func load4<E: LatentElement>(_ p: UnsafePointer<E>) -> Vectors4<E.Compute> {
+func load4<E: LatentElement>(_ p: UnsafePointer<E>) -> Vectors4<E.Compute> {
   (E.load(p), E.load(p + 8), E.load(p + 16), E.load(p + 24))
 }
 
 // MARK: - Step
 
-/// next = a·x + b·v + s·ε; the sums are taken from `next` as stored.
+/// next = m + s·ε with m = a·x + b·v + terms; the sums are taken from `next` as stored.
 func stepKernel<E: LatentElement>(
-  _ coefficients: StepCoefficients, x: LatentsView, v: LatentsView, noise: NoiseSource, next: LatentsView,
-  threads: Int, as type: E.Type, finish: (Int, SampleSums) -> Void
+  _ coefficients: StepCoefficients, x: LatentsView, v: LatentsView, terms: LinearTerms?, noise: NoiseSource,
+  next: LatentsView, threads: Int, as type: E.Type, finish: (Int, SampleSums) -> Void
+) {
+  if let terms {
+    stepKernel(
+      coefficients, x, v, terms.typed(type), noise, next, threads: threads, as: type, finish: finish)
+  } else {
+    stepKernel(
+      coefficients, x, v, NoTerms<E.Compute>(), noise, next, threads: threads, as: type, finish: finish)
+  }
+}
+
+@inline(__always)
+private func stepKernel<E: LatentElement, X: ExtraTerms<E.Compute>>(
+  _ coefficients: StepCoefficients, _ x: LatentsView, _ v: LatentsView, _ terms: X, _ noise: NoiseSource,
+  _ next: LatentsView, threads: Int, as type: E.Type, finish: (Int, SampleSums) -> Void
 ) {
   let k = Affine<E.Compute>(coefficients)
   switch noise {
   case .none:
     forEachSample(batch: x.batch, elements: x.elements, threads: threads, as: E.Compute.self) {
       sample, offset, count, sums in
+      let extra = terms.vectors(sample, offset, count)
       let px = x.sample(sample, as: type) + offset
       padded(count, px, v.sample(sample, as: type) + offset, px, writing: next.sample(sample, as: type) + offset) {
-        if let out = $3 { step32($0, $1, (.zero, .zero, .zero, .zero), out, k, &sums) }
+        if let out = $3 { step32($0, $1, extra, (.zero, .zero, .zero, .zero), out, k, &sums) }
       }
     } finish: { finish($0, $1) }
   case .given(let noise):
     forEachSample(batch: x.batch, elements: x.elements, threads: threads, as: E.Compute.self) {
       sample, offset, count, sums in
+      let extra = terms.vectors(sample, offset, count)
       padded(
         count, x.sample(sample, as: type) + offset, v.sample(sample, as: type) + offset,
         noise.sample(sample, as: type) + offset, writing: next.sample(sample, as: type) + offset
       ) {
-        if let out = $3 { step32($0, $1, load4($2), out, k, &sums) }
+        if let out = $3 { step32($0, $1, extra, load4($2), out, k, &sums) }
       }
     } finish: { finish($0, $1) }
   case .library(let seed, let sampleIDs, let step):
@@ -174,9 +246,10 @@ func stepKernel<E: LatentElement>(
       let stream = NormalStream(seed: seed, sampleID: sampleIDs?[sample] ?? UInt64(sample), step: step)
       var normals = stream.normals(group: UInt32(truncatingIfNeeded: offset / turn), as: E.Compute.self)
       if count < turn { clear(&normals, from: count) }
+      let extra = terms.vectors(sample, offset, count)
       let px = x.sample(sample, as: type) + offset
       padded(count, px, v.sample(sample, as: type) + offset, px, writing: next.sample(sample, as: type) + offset) {
-        if let out = $3 { step32($0, $1, normals, out, k, &sums) }
+        if let out = $3 { step32($0, $1, extra, normals, out, k, &sums) }
       }
     } finish: { finish($0, $1) }
   }
@@ -184,24 +257,24 @@ func stepKernel<E: LatentElement>(
 
 @inline(__always)
 private func step32<E: LatentElement>(
-  _ x: UnsafePointer<E>, _ v: UnsafePointer<E>, _ noise: Vectors4<E.Compute>, _ next: UnsafeMutablePointer<E>,
-  _ k: Affine<E.Compute>, _ sums: inout LaneSums<E.Compute>
+  _ x: UnsafePointer<E>, _ v: UnsafePointer<E>, _ extra: Vectors4<E.Compute>, _ noise: Vectors4<E.Compute>,
+  _ next: UnsafeMutablePointer<E>, _ k: Affine<E.Compute>, _ sums: inout LaneSums<E.Compute>
 ) {
-  let d0 = step8(x, v, noise.0, next, k, &sums)
-  let d1 = step8(x + 8, v + 8, noise.1, next + 8, k, &sums)
-  let d2 = step8(x + 16, v + 16, noise.2, next + 16, k, &sums)
-  let d3 = step8(x + 24, v + 24, noise.3, next + 24, k, &sums)
+  let d0 = step8(x, v, extra.0, noise.0, next, k, &sums)
+  let d1 = step8(x + 8, v + 8, extra.1, noise.1, next + 8, k, &sums)
+  let d2 = step8(x + 16, v + 16, extra.2, noise.2, next + 16, k, &sums)
+  let d3 = step8(x + 24, v + 24, extra.3, noise.3, next + 24, k, &sums)
   sums.addSquares(d0, d1, d2, d3)
 }
 
 /// Returns x' − m.
 @inline(__always)
 private func step8<E: LatentElement>(
-  _ px: UnsafePointer<E>, _ pv: UnsafePointer<E>, _ noise: SIMD8<E.Compute>, _ next: UnsafeMutablePointer<E>,
-  _ k: Affine<E.Compute>, _ sums: inout LaneSums<E.Compute>
+  _ px: UnsafePointer<E>, _ pv: UnsafePointer<E>, _ extra: SIMD8<E.Compute>, _ noise: SIMD8<E.Compute>,
+  _ next: UnsafeMutablePointer<E>, _ k: Affine<E.Compute>, _ sums: inout LaneSums<E.Compute>
 ) -> SIMD8<E.Compute> {
   let x = E.load(px)
-  let mean = k.mean(x, E.load(pv))
+  let mean = k.mean(x, E.load(pv)) + extra
   E.store(mean + k.s * noise, next)
   let stored = E.load(next)  // rounded: what a later recomputation will see
   sums.change += E.Compute.magnitude(stored - x)
@@ -224,44 +297,63 @@ extension LaneSums {
 
 /// Σ (x' − m)² of given next latents.
 func squaredErrorKernel<E: LatentElement>(
-  _ coefficients: StepCoefficients, x: LatentsView, v: LatentsView, next: LatentsView, threads: Int,
-  as type: E.Type, finish: (Int, SampleSums) -> Void
+  _ coefficients: StepCoefficients, x: LatentsView, v: LatentsView, terms: LinearTerms?, next: LatentsView,
+  threads: Int, as type: E.Type, finish: (Int, SampleSums) -> Void
 ) {
-  let k = Affine<E.Compute>(coefficients)
-  forEachSample(batch: x.batch, elements: x.elements, threads: threads, as: E.Compute.self) {
-    sample, offset, count, sums in
-    padded(
-      count, x.sample(sample, as: type) + offset, v.sample(sample, as: type) + offset,
-      next.sample(sample, as: type) + offset, writing: nil
-    ) { x, v, next, _ in
-      let (d0, d1, d2, d3) = differences(x, v, next, k)
-      sums.addSquares(d0, d1, d2, d3)
-    }
-  } finish: {
-    finish($0, $1)
+  if let terms {
+    differenceKernel(
+      coefficients, x, v, terms.typed(type), next, threads: threads, as: type, gradients: nil, finish: finish)
+  } else {
+    differenceKernel(
+      coefficients, x, v, NoTerms<E.Compute>(), next, threads: threads, as: type, gradients: nil, finish: finish)
   }
 }
 
-/// gradient = scale[sample]·(x' − m), and Σ (x' − m)² in the same pass.
+/// Where gradients go: scale[sample]·(x' − m), and for guidance the same with another scale for the unconditional velocity.
+struct GradientOutput {
+  let gradient: LatentsView
+  let scale: UnsafePointer<Double>
+  let unconditional: LatentsView?
+  let unconditionalScale: UnsafePointer<Double>
+}
+
+/// The gradients, and Σ (x' − m)² in the same pass.
 func gradientKernel<E: LatentElement>(
-  _ coefficients: StepCoefficients, x: LatentsView, v: LatentsView, next: LatentsView, gradient: LatentsView,
-  scale: UnsafePointer<Double>, threads: Int, as type: E.Type, finish: (Int, SampleSums) -> Void
+  _ coefficients: StepCoefficients, x: LatentsView, v: LatentsView, terms: LinearTerms?, next: LatentsView,
+  output: GradientOutput, threads: Int, as type: E.Type, finish: (Int, SampleSums) -> Void
+) {
+  if let terms {
+    differenceKernel(
+      coefficients, x, v, terms.typed(type), next, threads: threads, as: type, gradients: output, finish: finish)
+  } else {
+    differenceKernel(
+      coefficients, x, v, NoTerms<E.Compute>(), next, threads: threads, as: type, gradients: output, finish: finish)
+  }
+}
+
+@inline(__always)
+private func differenceKernel<E: LatentElement, X: ExtraTerms<E.Compute>>(
+  _ coefficients: StepCoefficients, _ x: LatentsView, _ v: LatentsView, _ terms: X, _ next: LatentsView,
+  threads: Int, as type: E.Type, gradients: GradientOutput?, finish: (Int, SampleSums) -> Void
 ) {
   let k = Affine<E.Compute>(coefficients)
   forEachSample(batch: x.batch, elements: x.elements, threads: threads, as: E.Compute.self) {
     sample, offset, count, sums in
-    let g = E.Compute(scale[sample])
+    let extra = terms.vectors(sample, offset, count)
+    let out = gradients.map { $0.gradient.sample(sample, as: type) + offset }
+    var d: Vectors4<E.Compute> = (.zero, .zero, .zero, .zero)
     padded(
       count, x.sample(sample, as: type) + offset, v.sample(sample, as: type) + offset,
-      next.sample(sample, as: type) + offset, writing: gradient.sample(sample, as: type) + offset
+      next.sample(sample, as: type) + offset, writing: out
     ) { x, v, next, out in
-      let (d0, d1, d2, d3) = differences(x, v, next, k)
-      sums.addSquares(d0, d1, d2, d3)
-      if let out {
-        E.store(g * d0, out)
-        E.store(g * d1, out + 8)
-        E.store(g * d2, out + 16)
-        E.store(g * d3, out + 24)
+      d = differences(x, v, extra, next, k)
+      if let out, let gradients { store4(E.Compute(gradients.scale[sample]), d, out) }
+    }
+    sums.addSquares(d.0, d.1, d.2, d.3)
+    if let gradients, let second = gradients.unconditional {
+      let out = second.sample(sample, as: type) + offset
+      padded(count, out, out, out, writing: out) { _, _, _, out in
+        if let out { store4(E.Compute(gradients.unconditionalScale[sample]), d, out) }
       }
     }
   } finish: {
@@ -270,15 +362,24 @@ func gradientKernel<E: LatentElement>(
 }
 
 @inline(__always)
+private func store4<E: LatentElement>(_ g: E.Compute, _ d: Vectors4<E.Compute>, _ out: UnsafeMutablePointer<E>) {
+  E.store(g * d.0, out)
+  E.store(g * d.1, out + 8)
+  E.store(g * d.2, out + 16)
+  E.store(g * d.3, out + 24)
+}
+
+@inline(__always)
 private func differences<E: LatentElement>(
-  _ x: UnsafePointer<E>, _ v: UnsafePointer<E>, _ next: UnsafePointer<E>, _ k: Affine<E.Compute>
+  _ x: UnsafePointer<E>, _ v: UnsafePointer<E>, _ extra: Vectors4<E.Compute>, _ next: UnsafePointer<E>,
+  _ k: Affine<E.Compute>
 ) -> Vectors4<E.Compute> {
-  let m = (
-    k.mean(E.load(x), E.load(v)), k.mean(E.load(x + 8), E.load(v + 8)), k.mean(E.load(x + 16), E.load(v + 16)),
-    k.mean(E.load(x + 24), E.load(v + 24))
-  )
   let n = load4(next)
-  return (n.0 - m.0, n.1 - m.1, n.2 - m.2, n.3 - m.3)
+  return (
+    n.0 - (k.mean(E.load(x), E.load(v)) + extra.0), n.1 - (k.mean(E.load(x + 8), E.load(v + 8)) + extra.1),
+    n.2 - (k.mean(E.load(x + 16), E.load(v + 16)) + extra.2),
+    n.3 - (k.mean(E.load(x + 24), E.load(v + 24)) + extra.3)
+  )
 }
 
 // MARK: - Relative L1 and noise

@@ -9,13 +9,18 @@ public struct TrajectoryBuffers {
   public let latents: TrajectoryView
   /// (B, S) each, or nil.
   public let logProbs, relativeL1: UnsafeMutablePointer<Double>?
+  /// (B, …) or nil: the image that the step before the range predicted, and after the rollout that of its last step. Only
+  /// second-order steps use it; without it they must be in one range with the step before them.
+  public let previousImage: LatentsView?
 
   public init(
-    latents: TrajectoryView, logProbs: UnsafeMutablePointer<Double>?, relativeL1: UnsafeMutablePointer<Double>?
+    latents: TrajectoryView, logProbs: UnsafeMutablePointer<Double>?, relativeL1: UnsafeMutablePointer<Double>?,
+    previousImage: LatentsView? = nil
   ) {
     self.latents = latents
     self.logProbs = logProbs
     self.relativeL1 = relativeL1
+    self.previousImage = previousImage
   }
 }
 
@@ -48,16 +53,29 @@ extension Sampler {
     if case .given(let noise) = noise {
       try require(noise.count == steps, "noise holds \(noise.count) steps, but the schedule has \(steps)")
     }
+    if let image = buffers.previousImage { try x[0].checkSame(image, "previous_image") }
+    try require(
+      coefficients[range.lowerBound].c == 0 || buffers.previousImage != nil,
+      "previous_image: step \(range.lowerBound) is of second order and needs the image that the step before it predicted")
     let scratch = try Latents(type: x.type, batch: x.batch, elements: x.elements)
+    // A copy, so that a rollout that fails leaves the caller's as it was.
+    let image = try needsPreviousImage ? Latents(type: x.type, batch: x.batch, elements: x.elements).view : nil
+    if let image, let given = buffers.previousImage { image.copy(from: given) }
     for k in range {
       try velocity(k, schedule.sigmas[k], x[k], scratch.view)
       let trained = k < trainedSteps
       try step(
-        k, latents: x[k], velocity: scratch.view, source: noise?.source(step: k), next: x[k + 1],
+        k, latents: x[k], velocity: scratch.view, extras: StepExtras(previousImage: image),
+        source: noise?.source(step: k), next: x[k + 1],
         logProb: Column(trained ? buffers.logProbs.map { $0 + k } : nil, stride: trainedSteps),
         relativeL1: Column(trained ? buffers.relativeL1.map { $0 + k } : nil, stride: trainedSteps))
+      if let image, k + 1 < steps { try predictedImage(k, latents: x[k], velocity: scratch.view, image: image) }
     }
+    if let image { buffers.previousImage?.copy(from: image) }
   }
+
+  /// Whether any step is of second order.
+  public var needsPreviousImage: Bool { coefficients.contains { $0.c != 0 } }
 
   /// Log-probabilities (B, n) of the steps `firstStep …` from latents (B, n + 1, …) and velocities (B, n, …).
   public func logProbs(
@@ -66,7 +84,7 @@ extension Sampler {
     try check(firstStep: firstStep, latents: latents, velocities: velocities)
     for t in 0..<velocities.count {
       try logProb(
-        firstStep + t, latents: latents[t], velocity: velocities[t], next: latents[t + 1],
+        firstStep + t, latents: latents[t], velocity: velocities[t], extras: StepExtras(), next: latents[t + 1],
         into: Column(logProbs + t, stride: velocities.count))
     }
   }
@@ -115,6 +133,13 @@ extension Sampler {
 }
 
 extension LatentsView {
+  /// Both are of one shape and type.
+  func copy(from other: LatentsView) {
+    for i in 0..<batch {
+      memcpy(base + i &* batchStride &* type.size, other.base + i &* other.batchStride &* type.size, elements &* type.size)
+    }
+  }
+
   func clear() {
     for i in 0..<batch { memset(base + i &* batchStride &* type.size, 0, elements &* type.size) }
   }
@@ -126,6 +151,8 @@ public final class Trajectory {
   public let noise: Noise?
   /// (T + 1, B, D)
   public let latents: Latents
+  /// For second-order steps: the image that the step before `position` predicted.
+  private let previousImage: Latents?
   /// (B, S), row-major; filled up to `position`.
   public private(set) var logProbs, relativeL1: [Double]
   /// The step that comes next, 0 … T.
@@ -147,14 +174,15 @@ public final class Trajectory {
     self.position = position
     latents = try Latents(
       type: initial.type, steps: sampler.steps + 1, batch: initial.batch, elements: initial.elements)
+    previousImage =
+      try sampler.needsPreviousImage
+      ? Latents(type: initial.type, batch: initial.batch, elements: initial.elements) : nil
+    try require(
+      position == sampler.steps || sampler.coefficients[position].c == 0,
+      "position = \(position): a second-order step cannot begin a trajectory; give its previous image to Sampler.rollout")
     logProbs = Array(repeating: 0, count: initial.batch * sampler.trainedSteps)
     relativeL1 = logProbs
-    let size = initial.type.size
-    for i in 0..<initial.batch {
-      memcpy(
-        latents[position].base + i * initial.elements * size, initial.base + i * initial.batchStride * size,
-        initial.elements * size)
-    }
+    latents[position].copy(from: initial)
   }
 
   /// Takes the steps up to `end` (by default all). After an error `position` is as before.
@@ -165,7 +193,8 @@ public final class Trajectory {
     try logProbs.withUnsafeMutableBufferPointer { logProbs in
       try relativeL1.withUnsafeMutableBufferPointer { relativeL1 in
         let buffers = TrajectoryBuffers(
-          latents: latents.trajectory, logProbs: logProbs.baseAddress, relativeL1: relativeL1.baseAddress)
+          latents: latents.trajectory, logProbs: logProbs.baseAddress, relativeL1: relativeL1.baseAddress,
+          previousImage: previousImage?.view)
         guard case .library(let seed, let ids) = noise else {
           return try sampler.rollout(buffers, range: position..<end, noise: nil, velocity: velocity)
         }

@@ -16,16 +16,52 @@ public enum LastStep: Int32, Sendable {
   case ode = 2
 }
 
-/// An immutable sampler over one schedule. Every step is `x' = a·x + b·v + s·ε`; see `Dynamics` for a, b and s.
+/// How a sampler steps.
+public struct SamplerOptions: Sendable, Equatable {
+  public var dynamics = Dynamics.flowSDE
+  /// Noise scale, ≥ 0; for CPS at most 1. DPM-Solver++ has none.
+  public var eta = 0.7
+  /// One for each of the T steps instead of `eta`.
+  public var etas: [Double]?
+  /// The steps that take `dynamics`, in rising order; nil = all. The others take `outside`, and those after the last of
+  /// them `after` (MixGRPO, arXiv 2507.21802).
+  public var window: [Int]?
+  public var outside = Dynamics.ode
+  /// nil = the same as `outside`; `.dpmODE` is MixGRPO-Flash.
+  public var after: Dynamics?
+  /// Of DPM-Solver++: 1 or 2. The first and the last step are of first order.
+  public var dpmOrder = 2
+  public var logProbForm = LogProbForm.gaussian
+  public var lastStep = LastStep.asOthers
+  /// 1 … 256; 0 = one a core.
+  public var threads = 1
+
+  public init() {}
+}
+
+/// What a step may need beside latents and velocity.
+public struct StepExtras {
+  /// Classifier-free guidance: the velocity is u + w·(v − u) for the `velocity` v of the call and this u. nil = v alone.
+  public var unconditional: LatentsView?
+  /// w; 1 = v alone.
+  public var guidance: Double
+  /// x0 = x − σ·v of the step before: second-order steps need it.
+  public var previousImage: LatentsView?
+
+  public init(unconditional: LatentsView? = nil, guidance: Double = 1, previousImage: LatentsView? = nil) {
+    self.unconditional = unconditional
+    self.guidance = guidance
+    self.previousImage = previousImage
+  }
+}
+
+/// An immutable sampler over one schedule. Every step is `x' = a·x + b·v + c·h + s·ε`; see `Dynamics` for the numbers.
 ///
 /// All latents, velocities and noise of a call have one shape and one element type. Results are the same bits for any
 /// number of threads and for a batch split in any way.
 public struct Sampler: Sendable {
   public let schedule: Schedule
-  public let dynamics: Dynamics
-  public let eta: Double
-  public let logProbForm: LogProbForm
-  public let lastStep: LastStep
+  public let options: SamplerOptions
   public let threads: Int
   /// T of them.
   public let coefficients: [StepCoefficients]
@@ -34,6 +70,8 @@ public struct Sampler: Sendable {
   public var steps: Int { schedule.steps }
   /// S = T − 1: the last step is left out.
   public var trainedSteps: Int { schedule.steps - 1 }
+  /// The steps with noise among the trained ones: those that have a log-probability.
+  public var stochasticSteps: [Int] { (0..<trainedSteps).filter { coefficients[$0].s > 0 } }
 
   /// - Parameters:
   ///   - eta: noise scale, ≥ 0; for CPS at most 1.
@@ -42,35 +80,69 @@ public struct Sampler: Sendable {
     _ schedule: Schedule, dynamics: Dynamics = .flowSDE, eta: Double = 0.7, logProbForm: LogProbForm = .gaussian,
     lastStep: LastStep = .asOthers, threads: Int = 1
   ) throws {
-    try require(eta >= 0 && eta.isFinite, "eta = \(eta) must be at least 0 and finite")
-    try require(dynamics != .cps || eta <= 1, "eta = \(eta): CPS takes at most 1, where all of the noise is new")
+    var options = SamplerOptions()
+    options.dynamics = dynamics
+    options.eta = eta
+    options.logProbForm = logProbForm
+    options.lastStep = lastStep
+    options.threads = threads
+    try self.init(schedule, options)
+  }
+
+  public init(_ schedule: Schedule, _ options: SamplerOptions) throws {
     self.schedule = schedule
-    self.dynamics = dynamics
-    self.eta = eta
-    self.logProbForm = logProbForm
-    self.lastStep = lastStep
-    self.threads = try resolvedThreads(threads)
-    let sigmas = schedule.sigmas
-    if dynamics == .flowSDE && eta > 0 && sigmas[0] == 1 {
-      // sigma_1 stands in for sigma = 1; below it there is nothing to divide by.
-      try require(sigmas[1] < 1, "sigmas[1] must be below 1")
+    self.options = options
+    threads = try resolvedThreads(options.threads)
+    coefficients = try Sampler.coefficients(schedule, options)
+  }
+
+  private static func coefficients(_ schedule: Schedule, _ o: SamplerOptions) throws -> [StepCoefficients] {
+    let (sigmas, steps) = (schedule.sigmas, schedule.steps)
+    let etas = o.etas ?? Array(repeating: o.eta, count: steps)
+    try require(etas.count == steps, "etas: \(etas.count) of them for \(steps) steps")
+    for (k, eta) in etas.enumerated() {
+      let name = o.etas == nil ? "eta" : "etas[\(k)]"
+      try require(eta >= 0 && eta.isFinite, "\(name) = \(eta) must be at least 0 and finite")
+      try require(o.dynamics != .cps || eta <= 1, "\(name) = \(eta): CPS takes at most 1, where all of the noise is new")
     }
-    coefficients = (0..<schedule.steps).map { k in
-      let dynamics = k == schedule.steps - 1 && lastStep == .ode ? .ode : dynamics
-      return dynamics.coefficients(
-        sigma: sigmas[k], next: sigmas[k + 1], eta: dynamics == .ode ? 0 : eta, sigmaAfterFirst: sigmas[1])
-    }
-    for (k, c) in coefficients.enumerated() {
+    try require((1...2).contains(o.dpmOrder), "dpm_order = \(o.dpmOrder) is neither 1 nor 2")
+    for (name, dynamics) in [("outside", o.outside), ("after", o.after ?? o.outside)] {
       try require(
-        c.a.isFinite && c.b.isFinite && c.s.isFinite && Float(c.a).isFinite && Float(c.b).isFinite
-          && Float(c.s).isFinite,
-        "eta = \(eta) makes step \(k), from sigma \(sigmas[k]) to \(sigmas[k + 1]), overflow")
+        dynamics == .ode || dynamics == .dpmODE, "\(name): steps outside of the window are deterministic, ode or dpm_ode")
     }
+    let inside = try windowFlags(o.window, steps: steps)
+    let lastInside = inside.lastIndex(of: true) ?? -1
+    return try (0..<steps).map { k in
+      let last = k == steps - 1
+      let dynamics: Dynamics =
+        last && o.lastStep == .ode
+        ? .ode : inside[k] ? o.dynamics : k > lastInside ? o.after ?? o.outside : o.outside
+      let c = dynamics.coefficients(
+        StepSigmas(
+          sigma: sigmas[k], next: sigmas[k + 1], previous: o.dpmOrder == 2 && k > 0 && !last ? sigmas[k - 1] : nil,
+          afterFirst: sigmas[1]), eta: dynamics.followsEta ? etas[k] : 0)
+      try require(
+        [c.a, c.b, c.s, c.c].allSatisfy { Float($0).isFinite },
+        "eta = \(etas[k]) makes step \(k), from sigma \(sigmas[k]) to \(sigmas[k + 1]), overflow")
+      return c
+    }
+  }
+
+  private static func windowFlags(_ window: [Int]?, steps: Int) throws -> [Bool] {
+    guard let window else { return Array(repeating: true, count: steps) }
+    try require(!window.isEmpty, "window: no step is in it, so nothing would be trained")
+    var flags = Array(repeating: false, count: steps)
+    for (i, k) in window.enumerated() {
+      try require((0..<steps).contains(k), "window[\(i)] = \(k) is outside 0 … \(steps - 1)")
+      try require(i == 0 || k > window[i - 1], "window[\(i)] = \(k) does not follow \(window[max(i, 1) - 1]): steps rise")
+      flags[k] = true
+    }
+    return flags
   }
 
   // MARK: Step
 
-  /// One step: next = a·x + b·v + s·ε. `next` may be `latents`.
+  /// One step: next = a·x + b·v + c·h + s·ε. `next` may be `latents`.
   ///
   /// - Parameters:
   ///   - noise: may be nil where s = 0.
@@ -78,54 +150,64 @@ public struct Sampler: Sendable {
   ///   - relativeL1: B numbers, or nil: mean|x' − x| / (mean|x| + 1e-8).
   /// - Throws: `.nonFinite` names the sample and the step; `next` is then to be thrown away.
   public func step(
-    _ step: Int, latents: LatentsView, velocity: LatentsView, noise: Noise?, next: LatentsView,
-    logProb: UnsafeMutablePointer<Double>? = nil, relativeL1: UnsafeMutablePointer<Double>? = nil
+    _ step: Int, latents: LatentsView, velocity: LatentsView, extras: StepExtras = StepExtras(), noise: Noise?,
+    next: LatentsView, logProb: UnsafeMutablePointer<Double>? = nil, relativeL1: UnsafeMutablePointer<Double>? = nil
   ) throws {
     switch noise {
     case nil:
       try self.step(
-        step, latents: latents, velocity: velocity, source: nil, next: next, logProb: Column(logProb),
-        relativeL1: Column(relativeL1))
+        step, latents: latents, velocity: velocity, extras: extras, source: nil, next: next,
+        logProb: Column(logProb), relativeL1: Column(relativeL1))
     case .given(let noise):
       try self.step(
-        step, latents: latents, velocity: velocity, source: .given(noise), next: next, logProb: Column(logProb),
-        relativeL1: Column(relativeL1))
+        step, latents: latents, velocity: velocity, extras: extras, source: .given(noise), next: next,
+        logProb: Column(logProb), relativeL1: Column(relativeL1))
     case .library(let seed, let sampleIDs):
       try checkSampleIDs(sampleIDs?.count, batch: latents.batch)
       try sampleIDs.withOptionalPointer {
         try self.step(
-          step, latents: latents, velocity: velocity, seed: seed, sampleIDPointer: $0, next: next, logProb: logProb,
-          relativeL1: relativeL1)
+          step, latents: latents, velocity: velocity, extras: extras, seed: seed, sampleIDPointer: $0, next: next,
+          logProb: logProb, relativeL1: relativeL1)
       }
     }
   }
 
   /// The same with the library's noise and borrowed sample ids: nil, or B of them.
   public func step(
-    _ step: Int, latents: LatentsView, velocity: LatentsView, seed: UInt64, sampleIDPointer: UnsafePointer<UInt64>?,
-    next: LatentsView, logProb: UnsafeMutablePointer<Double>? = nil, relativeL1: UnsafeMutablePointer<Double>? = nil
+    _ step: Int, latents: LatentsView, velocity: LatentsView, extras: StepExtras = StepExtras(), seed: UInt64,
+    sampleIDPointer: UnsafePointer<UInt64>?, next: LatentsView, logProb: UnsafeMutablePointer<Double>? = nil,
+    relativeL1: UnsafeMutablePointer<Double>? = nil
   ) throws {
     try self.step(
-      step, latents: latents, velocity: velocity,
+      step, latents: latents, velocity: velocity, extras: extras,
       source: .library(seed: seed, sampleIDs: sampleIDPointer, step: UInt32(truncatingIfNeeded: step)), next: next,
       logProb: Column(logProb), relativeL1: Column(relativeL1))
   }
 
   func step(
-    _ step: Int, latents: LatentsView, velocity: LatentsView, source: NoiseSource?, next: LatentsView,
-    logProb: Column, relativeL1: Column
+    _ step: Int, latents: LatentsView, velocity: LatentsView, extras: StepExtras, source: NoiseSource?,
+    next: LatentsView, logProb: Column, relativeL1: Column
   ) throws {
     try check(step: step)
     try latents.checkSame(velocity, "velocity")
     try latents.checkSame(next, "next_latents")
     if case .given(let noise) = source { try latents.checkSame(noise, "noise") }
     if case .library = source { try checkNoiseSize(latents) }
-    let c = coefficients[step]
-    try require(
-      c.s == 0 || source != nil, "noise: step \(step) is stochastic (s = \(c.s)) and needs noise or a seed")
-    let density = density(step)
+    let s = coefficients[step].s
+    try require(s == 0 || source != nil, "noise: step \(step) is stochastic (s = \(s)) and needs noise or a seed")
+    let (c, terms) = try mean(step, latents, extras)
+    try self.step(
+      step, c, latents: latents, velocity: velocity, terms: terms, source: s == 0 ? .none : source ?? .none, next: next,
+      logProb: logProb, relativeL1: relativeL1)
+  }
+
+  /// The step of `c`, whatever the coefficients of `step` are.
+  private func step(
+    _ step: Int, _ c: StepCoefficients, latents: LatentsView, velocity: LatentsView, terms: LinearTerms?,
+    source: NoiseSource, next: LatentsView, logProb: Column, relativeL1: Column
+  ) throws {
+    let density = density(c)
     let count = Double(latents.elements)
-    let source: NoiseSource = c.s == 0 ? .none : source ?? .none
     var broken: Int?
     func finish(_ sample: Int, _ sums: SampleSums) {
       let value = density?.logProb(squaredError: sums.squaredError, elements: latents.elements) ?? 0
@@ -137,16 +219,37 @@ public struct Sampler: Sendable {
     }
     switch latents.type {
     case .float32:
-      stepKernel(c, x: latents, v: velocity, noise: source, next: next, threads: threads, as: Float.self, finish: finish)
+      stepKernel(
+        c, x: latents, v: velocity, terms: terms, noise: source, next: next, threads: threads, as: Float.self,
+        finish: finish)
     case .float64:
-      stepKernel(c, x: latents, v: velocity, noise: source, next: next, threads: threads, as: Double.self, finish: finish)
+      stepKernel(
+        c, x: latents, v: velocity, terms: terms, noise: source, next: next, threads: threads, as: Double.self,
+        finish: finish)
     case .bfloat16:
       stepKernel(
-        c, x: latents, v: velocity, noise: source, next: next, threads: threads, as: BFloat16.self, finish: finish)
+        c, x: latents, v: velocity, terms: terms, noise: source, next: next, threads: threads, as: BFloat16.self,
+        finish: finish)
     case .float16:
-      stepKernel(c, x: latents, v: velocity, noise: source, next: next, threads: threads, as: Half.self, finish: finish)
+      stepKernel(
+        c, x: latents, v: velocity, terms: terms, noise: source, next: next, threads: threads, as: Half.self,
+        finish: finish)
     }
     try throwIfBroken(broken, step: step, "latents, velocity, noise or next latents")
+  }
+
+  /// x0 = x − σ·v into `image`: what a second-order step needs of the step before it. `image` may be `latents`.
+  public func predictedImage(
+    _ step: Int, latents: LatentsView, velocity: LatentsView, extras: StepExtras = StepExtras(), image: LatentsView
+  ) throws {
+    try check(step: step)
+    try latents.checkSame(velocity, "velocity")
+    try latents.checkSame(image, "image")
+    // A step to σ' = 0 without noise.
+    let (c, terms) = try mean(step, StepCoefficients(a: 1, b: -schedule.sigmas[step], s: 0), latents, extras)
+    try self.step(
+      step, c, latents: latents, velocity: velocity, terms: terms, source: .none, next: image, logProb: Column(nil),
+      relativeL1: Column(nil))
   }
 
   // MARK: Log-probability
@@ -155,17 +258,19 @@ public struct Sampler: Sendable {
   ///
   /// - Throws: `.invalidArgument` where s = 0, for a deterministic step has no density.
   public func logProb(
-    _ step: Int, latents: LatentsView, velocity: LatentsView, next: LatentsView,
+    _ step: Int, latents: LatentsView, velocity: LatentsView, extras: StepExtras = StepExtras(), next: LatentsView,
     logProb: UnsafeMutablePointer<Double>
   ) throws {
-    try self.logProb(step, latents: latents, velocity: velocity, next: next, into: Column(logProb))
+    try self.logProb(
+      step, latents: latents, velocity: velocity, extras: extras, next: next, into: Column(logProb))
   }
 
   func logProb(
-    _ step: Int, latents: LatentsView, velocity: LatentsView, next: LatentsView, into logProb: Column
+    _ step: Int, latents: LatentsView, velocity: LatentsView, extras: StepExtras, next: LatentsView,
+    into logProb: Column
   ) throws {
     let density = try checkedDensity(step, latents: latents, velocity: velocity, next: next)
-    let c = coefficients[step]
+    let (c, terms) = try mean(step, latents, extras)
     var broken: Int?
     func finish(_ sample: Int, _ sums: SampleSums) {
       let value = density.logProb(squaredError: sums.squaredError, elements: latents.elements)
@@ -174,13 +279,17 @@ public struct Sampler: Sendable {
     }
     switch latents.type {
     case .float32:
-      squaredErrorKernel(c, x: latents, v: velocity, next: next, threads: threads, as: Float.self, finish: finish)
+      squaredErrorKernel(
+        c, x: latents, v: velocity, terms: terms, next: next, threads: threads, as: Float.self, finish: finish)
     case .float64:
-      squaredErrorKernel(c, x: latents, v: velocity, next: next, threads: threads, as: Double.self, finish: finish)
+      squaredErrorKernel(
+        c, x: latents, v: velocity, terms: terms, next: next, threads: threads, as: Double.self, finish: finish)
     case .bfloat16:
-      squaredErrorKernel(c, x: latents, v: velocity, next: next, threads: threads, as: BFloat16.self, finish: finish)
+      squaredErrorKernel(
+        c, x: latents, v: velocity, terms: terms, next: next, threads: threads, as: BFloat16.self, finish: finish)
     case .float16:
-      squaredErrorKernel(c, x: latents, v: velocity, next: next, threads: threads, as: Half.self, finish: finish)
+      squaredErrorKernel(
+        c, x: latents, v: velocity, terms: terms, next: next, threads: threads, as: Half.self, finish: finish)
     }
     try throwIfBroken(broken, step: step, "latents, velocity or next latents")
   }
@@ -189,46 +298,62 @@ public struct Sampler: Sendable {
   ///
   /// - Parameters:
   ///   - gradLogProb: B numbers.
+  ///   - gradUnconditional: for guidance, the gradient of the unconditional velocity, or nil.
   ///   - logProb: B numbers or nil: written in the same pass.
   public func logProbVJP(
-    _ step: Int, latents: LatentsView, velocity: LatentsView, next: LatentsView,
-    gradLogProb: UnsafePointer<Double>, gradVelocity: LatentsView, logProb: UnsafeMutablePointer<Double>? = nil
+    _ step: Int, latents: LatentsView, velocity: LatentsView, extras: StepExtras = StepExtras(), next: LatentsView,
+    gradLogProb: UnsafePointer<Double>, gradVelocity: LatentsView, gradUnconditional: LatentsView? = nil,
+    logProb: UnsafeMutablePointer<Double>? = nil
   ) throws {
     let density = try checkedDensity(step, latents: latents, velocity: velocity, next: next)
+    let (c, terms) = try mean(step, latents, extras)
     try latents.checkSame(gradVelocity, "grad_velocity")
-    let c = coefficients[step]
+    if let gradUnconditional {
+      try latents.checkSame(gradUnconditional, "grad_unconditional")
+      try require(extras.unconditional != nil, "grad_unconditional: there is no unconditional velocity")
+    }
     var broken: Int?
     func finish(_ sample: Int, _ sums: SampleSums) {
       let value = density.logProb(squaredError: sums.squaredError, elements: latents.elements)
       if !value.isFinite && broken == nil { broken = sample }
       logProb?[sample] = value
     }
-    try withUnsafeTemporaryAllocation(of: Double.self, capacity: latents.batch) { scale in
-      guard let scale = scale.baseAddress else { return }
+    // Guidance: ∂v/∂(conditional) = w and ∂v/∂(unconditional) = 1 − w.
+    let w = extras.unconditional == nil ? 1 : extras.guidance
+    try withUnsafeTemporaryAllocation(of: Double.self, capacity: 2 &* latents.batch) { scales in
+      guard let scale = scales.baseAddress else { return }
+      let unconditionalScale = scale + latents.batch
       for i in 0..<latents.batch {
         let g = gradLogProb[i]
         guard g.isFinite else {
           throw ChunkGRPOError.nonFinite("grad_log_prob[\(i)] = \(g) at step \(step) is not finite")
         }
-        (scale + i).initialize(to: g * 2 * density.precision * c.b / Double(latents.elements))
+        let whole = g * 2 * density.precision * coefficients[step].b / Double(latents.elements)
+        (scale + i).initialize(to: whole * w)
+        (unconditionalScale + i).initialize(to: whole * (1 - w))
       }
+      run(
+        GradientOutput(
+          gradient: gradVelocity, scale: scale, unconditional: gradUnconditional, unconditionalScale: unconditionalScale))
+    }
+    func run(_ output: GradientOutput) {
       switch latents.type {
       case .float32:
         gradientKernel(
-          c, x: latents, v: velocity, next: next, gradient: gradVelocity, scale: scale, threads: threads,
-          as: Float.self, finish: finish)
+          c, x: latents, v: velocity, terms: terms, next: next, output: output, threads: threads, as: Float.self,
+          finish: finish)
       case .float64:
         gradientKernel(
-          c, x: latents, v: velocity, next: next, gradient: gradVelocity, scale: scale, threads: threads,
-          as: Double.self, finish: finish)
+          c, x: latents, v: velocity, terms: terms, next: next, output: output, threads: threads, as: Double.self,
+          finish: finish)
       case .bfloat16:
         gradientKernel(
-          c, x: latents, v: velocity, next: next, gradient: gradVelocity, scale: scale, threads: threads,
-          as: BFloat16.self, finish: finish)
+          c, x: latents, v: velocity, terms: terms, next: next, output: output, threads: threads, as: BFloat16.self,
+          finish: finish)
       case .float16:
         gradientKernel(
-          c, x: latents, v: velocity, next: next, gradient: gradVelocity, scale: scale, threads: threads,
-          as: Half.self, finish: finish)
+          c, x: latents, v: velocity, terms: terms, next: next, output: output, threads: threads, as: Half.self,
+          finish: finish)
       }
     }
     try throwIfBroken(broken, step: step, "latents, velocity or next latents")
@@ -236,10 +361,44 @@ public struct Sampler: Sendable {
 
   // MARK: Checks
 
-  private func density(_ step: Int) -> StepDensity? {
-    let s = coefficients[step].s
+  /// The numbers of a step's mean and its terms beside a·x + b·v: guidance splits v in two, a second-order step has h.
+  private func mean(
+    _ step: Int, _ latents: LatentsView, _ extras: StepExtras
+  ) throws -> (StepCoefficients, LinearTerms?) {
+    try mean(step, coefficients[step], latents, extras)
+  }
+
+  private func mean(
+    _ step: Int, _ c: StepCoefficients, _ latents: LatentsView, _ extras: StepExtras
+  ) throws -> (StepCoefficients, LinearTerms?) {
+    var terms = LinearTerms()
+    var b = c.b
+    if let u = extras.unconditional {
+      try latents.checkSame(u, "unconditional")
+      try require(Float(extras.guidance).isFinite, "guidance = \(extras.guidance) is not finite")
+      terms.y = u
+      terms.p = c.b * (1 - extras.guidance)
+      b *= extras.guidance
+    } else {
+      try require(
+        extras.guidance == 1, "guidance = \(extras.guidance) needs the unconditional velocity")
+    }
+    if c.c != 0 {
+      guard let h = extras.previousImage else {
+        throw ChunkGRPOError.invalidArgument(
+          "previous_image: step \(step) is of second order and needs the image that the step before it predicted")
+      }
+      try latents.checkSame(h, "previous_image")
+      terms.z = h
+      terms.q = c.c
+    }
+    return (StepCoefficients(a: c.a, b: b, s: c.s, c: c.c), terms.y == nil && terms.z == nil ? nil : terms)
+  }
+
+  private func density(_ c: StepCoefficients) -> StepDensity? {
+    let s = c.s
     if s == 0 { return nil }
-    switch logProbForm {
+    switch options.logProbForm {
     case .gaussian: return StepDensity(precision: 1 / (2 * s * s), constant: -log(s) - 0.5 * log(2 * Double.pi))
     case .squaredError: return StepDensity(precision: 1, constant: 0)
     }
@@ -251,7 +410,7 @@ public struct Sampler: Sendable {
     try check(step: step)
     try latents.checkSame(velocity, "velocity")
     try latents.checkSame(next, "next_latents")
-    guard let density = density(step) else {
+    guard let density = density(coefficients[step]) else {
       throw ChunkGRPOError.invalidArgument(
         "step \(step) is deterministic (s = 0) and has no log-probability: use a stochastic sampler with eta > 0")
     }

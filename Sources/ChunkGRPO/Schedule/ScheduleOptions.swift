@@ -78,6 +78,26 @@ extension Schedule {
     return pixels / 256 * slope + baseShift - slope * 256
   }
 
+  /// MixGRPO-Flash's schedule (arXiv 2507.21802; Tencent-Hunyuan/MixGRPO `run_sample_step`): the first `kept` of T shifted
+  /// steps as they are, and fewer of them from there to 0.
+  ///
+  /// The rest starts at the time of step `kept` and has ⌊(T + 1 − kept)·ratio⌋ evenly spaced times, shifted: so one
+  /// step fewer than that.
+  ///
+  /// - Parameters:
+  ///   - kept: the end of the SDE window, 1 … T − 1.
+  ///   - ratio: in (0, 1]; refused where it leaves no step, where MixGRPO would stop short of σ = 0.
+  public static func flash(steps: Int, shift: Double, kept: Int, ratio: Double) throws -> Schedule {
+    let whole = try shifted(steps: steps, shift: shift)
+    try require((1..<max(2, steps)).contains(kept) && steps >= 2, "kept = \(kept) is outside 1 … \(steps - 1)")
+    try require(ratio > 0 && ratio <= 1, "ratio = \(ratio) is outside (0, 1]")
+    let points = Int(Double(steps + 1 - kept) * ratio)
+    try require(points >= 2, "ratio = \(ratio) leaves no step after the first \(kept) of \(steps)")
+    let start = 1 - Double(kept) / Double(steps)
+    let rest = (0..<points).map { ScheduleShift.fixed(shift)(start * (1 - Double($0) / Double(points - 1))) }
+    return try Schedule(whole.sigmas[..<kept] + rest)
+  }
+
   /// The timestep of each of the T steps as a model wants it: scale·σ.
   ///
   /// - Parameter truncated: whole numbers, int(scale·σ): what GCPO, DanceGRPO and MixGRPO feed their model while the step

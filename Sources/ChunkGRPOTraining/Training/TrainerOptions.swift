@@ -90,7 +90,8 @@ struct TrainingPlan {
       latentSize: o.latentSize, conditionSize: o.conditionSize, width: o.width, blocks: o.blocks,
       embeddingSize: o.embeddingSize)
     try requireBounds("steps", o.steps, 2...10_000)
-    try require(o.dynamics != .ode, "dynamics: the ODE has no noise to train with")
+    try require(
+      [.flowSDE, .danceSDE, .cps].contains(o.dynamics), "dynamics: the trainer takes flow_sde, dance_sde or cps")
     try require(o.eta > 0, "eta = \(o.eta) must be positive: without noise there is nothing to train")
     sampler = try Sampler(
       .shifted(steps: o.steps, shift: o.shift), dynamics: o.dynamics, eta: o.eta, lastStep: .ode, threads: o.threads)
