@@ -1,0 +1,220 @@
+import ChunkGRPO
+import ChunkGRPOTraining
+
+/// The demo's settings that are not options.
+private enum Setting {
+  static let wrongPrompts = 0.3
+  static let pretrainingSteps = 1000
+  static let promptsPerIteration = 8
+  static let evaluated = 2000
+  static let iterationsPerCheckpoint = 20
+}
+
+/// How often a model drew what it was asked for.
+struct Accuracy {
+  var rewardModel, judge: Double
+}
+
+/// Drawn images and what the classifiers see in them; image i is for digit i mod 10.
+struct Evaluation {
+  var images: [Pixels]
+  var judged: [Int]
+  var accuracy: Accuracy
+}
+
+/// The phases, from the data to the pictures.
+struct Demo {
+  private let options: Options
+  private let digits: Digits
+  private let seed: UInt64
+  private let resumed: ChunkGRPOTrainer?
+  private let rewardModel, judge: Classifier
+  private let classifierAccuracy: Accuracy
+  private var timer = PhaseTimer()
+
+  private var checkpoint: String { options.output + "/checkpoint" }
+  /// The model before Chunk-GRPO: a resumed run needs it for the picture and the table.
+  private var pretrained: String { options.output + "/pretrained" }
+
+  init(_ options: Options) throws {
+    self.options = options
+    digits = try Digits(contentsOf: options.data)
+    try makeFolder(options.output)
+    resumed = options.resume ? try ChunkGRPOTrainer(loading: options.output + "/checkpoint") : nil
+    seed = resumed?.options.seed ?? options.seed ?? 0
+    if let wanted = options.seed, wanted != seed {
+      throw DemoError("the checkpoint in \(options.output) is of seed \(seed), not \(wanted)")
+    }
+    say("\(digits.count) handwritten digits, seed \(seed)\n")
+
+    var random = SplitMix64(seed: seed)
+    let (mine, others) = digits.halves(using: &random)
+    rewardModel = Classifier(mine, hidden: 96, seed: random.next())
+    judge = Classifier(others, hidden: 64, seed: random.next())
+    classifierAccuracy = Accuracy(
+      rewardModel: rewardModel.accuracy(others.images, others.labels), judge: judge.accuracy(mine.images, mine.labels))
+    timer.finish("classifiers")
+    say(
+      "  Classifiers     on the half that it has not seen, the reward model is right for \(percent(classifierAccuracy.rewardModel)),"
+        + " the judge for \(percent(classifierAccuracy.judge))\n")
+  }
+
+  mutating func run() throws {
+    var metrics: Metrics
+    let trainer: ChunkGRPOTrainer
+    let before: Evaluation
+    let path = options.output + "/metrics.jsonl"
+    if let resumed {
+      metrics = try Metrics(path: path, upTo: resumed.iterations)
+      trainer = resumed
+      before = try evaluate(ChunkGRPOTrainer(loading: pretrained))
+    } else {
+      metrics = Metrics(path: path)
+      record("classifiers", classifierAccuracy, in: &metrics)
+      trainer = try pretrain(&metrics)
+      before = try evaluate(trainer)
+      record("before", before.accuracy, in: &metrics)
+      try trainer.save(to: pretrained)
+      try save(trainer, metrics)
+    }
+    timer.finish("evaluation")
+
+    try postTrain(trainer, &metrics)
+    let after = try evaluate(trainer)
+    record("after", after.accuracy, in: &metrics)
+    timer.finish("evaluation")
+
+    try metrics.save()
+    try writeFile(options.output + "/samples.png", samplesPicture(before: before, after: after).png)
+    try writeFile(options.output + "/reward.png", rewardPicture(metrics.rewards).png)
+    timer.finish("pictures")
+    printTable(before.accuracy, after.accuracy)
+  }
+
+  // MARK: Phases
+
+  private mutating func pretrain(_ metrics: inout Metrics) throws -> ChunkGRPOTrainer {
+    // The defaults: 17 steps, shift 3, eta 0.7, chunks 2-3-4-7, groups of 12 that share their initial noise.
+    var options = TrainerOptions(latentSize: 64, conditionSize: 10)
+    options.seed = seed
+    let trainer = try ChunkGRPOTrainer(options)
+    var pretraining = PretrainOptions()
+    pretraining.steps = Setting.pretrainingSteps
+    var random = SplitMix64(seed: ~seed)
+    let prompts = oneHot(digits.prompts(wrong: Setting.wrongPrompts, using: &random))
+    let progress = Progress("Flow matching")
+    var losses: [(step: Int, loss: Double)] = []
+    try digits.images.withUnsafeBytes { images in
+      try prompts.withUnsafeBufferPointer { prompts in
+        try trainer.pretrain(
+          images: images.bindMemory(to: Float.self), conditions: prompts, options: pretraining
+        ) { done, total, loss in
+          progress.show(done, of: total, "loss \(fixed(loss, 3))")
+          losses.append((done, loss))
+        }
+      }
+    }
+    for (step, loss) in losses { metrics.add("flow_matching", ["step": Double(step), "loss": loss]) }
+    timer.finish("flow matching")
+    return trainer
+  }
+
+  private mutating func postTrain(_ trainer: ChunkGRPOTrainer, _ metrics: inout Metrics) throws {
+    let progress = Progress("Chunk-GRPO")
+    let total = options.iterations
+    while trainer.iterations < total {
+      // The digits take turns: each is asked for four times in five.
+      let first = trainer.iterations * Setting.promptsPerIteration
+      let prompts = (first..<first + Setting.promptsPerIteration).map { $0 % 10 }
+      let report = try oneHot(prompts).withUnsafeBufferPointer { conditions in
+        try trainer.iterate(conditions: conditions) { images, promptOfImage, rewards in
+          let images = UnsafeRawBufferPointer(images).bindMemory(to: Pixels.self)
+          for i in images.indices {
+            rewards[i] = rewardModel.probability(of: prompts[Int(promptOfImage[i])], in: images[i])
+          }
+        }
+      }
+      progress.show(report.iteration, of: total, "reward \(fixed(report.rewardMean, 3))")
+      record(report, in: &metrics)
+      if report.iteration % Setting.iterationsPerCheckpoint == 0 || report.iteration == total {
+        try save(trainer, metrics)
+      }
+    }
+    timer.finish("Chunk-GRPO")
+  }
+
+  /// What `--resume` needs: the metrics first, since it ignores those that go beyond the checkpoint.
+  private func save(_ trainer: ChunkGRPOTrainer, _ metrics: Metrics) throws {
+    try metrics.save()
+    try trainer.save(to: checkpoint)
+  }
+
+  /// Draws by the ODE, as one would with a trained model: the noise of the rollouts is for exploring. The seed is always
+  /// the same, so that before and after start from the same noise.
+  private func evaluate(_ trainer: ChunkGRPOTrainer) throws -> Evaluation {
+    let asked = (0..<Setting.evaluated).map { $0 % 10 }
+    var images = [Pixels](repeating: .zero, count: asked.count)
+    try oneHot(asked).withUnsafeBufferPointer { conditions in
+      try images.withUnsafeMutableBytes {
+        try trainer.sample(conditions: conditions, eta: 0, seed: 2025, into: $0.bindMemory(to: Float.self))
+      }
+    }
+    let judged = images.map(judge.guess)
+    let right = Double(zip(judged, asked).count { $0 == $1 }) / Double(asked.count)
+    return Evaluation(
+      images: images, judged: judged,
+      accuracy: Accuracy(rewardModel: rewardModel.accuracy(images, asked), judge: right))
+  }
+
+  // MARK: Results
+
+  private func record(_ phase: String, _ accuracy: Accuracy, in metrics: inout Metrics) {
+    metrics.add(phase, ["reward_model": accuracy.rewardModel, "judge": accuracy.judge])
+  }
+
+  private func record(_ r: IterationReport, in metrics: inout Metrics) {
+    metrics.add(
+      "chunk_grpo",
+      [
+        "iteration": Double(r.iteration), "reward": r.rewardMean, "reward_std": r.rewardStd, "loss": r.loss,
+        "grad_norm": r.gradNorm, "ratio_std": r.stats.ratioStd, "clip_fraction_low": r.stats.clipFractionLow,
+        "clip_fraction_high": r.stats.clipFractionHigh, "approximate_kl": r.stats.approximateKL,
+        "rollout_seconds": r.rolloutSeconds, "reward_seconds": r.rewardSeconds, "update_seconds": r.updateSeconds,
+      ])
+  }
+
+  private func printTable(_ before: Accuracy, _ after: Accuracy) {
+    func row(_ cells: String...) {
+      print(cells[0].padded(to: 28) + cells.dropFirst().map { $0.padded(to: 10, left: true) }.joined())
+    }
+    print()
+    row("prompt accuracy", "before", "after")
+    row("by the reward model", percent(before.rewardModel), percent(after.rewardModel))
+    row("by the independent judge", percent(before.judge), percent(after.judge))
+    print("\n\(timer.summary)\n\(options.output): samples.png, reward.png, metrics.jsonl, checkpoint")
+  }
+}
+
+private func percent(_ share: Double) -> String { fixed(100 * share, 1) + " %" }
+
+/// Seconds of each phase.
+private struct PhaseTimer {
+  private var start = seconds()
+  private var phases: [(name: String, seconds: Double)] = []
+
+  /// The time since the last call belongs to this phase.
+  mutating func finish(_ name: String) {
+    let now = seconds()
+    if let known = phases.firstIndex(where: { $0.name == name }) {
+      phases[known].seconds += now - start
+    } else {
+      phases.append((name, now - start))
+    }
+    start = now
+  }
+
+  var summary: String {
+    let parts = phases.map { "\($0.name) \(fixed($0.seconds, 1))" }
+    return "\(fixed(phases.reduce(0) { $0 + $1.seconds }, 1)) seconds: " + parts.joined(separator: ", ")
+  }
+}
