@@ -158,6 +158,19 @@ void cgrpo_schedule_options_init(cgrpo_schedule_options *options, size_t struct_
 /** Writes steps + 1 sigmas. steps: 1 ... 1,000,000; at least 2 where points are spread between two ends. */
 cgrpo_status cgrpo_schedule_make(int64_t steps, const cgrpo_schedule_options *options, double *sigmas);
 
+/**
+ * MixGRPO-Flash's schedule (Tencent-Hunyuan/MixGRPO run_sample_step): the first `kept` (1 ... steps - 1) of `steps` shifted
+ * steps, then floor((steps + 1 - kept) ratio) evenly spaced times from there to 0, shifted. Writes at most `capacity`
+ * sigmas (steps + 1 are enough) and their number. A ratio (in (0, 1]) that leaves no step after `kept` is an error.
+ */
+cgrpo_status cgrpo_schedule_flash(int64_t steps, double shift, int64_t kept, double ratio, double *sigmas,
+                                  int64_t capacity, int64_t *sigma_count);
+
+/** The timestep of each of the T steps as a model wants it, scale sigma. truncated 1: whole numbers, which GCPO, DanceGRPO and
+ *  MixGRPO feed their model while the step itself uses sigma. sigmas (sigma_count = T + 1), timesteps (T). */
+cgrpo_status cgrpo_timesteps(const double *sigmas, int64_t sigma_count, double scale, int32_t truncated,
+                             double *timesteps);
+
 /** FLUX's mu for an image of width x height = `pixels`: linear in the sequence length pixels/16^2, from base_shift (0.5) at 256
  *  tokens to max_shift (1.15) at 4,096. */
 cgrpo_status cgrpo_flux_mu(double pixels, double base_shift, double max_shift, double *mu);
@@ -166,7 +179,7 @@ cgrpo_status cgrpo_flux_mu(double pixels, double base_shift, double max_shift, d
  * 3. Sampler
  *
  * Every sampler is x' = a x + b v + s e with e ~ N(0, I); it only decides a, b and s for a step from sigma to sigma'
- * (d = sigma - sigma'). Mean m = a x + b v. Log-probability, averaged over the D elements as all public code has it:
+ * (d = sigma - sigma'). Mean m = a x + b v (+ c h for second-order steps, h the image predicted by the step before). Log-probability, averaged over the D elements as all public code has it:
  *
  *     log_prob = -|x' - m|^2 / (2 D s^2) - ln s - ln(2 pi)/2          d log_prob / dv = b (x' - m) / (D s^2)
  *
@@ -182,7 +195,13 @@ enum {
     CGRPO_DANCE_SDE = 2, /* the same with g = eta (DanceGRPO, arXiv 2505.07818; GCPO flux_step) */
     CGRPO_CPS = 3,       /* s = sigma' sin(pi eta/2), q = sqrt(sigma'^2 - s^2), a = (1 - sigma') + q,
                             b = -sigma (1 - sigma') + (1 - sigma) q (FlowCPS, arXiv 2509.05952) */
-    CGRPO_ODE = 4        /* Euler: a = 1, b = -d, s = 0 */
+    CGRPO_ODE = 4,       /* Euler: a = 1, b = -d, s = 0 */
+    CGRPO_DPM_SDE = 5,   /* DPM-Solver++ with noise (arXiv 2211.01095, sde-dpmsolver++), no eta. With x0 = x - sigma v,
+                            e^-h = (1 - sigma) sigma' / (sigma (1 - sigma')), i = (1 - sigma')(1 - e^-2h):
+                            x' = (sigma'/sigma) e^-h x + i x0 + sigma' sqrt(1 - e^-2h) e; order 2 adds i/2 (x0 - h0) h/h_0
+                            with h0, h_0 the image and the h of the step before (midpoint) */
+    CGRPO_DPM_ODE = 6,   /* DPM-Solver++ without: i = (1 - sigma')(1 - e^-h), x' = (sigma'/sigma) x + i x0, s = 0 */
+    CGRPO_WAN_SDE = 7    /* Flow-SDE's form with g = sigma_1 sigma (Flow-GRPO's Wan script), no eta */
 };
 
 typedef int32_t cgrpo_log_prob_form;
@@ -205,6 +224,15 @@ typedef struct cgrpo_sampler_options {
     double eta;                        /* 0.7; >= 0; for CPS at most 1 */
     cgrpo_last_step last_step;         /* CGRPO_LAST_STEP_AS_OTHERS */
     int32_t threads;                   /* 1; 0 ... 256, 0 = one a core. The results are the same for any number. */
+    const double *etas;                /* null, or one for each of the T steps instead of eta */
+    const int64_t *window;             /* null: every step takes `dynamics`. Else the steps that do, in rising order; see
+                                          cgrpo_window_steps */
+    int64_t window_count;              /* 0 with a null window; an empty window is an error */
+    cgrpo_dynamics outside;            /* CGRPO_ODE: what the other steps take; CGRPO_ODE or CGRPO_DPM_ODE */
+    cgrpo_dynamics after;              /* 0 = outside: what those after the window's last step take (MixGRPO-Flash:
+                                          CGRPO_DPM_ODE, with cgrpo_schedule_flash) */
+    int32_t dpm_order;                 /* 2; 1 or 2; the first and the last step are of order 1 */
+    int32_t reserved;                  /* 0 */
 } cgrpo_sampler_options;
 
 void cgrpo_sampler_options_init(cgrpo_sampler_options *options, size_t struct_size);
@@ -217,8 +245,9 @@ cgrpo_status cgrpo_sampler_create(const double *sigmas, int64_t sigma_count, con
                                   cgrpo_sampler **sampler);
 void cgrpo_sampler_destroy(cgrpo_sampler *sampler); /* null is fine */
 
-/** a, b, s of one step, step 0 ... T - 1. */
-cgrpo_status cgrpo_sampler_coefficients(const cgrpo_sampler *sampler, int64_t step, double *a, double *b, double *s);
+/** a, b, s, c of one step, step 0 ... T - 1. `c` may be null; it is 0 but for second-order steps. */
+cgrpo_status cgrpo_sampler_coefficients(const cgrpo_sampler *sampler, int64_t step, double *a, double *b, double *s,
+                                        double *c);
 
 /**
  * Where a step takes its noise from: the caller, or the library.
@@ -267,6 +296,87 @@ cgrpo_status cgrpo_log_prob_vjp(const cgrpo_sampler *sampler, int64_t step, cons
                                 const cgrpo_tensor *velocity, const cgrpo_tensor *next_latents,
                                 const double *grad_log_prob, const cgrpo_tensor *grad_velocity, double *log_prob);
 
+/**
+ * Advanced: what a step may need beside latents and velocity.
+ *
+ * Classifier-free guidance in the step: the velocity is u + guidance (v - u) for the call's `velocity` v and u =
+ * `unconditional`. Nothing is written in between, and the gradient goes to both.
+ */
+typedef struct cgrpo_step_extras {
+    size_t struct_size;
+    const cgrpo_tensor *unconditional;  /* null: no guidance; like the latents */
+    double guidance;                    /* 1; needs `unconditional` where it is not 1 */
+    const cgrpo_tensor *previous_image; /* null, or x0 = x - sigma v of the step before, which second-order steps need
+                                           (c != 0); like the latents. cgrpo_predicted_image makes it */
+} cgrpo_step_extras;
+
+void cgrpo_step_extras_init(cgrpo_step_extras *extras, size_t struct_size);
+
+/** cgrpo_step, cgrpo_log_prob, cgrpo_log_prob_vjp with extras (or null). grad_unconditional: null, or the gradient of the
+ *  unconditional velocity. */
+cgrpo_status cgrpo_step_with_extras(const cgrpo_sampler *sampler, int64_t step, const cgrpo_tensor *latents,
+                                    const cgrpo_tensor *velocity, const cgrpo_step_extras *extras,
+                                    const cgrpo_noise *noise, const cgrpo_tensor *next_latents, double *log_prob,
+                                    double *relative_l1);
+cgrpo_status cgrpo_log_prob_with_extras(const cgrpo_sampler *sampler, int64_t step, const cgrpo_tensor *latents,
+                                        const cgrpo_tensor *velocity, const cgrpo_step_extras *extras,
+                                        const cgrpo_tensor *next_latents, double *log_prob);
+cgrpo_status cgrpo_log_prob_vjp_with_extras(const cgrpo_sampler *sampler, int64_t step, const cgrpo_tensor *latents,
+                                            const cgrpo_tensor *velocity, const cgrpo_step_extras *extras,
+                                            const cgrpo_tensor *next_latents, const double *grad_log_prob,
+                                            const cgrpo_tensor *grad_velocity, const cgrpo_tensor *grad_unconditional,
+                                            double *log_prob);
+
+/** image = x - sigma v of a step, of the guided velocity where there are extras. `image` may be `latents`. */
+cgrpo_status cgrpo_predicted_image(const cgrpo_sampler *sampler, int64_t step, const cgrpo_tensor *latents,
+                                   const cgrpo_tensor *velocity, const cgrpo_step_extras *extras,
+                                   const cgrpo_tensor *image);
+
+/**
+ * Advanced: windows of stochastic steps that move along the trajectory, iteration by iteration (MixGRPO, arXiv 2507.21802;
+ * Flow-GRPO-Fast; Flow-Factory; verl-omni). A function of the iteration alone.
+ */
+typedef int32_t cgrpo_window_strategy;
+enum {
+    CGRPO_WINDOW_FIXED = 1,            /* the first window throughout */
+    CGRPO_WINDOW_RANDOM = 2,           /* a start drawn anew each iteration, of the windows that fit */
+    CGRPO_WINDOW_SUBSET = 3,           /* `size` single steps drawn anew each iteration, without replacement */
+    CGRPO_WINDOW_PROGRESSIVE = 4,      /* `iterations` a window, then `stride` steps further */
+    CGRPO_WINDOW_LINEAR_DECAY = 5,     /* the same, floor(iterations (1 - t/end) + least t/end) at start t, at least
+                                          `least` */
+    CGRPO_WINDOW_EXPONENTIAL_DECAY = 6 /* ceil(iterations e^(-decay max(0, t - threshold))) */
+};
+
+typedef int32_t cgrpo_window_end;
+enum {
+    CGRPO_WINDOW_WRAP = 1, /* after the last window the first again */
+    CGRPO_WINDOW_STOP = 2, /* an error */
+    CGRPO_WINDOW_STAY = 3  /* the last for ever (verl-omni) */
+};
+/* MixGRPO's own goes on with windows that hold no step, and trains nothing there: never here. */
+
+typedef struct cgrpo_window_options {
+    size_t struct_size;
+    int64_t size;                   /* 4; steps a window has, 1 ... end - first; fewer where `end` cuts it */
+    int64_t first;                  /* 0 */
+    int64_t end;                    /* no default: windows cover first ... end - 1. MixGRPO: T - 2 */
+    int64_t stride;                 /* 0 = size; >= 1; less than `size` lets windows overlap */
+    cgrpo_window_strategy strategy; /* CGRPO_WINDOW_PROGRESSIVE */
+    cgrpo_window_end at_end;        /* CGRPO_WINDOW_WRAP */
+    int64_t iterations;             /* 25; >= 1 */
+    int64_t least;                  /* 1; 1 ... iterations; for linear decay */
+    int64_t threshold;              /* 13; >= 0; for exponential decay */
+    double decay;                   /* 0.1; >= 0; for exponential decay */
+    uint64_t seed;                  /* 0; for random and subset */
+} cgrpo_window_options;
+
+void cgrpo_window_options_init(cgrpo_window_options *options, size_t struct_size);
+
+/** The stochastic steps of `iteration` (from 0), in rising order: at most `capacity` (options.size is enough) and their
+ *  number, never 0. */
+cgrpo_status cgrpo_window_steps(const cgrpo_window_options *options, int64_t iteration, int64_t *steps,
+                                int64_t capacity, int64_t *count);
+
 /* ==================================================================================================================
  * 4. Rollouts
  * ================================================================================================================ */
@@ -290,6 +400,9 @@ typedef struct cgrpo_trajectory {
     double *log_probs;    /* (B, S) or null */
     double *relative_l1;  /* (B, S) or null */
     int64_t position;     /* 0 ... T */
+    const cgrpo_tensor *previous_image; /* null, or (B, ...): in, the image that step position - 1 predicted; out, that of
+                                           the last step taken. Only second-order steps need it, where a rollout
+                                           stops between two steps and goes on */
 } cgrpo_trajectory;
 
 void cgrpo_trajectory_init(cgrpo_trajectory *trajectory, size_t struct_size);
@@ -448,8 +561,8 @@ typedef struct cgrpo_advantage_options {
 void cgrpo_advantage_options_init(cgrpo_advantage_options *options, size_t struct_size);
 
 /** Advantages (count) of rewards (count, R). By default (r - mean_g) / (std_g + epsilon) with the unbiased standard
- *  deviation, then clamped (GCPO, DanceGRPO, MixGRPO). A group of one, or whose rewards are all equal, gives zeros. With
- *  one reward a sample, rewards and advantages may be the same array. */
+ *  deviation, then clamped (GCPO, DanceGRPO, MixGRPO). A group of one, or whose rewards are all equal, gives zeros.
+ *  With one reward a sample, rewards and advantages may be the same array. */
 cgrpo_status cgrpo_advantages(const double *rewards, int64_t count, const cgrpo_advantage_options *options,
                               double *advantages);
 
@@ -457,47 +570,223 @@ cgrpo_status cgrpo_advantages(const double *rewards, int64_t count, const cgrpo_
  *  best-of-n, over the whole batch). */
 cgrpo_status cgrpo_best_of_n(const double *scores, int64_t count, int64_t keep, uint8_t *chosen);
 
+/*
+ * The chunk objective. A chunk is a run of sampling steps, tokens, actions or frames of a sample; S of them in all.
+ *
+ *     r_t   = scale_t (l_t_new - l_t_old + bias_t)                     log ratio of a step
+ *     rho_j = exp(mean of r_t over the steps of chunk j)               the geometric mean of its step ratios
+ *     loss  = mean over the selected (sample, chunk) of  w_j surrogate(rho_j, A) + kl KL_j
+ *
+ * By default scale 1, bias 0, w 1: the objective of Chunk-GRPO. Chunks of one step are step-level GRPO (for tokens:
+ * TRL's and verl's), one chunk over everything is GSPO (arXiv 2507.18071).
+ */
+
+typedef int32_t cgrpo_surrogate;
+enum {
+    CGRPO_SURROGATE_CLIPPED = 1,        /* max(-A rho, -A clip(rho, 1 - low, 1 + high)) (PPO, arXiv 1707.06347) */
+    CGRPO_SURROGATE_UNCLIPPED = 2,      /* -A rho */
+    CGRPO_SURROGATE_LOG_CLIPPED = 3,    /* -A exp(mean of min(r_t, high) where A > 0, of max(r_t, -low) where A < 0): each
+                                           step is clipped, in logarithms, before the mean (GMPO, arXiv 2507.20673) */
+    CGRPO_SURROGATE_CISPO = 4,          /* -A clip(rho, 1 - low, 1 + high) l_j_new, with no gradient through the clip
+                                           (CISPO, arXiv 2506.13585; verl). TRL caps from above only, at its
+                                           epsilon_high: clip_low 1, clip_high epsilon_high - 1. Excludes ratio_bias
+                                           and ratio_scale */
+    CGRPO_SURROGATE_DIVERGENCE_MASK = 5 /* -A rho, or 0 where divergence_j >= divergence_threshold and rho has moved the
+                                           advantage's way: up where A > 0, down where A < 0 (Flow-DPPO; verl-omni) */
+};
+
+typedef int32_t cgrpo_kl_estimator;
+enum { /* from delta = l_ref - l_new; KL(policy, reference) */
+    CGRPO_KL_K1 = 1, /* -delta; its mean is right, but its gradient is not that of the KL divergence */
+    CGRPO_KL_K2 = 2, /* delta^2 / 2 (MixGRPO) */
+    CGRPO_KL_K3 = 3  /* exp(delta) - 1 - delta (GCPO, TRL) */
+};
+
+typedef int32_t cgrpo_kl_level;
+enum {
+    CGRPO_KL_OF_CHUNKS = 1, /* delta is the chunk's mean (GCPO) */
+    CGRPO_KL_OF_STEPS = 2   /* each step has its estimate, and a chunk their mean (TRL, with sequence ratios too) */
+};
+
+typedef int32_t cgrpo_average;
+enum {
+    CGRPO_AVERAGE_CHUNKS = 1,  /* over all selected chunks. With chunks of one step: TRL's bnpo, verl's token-mean */
+    CGRPO_AVERAGE_SAMPLES = 2, /* over each sample's chunks, then over the samples that have any: TRL's grpo, verl's
+                                  seq-mean-token-mean */
+    CGRPO_AVERAGE_STEPS = 3    /* over all selected chunks, weighted by their number of present steps */
+};
+
+/**
+ * Advantages against each prompt's own recent rewards (kvablack/ddpo-pytorch, arXiv 2305.13301): (r - mean) / (std + 1e-6)
+ * with the population's standard deviation over the latest `capacity` (1 ... 2^24) rewards of the prompt, or over the batch
+ * while the prompt has fewer than min_count (>= 1).
+ */
+typedef struct cgrpo_history cgrpo_history;
+
+cgrpo_status cgrpo_history_create(int64_t capacity, int64_t min_count, cgrpo_history **history);
+void cgrpo_history_destroy(cgrpo_history *history); /* null is fine */
+
+/** Takes the rewards (count) of a batch in, of the prompts (count) by any id, and writes their advantages. */
+cgrpo_status cgrpo_history_update(cgrpo_history *history, const int64_t *prompts, const double *rewards, int64_t count,
+                                  double *advantages);
+
 typedef struct cgrpo_chunk_loss_options {
     size_t struct_size;
-    double clip_low;          /* 5e-5; in [0, 1]: ratios below 1 - clip_low are clipped */
-    double clip_high;         /* 5e-5; >= 0: ratios above 1 + clip_high are clipped */
-    double kl;                /* 0; >= 0: weight of the k3 estimate */
-    const uint8_t *selection; /* null: every chunk; (B, K), non-zero = train */
+    cgrpo_surrogate surrogate;         /* CGRPO_SURROGATE_CLIPPED */
+    cgrpo_average average;             /* CGRPO_AVERAGE_CHUNKS */
+    double clip_low;                   /* 5e-5 (GCPO); in [0, 1]. Log-clipped: a bound on r_t, >= 0. Where nothing is
+                                          clipped: leave it */
+    double clip_high;                  /* 5e-5; >= 0 */
+    double ratio_cap;                  /* INFINITY = none; >= 1: max(-A min(rho, cap), -A clip(rho)) (TRL's delta). For
+                                          the clipped surrogate; excludes dual_clip */
+    double dual_clip;                  /* INFINITY = none; > 1: where A < 0 the term is at most -A dual_clip (arXiv
+                                          1912.09729; verl: 3). For the clipped surrogate */
+    double kl;                         /* 0; >= 0: weight of the KL estimate */
+    cgrpo_kl_estimator kl_estimator;   /* CGRPO_KL_K3 */
+    cgrpo_kl_level kl_level;           /* CGRPO_KL_OF_CHUNKS */
+    double normaliser;                 /* 0 = the count; > 0: the sum is divided by this instead of the number of
+                                          chunks, samples or steps. With CGRPO_AVERAGE_STEPS, B times the longest
+                                          completion is TRL's dr_grpo, the tokens of the global batch are its dapo */
+    double divergence_threshold;       /* 1e-5 (verl-omni); >= 0. For the divergence mask */
+    const uint8_t *selection;          /* null: every chunk; (B, K), non-zero = train */
+    const uint8_t *mask;               /* null: every step; (B, S), 0 = absent: not read, means are over the others,
+                                          and a chunk without any is skipped. So samples may have own lengths */
+    const double *reference_log_probs; /* null: KL against old_log_probs; (B, S) */
+    const double *weights;             /* null: 1; w >= 0 of the policy terms, (K) or (B, K) */
+    const double *ratio_bias;          /* null: 0; (B, S) */
+    const double *ratio_scale;         /* null: 1; (S), >= 0 */
+    const double *divergence;          /* null; (B, S), >= 0; a chunk's is the mean over its steps. The divergence
+                                          mask needs it */
+    double *grad_ratio_bias;           /* null, or (B, S), written: d loss / d ratio_bias */
+    int32_t weights_per_sample;        /* 0: weights are (K); 1: (B, K) */
+    int32_t reserved;                  /* 0 */
 } cgrpo_chunk_loss_options;
 
 void cgrpo_chunk_loss_options_init(cgrpo_chunk_loss_options *options, size_t struct_size);
 
-/** Over the N selected chunks. */
+/** Over the N selected chunks that have a step. */
 typedef struct cgrpo_chunk_stats {
     size_t struct_size;            /* set it to sizeof before the call */
     int64_t selected;              /* N */
     double ratio_mean, ratio_std;  /* population standard deviation */
     double ratio_min, ratio_max;
     double clip_fraction_low;      /* A < 0 and ratio < 1 - clip_low: their gradient is zero */
-    double clip_fraction_high;     /* A > 0 and ratio > 1 + clip_high */
-    double approximate_kl;         /* mean of k3 */
+    double clip_fraction_high;     /* A > 0 and ratio > 1 + clip_high. For other surrogates: a bound took hold of a chunk
+                                      whose ratio is below 1, or above; log-clipped: of any of its steps, while A < 0,
+                                      or A > 0 */
+    double approximate_kl;         /* mean of the KL estimate */
     double effective_sample_size;  /* (sum ratio)^2 / (N sum ratio^2), in (0, 1]; 1 = on policy */
 } cgrpo_chunk_stats;
 
 /**
- * The chunk objective:
- *
- *     l_j   = mean of log_probs over the steps of chunk j
- *     rho_j = exp(l_j_new - l_j_old)                                   the geometric mean of its step ratios
- *     k3_j  = exp(delta) - 1 - delta,  delta = l_j_old - l_j_new
- *     loss  = mean over the selected (sample, chunk) of  max(-A rho_j, -A clip(rho_j, 1 - low, 1 + high)) + kl k3_j
+ * The chunk objective and its gradient.
  *
  * new_log_probs, old_log_probs  (B, S)
  * advantages                    (B)
  * loss                          one number
  * grad_log_probs                (B, S) or null: d loss / d new_log_probs; give it to cgrpo_log_prob_vjp
- * ratios                        (B, K) or null, of all chunks, selected or not
+ * ratios                        (B, K) or null, of all chunks, selected or not; never clipped; 1 for a chunk without a
+ *                               step
  * stats                         or null
  */
 cgrpo_status cgrpo_chunk_loss(const double *new_log_probs, const double *old_log_probs, const double *advantages,
                               int64_t batch, int64_t steps, const int64_t *sizes, int64_t chunk_count,
                               const cgrpo_chunk_loss_options *options, double *loss, double *grad_log_probs,
                               double *ratios, cgrpo_chunk_stats *stats);
+
+/**
+ * How far a step of the policy is from that of another, as one number a sample. m - m' = b (v - v') is the difference
+ * of their means; "mean" is over the D elements.
+ *
+ * KL to a reference: add kl mean(divergence) to the loss, and its gradient to the velocity's.
+ * GRPO-Guard (arXiv 2510.22319): ratio_bias is the Gaussian divergence from the old policy, ratio_scale is s; for the
+ * 1/d of Flow-GRPO, Pref-GRPO and verl-omni set weights to 1/d, for Flow-Factory to 1. The gradient in the velocity has
+ * two parts: that of the log-probability, and that of the bias by grad_ratio_bias.
+ * Flow-DPPO: divergence is the Gaussian divergence from the old policy.
+ */
+typedef int32_t cgrpo_divergence;
+enum {
+    CGRPO_DIVERGENCE_GAUSSIAN = 1,          /* mean (m - m')^2 / (2 s^2): the exact KL divergence (Pref-GRPO; Flow-GRPO on
+                                               Wan and with CPS; verl-omni's Flow-DPPO) */
+    CGRPO_DIVERGENCE_GAUSSIAN_PER_TIME = 2, /* mean (m - m')^2 d / (2 s^2): d is left out of the variance (Flow-GRPO on
+                                               SD3, FLUX, Qwen-Image; verl-omni's KL loss) */
+    CGRPO_DIVERGENCE_MEAN = 3,              /* mean (m - m')^2 (Flow-Factory, x-based) */
+    CGRPO_DIVERGENCE_VELOCITY = 4           /* mean (v - v')^2 (Flow-Factory, v-based) */
+};
+
+/**
+ * Divergence from another velocity, of a reference or of the old policy.
+ *
+ * velocity, other_velocity  (B, ...), with any guidance applied
+ * divergence                (B) or null
+ * grad_divergence           (B) with grad_velocity, or both null: grad_velocity = grad_divergence[i] * d divergence[i]
+ *                           / d velocity
+ *
+ * The Gaussian kinds are an error where s = 0.
+ */
+cgrpo_status cgrpo_divergence_from_velocity(const cgrpo_sampler *sampler, int64_t step, cgrpo_divergence kind,
+                                            const cgrpo_tensor *velocity, const cgrpo_tensor *other_velocity,
+                                            double *divergence, const double *grad_divergence,
+                                            const cgrpo_tensor *grad_velocity);
+
+/**
+ * Divergence from the step that was sampled: its mean is m' = x' - s e, with e made again from the seed (or given), so
+ * that neither the old velocity nor the old mean has to be stored. The rounding of x' to f16 or bf16 counts as
+ * distance: 2^-9 |x'| an element for bf16. An error for second-order steps, and for the Gaussian kinds where s = 0.
+ *
+ * noise  as it was in cgrpo_step; null where s = 0
+ */
+cgrpo_status cgrpo_divergence_from_sampled(const cgrpo_sampler *sampler, int64_t step, cgrpo_divergence kind,
+                                           const cgrpo_tensor *latents, const cgrpo_tensor *velocity,
+                                           const cgrpo_noise *noise, const cgrpo_tensor *next_latents,
+                                           double *divergence, const double *grad_divergence,
+                                           const cgrpo_tensor *grad_velocity);
+
+/** GCPO's weights (K) of chunks: sqrt((T - m)/m), T = S + 1, m the middle step of the chunk. An error where m = 0, in a
+ *  first chunk of one step: GCPO divides by zero there. */
+cgrpo_status cgrpo_gcpo_weights(const int64_t *sizes, int64_t chunk_count, double *weights);
+
+/** TempFlow-GRPO's weights (K; arXiv 2508.04324): the mean of the noise s over the steps of a chunk, divided by its mean
+ *  over all S steps. */
+cgrpo_status cgrpo_tempflow_weights(const cgrpo_sampler *sampler, const int64_t *sizes, int64_t chunk_count,
+                                    double *weights);
+
+/**
+ * Advanced: published recipes. Every convention of one of
+ *
+ *     gcpo  dancegrpo  flow_grpo  flow_grpo_fast  mixgrpo  mixgrpo_flash  flow_factory  grpo_guard  flow_dppo
+ *
+ * as the options that this header knows, with the numbers of the source's own scripts; cgrpo_recipe_describe says what it
+ * set, which quirks of the source are followed and which refused, and why.
+ *
+ * What depends on an iteration is yours to put together: the window's steps (cgrpo_window_steps) into sampler.window, and
+ * with flash_ratio < 1 the schedule by cgrpo_schedule_flash up to the window's last step.
+ */
+typedef struct cgrpo_recipe {
+    size_t struct_size;              /* set it to sizeof before the call */
+    int64_t steps;                   /* T */
+    cgrpo_schedule_options schedule;
+    double flash_ratio;              /* 1 = none */
+    cgrpo_sampler_options sampler;
+    int32_t has_window;              /* 0: every trained step is stochastic */
+    int32_t truncated_timesteps;     /* 1: the model sees int(1000 sigma), while the step uses sigma */
+    cgrpo_window_options window;
+    int64_t group_size;              /* samples a prompt */
+    int32_t share_noise;             /* 1: one initial noise a prompt */
+    int32_t reserved;
+    cgrpo_advantage_options advantages;
+    int64_t chunk_count;             /* 0: single steps */
+    int64_t chunk_sizes[16];
+    double chunk_fraction;
+    cgrpo_chunk_loss_options loss;
+    double learning_rate, weight_decay, max_grad_norm; /* AdamW */
+} cgrpo_recipe;
+
+cgrpo_status cgrpo_recipe_named(const char *name, cgrpo_recipe *recipe);
+
+/** Writes the description, several lines of ASCII, as far as `capacity` bytes go (always ended by a zero), and its whole
+ *  length without the zero. `text` may be null with capacity 0. */
+cgrpo_status cgrpo_recipe_describe(const char *name, char *text, size_t capacity, size_t *length);
 
 /* ==================================================================================================================
  * 7. Embedded policy and trainer

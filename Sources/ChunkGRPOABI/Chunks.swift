@@ -2,13 +2,15 @@ public import CChunkGRPO
 import ChunkGRPO
 
 /// The plan that a caller's array of sizes describes.
-func plan(_ sizes: UnsafePointer<Int64>?, _ chunkCount: Int64, steps: Int) throws -> ChunkPlan {
+func plan(_ sizes: UnsafePointer<Int64>?, _ chunkCount: Int64, steps: Int? = nil) throws -> ChunkPlan {
   let sizes = try nonNull(sizes, "sizes")
   let n = try count(chunkCount, "chunk_count", 1...Schedule.maxSteps)
   let plan = try ChunkPlan(
     (0..<n).map { try count(sizes[$0], "sizes[\($0)]", 1...Schedule.maxSteps) })
-  try require(
-    plan.steps == steps, "the chunk sizes sum to \(plan.steps), but there are \(steps) trained steps")
+  if let steps {
+    try require(
+      plan.steps == steps, "the chunk sizes sum to \(plan.steps), but there are \(steps) trained steps")
+  }
   return plan
 }
 

@@ -1,9 +1,9 @@
 public import CChunkGRPO
 import ChunkGRPO
 
-private func defaultAdvantageOptions() -> cgrpo_advantage_options {
-  let o = AdvantageOptions()
-  return cgrpo_advantage_options(
+/// Those of its fields that are numbers; arrays are null.
+func cAdvantageOptions(_ o: AdvantageOptions = AdvantageOptions()) -> cgrpo_advantage_options {
+  cgrpo_advantage_options(
     struct_size: MemoryLayout<cgrpo_advantage_options>.stride, group_size: 0, clamp: o.clamp, epsilon: o.epsilon,
     floor: o.floor, group_ids: nil, baseline: o.baseline.rawValue, scale: o.scale.rawValue,
     deviation: o.deviation.rawValue, subtract_median: o.subtractsMedian ? 1 : 0, trim: o.trim, reward_count: 1,
@@ -14,7 +14,7 @@ private func defaultAdvantageOptions() -> cgrpo_advantage_options {
 public func cgrpo_advantage_options_init(
   _ options: UnsafeMutablePointer<cgrpo_advantage_options>!, _ structSize: Int
 ) {
-  initStruct(options, size: structSize, defaults: defaultAdvantageOptions())
+  initStruct(options, size: structSize, defaults: cAdvantageOptions())
 }
 
 private func advantageOptions(_ o: cgrpo_advantage_options, count n: Int) throws -> AdvantageOptions {
@@ -51,8 +51,45 @@ public func cgrpo_advantages(
     let result = try nonNull(result, "advantages")
     let rewards = try nonNull(rewards, "rewards")
     let n = try count(rewardCount, "count", 1...maxCount)
-    let o = try advantageOptions(readStruct(options, "options", current: defaultAdvantageOptions()), count: n)
+    let o = try advantageOptions(readStruct(options, "options", current: cAdvantageOptions()), count: n)
     let values = try advantages(array(rewards, "rewards", n, o.rewardWeights?.count ?? 1), o)
+    result.update(from: values, count: n)
+  }
+}
+
+/// What a `cgrpo_history *` points to.
+private final class HistoryHandle {
+  var history: RewardHistory
+  init(_ history: RewardHistory) { self.history = history }
+}
+
+@_cdecl("cgrpo_history_create") @implementation
+public func cgrpo_history_create(
+  _ capacity: Int64, _ minCount: Int64, _ out: UnsafeMutablePointer<OpaquePointer?>!
+) -> cgrpo_status {
+  guarded {
+    let out = try nonNull(out, "history")
+    let history = try RewardHistory(
+      capacity: count(capacity, "capacity", 1...1 << 24), minCount: count(minCount, "min_count", 1...maxCount))
+    out.pointee = retained(HistoryHandle(history))
+  }
+}
+
+@_cdecl("cgrpo_history_destroy") @implementation
+public func cgrpo_history_destroy(_ history: OpaquePointer!) { release(history) }
+
+@_cdecl("cgrpo_history_update") @implementation
+public func cgrpo_history_update(
+  _ handle: OpaquePointer!, _ prompts: UnsafePointer<Int64>!, _ rewards: UnsafePointer<Double>!, _ rewardCount: Int64,
+  _ result: UnsafeMutablePointer<Double>!
+) -> cgrpo_status {
+  guarded {
+    let handle: HistoryHandle = try borrowed(handle, "history")
+    let result = try nonNull(result, "advantages")
+    let prompts = try nonNull(prompts, "prompts")
+    let n = try count(rewardCount, "count", 1...maxCount)
+    let values = try handle.history.update(
+      prompts: (0..<n).map { Int(prompts[$0]) }, rewards: array(rewards, "rewards", n, 1))
     result.update(from: values, count: n)
   }
 }
@@ -69,17 +106,53 @@ public func cgrpo_best_of_n(
   }
 }
 
-private func defaultChunkLossOptions() -> cgrpo_chunk_loss_options {
+/// Those of its fields that are numbers; arrays are null.
+func cChunkLossOptions(_ o: ChunkLossOptions = ChunkLossOptions()) -> cgrpo_chunk_loss_options {
   cgrpo_chunk_loss_options(
-    struct_size: MemoryLayout<cgrpo_chunk_loss_options>.stride, clip_low: ClipRange.gcpo.low,
-    clip_high: ClipRange.gcpo.high, kl: 0, selection: nil)
+    struct_size: MemoryLayout<cgrpo_chunk_loss_options>.stride, surrogate: o.surrogate.rawValue,
+    average: o.average.rawValue, clip_low: o.clip.low, clip_high: o.clip.high, ratio_cap: o.ratioCap,
+    dual_clip: o.dualClip, kl: o.kl, kl_estimator: o.klEstimator.rawValue, kl_level: o.klLevel.rawValue, normaliser: 0,
+    divergence_threshold: o.divergenceThreshold, selection: nil, mask: nil, reference_log_probs: nil, weights: nil,
+    ratio_bias: nil, ratio_scale: nil, divergence: nil, grad_ratio_bias: nil, weights_per_sample: 0, reserved: 0)
 }
 
 @_cdecl("cgrpo_chunk_loss_options_init") @implementation
 public func cgrpo_chunk_loss_options_init(
   _ options: UnsafeMutablePointer<cgrpo_chunk_loss_options>!, _ structSize: Int
 ) {
-  initStruct(options, size: structSize, defaults: defaultChunkLossOptions())
+  initStruct(options, size: structSize, defaults: cChunkLossOptions())
+}
+
+private func chunkLossOptions(
+  _ o: cgrpo_chunk_loss_options, batch b: Int, steps s: Int, chunks k: Int
+) throws -> ChunkLossOptions {
+  try require(o.reserved == 0, "options.reserved = \(o.reserved) must be 0")
+  func bytes(_ values: UnsafePointer<UInt8>?, _ columns: Int, _ name: String) throws -> [UInt8]? {
+    try values.map { Array(UnsafeBufferPointer(start: $0, count: try product(b, columns, name))) }
+  }
+  var options = ChunkLossOptions()
+  options.surrogate = try enumeration(o.surrogate, "surrogate")
+  options.average = try enumeration(o.average, "average")
+  options.clip = ClipRange(low: o.clip_low, high: o.clip_high)
+  options.ratioCap = o.ratio_cap
+  options.dualClip = o.dual_clip
+  options.kl = o.kl
+  options.klEstimator = try enumeration(o.kl_estimator, "kl_estimator")
+  options.klLevel = try enumeration(o.kl_level, "kl_level")
+  options.normaliser = o.normaliser == 0 ? nil : o.normaliser
+  options.divergenceThreshold = o.divergence_threshold
+  options.selection = try bytes(o.selection, k, "selection")
+  options.mask = try bytes(o.mask, s, "mask")
+  options.reference = try o.reference_log_probs.map { try array($0, "reference_log_probs", b, s) }
+  let perSample = try flag(o.weights_per_sample, "weights_per_sample")
+  try require(!perSample || o.weights != nil, "weights_per_sample = 1, but weights is null")
+  options.weights = try o.weights.map { try array($0, "weights", perSample ? b : 1, k) }
+  options.ratioBias = try o.ratio_bias.map { try array($0, "ratio_bias", b, s) }
+  options.ratioScale = try o.ratio_scale.map { try array($0, "ratio_scale", 1, s) }
+  options.divergence = try o.divergence.map { try array($0, "divergence", b, s) }
+  try require(
+    o.grad_ratio_bias == nil || o.ratio_bias != nil, "grad_ratio_bias is asked for, but ratio_bias is null")
+  return options
 }
 
 @_cdecl("cgrpo_chunk_loss") @implementation
@@ -95,19 +168,41 @@ public func cgrpo_chunk_loss(
     let s = try count(steps, "steps", 1...Schedule.maxSteps)
     let loss = try nonNull(loss, "loss")
     let plan = try plan(sizes, chunkCount, steps: s)
-    let o = try readStruct(options, "options", current: defaultChunkLossOptions())
+    let o = try readStruct(options, "options", current: cChunkLossOptions())
     if let stats { _ = try checkedSize(UnsafeRawPointer(stats), "stats", minimum: MemoryLayout<cgrpo_chunk_stats>.stride) }
-    let selection = try o.selection.map {
-      Array(UnsafeBufferPointer(start: $0, count: try product(b, plan.count, "selection")))
-    }
     let result = try chunkLoss(
       new: array(newLogProbs, "new_log_probs", b, s), old: array(oldLogProbs, "old_log_probs", b, s),
       advantages: array(advantageValues, "advantages", b, 1), plan: plan,
-      clip: ClipRange(low: o.clip_low, high: o.clip_high), kl: o.kl, selection: selection)
+      options: chunkLossOptions(o, batch: b, steps: s, chunks: plan.count))
     loss.pointee = result.loss
     gradLogProbs?.update(from: result.gradLogProbs, count: result.gradLogProbs.count)
+    o.grad_ratio_bias?.update(from: result.gradRatioBias, count: result.gradRatioBias.count)
     ratios?.update(from: result.ratios, count: result.ratios.count)
     if let stats { try writeStruct(cStats(result.stats), to: stats, "stats") }
+  }
+}
+
+@_cdecl("cgrpo_gcpo_weights") @implementation
+public func cgrpo_gcpo_weights(
+  _ sizes: UnsafePointer<Int64>!, _ chunkCount: Int64, _ weights: UnsafeMutablePointer<Double>!
+) -> cgrpo_status {
+  guarded {
+    let weights = try nonNull(weights, "weights")
+    let plan = try plan(sizes, chunkCount)
+    weights.update(from: try plan.gcpoWeights(), count: plan.count)
+  }
+}
+
+@_cdecl("cgrpo_tempflow_weights") @implementation
+public func cgrpo_tempflow_weights(
+  _ handle: OpaquePointer!, _ sizes: UnsafePointer<Int64>!, _ chunkCount: Int64,
+  _ weights: UnsafeMutablePointer<Double>!
+) -> cgrpo_status {
+  guarded {
+    let weights = try nonNull(weights, "weights")
+    let sampler = try sampler(handle)
+    let plan = try plan(sizes, chunkCount)
+    weights.update(from: try plan.tempFlowWeights(sampler), count: plan.count)
   }
 }
 
@@ -117,4 +212,64 @@ func cStats(_ stats: ChunkStats) -> cgrpo_chunk_stats {
     ratio_mean: stats.ratioMean, ratio_std: stats.ratioStd, ratio_min: stats.ratioMin, ratio_max: stats.ratioMax,
     clip_fraction_low: stats.clipFractionLow, clip_fraction_high: stats.clipFractionHigh,
     approximate_kl: stats.approximateKL, effective_sample_size: stats.effectiveSampleSize)
+}
+
+// MARK: - Divergences
+
+/// Both, or neither, of a gradient's two arguments.
+private func gradient(
+  _ upstream: UnsafePointer<Double>?, _ tensor: UnsafePointer<cgrpo_tensor>?
+) throws -> (UnsafePointer<Double>, LatentsView)? {
+  try require(
+    (upstream == nil) == (tensor == nil), "grad_divergence and grad_velocity: give both or neither of them")
+  guard let upstream, let tensor else { return nil }
+  return (upstream, try latentsView(tensor, "grad_velocity", writable: true))
+}
+
+private func stepNumber(_ step: Int64) throws -> Int { try count(step, "step", 0...Schedule.maxSteps) }
+
+@_cdecl("cgrpo_divergence_from_velocity") @implementation
+public func cgrpo_divergence_from_velocity(
+  _ handle: OpaquePointer!, _ step: Int64, _ kind: cgrpo_divergence, _ velocity: UnsafePointer<cgrpo_tensor>!,
+  _ otherVelocity: UnsafePointer<cgrpo_tensor>!, _ divergence: UnsafeMutablePointer<Double>!,
+  _ gradDivergence: UnsafePointer<Double>!, _ gradVelocity: UnsafePointer<cgrpo_tensor>!
+) -> cgrpo_status {
+  guarded {
+    try sampler(handle).divergence(
+      enumeration(kind, "kind"), stepNumber(step), velocity: latentsView(velocity, "velocity"),
+      other: latentsView(otherVelocity, "other_velocity"), divergence: divergence,
+      gradient: gradient(gradDivergence, gradVelocity))
+  }
+}
+
+@_cdecl("cgrpo_divergence_from_sampled") @implementation
+public func cgrpo_divergence_from_sampled(
+  _ handle: OpaquePointer!, _ step: Int64, _ kind: cgrpo_divergence, _ latents: UnsafePointer<cgrpo_tensor>!,
+  _ velocity: UnsafePointer<cgrpo_tensor>!, _ noise: UnsafePointer<cgrpo_noise>!,
+  _ nextLatents: UnsafePointer<cgrpo_tensor>!, _ divergence: UnsafeMutablePointer<Double>!,
+  _ gradDivergence: UnsafePointer<Double>!, _ gradVelocity: UnsafePointer<cgrpo_tensor>!
+) -> cgrpo_status {
+  guarded {
+    let sampler = try sampler(handle)
+    let k = try stepNumber(step)
+    let kind: Divergence = try enumeration(kind, "kind")
+    let latents = try latentsView(latents, "latents")
+    let velocity = try latentsView(velocity, "velocity")
+    let next = try latentsView(nextLatents, "next_latents")
+    let gradient = try gradient(gradDivergence, gradVelocity)
+    guard let n = try readNoise(noise) else {
+      return try sampler.divergenceFromSampled(
+        kind, k, latents: latents, velocity: velocity, noise: nil, next: next, divergence: divergence,
+        gradient: gradient)
+    }
+    if let given = n.given {
+      try sampler.divergenceFromSampled(
+        kind, k, latents: latents, velocity: velocity, noise: .given(latentsView(given, "noise.given")), next: next,
+        divergence: divergence, gradient: gradient)
+    } else {
+      try sampler.divergenceFromSampled(
+        kind, k, latents: latents, velocity: velocity, seed: n.seed, sampleIDPointer: n.sample_ids, next: next,
+        divergence: divergence, gradient: gradient)
+    }
+  }
 }

@@ -5,7 +5,7 @@ private func defaultTrajectory() -> cgrpo_trajectory {
   cgrpo_trajectory(
     struct_size: MemoryLayout<cgrpo_trajectory>.stride,
     latents: cgrpo_tensor(data: nil, shape: nil, strides: nil, ndim: 0, type: 0, device: 0, reserved: 0),
-    log_probs: nil, relative_l1: nil, position: 0)
+    log_probs: nil, relative_l1: nil, position: 0, previous_image: nil)
 }
 
 @_cdecl("cgrpo_trajectory_init") @implementation
@@ -27,7 +27,8 @@ public func cgrpo_rollout(
     let end = try count(end, "end", position + 1...sampler.steps)
     let buffers = TrajectoryBuffers(
       latents: try trajectoryView(&t.latents, "trajectory.latents", writable: true), logProbs: t.log_probs,
-      relativeL1: t.relative_l1)
+      relativeL1: t.relative_l1,
+      previousImage: try t.previous_image.map { try latentsView($0, "trajectory.previous_image", writable: true) })
     let noise: RolloutNoise? = try readNoise(noise).map {
       if let given = $0.given { return .given(try trajectoryView(given, "noise")) }
       return .library(seed: $0.seed, sampleIDs: $0.sample_ids)

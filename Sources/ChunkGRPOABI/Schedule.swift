@@ -20,6 +20,17 @@ private func write(_ schedule: Schedule, to sigmas: UnsafeMutablePointer<Double>
   for (k, sigma) in schedule.sigmas.enumerated() { sigmas[k] = sigma }
 }
 
+func cScheduleOptions(base: ScheduleBase, shift: ScheduleShift) -> cgrpo_schedule_options {
+  var o = defaultScheduleOptions()
+  o.base = base.rawValue
+  switch shift {
+  case .fixed(let shift): (o.shift_kind, o.shift) = (1, shift)
+  case .exponential(let mu): (o.shift_kind, o.mu) = (2, mu)
+  case .linear(let mu): (o.shift_kind, o.mu) = (3, mu)
+  }
+  return o
+}
+
 private func defaultScheduleOptions() -> cgrpo_schedule_options {
   cgrpo_schedule_options(
     struct_size: MemoryLayout<cgrpo_schedule_options>.stride, base: ScheduleBase.linear.rawValue, shift_kind: 1,
@@ -58,5 +69,36 @@ public func cgrpo_flux_mu(
 ) -> cgrpo_status {
   guarded {
     try nonNull(mu, "mu").pointee = Schedule.fluxMu(pixels: pixels, baseShift: baseShift, maxShift: maxShift)
+  }
+}
+
+@_cdecl("cgrpo_schedule_flash") @implementation
+public func cgrpo_schedule_flash(
+  _ steps: Int64, _ shift: Double, _ kept: Int64, _ ratio: Double, _ sigmas: UnsafeMutablePointer<Double>!,
+  _ capacity: Int64, _ sigmaCount: UnsafeMutablePointer<Int64>!
+) -> cgrpo_status {
+  guarded {
+    let sigmaCount = try nonNull(sigmaCount, "sigma_count")
+    let schedule = try Schedule.flash(
+      steps: scheduleSteps(steps), shift: shift, kept: count(kept, "kept", 1...Schedule.maxSteps), ratio: ratio)
+    try require(
+      capacity >= Int64(schedule.sigmas.count), "capacity = \(capacity) is too small for \(schedule.sigmas.count) sigmas")
+    try write(schedule, to: sigmas)
+    sigmaCount.pointee = Int64(schedule.sigmas.count)
+  }
+}
+
+@_cdecl("cgrpo_timesteps") @implementation
+public func cgrpo_timesteps(
+  _ sigmas: UnsafePointer<Double>!, _ sigmaCount: Int64, _ scale: Double, _ truncated: Int32,
+  _ timesteps: UnsafeMutablePointer<Double>!
+) -> cgrpo_status {
+  guarded {
+    let timesteps = try nonNull(timesteps, "timesteps")
+    try require(scale.isFinite, "scale = \(scale) is not finite")
+    let n = try count(sigmaCount, "sigma_count", 2...Schedule.maxSteps + 1)
+    let result = try Schedule(array(sigmas, "sigmas", n, 1)).timesteps(
+      scale: scale, truncated: flag(truncated, "truncated"))
+    timesteps.update(from: result, count: n - 1)
   }
 }

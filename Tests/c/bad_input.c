@@ -97,7 +97,7 @@ static void sampler_sigmas(void) {
 
 static void sampler_options(void) {
     static const double sigmas[] = {1, 0.5, 0}, etas[] = {-0.1, -INFINITY, INFINITY};
-    static const int32_t enums[] = {0, -1, 5, 1000000, INT32_MIN};
+    static const int32_t enums[] = {0, -1, 8, 1000000, INT32_MIN};
     cgrpo_sampler *none = NULL;
     cgrpo_sampler_options o;
     double a;
@@ -121,13 +121,13 @@ static void sampler_options(void) {
 #undef EXPECT
     CHECK(none == NULL);
     fresh();
-    CHECK_REFUSED(cgrpo_sampler_coefficients(NULL, 0, &a, &a, &a), BAD, "sampler");
-    CHECK_REFUSED(cgrpo_sampler_coefficients(sampler, -1, &a, &a, &a), BAD, "step");
-    CHECK_REFUSED(cgrpo_sampler_coefficients(sampler, T, &a, &a, &a), BAD, "step");
-    CHECK_REFUSED(cgrpo_sampler_coefficients(sampler, INT64_MAX, &a, &a, &a), BAD, "step");
-    CHECK_REFUSED(cgrpo_sampler_coefficients(sampler, 0, NULL, &a, &a), BAD, "a");
-    CHECK_REFUSED(cgrpo_sampler_coefficients(sampler, 0, &a, NULL, &a), BAD, "b");
-    CHECK_REFUSED(cgrpo_sampler_coefficients(sampler, 0, &a, &a, NULL), BAD, "s");
+    CHECK_REFUSED(cgrpo_sampler_coefficients(NULL, 0, &a, &a, &a, NULL), BAD, "sampler");
+    CHECK_REFUSED(cgrpo_sampler_coefficients(sampler, -1, &a, &a, &a, NULL), BAD, "step");
+    CHECK_REFUSED(cgrpo_sampler_coefficients(sampler, T, &a, &a, &a, NULL), BAD, "step");
+    CHECK_REFUSED(cgrpo_sampler_coefficients(sampler, INT64_MAX, &a, &a, &a, NULL), BAD, "step");
+    CHECK_REFUSED(cgrpo_sampler_coefficients(sampler, 0, NULL, &a, &a, NULL), BAD, "a");
+    CHECK_REFUSED(cgrpo_sampler_coefficients(sampler, 0, &a, NULL, &a, NULL), BAD, "b");
+    CHECK_REFUSED(cgrpo_sampler_coefficients(sampler, 0, &a, &a, NULL, NULL), BAD, "s");
 }
 
 /* Each options struct through one call that is right but for struct_size. */
@@ -146,6 +146,15 @@ static cgrpo_status with_trajectory(void *o) {
     cgrpo_trajectory *t = (cgrpo_trajectory *)o;
     t->latents = latents->tensor;
     return cgrpo_rollout(sampler, t, T, &noise, zero_velocity, NULL);
+}
+static cgrpo_status with_extras(void *o) {
+    return cgrpo_step_with_extras(sampler, 0, &x->tensor, &v->tensor, (cgrpo_step_extras *)o, &noise, &next->tensor, NULL,
+                                  NULL);
+}
+static cgrpo_status with_window(void *o) {
+    int64_t steps[8], count;
+    if (((cgrpo_window_options *)o)->end == 0) ((cgrpo_window_options *)o)->end = 8;
+    return cgrpo_window_steps((cgrpo_window_options *)o, 0, steps, 8, &count);
 }
 static cgrpo_status with_adaptive(void *o) {
     int64_t plan[S], count;
@@ -226,6 +235,9 @@ static void struct_sizes(void) {
          sizeof(cgrpo_sampler_options)},
         {"noise", with_noise, (void (*)(void *, size_t))cgrpo_noise_init, sizeof(cgrpo_noise)},
         {"trajectory", with_trajectory, (void (*)(void *, size_t))cgrpo_trajectory_init, sizeof(cgrpo_trajectory)},
+        {"step_extras", with_extras, (void (*)(void *, size_t))cgrpo_step_extras_init, sizeof(cgrpo_step_extras)},
+        {"window_options", with_window, (void (*)(void *, size_t))cgrpo_window_options_init,
+         sizeof(cgrpo_window_options)},
         {"adaptive_options", with_adaptive, (void (*)(void *, size_t))cgrpo_adaptive_options_init,
          sizeof(cgrpo_adaptive_options)},
         {"schedule_options", with_schedule, (void (*)(void *, size_t))cgrpo_schedule_options_init,
@@ -329,6 +341,14 @@ static cgrpo_status call_trajectory_vjp(void) {
     return cgrpo_trajectory_log_probs_vjp(sampler, 0, &latents->tensor, &velocities->tensor, grads, &gradients->tensor);
 }
 static cgrpo_status call_relative_l1(void) { return cgrpo_relative_l1(&latents->tensor, 1, curve); }
+static cgrpo_status call_divergence(void) {
+    return cgrpo_divergence_from_velocity(sampler, 1, CGRPO_DIVERGENCE_GAUSSIAN, &v->tensor, &e->tensor, log_prob, grad,
+                                          &gradients->tensor);
+}
+static cgrpo_status call_sampled_divergence(void) {
+    return cgrpo_divergence_from_sampled(sampler, 1, CGRPO_DIVERGENCE_GAUSSIAN, &x->tensor, &v->tensor, &noise,
+                                         &next->tensor, log_prob, grad, &gradients->tensor);
+}
 static array *rolled;
 static cgrpo_status call_rollout(void) {
     trajectory.latents = rolled->tensor;
@@ -351,11 +371,22 @@ static void tensors(void) {
     tensor_is_checked(v, call_vjp, "velocity", 1);
     tensor_is_checked(next, call_vjp, "next_latents", 1);
     tensor_is_checked(gradients, call_vjp, "grad_velocity", 1);
+    CHECK_OK(call_divergence());
+    tensor_is_checked(v, call_divergence, "velocity", 1);
+    tensor_is_checked(e, call_divergence, "other_velocity", 1);
+    tensor_is_checked(gradients, call_divergence, "grad_velocity", 1);
+    CHECK_OK(call_sampled_divergence());
+    tensor_is_checked(x, call_sampled_divergence, "latents", 1);
+    tensor_is_checked(v, call_sampled_divergence, "velocity", 1);
+    tensor_is_checked(next, call_sampled_divergence, "next_latents", 1);
+    tensor_is_checked(gradients, call_sampled_divergence, "grad_velocity", 1);
     CHECK_OK(call_normal());
     tensor_is_checked(x, call_normal, "out", 0);
     noise.given = &e->tensor;
     CHECK_OK(call_step());
     tensor_is_checked(e, call_step, "noise", 1);
+    CHECK_OK(call_sampled_divergence());
+    tensor_is_checked(e, call_sampled_divergence, "noise", 1);
     fresh();
     CHECK_OK(call_trajectory_log_probs());
     tensor_is_checked(latents, call_trajectory_log_probs, "latents", 1);
@@ -581,8 +612,63 @@ static void counts_and_chunk_sizes(void) {
                   "batch|steps|sizes");
 }
 
+/* Divergences and weights, beyond what `tensors` checks. */
+static void divergences(void) {
+    static const int64_t first_alone[K] = {1, 4}, huge[2] = {INT64_MAX, INT64_MAX};
+    cgrpo_sampler *ode = sampler_new(T, CGRPO_ODE, 0, 1);
+    cgrpo_tensor *V, *E, *X, *N, *G;
+    fresh();
+    gradients = array_new(CGRPO_F32, B, D, 0);
+    V = &v->tensor, E = &e->tensor, X = &x->tensor, N = &next->tensor, G = &gradients->tensor;
+#define FROM_VELOCITY(sampler, step, kind, up, out) \
+    cgrpo_divergence_from_velocity(sampler, step, kind, V, E, log_prob, up, out)
+#define FROM_SAMPLED(sampler, step, kind, noise) \
+    cgrpo_divergence_from_sampled(sampler, step, kind, X, V, noise, N, log_prob, NULL, NULL)
+    CHECK_OK(FROM_VELOCITY(sampler, 1, CGRPO_DIVERGENCE_MEAN, NULL, NULL));
+    CHECK_REFUSED(FROM_VELOCITY(NULL, 1, 1, NULL, NULL), BAD, "sampler");
+    CHECK_REFUSED(FROM_VELOCITY(sampler, -1, 1, NULL, NULL), BAD, "step");
+    CHECK_REFUSED(FROM_VELOCITY(sampler, T, 1, NULL, NULL), BAD, "step");
+    CHECK_REFUSED(FROM_VELOCITY(sampler, INT64_MAX, 1, NULL, NULL), BAD, "step");
+    CHECK_REFUSED(FROM_VELOCITY(sampler, 1, 0, NULL, NULL), BAD, "kind");
+    CHECK_REFUSED(FROM_VELOCITY(sampler, 1, 5, NULL, NULL), BAD, "kind");
+    CHECK_REFUSED(FROM_VELOCITY(sampler, 1, 1, grad, NULL), BAD, "grad_velocity");
+    CHECK_REFUSED(FROM_VELOCITY(sampler, 1, 1, NULL, G), BAD, "grad_divergence");
+    CHECK_REFUSED(FROM_VELOCITY(ode, 1, CGRPO_DIVERGENCE_GAUSSIAN, NULL, NULL), BAD, "deterministic");
+    CHECK_REFUSED(FROM_VELOCITY(ode, 1, CGRPO_DIVERGENCE_GAUSSIAN_PER_TIME, NULL, NULL), BAD, "deterministic");
+    CHECK_OK(FROM_VELOCITY(ode, 1, CGRPO_DIVERGENCE_VELOCITY, NULL, NULL));
+    CHECK_REFUSED(FROM_SAMPLED(sampler, 1, 1, NULL), BAD, "noise");
+    CHECK_REFUSED(FROM_SAMPLED(sampler, 1, 9, &noise), BAD, "kind");
+    CHECK_REFUSED(FROM_SAMPLED(sampler, T, 1, &noise), BAD, "step");
+    CHECK_OK(FROM_SAMPLED(ode, 1, CGRPO_DIVERGENCE_MEAN, NULL));
+    ((float *)V->data)[2 * D] = NAN;
+    CHECK_REFUSED(FROM_VELOCITY(sampler, 1, 1, NULL, NULL), NAN_IN, "sample 2");
+    CHECK_REFUSED(FROM_SAMPLED(sampler, 1, 1, &noise), NAN_IN, "sample 2");
+    fresh();
+    V = &v->tensor, E = &e->tensor, grad[1] = NAN, gradients = array_new(CGRPO_F32, B, D, 0);
+    CHECK_REFUSED(call_divergence(), NAN_IN, "grad_divergence");
+    CHECK_REFUSED(call_sampled_divergence(), NAN_IN, "grad_divergence");
+#undef FROM_VELOCITY
+#undef FROM_SAMPLED
+    CHECK_OK(cgrpo_gcpo_weights(sizes, K, weights));
+    CHECK_REFUSED(cgrpo_gcpo_weights(NULL, K, weights), BAD, "sizes");
+    CHECK_REFUSED(cgrpo_gcpo_weights(sizes, K, NULL), BAD, "weights");
+    CHECK_REFUSED(cgrpo_gcpo_weights(sizes, 0, weights), BAD, "chunk_count");
+    CHECK_REFUSED(cgrpo_gcpo_weights(huge, K, weights), BAD, "sizes");
+    CHECK_REFUSED(cgrpo_gcpo_weights(first_alone, K, weights), BAD, "step 0");
+    CHECK_OK(cgrpo_tempflow_weights(sampler, sizes, K, weights));
+    CHECK_REFUSED(cgrpo_tempflow_weights(NULL, sizes, K, weights), BAD, "sampler");
+    CHECK_REFUSED(cgrpo_tempflow_weights(sampler, NULL, K, weights), BAD, "sizes");
+    CHECK_REFUSED(cgrpo_tempflow_weights(sampler, sizes, K, NULL), BAD, "weights");
+    CHECK_REFUSED(cgrpo_tempflow_weights(sampler, sizes, 1, weights), BAD, "sizes");
+    CHECK_REFUSED(cgrpo_tempflow_weights(ode, sizes, K, weights), BAD, "stochastic");
+    cgrpo_sampler_destroy(ode);
+}
+
 static void objective_options(void) {
     static const int64_t outside[1] = {K}, negative[1] = {-1}, twice[2] = {1, 1};
+    static const int32_t enums[] = {0, -1, 9, INT32_MIN};
+    static double numbers[B * S];
+    static uint8_t none_present[B * S];
     cgrpo_adaptive_options a;
     cgrpo_select_options s;
     cgrpo_advantage_options g;
@@ -637,6 +723,50 @@ static void objective_options(void) {
     EXPECT(l, cgrpo_chunk_loss_options, l.clip_high = NAN, with_loss, "clip_high");
     EXPECT(l, cgrpo_chunk_loss_options, l.kl = -1, with_loss, "kl");
     EXPECT(l, cgrpo_chunk_loss_options, l.kl = NAN, with_loss, "kl");
+#define LOSS(change, words) EXPECT(l, cgrpo_chunk_loss_options, change, with_loss, words)
+    for (int i = 0; i < 4; i++) {
+        LOSS(l.surrogate = enums[i], "surrogate");
+        LOSS(l.average = enums[i], "average");
+        LOSS(l.kl_estimator = enums[i], "kl_estimator");
+        LOSS(l.kl_level = enums[i], "kl_level");
+    }
+    LOSS(l.ratio_cap = 0.99, "ratio_cap");
+    LOSS(l.ratio_cap = NAN, "ratio_cap");
+    LOSS(l.dual_clip = 1, "dual_clip");
+    LOSS(l.dual_clip = NAN, "dual_clip");
+    LOSS((l.ratio_cap = 2, l.dual_clip = 3), "exclude each other");
+    LOSS((l.ratio_cap = 2, l.surrogate = CGRPO_SURROGATE_CISPO), "ratio_cap");
+    LOSS((l.dual_clip = 2, l.surrogate = CGRPO_SURROGATE_LOG_CLIPPED), "dual_clip");
+    LOSS((l.clip_low = 0.1, l.surrogate = CGRPO_SURROGATE_UNCLIPPED), "clip_low");
+    LOSS((l.clip_low = 1.1, l.surrogate = CGRPO_SURROGATE_CISPO), "clip_low");
+    LOSS((l.clip_low = -1, l.surrogate = CGRPO_SURROGATE_LOG_CLIPPED), "clip_low");
+    LOSS(l.normaliser = -1, "normaliser");
+    LOSS(l.normaliser = NAN, "normaliser");
+    LOSS(l.normaliser = INFINITY, "normaliser");
+    LOSS(l.divergence_threshold = 1, "divergence_threshold");
+    LOSS(l.surrogate = CGRPO_SURROGATE_DIVERGENCE_MASK, "divergence");
+    LOSS(l.divergence = numbers, "divergence");
+    LOSS((l.surrogate = CGRPO_SURROGATE_DIVERGENCE_MASK, l.divergence = numbers, l.divergence_threshold = -1),
+         "divergence_threshold");
+    LOSS((l.surrogate = CGRPO_SURROGATE_CISPO, l.ratio_bias = numbers), "ratio_bias");
+    LOSS((l.surrogate = CGRPO_SURROGATE_CISPO, l.ratio_scale = numbers), "ratio_scale");
+    LOSS(l.grad_ratio_bias = numbers, "grad_ratio_bias");
+    LOSS(l.weights_per_sample = 1, "weights_per_sample");
+    LOSS((l.weights_per_sample = 2, l.weights = numbers), "weights_per_sample");
+    LOSS(l.mask = none_present, "mask");
+    LOSS(l.reserved = 1, "reserved");
+    numbers[1] = -1;
+    LOSS(l.weights = numbers, "weights");
+    LOSS(l.ratio_scale = numbers, "ratio_scale");
+    LOSS((l.surrogate = CGRPO_SURROGATE_DIVERGENCE_MASK, l.divergence = numbers), "divergence");
+    numbers[1] = NAN;
+    cgrpo_chunk_loss_options_init(&l, sizeof l);
+    l.reference_log_probs = numbers;
+    CHECK_REFUSED(with_loss(&l), NAN_IN, "reference_log_probs");
+    cgrpo_chunk_loss_options_init(&l, sizeof l);
+    l.ratio_bias = numbers;
+    CHECK_REFUSED(with_loss(&l), NAN_IN, "ratio_bias");
+#undef LOSS
     memset(selection, 0, sizeof selection);
     EXPECT(l, cgrpo_chunk_loss_options, l.selection = selection, with_loss, "selection"); /* nothing to train */
 #undef EXPECT
@@ -808,6 +938,7 @@ int main(void) {
     RUN(steps_and_positions);
     RUN(non_finite_numbers);
     RUN(counts_and_chunk_sizes);
+    RUN(divergences);
     RUN(objective_options);
     RUN(trainer_options);
     RUN(trainer_calls);

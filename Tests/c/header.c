@@ -59,6 +59,12 @@ static void defaults_are_the_documented_ones(void) {
     CHECK(advantage.group_size == 0 && advantage.clamp == 5 && advantage.epsilon == 1e-8);
     FRESH(cgrpo_chunk_loss_options, loss);
     CHECK(loss.clip_low == 5e-5 && loss.clip_high == 5e-5 && loss.kl == 0 && loss.selection == NULL);
+    CHECK(loss.surrogate == CGRPO_SURROGATE_CLIPPED && loss.average == CGRPO_AVERAGE_CHUNKS);
+    CHECK(loss.ratio_cap == HUGE_VAL && loss.dual_clip == HUGE_VAL && loss.kl_estimator == CGRPO_KL_K3);
+    CHECK(loss.kl_level == CGRPO_KL_OF_CHUNKS && loss.normaliser == 0 && loss.divergence_threshold == 1e-5);
+    CHECK(loss.mask == NULL && loss.reference_log_probs == NULL && loss.weights == NULL && loss.ratio_bias == NULL);
+    CHECK(loss.ratio_scale == NULL && loss.divergence == NULL && loss.grad_ratio_bias == NULL);
+    CHECK(loss.weights_per_sample == 0 && loss.reserved == 0);
     FRESH(cgrpo_pretrain_options, pretrain);
     CHECK(pretrain.steps == 2000 && pretrain.batch_size == 256 && pretrain.learning_rate == 2e-3);
     CHECK(pretrain.ema_decay == 0.99);

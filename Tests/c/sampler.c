@@ -61,7 +61,7 @@ static void coefficients_are_their_formulas(void) {
         for (int64_t k = 0; k < T; k++) {
             double a, b, s, a1, b1, s1;
             formula(dynamics[i], k, &a, &b, &s);
-            CHECK_OK(cgrpo_sampler_coefficients(sampler, k, &a1, &b1, &s1));
+            CHECK_OK(cgrpo_sampler_coefficients(sampler, k, &a1, &b1, &s1, NULL));
             CHECK_NEAR(a1, a, 1e-14);
             CHECK_NEAR(b1, b, 1e-14);
             CHECK_NEAR(s1, s, 1e-14);
@@ -80,7 +80,7 @@ static void a_last_ode_step_returns_the_predicted_image(void) {
     for (int i = 0; i < 4; i++) {
         options.dynamics = dynamics[i];
         CHECK_OK(cgrpo_sampler_create(sigmas, T + 1, &options, &sampler));
-        CHECK_OK(cgrpo_sampler_coefficients(sampler, T - 1, &a, &b, &s));
+        CHECK_OK(cgrpo_sampler_coefficients(sampler, T - 1, &a, &b, &s, NULL));
         CHECK_NEAR(a, 1, 1e-15);
         CHECK_NEAR(b, -sigma_at(T - 1), 1e-15);
         CHECK(s == 0);
@@ -96,7 +96,7 @@ static void a_sampler_keeps_its_own_sigmas(void) {
     options.dynamics = CGRPO_ODE;
     CHECK_OK(cgrpo_sampler_create(sigmas, 3, &options, &sampler));
     sigmas[1] = 0.9;
-    CHECK_OK(cgrpo_sampler_coefficients(sampler, 0, &a, &b, &s));
+    CHECK_OK(cgrpo_sampler_coefficients(sampler, 0, &a, &b, &s, NULL));
     CHECK(b == -0.5);
     cgrpo_sampler_destroy(sampler);
 }

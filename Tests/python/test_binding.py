@@ -57,32 +57,36 @@ def test_structs_are_laid_out_as_in_the_header(tmp_path):
     assert header == here and len(STRUCTS) >= 11
 
 
+NUMBERS = {  # names in the binding: prefix, and suffix, of those in the header
+    "DYNAMICS": ("CGRPO_", ""),
+    "LOG_PROB_FORM": ("CGRPO_LOG_PROB_", ""),
+    "LAST_STEP": ("CGRPO_LAST_STEP_", ""),
+    "SCHEDULE_BASE": ("CGRPO_BASE_", ""),
+    "SCHEDULE_SHIFT": ("CGRPO_SHIFT_", ""),
+    "SCHEDULE_SPACING": ("CGRPO_SPACING_", ""),
+    "WINDOW_STRATEGY": ("CGRPO_WINDOW_", ""),
+    "WINDOW_END": ("CGRPO_WINDOW_", ""),
+    "WEIGHTING": ("CGRPO_WEIGHTS_", ""),
+    "BASELINE": ("CGRPO_BASELINE_", ""),
+    "SCALE": ("CGRPO_SCALE_", ""),
+    "DEVIATION": ("CGRPO_DEVIATION_", ""),
+    "MIXING": ("CGRPO_MIXING_", ""),
+    "SURROGATE": ("CGRPO_SURROGATE_", ""),
+    "KL_ESTIMATOR": ("CGRPO_KL_", ""),
+    "KL_LEVEL": ("CGRPO_KL_OF_", "S"),
+    "AVERAGE": ("CGRPO_AVERAGE_", "S"),
+    "DIVERGENCE": ("CGRPO_DIVERGENCE_", ""),
+    "WEIGHTS": ("CGRPO_", "_WEIGHTS"),
+}
+
+
 def test_numbers_are_those_of_the_header():
     header = dict(re.findall(r"(CGRPO_\w+) = (\d+)", HEADER.read_text()))
-    expected = {
-        **{f"DYNAMICS:{key}": value for key, value in _abi.DYNAMICS.items()},
-        **{f"LOG_PROB_FORM:{key}": value for key, value in _abi.LOG_PROB_FORM.items()},
-    }
-    assert expected == {
-        "DYNAMICS:flow_sde": int(header["CGRPO_FLOW_SDE"]),
-        "DYNAMICS:dance_sde": int(header["CGRPO_DANCE_SDE"]),
-        "DYNAMICS:cps": int(header["CGRPO_CPS"]),
-        "DYNAMICS:ode": int(header["CGRPO_ODE"]),
-        "LOG_PROB_FORM:gaussian": int(header["CGRPO_LOG_PROB_GAUSSIAN"]),
-        "LOG_PROB_FORM:squared_error": int(header["CGRPO_LOG_PROB_SQUARED_ERROR"]),
-    }
-    assert _abi.LAST_STEP == {
-        "as_others": int(header["CGRPO_LAST_STEP_AS_OTHERS"]),
-        "ode": int(header["CGRPO_LAST_STEP_ODE"]),
-    }
-    assert _abi.WEIGHTING == {
-        "normalised": int(header["CGRPO_WEIGHTS_NORMALISED"]),
-        "softmax": int(header["CGRPO_WEIGHTS_SOFTMAX"]),
-    }
-    assert _abi.WEIGHTS == {
-        "trained": int(header["CGRPO_TRAINED_WEIGHTS"]),
-        "averaged": int(header["CGRPO_AVERAGED_WEIGHTS"]),
-    }
+    tables = {name for name, value in vars(_abi).items() if name.isupper() and isinstance(value, dict)}
+    assert tables - {"_FUNCTIONS"} == set(NUMBERS)
+    for table, (prefix, suffix) in NUMBERS.items():
+        for name, number in getattr(_abi, table).items():
+            assert int(header[prefix + name.upper() + suffix]) == number, (table, name)
     for name in ("OK", "INVALID_ARGUMENT", "WRONG_TYPE", "NON_FINITE", "OUT_OF_MEMORY", "CALLBACK_FAILED", "IO_ERROR"):
         number = getattr(_abi, name)
         assert number == int(header["CGRPO_" + name])

@@ -42,6 +42,12 @@ TypeError, and so on. What a callback raises comes out of the call that ran it. 
 
 from . import _abi
 from .chunks import ChunkFit, ChunkPlan
+from .divergences import (
+    divergence,
+    divergence_from_sampled,
+    divergence_from_sampled_vjp,
+    divergence_vjp,
+)
 from .errors import (
     CallbackFailed,
     Error,
@@ -52,11 +58,22 @@ from .errors import (
     WrongType,
 )
 from .noise import initial_noise, normal
-from .objective import ChunkLoss, ChunkStats, advantages, best_of_n, chunk_loss
+from .objective import (
+    ChunkLoss,
+    ChunkStats,
+    RewardHistory,
+    advantages,
+    best_of_n,
+    chunk_loss,
+    gcpo_weights,
+    tempflow_weights,
+)
+from .recipes import RECIPES, Recipe
 from .sampler import Sampler
 from .schedule import Schedule, flux_mu
 from .training import IterationReport, Trainer
 from .trajectory import Trajectory, relative_l1
+from .window import SDEWindow
 
 __version__: str = _abi.lib.cgrpo_version().decode()
 
@@ -72,6 +89,10 @@ __all__ = [
     "IterationReport",
     "NonFinite",
     "OutOfMemory",
+    "RECIPES",
+    "Recipe",
+    "RewardHistory",
+    "SDEWindow",
     "Sampler",
     "Schedule",
     "Trainer",
@@ -81,8 +102,14 @@ __all__ = [
     "advantages",
     "best_of_n",
     "chunk_loss",
+    "divergence",
+    "divergence_from_sampled",
+    "divergence_from_sampled_vjp",
+    "divergence_vjp",
     "flux_mu",
+    "gcpo_weights",
     "initial_noise",
     "normal",
     "relative_l1",
+    "tempflow_weights",
 ]

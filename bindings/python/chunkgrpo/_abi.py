@@ -27,7 +27,12 @@ CPU = 0
 SCHEDULE_BASE = {"linear": 1, "diffusers": 2}
 SCHEDULE_SHIFT = {"static": 1, "exponential": 2, "linear": 3}
 SCHEDULE_SPACING = {"shifted": 1, "karras": 2, "exponential": 3, "beta": 4}
-DYNAMICS = {"flow_sde": 1, "dance_sde": 2, "cps": 3, "ode": 4}
+DYNAMICS = {"flow_sde": 1, "dance_sde": 2, "cps": 3, "ode": 4, "dpm_sde": 5, "dpm_ode": 6, "wan_sde": 7}
+WINDOW_STRATEGY = {
+    **{"fixed": 1, "random": 2, "subset": 3},
+    **{"progressive": 4, "linear_decay": 5, "exponential_decay": 6},
+}
+WINDOW_END = {"wrap": 1, "stop": 2, "stay": 3}
 LOG_PROB_FORM = {"gaussian": 1, "squared_error": 2}
 LAST_STEP = {"as_others": 1, "ode": 2}
 WEIGHTING = {"normalised": 1, "softmax": 2}
@@ -35,13 +40,11 @@ BASELINE = {"group": 1, "leave_one_out": 2, "batch": 3}
 SCALE = {"group": 1, "batch": 2, "none": 3}
 DEVIATION = {"unbiased": 1, "population": 2}
 MIXING = {"sum": 1, "normalised_sum": 2, "gdpo": 3}
-SCHEDULE_BASE = {"linear": 1, "diffusers": 2}
-SCHEDULE_SHIFT = {"static": 1, "exponential": 2, "linear": 3}
-SCHEDULE_SPACING = {"shifted": 1, "karras": 2, "exponential": 3, "beta": 4}
-BASELINE = {"group": 1, "leave_one_out": 2, "batch": 3}
-SCALE = {"group": 1, "batch": 2, "none": 3}
-DEVIATION = {"unbiased": 1, "population": 2}
-MIXING = {"sum": 1, "normalised_sum": 2, "gdpo": 3}
+SURROGATE = {"clipped": 1, "unclipped": 2, "log_clipped": 3, "cispo": 4, "divergence_mask": 5}
+KL_ESTIMATOR = {"k1": 1, "k2": 2, "k3": 3}
+KL_LEVEL = {"chunk": 1, "step": 2}
+AVERAGE = {"chunk": 1, "sample": 2, "step": 3}
+DIVERGENCE = {"gaussian": 1, "gaussian_per_time": 2, "mean": 3, "velocity": 4}
 WEIGHTS = {"trained": 1, "averaged": 2}
 
 INITIAL_NOISE = -1
@@ -84,6 +87,13 @@ class SamplerOptions(ctypes.Structure):
         ("eta", c_double),
         ("last_step", c_int32),
         ("threads", c_int32),
+        ("etas", c_void_p),
+        ("window", c_void_p),
+        ("window_count", c_int64),
+        ("outside", c_int32),
+        ("after", c_int32),
+        ("dpm_order", c_int32),
+        ("reserved", c_int32),
     ]
 
 
@@ -96,6 +106,32 @@ class Noise(ctypes.Structure):
     ]
 
 
+class StepExtras(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("unconditional", POINTER(Tensor)),
+        ("guidance", c_double),
+        ("previous_image", POINTER(Tensor)),
+    ]
+
+
+class WindowOptions(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("size", c_int64),
+        ("first", c_int64),
+        ("end", c_int64),
+        ("stride", c_int64),
+        ("strategy", c_int32),
+        ("at_end", c_int32),
+        ("iterations", c_int64),
+        ("least", c_int64),
+        ("threshold", c_int64),
+        ("decay", c_double),
+        ("seed", c_uint64),
+    ]
+
+
 class Trajectory(ctypes.Structure):
     _fields_ = [
         ("struct_size", c_size_t),
@@ -103,6 +139,7 @@ class Trajectory(ctypes.Structure):
         ("log_probs", c_void_p),
         ("relative_l1", c_void_p),
         ("position", c_int64),
+        ("previous_image", POINTER(Tensor)),
     ]
 
 
@@ -157,10 +194,27 @@ class AdvantageOptions(ctypes.Structure):
 class ChunkLossOptions(ctypes.Structure):
     _fields_ = [
         ("struct_size", c_size_t),
+        ("surrogate", c_int32),
+        ("average", c_int32),
         ("clip_low", c_double),
         ("clip_high", c_double),
+        ("ratio_cap", c_double),
+        ("dual_clip", c_double),
         ("kl", c_double),
+        ("kl_estimator", c_int32),
+        ("kl_level", c_int32),
+        ("normaliser", c_double),
+        ("divergence_threshold", c_double),
         ("selection", c_void_p),
+        ("mask", c_void_p),
+        ("reference_log_probs", c_void_p),
+        ("weights", c_void_p),
+        ("ratio_bias", c_void_p),
+        ("ratio_scale", c_void_p),
+        ("divergence", c_void_p),
+        ("grad_ratio_bias", c_void_p),
+        ("weights_per_sample", c_int32),
+        ("reserved", c_int32),
     ]
 
 
@@ -176,6 +230,30 @@ class ChunkStats(ctypes.Structure):
         ("clip_fraction_high", c_double),
         ("approximate_kl", c_double),
         ("effective_sample_size", c_double),
+    ]
+
+
+class Recipe(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("steps", c_int64),
+        ("schedule", ScheduleOptions),
+        ("flash_ratio", c_double),
+        ("sampler", SamplerOptions),
+        ("has_window", c_int32),
+        ("truncated_timesteps", c_int32),
+        ("window", WindowOptions),
+        ("group_size", c_int64),
+        ("share_noise", c_int32),
+        ("reserved", c_int32),
+        ("advantages", AdvantageOptions),
+        ("chunk_count", c_int64),
+        ("chunk_sizes", c_int64 * 16),
+        ("chunk_fraction", c_double),
+        ("loss", ChunkLossOptions),
+        ("learning_rate", c_double),
+        ("weight_decay", c_double),
+        ("max_grad_norm", c_double),
     ]
 
 
@@ -289,17 +367,35 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "cgrpo_schedule_shifted": (_status, [c_int64, c_double, _f64]),
     "cgrpo_schedule_options_init": _init(ScheduleOptions),
     "cgrpo_schedule_make": (_status, [c_int64, POINTER(ScheduleOptions), _f64]),
+    "cgrpo_schedule_flash": (_status, [c_int64, c_double, c_int64, c_double, _f64, c_int64, _out_i64]),
+    "cgrpo_timesteps": (_status, [_f64, c_int64, c_double, c_int32, _f64]),
     "cgrpo_flux_mu": (_status, [c_double, c_double, c_double, _out_f64]),
     # 3. Sampler
     "cgrpo_sampler_options_init": _init(SamplerOptions),
     "cgrpo_sampler_create": (_status, [_f64, c_int64, POINTER(SamplerOptions), _new_handle]),
     "cgrpo_sampler_destroy": (None, [_handle]),
-    "cgrpo_sampler_coefficients": (_status, [_handle, c_int64, _out_f64, _out_f64, _out_f64]),
+    "cgrpo_sampler_coefficients": (_status, [_handle, c_int64, _out_f64, _out_f64, _out_f64, _out_f64]),
     "cgrpo_noise_init": _init(Noise),
     "cgrpo_normal": (_status, [c_uint64, _u64, c_int64, c_int32, _tensor]),
     "cgrpo_step": (_status, [_handle, c_int64, _tensor, _tensor, POINTER(Noise), _tensor, _f64, _f64]),
     "cgrpo_log_prob": (_status, [_handle, c_int64, _tensor, _tensor, _tensor, _f64]),
     "cgrpo_log_prob_vjp": (_status, [_handle, c_int64, _tensor, _tensor, _tensor, _f64, _tensor, _f64]),
+    "cgrpo_step_extras_init": _init(StepExtras),
+    "cgrpo_step_with_extras": (
+        _status,
+        [_handle, c_int64, _tensor, _tensor, POINTER(StepExtras), POINTER(Noise), _tensor, _f64, _f64],
+    ),
+    "cgrpo_log_prob_with_extras": (
+        _status,
+        [_handle, c_int64, _tensor, _tensor, POINTER(StepExtras), _tensor, _f64],
+    ),
+    "cgrpo_log_prob_vjp_with_extras": (
+        _status,
+        [_handle, c_int64, _tensor, _tensor, POINTER(StepExtras), _tensor, _f64, _tensor, _tensor, _f64],
+    ),
+    "cgrpo_predicted_image": (_status, [_handle, c_int64, _tensor, _tensor, POINTER(StepExtras), _tensor]),
+    "cgrpo_window_options_init": _init(WindowOptions),
+    "cgrpo_window_steps": (_status, [POINTER(WindowOptions), c_int64, _i64, c_int64, _out_i64]),
     # 4. Rollouts
     "cgrpo_trajectory_init": _init(Trajectory),
     "cgrpo_rollout": (_status, [_handle, POINTER(Trajectory), c_int64, POINTER(Noise), VelocityFn, c_void_p]),
@@ -325,6 +421,9 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     # 6. Objective
     "cgrpo_advantage_options_init": _init(AdvantageOptions),
     "cgrpo_advantages": (_status, [_f64, c_int64, POINTER(AdvantageOptions), _f64]),
+    "cgrpo_history_create": (_status, [c_int64, c_int64, _new_handle]),
+    "cgrpo_history_destroy": (None, [_handle]),
+    "cgrpo_history_update": (_status, [_handle, _i64, _f64, c_int64, _f64]),
     "cgrpo_best_of_n": (_status, [_f64, c_int64, c_int64, _u8]),
     "cgrpo_chunk_loss_options_init": _init(ChunkLossOptions),
     "cgrpo_chunk_loss": (
@@ -332,6 +431,18 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
         [_f64, _f64, _f64, c_int64, c_int64, _i64, c_int64]
         + [POINTER(ChunkLossOptions), _out_f64, _f64, _f64, POINTER(ChunkStats)],
     ),
+    "cgrpo_divergence_from_velocity": (
+        _status,
+        [_handle, c_int64, c_int32, _tensor, _tensor, _f64, _f64, _tensor],
+    ),
+    "cgrpo_divergence_from_sampled": (
+        _status,
+        [_handle, c_int64, c_int32, _tensor, _tensor, POINTER(Noise), _tensor, _f64, _f64, _tensor],
+    ),
+    "cgrpo_gcpo_weights": (_status, [_i64, c_int64, _f64]),
+    "cgrpo_tempflow_weights": (_status, [_handle, _i64, c_int64, _f64]),
+    "cgrpo_recipe_named": (_status, [ctypes.c_char_p, POINTER(Recipe)]),
+    "cgrpo_recipe_describe": (_status, [ctypes.c_char_p, c_void_p, c_size_t, POINTER(c_size_t)]),
     # 7. Embedded policy and trainer
     "cgrpo_trainer_options_init": _init(TrainerOptions),
     "cgrpo_trainer_create": (_status, [POINTER(TrainerOptions), _new_handle]),

@@ -4,20 +4,25 @@ from __future__ import annotations
 
 import ctypes
 import dataclasses
+import math
 from dataclasses import dataclass
-from typing import Any, Optional, Union
+from typing import TYPE_CHECKING, Any, Optional, Union
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import _abi, _arrays
+from ._handle import Handle
 from .chunks import ChunkPlan, selection_mask
 from .errors import InvalidArgument, check
+
+if TYPE_CHECKING:
+    from .sampler import Sampler
 
 
 @dataclass(frozen=True)
 class ChunkStats:
-    """Over the selected chunks."""
+    """Over the selected chunks that have a step."""
 
     selected: int
     """N, how many they are."""
@@ -29,9 +34,9 @@ class ChunkStats:
     clip_fraction_low: float
     """Share with A < 0 and ratio < 1 - clip_low: their gradient is zero."""
     clip_fraction_high: float
-    """Share with A > 0 and ratio > 1 + clip_high."""
+    """Share with A > 0 and ratio > 1 + clip_high. Other surrogates: a bound took hold, below or above a ratio of 1."""
     approximate_kl: float
-    """Mean of the k3 estimate."""
+    """Mean of the KL estimate."""
     effective_sample_size: float
     """(sum ratio)^2 / (N sum ratio^2), in (0, 1]; 1 = on policy."""
 
@@ -48,8 +53,10 @@ class ChunkLoss:
     grad_log_probs: NDArray[np.float64]
     """(B, S): d loss / d new_log_probs; `Sampler.log_probs_vjp` takes it on to the velocities."""
     ratios: NDArray[np.float64]
-    """(B, K) of all chunks, selected or not."""
+    """(B, K) of all chunks, selected or not; never clipped; 1 for a chunk without a step."""
     stats: ChunkStats
+    grad_ratio_bias: Optional[NDArray[np.float64]] = None
+    """(B, S) with a `ratio_bias`: d loss / d ratio_bias; `divergence_vjp` takes it on to the velocities."""
 
 
 def advantages(
@@ -116,13 +123,15 @@ def advantages(
     return out
 
 
-def _group_ids(groups: Any, batch: int) -> NDArray[np.int64]:
+def _group_ids(
+    groups: Any, batch: int, numbers: Optional[dict[Any, int]] = None, name: str = "groups"
+) -> NDArray[np.int64]:
     """A number for each distinct group, in order of appearance."""
     names = groups.tolist() if isinstance(groups, np.ndarray) else list(groups)
     if len(names) != batch:
-        raise InvalidArgument(f"groups has {len(names)} entries; there are rewards for {batch} samples")
-    numbers: dict[Any, int] = {}
-    return np.array([numbers.setdefault(name, len(numbers)) for name in names], np.int64)
+        raise InvalidArgument(f"{name} has {len(names)} entries; there are rewards for {batch} samples")
+    known: dict[Any, int] = {} if numbers is None else numbers
+    return np.array([known.setdefault(group, len(known)) for group in names], np.int64)
 
 
 def best_of_n(scores: ArrayLike, keep: int) -> NDArray[np.bool_]:
@@ -136,30 +145,90 @@ def best_of_n(scores: ArrayLike, keep: int) -> NDArray[np.bool_]:
     return chosen.astype(np.bool_)
 
 
+class RewardHistory:
+    """Advantages against each prompt's own recent rewards (kvablack/ddpo-pytorch, arXiv 2305.13301): (r - mean) /
+    (std + 1e-6) with the population's standard deviation over the latest `capacity` rewards of the prompt, or over the
+    batch while the prompt has fewer than `min_count`.
+    """
+
+    def __init__(self, capacity: int = 16, min_count: int = 16) -> None:
+        self._handle = Handle(_abi.lib.cgrpo_history_destroy)
+        self._numbers: dict[Any, int] = {}
+        numbers = _arrays.integer(capacity, "capacity"), _arrays.integer(min_count, "min_count")
+        check(_abi.lib.cgrpo_history_create(*numbers, self._handle.slot()))
+
+    def update(self, prompts: Any, rewards: ArrayLike) -> NDArray[np.float64]:
+        """Takes the rewards (B,) of a batch in, of prompts (B,) of any hashable kind; returns their advantages (B,)."""
+        values = _arrays.doubles(rewards, "rewards")
+        if values.ndim != 1:
+            raise InvalidArgument(f"rewards has shape {values.shape}; it must have one dimension")
+        ids, out = _group_ids(prompts, len(values), self._numbers, "prompts"), np.empty(len(values))
+        check(_abi.lib.cgrpo_history_update(self._handle, ids, values, len(values), out))
+        return out
+
+
 def chunk_loss(
     new_log_probs: ArrayLike,
     old_log_probs: ArrayLike,
     advantages: ArrayLike,
     plan: ChunkPlan,
     *,
-    clip: Union[float, tuple[float, float]] = (5e-5, 5e-5),
+    clip: Union[float, tuple[float, float], None] = None,
     selection: Any = None,
     kl: float = 0.0,
+    surrogate: str = "clipped",
+    ratio_cap: float = math.inf,
+    dual_clip: float = math.inf,
+    kl_estimator: str = "k3",
+    kl_level: str = "chunk",
+    reference_log_probs: Optional[ArrayLike] = None,
+    average: str = "chunk",
+    normaliser: Optional[float] = None,
+    mask: Optional[ArrayLike] = None,
+    weights: Optional[ArrayLike] = None,
+    ratio_bias: Optional[ArrayLike] = None,
+    ratio_scale: Optional[ArrayLike] = None,
+    divergence: Optional[ArrayLike] = None,
+    divergence_threshold: float = 1e-5,
 ) -> ChunkLoss:
-    """The chunk objective and its gradient, in float64.
+    """The chunk objective and its gradient, in float64. A step is one of sampling, a token, an action or a frame.
 
-        l_j   = mean of log_probs over the steps of chunk j,   rho_j = exp(l_j_new - l_j_old)
-        k3_j  = exp(delta) - 1 - delta,                        delta = l_j_old - l_j_new
-        loss  = mean over the selected chunks of  max(-A rho_j, -A clip(rho_j, 1 - low, 1 + high)) + kl k3_j
+        r_t   = scale_t (l_t_new - l_t_old + bias_t)
+        rho_j = exp(mean of r_t over the steps of chunk j)
+        loss  = mean over the selected chunks of  w_j surrogate(rho_j, A) + kl KL_j
+
+    By default  max(-A rho_j, -A clip(rho_j, 1 - low, 1 + high)) + kl (exp(delta) - 1 - delta),
+    with delta = l_j_old - l_j_new. Chunks of one step are step-level GRPO; one chunk over everything is GSPO.
 
     new_log_probs  (B, S), of the policy that is trained
     old_log_probs  (B, S), of the policy that sampled
     advantages     (B,)
     plan           a ChunkPlan over S steps, or its sizes
-    clip           (low, high), or one number for both; low in [0, 1], high >= 0
+    clip           (low, high), or one number for both; low in [0, 1], high >= 0; None = 5e-5, or nothing where nothing
+                   is clipped
     selection      None = every chunk; a bool array (B, K); or for each sample the indices of its chunks, as an int
                    array (B, M) or a list of lists of any lengths
-    kl             >= 0, weight of the k3 estimate
+    kl             >= 0, weight of the KL estimate
+
+    surrogate      "clipped"; "unclipped": -A rho; "log_clipped": each r_t is clipped to [-low, high], on the side where
+                   it has moved the advantage's way, before the mean (GMPO); "cispo": -A clip(rho) l_j_new without
+                   gradient through the clip (verl; TRL's with clip=(1, epsilon_high - 1)); "divergence_mask": -A rho,
+                   or 0 where the divergence is at least the threshold and rho has moved the advantage's way (Flow-DPPO)
+    ratio_cap      >= 1: the clipped surrogate with rho itself capped (TRL's delta)
+    dual_clip      > 1: where A < 0 the clipped term is at most -A dual_clip (verl: 3)
+    kl_estimator   of delta = l_ref - l_new: "k1": -delta; "k2": delta^2 / 2; "k3": exp(delta) - 1 - delta
+    kl_level       "chunk": delta of the chunk's means; "step": the mean of each step's estimate (TRL)
+    reference_log_probs  (B, S) for the KL estimate; None = old_log_probs
+    average        "chunk": over all selected chunks (TRL's bnpo); "sample": over each sample's chunks, then over
+                   samples (TRL's grpo); "step": over chunks, weighted by their number of steps
+    normaliser     > 0: the sum is divided by this instead of its count or weight (TRL's dr_grpo: B times the longest
+                   completion; dapo: the tokens of the global batch)
+    mask           (B, S), zero = absent: not read; chunks without a step are skipped. So samples may differ in length
+    weights        (K,) or (B, K), >= 0, of the policy terms; `gcpo_weights` and `tempflow_weights` make some
+    ratio_bias     (B, S), and
+    ratio_scale    (S,), >= 0: GRPO-Guard has the Gaussian `divergence` from the old policy, and s of each step
+    divergence     (B, S), >= 0: for the divergence mask, the Gaussian `divergence` from the old policy
+    divergence_threshold  >= 0
     """
     plan = plan if isinstance(plan, ChunkPlan) else ChunkPlan(plan)
     new = _arrays.double_matrix(new_log_probs, "new_log_probs")
@@ -167,19 +236,69 @@ def chunk_loss(
     batch, steps = new.shape
     advantage = _arrays.doubles(advantages, "advantages", (batch,))
     options = _abi.new(_abi.ChunkLossOptions)
-    options.clip_low, options.clip_high = clip_range(clip)
+    if clip is not None:
+        options.clip_low, options.clip_high = clip_range(clip)
+    options.surrogate = _arrays.choice(surrogate, _abi.SURROGATE, "surrogate")
+    options.ratio_cap = _arrays.real(ratio_cap, "ratio_cap")
+    options.dual_clip = _arrays.real(dual_clip, "dual_clip")
     options.kl = _arrays.real(kl, "kl")
+    options.kl_estimator = _arrays.choice(kl_estimator, _abi.KL_ESTIMATOR, "kl_estimator")
+    options.kl_level = _arrays.choice(kl_level, _abi.KL_LEVEL, "kl_level")
+    options.average = _arrays.choice(average, _abi.AVERAGE, "average")
+    if normaliser is not None:
+        options.normaliser = _arrays.real(normaliser, "normaliser")
+        if options.normaliser == 0:  # which stands for none in the library
+            raise InvalidArgument("normaliser is 0; it must be positive")
+    options.divergence_threshold = _arrays.real(divergence_threshold, "divergence_threshold")
     if selection is not None:
         _arrays.point(options, "selection", selection_mask(selection, batch, len(plan)))
+    if mask is not None:
+        present = _arrays.doubles(mask, "mask", new.shape) != 0
+        _arrays.point(options, "mask", present.astype(np.uint8))
+    for name, value in (
+        ("reference_log_probs", reference_log_probs),
+        ("ratio_bias", ratio_bias),
+        ("divergence", divergence),
+    ):
+        if value is not None:
+            _arrays.point(options, name, _arrays.doubles(value, name, new.shape))
+    if ratio_scale is not None:
+        _arrays.point(options, "ratio_scale", _arrays.doubles(ratio_scale, "ratio_scale", (steps,)))
+    if weights is not None:
+        given = _arrays.doubles(weights, "weights")
+        if given.shape not in ((len(plan),), (batch, len(plan))):
+            raise InvalidArgument(f"weights has shape {given.shape}; it must be {(len(plan),)} or {(batch, len(plan))}")
+        _arrays.point(options, "weights", given)
+        options.weights_per_sample = given.ndim - 1
     loss, stats = ctypes.c_double(), _abi.new(_abi.ChunkStats)
     grad, ratios = np.empty((batch, steps)), np.empty((batch, len(plan)))
+    grad_bias = None if ratio_bias is None else np.empty((batch, steps))
+    _arrays.point(options, "grad_ratio_bias", grad_bias)
     check(
         _abi.lib.cgrpo_chunk_loss(
             *(new, old, advantage, batch, steps, plan.sizes, len(plan)),
             *(ctypes.byref(options), ctypes.byref(loss), grad, ratios, ctypes.byref(stats)),
         )
     )
-    return ChunkLoss(loss.value, grad, ratios, ChunkStats._of(stats))
+    return ChunkLoss(loss.value, grad, ratios, ChunkStats._of(stats), grad_bias)
+
+
+def gcpo_weights(plan: ChunkPlan) -> NDArray[np.float64]:
+    """sqrt((T - m)/m) with m the middle step of each chunk, T = S + 1: (K,), for `chunk_loss`'s weights (GCPO). Refused
+    for a first chunk of one step, where GCPO divides by zero."""
+    plan = plan if isinstance(plan, ChunkPlan) else ChunkPlan(plan)
+    weights = np.empty(len(plan))
+    check(_abi.lib.cgrpo_gcpo_weights(plan.sizes, len(plan), weights))
+    return weights
+
+
+def tempflow_weights(plan: ChunkPlan, sampler: Sampler) -> NDArray[np.float64]:
+    """Mean of the noise s over the steps of each chunk, divided by its mean over all trained steps: (K,), for
+    `chunk_loss`'s weights (TempFlow-GRPO, arXiv 2508.04324, with chunks of one step)."""
+    plan = plan if isinstance(plan, ChunkPlan) else ChunkPlan(plan)
+    weights = np.empty(len(plan))
+    check(_abi.lib.cgrpo_tempflow_weights(sampler._handle, plan.sizes, len(plan), weights))
+    return weights
 
 
 def clip_range(clip: Any) -> tuple[float, float]:

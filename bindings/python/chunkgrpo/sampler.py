@@ -22,12 +22,18 @@ class Sampler:
     """An immutable sampler over one schedule; threads may share it.
 
     schedule   a Schedule
-    dynamics   "flow_sde" (Flow-GRPO, GCPO), "dance_sde" (DanceGRPO), "cps" (FlowCPS) or "ode"
+    dynamics   "flow_sde" (Flow-GRPO, GCPO), "dance_sde" (DanceGRPO), "cps" (FlowCPS), "ode"; "dpm_sde", "dpm_ode"
+               (DPM-Solver++) and "wan_sde" (Flow-GRPO's Wan script), which have no eta
     eta        noise scale, >= 0; for "cps" at most 1
     log_prob   "gaussian": -|x' - m|^2 / (2 D s^2) - ln s - ln(2 pi)/2; "squared_error": -mean (x' - m)^2, which is
                what Flow-GRPO and Flow-Factory use with CPS. Both are means over the D elements of a sample
     last_step  "as_others" (Flow-GRPO), or "ode": the last step takes no noise (GCPO, DanceGRPO)
     threads    0 = one a core; the results are the same for any number
+    etas       (T,) instead of eta
+    window     the steps that take `dynamics`, in rising order (see SDEWindow); None = all
+    outside    what the other steps take: "ode" or "dpm_ode"
+    after      what those after the window's last step take; None = outside. MixGRPO-Flash: "dpm_ode"
+    dpm_order  1 or 2, of DPM-Solver++; the first and the last step are of order 1
 
     Latents, velocities and noise are arrays (B, ...) of float32, float64, float16 or bfloat16, of one type a call.
     They are not copied where the sizes after the batch are contiguous. Log-probabilities are float64.
@@ -44,6 +50,11 @@ class Sampler:
         log_prob: str = "gaussian",
         last_step: str = "as_others",
         threads: int = 1,
+        etas: Optional[ArrayLike] = None,
+        window: Optional[ArrayLike] = None,
+        outside: str = "ode",
+        after: Optional[str] = None,
+        dpm_order: int = 2,
     ) -> None:
         self._handle = Handle(_abi.lib.cgrpo_sampler_destroy)
         if not isinstance(schedule, Schedule):
@@ -54,6 +65,15 @@ class Sampler:
         options.log_prob_form = _arrays.choice(log_prob, _abi.LOG_PROB_FORM, "log_prob")
         options.last_step = _arrays.choice(last_step, _abi.LAST_STEP, "last_step")
         options.threads = _arrays.thread_count(threads)
+        options.outside = _arrays.choice(outside, _abi.DYNAMICS, "outside")
+        options.after = 0 if after is None else _arrays.choice(after, _abi.DYNAMICS, "after")
+        options.dpm_order = _arrays.integer(dpm_order, "dpm_order", -(2**31), 2**31 - 1)
+        if etas is not None:
+            _arrays.point(options, "etas", _arrays.doubles(etas, "etas", (schedule.steps,)))
+        if window is not None:
+            steps = _arrays.int64s(window, "window")
+            _arrays.point(options, "window", steps if steps.size else np.zeros(1, np.int64))
+            options.window_count = steps.size
         sigmas = schedule.sigmas
         check(_abi.lib.cgrpo_sampler_create(sigmas, len(sigmas), byref(options), self._handle.slot()))
         self.schedule = schedule
@@ -65,10 +85,22 @@ class Sampler:
 
     def coefficients(self, k: int) -> tuple[float, float, float]:
         """(a, b, s) of step k = 0 ... T - 1."""
-        numbers = [ctypes.c_double() for _ in range(3)]
-        check(_abi.lib.cgrpo_sampler_coefficients(self._handle, _step(k), *map(byref, numbers)))
-        a, b, s = (number.value for number in numbers)
+        a, b, s, _ = self._coefficients(k)
         return a, b, s
+
+    def history_coefficient(self, k: int) -> float:
+        """c of step k: 0 but for second-order steps, which add c times the image that the step before predicted."""
+        return self._coefficients(k)[3]
+
+    def _coefficients(self, k: int) -> tuple[float, ...]:
+        numbers = [ctypes.c_double() for _ in range(4)]
+        check(_abi.lib.cgrpo_sampler_coefficients(self._handle, _step(k), *map(byref, numbers)))
+        return tuple(number.value for number in numbers)
+
+    @property
+    def stochastic_steps(self) -> list[int]:
+        """The steps with noise among the S trained ones: those that have a log-probability."""
+        return [k for k in range(self.schedule.steps - 1) if self._coefficients(k)[2] > 0]
 
     # ------------------------------------------------------------------------------------------------------------------
     # One step
@@ -82,12 +114,17 @@ class Sampler:
         noise: Optional[Array] = None,
         seed: Optional[int] = None,
         sample_ids: Optional[ArrayLike] = None,
+        unconditional: Optional[Array] = None,
+        guidance: float = 1.0,
+        previous_image: Optional[Array] = None,
     ) -> tuple[Array, NDArray[np.float64]]:
         """Step k from latents x with velocity v, both (B, ...): (x', log-probabilities (B,)).
 
         noise       like x: the e that is added; or
         seed        0 ... 2^64 - 1: the library's noise for this step. One of the two, unless the step has s = 0
         sample_ids  (B,) integers, with a seed; None = 0 ... B - 1
+        unconditional, guidance  classifier-free guidance in the step: the velocity is u + guidance (v - u), u like v
+        previous_image  like x: `predicted_image` of the step before, for second-order steps
 
         The log-probability is taken from x' as it is stored, and is 0 for a deterministic step.
         """
@@ -97,35 +134,82 @@ class Sampler:
         source = Source(len(x), given, seed, sample_ids)
         next_x, log_prob = np.empty(x.shape, x.dtype), np.empty(len(x))
         check(
-            _abi.lib.cgrpo_step(
-                self._handle, _step(k), _borrow(x), _borrow(v), source.pointer(), _borrow(next_x), log_prob, None
+            _abi.lib.cgrpo_step_with_extras(
+                *(self._handle, _step(k), _borrow(x), _borrow(v)),
+                byref(_extras(x, unconditional, guidance, previous_image)),
+                *(source.pointer(), _borrow(next_x), log_prob, None),
             )
         )
         return next_x, log_prob
 
-    def log_prob(self, k: int, x: Array, v: Array, next_x: Array) -> NDArray[np.float64]:
-        """Log-probability (B,) of step k going from x to next_x under velocity v; all (B, ...).
+    def predicted_image(
+        self, k: int, x: Array, v: Array, *, unconditional: Optional[Array] = None, guidance: float = 1.0
+    ) -> Array:
+        """x - sigma_k v, like x: the image that step k predicts from latents x with velocity v."""
+        x = _arrays.latents(x, "x")
+        v = _arrays.latents_like(v, x, "v", "x")
+        image = np.empty(x.shape, x.dtype)
+        extras = _extras(x, unconditional, guidance, None)
+        check(
+            _abi.lib.cgrpo_predicted_image(
+                self._handle, _step(k), _borrow(x), _borrow(v), byref(extras), _borrow(image)
+            )
+        )
+        return image
+
+    def log_prob(
+        self,
+        k: int,
+        x: Array,
+        v: Array,
+        next_x: Array,
+        *,
+        unconditional: Optional[Array] = None,
+        guidance: float = 1.0,
+        previous_image: Optional[Array] = None,
+    ) -> NDArray[np.float64]:
+        """Log-probability (B,) of step k going from x to next_x under velocity v; all (B, ...). The rest as in `step`.
 
         Raises InvalidArgument where s = 0: a deterministic step has no density.
         """
         x = _arrays.latents(x, "x")
         v, next_x = _arrays.latents_like(v, x, "v", "x"), _arrays.latents_like(next_x, x, "next_x", "x")
         log_prob = np.empty(len(x))
-        check(_abi.lib.cgrpo_log_prob(self._handle, _step(k), _borrow(x), _borrow(v), _borrow(next_x), log_prob))
+        extras = _extras(x, unconditional, guidance, previous_image)
+        check(
+            _abi.lib.cgrpo_log_prob_with_extras(
+                self._handle, _step(k), _borrow(x), _borrow(v), byref(extras), _borrow(next_x), log_prob
+            )
+        )
         return log_prob
 
-    def log_prob_vjp(self, k: int, x: Array, v: Array, next_x: Array, grad_log_prob: ArrayLike) -> Array:
-        """Vector-Jacobian product of `log_prob`: grad_log_prob (B,) times d log_prob / dv, like v."""
+    def log_prob_vjp(
+        self,
+        k: int,
+        x: Array,
+        v: Array,
+        next_x: Array,
+        grad_log_prob: ArrayLike,
+        *,
+        unconditional: Optional[Array] = None,
+        guidance: float = 1.0,
+        previous_image: Optional[Array] = None,
+    ) -> Any:
+        """Vector-Jacobian product of `log_prob`: grad_log_prob (B,) times d log_prob / dv, like v. With
+        `unconditional`, a pair: the gradients of v and of the unconditional velocity."""
         x = _arrays.latents(x, "x")
         v, next_x = _arrays.latents_like(v, x, "v", "x"), _arrays.latents_like(next_x, x, "next_x", "x")
         grad = _arrays.doubles(grad_log_prob, "grad_log_prob", (len(x),))
         grad_v = np.empty(v.shape, v.dtype)
+        grad_u = None if unconditional is None else np.empty(v.shape, v.dtype)
         check(
-            _abi.lib.cgrpo_log_prob_vjp(
-                self._handle, _step(k), _borrow(x), _borrow(v), _borrow(next_x), grad, _borrow(grad_v), None
+            _abi.lib.cgrpo_log_prob_vjp_with_extras(
+                *(self._handle, _step(k), _borrow(x), _borrow(v)),
+                byref(_extras(x, unconditional, guidance, previous_image)),
+                *(_borrow(next_x), grad, _borrow(grad_v), None if grad_u is None else _borrow(grad_u), None),
             )
         )
-        return grad_v
+        return grad_v if grad_u is None else (grad_v, grad_u)
 
     # ------------------------------------------------------------------------------------------------------------------
     # Whole trajectories
@@ -138,6 +222,7 @@ class Sampler:
         sample_ids: Optional[ArrayLike] = None,
         noise: Optional[Array] = None,
         position: int = 0,
+        previous_image: Optional[Array] = None,
     ) -> Trajectory:
         """A trajectory to be taken step by step or chunk by chunk with `Trajectory.advance`.
 
@@ -145,8 +230,17 @@ class Sampler:
         seed        the library's noise, with `sample_ids` (B,); or
         noise       (B, T, ...), like x_init: the e of every step. Neither is needed where no step has noise
         position    0 ... T: later than 0 to go on with a rollout that began elsewhere
+        previous_image  like x_init: `Trajectory.previous_image` of that rollout; only second-order steps need it
         """
-        return Trajectory(self, x_init, seed=seed, sample_ids=sample_ids, noise=noise, position=position)
+        return Trajectory(
+            self,
+            x_init,
+            seed=seed,
+            sample_ids=sample_ids,
+            noise=noise,
+            position=position,
+            previous_image=previous_image,
+        )
 
     def rollout(
         self,
@@ -196,6 +290,17 @@ class Sampler:
             )
         )
         return grad_v
+
+
+def _extras(x: Array, unconditional: Any, guidance: Any, previous_image: Any) -> Any:
+    extras = _abi.new(_abi.StepExtras)
+    extras.guidance = _arrays.real(guidance, "guidance")
+    for field, value in (("unconditional", unconditional), ("previous_image", previous_image)):
+        if value is not None:
+            tensor = _arrays.tensor(_arrays.latents_like(value, x, field, "x"))
+            setattr(extras, field, ctypes.pointer(tensor))
+            setattr(extras, "_tensor_of_" + field, tensor)  # alive as long as the struct
+    return extras
 
 
 def _trajectories(latents: Any, velocities: Any) -> tuple[Array, Array]:

@@ -90,11 +90,26 @@ class Schedule:
         pixels = integer(width, "width", 1) * integer(height, "height", 1)
         return cls.make(steps, shift_kind="exponential", mu=flux_mu(pixels))
 
+    @classmethod
+    def flash(cls, steps: int, shift: float, kept: int, ratio: float) -> Schedule:
+        """MixGRPO-Flash's: the first `kept` of `steps` shifted steps (the end of the SDE window), then fewer to 0.
+
+        kept   1 ... steps - 1
+        ratio  in (0, 1]: floor((steps + 1 - kept) ratio) evenly spaced times, shifted, are left for the rest. Refused
+               where that is no step, where MixGRPO would stop short of sigma = 0
+        """
+        sigmas, count = _room(steps), ctypes.c_int64()
+        numbers = (len(sigmas) - 1, real(shift, "shift"), integer(kept, "kept"), real(ratio, "ratio"))
+        check(_abi.lib.cgrpo_schedule_flash(*numbers, sigmas, len(sigmas), ctypes.byref(count)))
+        return cls(sigmas[: count.value])
+
     def timesteps(self, scale: float = 1000.0, *, truncated: bool = False) -> NDArray[np.float64]:
         """(T,) float64: scale sigma_k, as a model wants it. truncated: whole numbers, int(scale sigma), which GCPO,
         DanceGRPO and MixGRPO feed their model while the step itself uses sigma."""
-        times = real(scale, "scale") * self._sigmas[:-1]
-        return np.trunc(times) if truncated else times
+        out = np.empty(self.steps)
+        numbers = (self._sigmas, len(self._sigmas), real(scale, "scale"), int(bool(truncated)))
+        check(_abi.lib.cgrpo_timesteps(*numbers, out))
+        return out
 
     @property
     def sigmas(self) -> NDArray[np.float64]:

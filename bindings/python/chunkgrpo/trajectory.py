@@ -29,6 +29,8 @@ class Trajectory:
     log_probs    (B, S) float64, S = T - 1: of the trained steps under the policy that sampled
     relative_l1  (B, S) float64: mean|x' - x| / (mean|x| + 1e-8)
 
+    previous_image  (B, ...) or None: what the step before `position` predicted, where the sampler has second-order steps
+
     What lies beyond `position`, and what an earlier host has taken, is NaN.
     """
 
@@ -41,6 +43,7 @@ class Trajectory:
         sample_ids: Optional[ArrayLike] = None,
         noise: Optional[Array] = None,
         position: int = 0,
+        previous_image: Optional[Array] = None,
     ) -> None:
         first = _arrays.latents(x_init, "x_init")
         batch, steps = len(first), sampler.schedule.steps
@@ -54,6 +57,13 @@ class Trajectory:
         self._frames = _arrays.empty((steps + 1, *first.shape), first.dtype)
         self._frames.fill(np.nan)
         self._frames[self._position] = first
+        self.previous_image: Optional[Array] = None
+        if any(sampler.history_coefficient(k) for k in range(steps)):
+            self.previous_image = np.zeros(first.shape, first.dtype)
+            if previous_image is not None:
+                self.previous_image[:] = _arrays.latents_like(previous_image, first, "previous_image", "x_init")
+            elif not self._position == steps and sampler.history_coefficient(self._position):
+                raise InvalidArgument(f"previous_image: step {self._position} is of second order and needs it")
         self.latents: Array = np.moveaxis(self._frames, 0, 1)
         self.log_probs: NDArray[np.float64] = np.full((batch, steps - 1), np.nan)
         self.relative_l1: NDArray[np.float64] = np.full((batch, steps - 1), np.nan)
@@ -94,6 +104,9 @@ class Trajectory:
         state = _abi.new(_abi.Trajectory)
         state.latents = _arrays.tensor(self.latents, 2)
         state.position = self._position
+        image = None if self.previous_image is None else _arrays.tensor(self.previous_image)
+        if image is not None:
+            state.previous_image = ctypes.pointer(image)
         _arrays.point(state, "log_probs", self.log_probs)
         _arrays.point(state, "relative_l1", self.relative_l1)
         with Guard() as guard:

@@ -1,0 +1,64 @@
+public import CChunkGRPO
+import ChunkGRPO
+
+private func recipe(_ name: UnsafePointer<CChar>?) throws -> Recipe {
+  guard let text = String(validatingCString: try nonNull(name, "name")) else {
+    throw ChunkGRPOError.invalidArgument("name is no UTF-8")
+  }
+  return try Recipe.named(text)
+}
+
+private func cRecipe(_ r: Recipe) -> cgrpo_recipe {
+  var c = cgrpo_recipe()
+  c.steps = Int64(r.steps)
+  c.schedule = cScheduleOptions(base: r.base, shift: r.shift)
+  c.flash_ratio = r.flashRatio
+  c.sampler = cSamplerOptions(r.sampler)
+  c.has_window = r.window == nil ? 0 : 1
+  c.truncated_timesteps = r.truncatedTimesteps ? 1 : 0
+  c.window = r.window.map(cWindowOptions) ?? defaultWindowOptions()
+  c.group_size = Int64(r.groupSize)
+  c.share_noise = r.sharesNoise ? 1 : 0
+  c.advantages = cAdvantageOptions(r.advantages)
+  c.advantages.group_size = Int64(r.groupSize)
+  let sizes = r.chunkSizes ?? []
+  c.chunk_count = Int64(sizes.count)
+  withUnsafeMutableBytes(of: &c.chunk_sizes) {
+    for (j, size) in sizes.enumerated().prefix(16) {
+      $0.storeBytes(of: Int64(size), toByteOffset: 8 * j, as: Int64.self)
+    }
+  }
+  c.chunk_fraction = r.chunkFraction
+  c.loss = cChunkLossOptions(r.loss)
+  (c.learning_rate, c.weight_decay, c.max_grad_norm) = (r.learningRate, r.weightDecay, r.maxGradNorm)
+  return c
+}
+
+@_cdecl("cgrpo_recipe_named") @implementation
+public func cgrpo_recipe_named(
+  _ name: UnsafePointer<CChar>!, _ out: UnsafeMutablePointer<cgrpo_recipe>!
+) -> cgrpo_status {
+  guarded {
+    let out = try nonNull(out, "recipe")
+    let found = try recipe(name)
+    try writeStruct(cRecipe(found), to: out, "recipe")
+  }
+}
+
+@_cdecl("cgrpo_recipe_describe") @implementation
+public func cgrpo_recipe_describe(
+  _ name: UnsafePointer<CChar>!, _ text: UnsafeMutablePointer<CChar>!, _ capacity: Int,
+  _ length: UnsafeMutablePointer<Int>!
+) -> cgrpo_status {
+  guarded {
+    let length = try nonNull(length, "length")
+    try require(capacity >= 0 && (text != nil || capacity == 0), "text is null, but capacity = \(capacity)")
+    let description = Array(try recipe(name).description.utf8)
+    if let text, capacity > 0 {
+      let shown = min(capacity - 1, description.count)
+      for i in 0..<shown { text[i] = CChar(bitPattern: description[i]) }
+      text[shown] = 0
+    }
+    length.pointee = description.count
+  }
+}
