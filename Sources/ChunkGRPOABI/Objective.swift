@@ -36,7 +36,8 @@ private func advantageOptions(_ o: cgrpo_advantage_options, count n: Int) throws
   options.subtractsMedian = try flag(o.subtract_median, "subtract_median")
   options.trim = o.trim
   let kinds = try count(o.reward_count, "reward_count", 1...1 << 20)
-  options.rewardWeights = try o.reward_weights.map { try array($0, "reward_weights", kinds, 1) }
+  options.rewardWeights =
+    try o.reward_weights.map { try array($0, "reward_weights", kinds, 1) }
     ?? [Double](repeating: 1, count: kinds)
   options.mixing = try enumeration(o.mixing, "mixing")
   return options
@@ -169,7 +170,9 @@ public func cgrpo_chunk_loss(
     let loss = try nonNull(loss, "loss")
     let plan = try plan(sizes, chunkCount, steps: s)
     let o = try readStruct(options, "options", current: cChunkLossOptions())
-    if let stats { _ = try checkedSize(UnsafeRawPointer(stats), "stats", minimum: MemoryLayout<cgrpo_chunk_stats>.stride) }
+    if let stats {
+      _ = try checkedSize(UnsafeRawPointer(stats), "stats", minimum: MemoryLayout<cgrpo_chunk_stats>.stride)
+    }
     let result = try chunkLoss(
       new: array(newLogProbs, "new_log_probs", b, s), old: array(oldLogProbs, "old_log_probs", b, s),
       advantages: array(advantageValues, "advantages", b, 1), plan: plan,

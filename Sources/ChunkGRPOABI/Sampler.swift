@@ -17,7 +17,8 @@ func cSamplerOptions(_ o: SamplerOptions = SamplerOptions()) -> cgrpo_sampler_op
   cgrpo_sampler_options(
     struct_size: MemoryLayout<cgrpo_sampler_options>.stride, dynamics: o.dynamics.rawValue,
     log_prob_form: o.logProbForm.rawValue, eta: o.eta, last_step: o.lastStep.rawValue, threads: Int32(o.threads),
-    etas: nil, window: nil, window_count: 0, outside: o.outside.rawValue, after: o.after?.rawValue ?? 0, dpm_order: Int32(o.dpmOrder),
+    etas: nil, window: nil, window_count: 0, outside: o.outside.rawValue, after: o.after?.rawValue ?? 0,
+    dpm_order: Int32(o.dpmOrder),
     reserved: 0)
 }
 

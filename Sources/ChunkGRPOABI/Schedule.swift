@@ -82,7 +82,8 @@ public func cgrpo_schedule_flash(
     let schedule = try Schedule.flash(
       steps: scheduleSteps(steps), shift: shift, kept: count(kept, "kept", 1...Schedule.maxSteps), ratio: ratio)
     try require(
-      capacity >= Int64(schedule.sigmas.count), "capacity = \(capacity) is too small for \(schedule.sigmas.count) sigmas")
+      capacity >= Int64(schedule.sigmas.count),
+      "capacity = \(capacity) is too small for \(schedule.sigmas.count) sigmas")
     try write(schedule, to: sigmas)
     sigmaCount.pointee = Int64(schedule.sigmas.count)
   }

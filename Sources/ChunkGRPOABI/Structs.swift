@@ -30,7 +30,9 @@ func writeStruct<T>(_ value: T, to pointer: UnsafeMutablePointer<T>, _ name: Str
   let size = try checkedSize(raw, name, minimum: MemoryLayout<T>.stride)
   let header = MemoryLayout<Int>.stride
   withUnsafeBytes(of: value) {
-    (raw + header).copyMemory(from: $0.baseAddress.map { $0 + header } ?? UnsafeRawPointer(raw), byteCount: min(size, MemoryLayout<T>.stride) - header)
+    (raw + header).copyMemory(
+      from: $0.baseAddress.map { $0 + header } ?? UnsafeRawPointer(raw),
+      byteCount: min(size, MemoryLayout<T>.stride) - header)
   }
 }
 

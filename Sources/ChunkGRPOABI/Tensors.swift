@@ -92,7 +92,9 @@ extension LatentsView {
   func withTensor<R>(trailingShape: [Int64], _ body: (UnsafePointer<cgrpo_tensor>) throws -> R) rethrows -> R {
     let shape = [Int64(batch)] + trailingShape
     var strides = [Int64](repeating: 1, count: shape.count)
-    for axis in stride(from: shape.count - 2, through: 1, by: -1) { strides[axis] = strides[axis + 1] * shape[axis + 1] }
+    for axis in stride(from: shape.count - 2, through: 1, by: -1) {
+      strides[axis] = strides[axis + 1] * shape[axis + 1]
+    }
     strides[0] = Int64(batchStride)
     return try shape.withUnsafeBufferPointer { shape in
       try strides.withUnsafeBufferPointer { strides in

@@ -147,7 +147,8 @@ public func cgrpo_trainer_pretrain(
       if let progress {
         let status = progress(user, Int64(done), Int64(total), loss)
         if status != 0 {
-          throw ChunkGRPOError(.callbackFailed, "the progress callback returned \(status) after \(done) of \(total) steps")
+          throw ChunkGRPOError(
+            .callbackFailed, "the progress callback returned \(status) after \(done) of \(total) steps")
         }
       }
     }
@@ -170,7 +171,9 @@ public func cgrpo_trainer_iterate(
     let trainer = try trainer(handle)
     let reward = try nonNull(reward, "reward")
     let conditions = try rows(conditions, "conditions", columns: trainer.options.conditionSize)
-    if let report { _ = try checkedSize(UnsafeRawPointer(report), "report", minimum: MemoryLayout<cgrpo_iteration_report>.stride) }
+    if let report {
+      _ = try checkedSize(UnsafeRawPointer(report), "report", minimum: MemoryLayout<cgrpo_iteration_report>.stride)
+    }
     let latentSize = trainer.options.latentSize
     let result = try trainer.iterate(conditions: UnsafeBufferPointer(conditions)) { images, prompts, rewards in
       guard let base = images.baseAddress else { return }

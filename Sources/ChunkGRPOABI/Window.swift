@@ -3,7 +3,9 @@ import ChunkGRPO
 
 func cWindowOptions(_ window: SDEWindow) -> cgrpo_window_options {
   var o = defaultWindowOptions()
-  (o.size, o.first, o.end, o.stride) = (Int64(window.size), Int64(window.first), Int64(window.end), Int64(window.stride))
+  (o.size, o.first, o.end, o.stride) = (
+    Int64(window.size), Int64(window.first), Int64(window.end), Int64(window.stride)
+  )
   o.at_end = window.atEnd.rawValue
   switch window.strategy {
   case .fixed: o.strategy = 1

@@ -69,7 +69,8 @@ struct AdvantageFixtureTests {
   func mixGRPOSeveralRewards() throws {
     var count = 0
     for c in try cases("Tencent-Hunyuan/MixGRPO") where c.kind.hasPrefix("multi_reward") {
-      guard let table = c.inputs["rewards"] as? [String: [Double]], let w = c.inputs["weights"] as? [String: Double] else {
+      guard let table = c.inputs["rewards"] as? [String: [Double]], let w = c.inputs["weights"] as? [String: Double]
+      else {
         continue
       }
       let names = table.keys.sorted()
@@ -89,7 +90,8 @@ struct AdvantageFixtureTests {
   func flowGRPO() throws {
     var count = 0
     for c in try cases("yifan123/flow_grpo") {
-      guard let rewards = c.numbers("rewards"), ["per_prompt:group_std", "per_prompt:global_std", "ungrouped"].contains(c.kind)
+      guard let rewards = c.numbers("rewards"),
+        ["per_prompt:group_std", "per_prompt:global_std", "ungrouped"].contains(c.kind)
       else { continue }
       var o = AdvantageOptions()
       o.deviation = .population
@@ -193,7 +195,8 @@ struct AdvantageFixtureTests {
     for epoch in epochs {
       let prompts = try #require(epoch["prompts"] as? [String])
       let ours = try history.update(
-        prompts: prompts.map { Int($0.unicodeScalars.first?.value ?? 0) }, rewards: #require(epoch["rewards"] as? [Double]))
+        prompts: prompts.map { Int($0.unicodeScalars.first?.value ?? 0) },
+        rewards: #require(epoch["rewards"] as? [Double]))
       for (a, b) in zip(ours, try #require(epoch["advantages"] as? [Double])) { #expect(abs(a - b) < 1e-6) }
     }
   }

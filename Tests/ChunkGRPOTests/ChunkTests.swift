@@ -143,7 +143,8 @@ struct ChunkTests {
       ("weights", { _ = try plan.select(batch: 2, fraction: 0.5, weights: [1, 2]) }),
       ("weights", { _ = try plan.select(batch: 1, fraction: 0.5, weights: [1, 0, 0, 0]) }),
       ("weights", { _ = try plan.select(batch: 1, fraction: 0.5, weights: [1, -1, 1, 1]) }),
-      ("batch", { _ = try plan.select(batch: .max) }), ("sample_ids", { _ = try plan.select(batch: 2, sampleIDs: [1]) }),
+      ("batch", { _ = try plan.select(batch: .max) }),
+      ("sample_ids", { _ = try plan.select(batch: 2, sampleIDs: [1]) }),
       ("chunks", { _ = try plan.select(batch: 2, chunks: [4]) }),
       ("chunks", { _ = try plan.select(batch: 2, chunks: [1, 1]) }),
     ] as [(String, () throws -> Void)] {

@@ -23,7 +23,8 @@ struct ObjectiveTests {
       let old = Array(draws[0..<24])
       let new = (0..<24).map { old[$0] + 0.1 * draws[50 + $0] }
       let advantages = Array(draws[100..<104])
-      let selection: [UInt8]? = seed % 2 == 0 ? nil : (0..<batch * plan.count).map { $0 == 0 || draws[150 + $0] > 0 ? 1 : 0 }
+      let selection: [UInt8]? =
+        seed % 2 == 0 ? nil : (0..<batch * plan.count).map { $0 == 0 || draws[150 + $0] > 0 ? 1 : 0 }
       func loss(_ new: [Double]) throws -> ChunkLoss {
         try chunkLoss(
           new: new, old: old, advantages: advantages, plan: plan, clip: ClipRange(low: 0.05, high: 0.02),
@@ -48,10 +49,11 @@ struct ObjectiveTests {
     let a = Array(draws[24..<27])
     let result = try chunkLoss(
       new: new, old: old, advantages: a, plan: .fixed(steps: 4, size: 1), clip: ClipRange(low: 0.005, high: 0.005))
-    let expected = mean((0..<12).map { i in
-      let ratio = exp(new[i] - old[i])
-      return max(-a[i / 4] * ratio, -a[i / 4] * min(max(ratio, 0.995), 1.005))
-    })
+    let expected = mean(
+      (0..<12).map { i in
+        let ratio = exp(new[i] - old[i])
+        return max(-a[i / 4] * ratio, -a[i / 4] * min(max(ratio, 0.995), 1.005))
+      })
     #expect(abs(result.loss - expected) < 1e-15)
   }
 
@@ -91,18 +93,30 @@ struct ObjectiveTests {
       (.nonFinite, "rewards[1]", { _ = try advantages([1, .nan, 3]) }),
       (.nonFinite, "rewards", { _ = try advantages([1e308, -1e308]) }),
       (.invalidArgument, "new_log_probs", { _ = try chunkLoss(new: [1], old: [1, 1], advantages: [1], plan: plan) }),
-      (.nonFinite, "old_log_probs of sample 0 at step 1", {
-        _ = try chunkLoss(new: [1, 1], old: [1, .nan], advantages: [1], plan: plan)
-      }),
+      (
+        .nonFinite, "old_log_probs of sample 0 at step 1",
+        {
+          _ = try chunkLoss(new: [1, 1], old: [1, .nan], advantages: [1], plan: plan)
+        }
+      ),
       (.nonFinite, "advantages[0]", { _ = try chunkLoss(new: [1, 1], old: [1, 1], advantages: [.nan], plan: plan) }),
-      (.nonFinite, "sample 0, chunk 1", { _ = try chunkLoss(new: [1, 900], old: [1, 1], advantages: [1], plan: plan) }),
-      (.invalidArgument, "clip_low", {
-        _ = try chunkLoss(new: [1, 1], old: [1, 1], advantages: [1], plan: plan, clip: ClipRange(low: -1, high: 0))
-      }),
+      (
+        .nonFinite, "sample 0, chunk 1",
+        { _ = try chunkLoss(new: [1, 900], old: [1, 1], advantages: [1], plan: plan) }
+      ),
+      (
+        .invalidArgument, "clip_low",
+        {
+          _ = try chunkLoss(new: [1, 1], old: [1, 1], advantages: [1], plan: plan, clip: ClipRange(low: -1, high: 0))
+        }
+      ),
       (.invalidArgument, "kl", { _ = try chunkLoss(new: [1, 1], old: [1, 1], advantages: [1], plan: plan, kl: -1) }),
-      (.invalidArgument, "selection", {
-        _ = try chunkLoss(new: [1, 1], old: [1, 1], advantages: [1], plan: plan, selection: [0, 0])
-      }),
+      (
+        .invalidArgument, "selection",
+        {
+          _ = try chunkLoss(new: [1, 1], old: [1, 1], advantages: [1], plan: plan, selection: [0, 0])
+        }
+      ),
     ] as [(ChunkGRPOError.Code, String, () throws -> Void)] {
       let thrown = error(body)
       #expect(thrown?.code == code)

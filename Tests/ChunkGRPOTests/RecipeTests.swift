@@ -3,16 +3,21 @@ import Testing
 
 @Suite("Recipes")
 struct RecipeTests {
-  @Test("Every recipe makes a sampler, a plan over its trained steps and a loss, for any iteration", arguments: Recipe.names)
+  @Test(
+    "Every recipe makes a sampler, a plan over its trained steps and a loss, for any iteration", arguments: Recipe.names
+  )
   func recipesRun(name: String) throws {
     let recipe = try Recipe.named(name)
-    #expect(recipe.name == name && recipe.description.hasPrefix(name) && !recipe.follows.isEmpty && !recipe.refuses.isEmpty)
+    #expect(
+      recipe.name == name && recipe.description.hasPrefix(name) && !recipe.follows.isEmpty && !recipe.refuses.isEmpty)
     for iteration in [0, 1, 24, 25, 399, 460, 499, 575, 10_000] {
       let sampler = try recipe.sampler(iteration: iteration)
       let trained = try recipe.trainedSteps(iteration: iteration)
       let plan = try recipe.plan(iteration: iteration)
       #expect(!trained.isEmpty && plan.steps == trained.count && sampler.schedule.sigmas.last == 0)
-      if let window = recipe.window { #expect(try trained == window.steps(iteration: iteration).filter { $0 < sampler.trainedSteps }) }
+      if let window = recipe.window {
+        #expect(try trained == window.steps(iteration: iteration).filter { $0 < sampler.trainedSteps })
+      }
     }
     let trained = try recipe.trainedSteps().count
     let rewards = try normals(recipe.groupSize * 2, seed: 1)

@@ -7,7 +7,9 @@ import Testing
 struct SamplerFixtureTests {
   typealias Object = [String: Any]
 
-  private func cases(_ file: String, _ kind: (String) -> Bool) throws -> [(kind: String, inputs: Object, expected: Object)] {
+  private func cases(_ file: String, _ kind: (String) -> Bool) throws -> [(
+    kind: String, inputs: Object, expected: Object
+  )] {
     let json = try JSONSerialization.jsonObject(with: fixture(file)) as? [Object] ?? []
     return json.compactMap {
       guard let k = $0["kind"] as? String, kind(k), let i = $0["inputs"] as? Object, let e = $0["expected"] as? Object
@@ -344,22 +346,31 @@ struct SamplerFixtureTests {
       ("window", { _ = try sampler { $0.window = [] } }), ("window[1]", { _ = try sampler { $0.window = [3, 3] } }),
       ("window[0]", { _ = try sampler { $0.window = [8] } }), ("etas", { _ = try sampler { $0.etas = [1] } }),
       ("etas[2]", { _ = try sampler { $0.etas = [1, 1, -1, 1, 1, 1, 1, 1] } }),
-      ("dpm_order", { _ = try sampler { $0.dpmOrder = 3 } }), ("outside", { _ = try sampler { $0.outside = .flowSDE } }),
+      ("dpm_order", { _ = try sampler { $0.dpmOrder = 3 } }),
+      ("outside", { _ = try sampler { $0.outside = .flowSDE } }),
       ("after", { _ = try sampler { $0.after = .cps } }),
-      ("previous_image", {
-        try sampler { $0.dynamics = .dpmODE }.step(3, latents: x.view, velocity: x.view, noise: nil, next: x.view)
-      }),
-      ("guidance", {
-        try sampler { _ in }.step(
-          3, latents: x.view, velocity: x.view, extras: StepExtras(guidance: 2), noise: .library(seed: 1), next: x.view)
-      }),
+      (
+        "previous_image",
+        {
+          try sampler { $0.dynamics = .dpmODE }.step(3, latents: x.view, velocity: x.view, noise: nil, next: x.view)
+        }
+      ),
+      (
+        "guidance",
+        {
+          try sampler { _ in }.step(
+            3, latents: x.view, velocity: x.view, extras: StepExtras(guidance: 2), noise: .library(seed: 1),
+            next: x.view)
+        }
+      ),
       ("ratio", { _ = try Schedule.flash(steps: 10, shift: 3, kept: 8, ratio: 0.1) }),
       ("kept", { _ = try Schedule.flash(steps: 10, shift: 3, kept: 10, ratio: 0.5) }),
       ("size", { _ = try SDEWindow(size: 5, end: 4, strategy: .fixed) }),
       ("stride", { _ = try SDEWindow(size: 2, end: 4, stride: 0, strategy: .fixed) }),
     ] as [(String, () throws -> Void)] {
       let thrown = error(body)
-      #expect(thrown?.code == .invalidArgument && thrown?.message.contains(name) == true, "\(name): \(thrown?.message ?? "")")
+      #expect(
+        thrown?.code == .invalidArgument && thrown?.message.contains(name) == true, "\(name): \(thrown?.message ?? "")")
     }
   }
 }

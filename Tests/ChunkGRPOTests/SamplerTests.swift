@@ -75,22 +75,24 @@ struct SamplerTests {
       relativeL1: &change)
 
     let c = sampler.coefficients[4]
-    let unit: Double = switch type {
-    case .float64: 1e-14
-    case .float32: 1e-6
-    case .float16: 2e-3
-    case .bfloat16: 2e-2
-    }
+    let unit: Double =
+      switch type {
+      case .float64: 1e-14
+      case .float32: 1e-6
+      case .float16: 2e-3
+      case .bfloat16: 2e-2
+      }
     let (xs, vs, es, ns) = (x.values, v.values, e.values, next.values)
     for i in 0..<xs.count {
       #expect(abs(ns[i] - (c.a * xs[i] + c.b * vs[i] + c.s * es[i])) < unit * 4)
     }
     for sample in 0..<batch {
       let range = sample * elements..<(sample + 1) * elements
-      let squared = mean(range.map { i in
-        let d = ns[i] - c.a * xs[i] - c.b * vs[i]
-        return d * d
-      })
+      let squared = mean(
+        range.map { i in
+          let d = ns[i] - c.a * xs[i] - c.b * vs[i]
+          return d * d
+        })
       let expected = -squared / (2 * c.s * c.s) - log(c.s) - 0.5 * log(2 * Double.pi)
       #expect(abs(logProb[sample] - expected) < (type == .float64 ? 1e-13 : 2e-6))
       let expectedChange = mean(range.map { abs(ns[$0] - xs[$0]) }) / (mean(range.map { abs(xs[$0]) }) + 1e-8)
@@ -120,7 +122,9 @@ struct SamplerTests {
     }
   }
 
-  @Test("The vector-Jacobian product is the derivative of the log-probability", arguments: [LogProbForm.gaussian, .squaredError])
+  @Test(
+    "The vector-Jacobian product is the derivative of the log-probability",
+    arguments: [LogProbForm.gaussian, .squaredError])
   func vjpMatchesFiniteDifference(form: LogProbForm) throws {
     for dynamics in [Dynamics.flowSDE, .danceSDE, .cps] {
       let sampler = try Sampler(schedule, dynamics: dynamics, eta: 0.6, logProbForm: form)
@@ -142,6 +146,54 @@ struct SamplerTests {
         // The log-probability is quadratic in v: a central difference has no truncation error.
         let difference = (try loss(1e-3) - loss(-1e-3)) / 2e-3
         #expect(abs(gradient.values[i] - difference) < 1e-9 * max(1, abs(difference)))
+      }
+    }
+  }
+
+  @Test("At random settings, gradients of both velocities of guidance are finite differences")
+  func vjpAtRandomSettings() throws {
+    for seed in 0..<60 {
+      let r = try normals(64, seed: UInt64(100 + seed)).map { abs($0) }
+      var o = SamplerOptions()
+      o.dynamics = [.flowSDE, .danceSDE, .cps, .wanSDE, .dpmSDE][seed % 5]
+      o.eta = min(1, 0.2 + r[0] / 3)
+      o.dpmOrder = 1 + seed % 2
+      o.logProbForm = seed % 3 == 0 ? .squaredError : .gaussian
+      let steps = 3 + seed % 7
+      let sampler = try Sampler(Schedule.shifted(steps: steps, shift: 0.5 + 2 * r[1]), o)
+      let k = seed % (steps - 1)
+      let draws = try normals(6 * 5, seed: UInt64(seed))
+      func latents(_ i: Int) throws -> Latents { try Latents(Array(draws[i * 6..<(i + 1) * 6]), batch: 2) }
+      let (x, next, image) = (try latents(0), try latents(1), try latents(2))
+      let (v, u) = (Array(draws[18..<24]), Array(draws[24..<30]))
+      let (w, weights) = (3 * r[2], [0.8, -1.7])
+      func loss(_ v: [Double], _ u: [Double]) throws -> Double {
+        var result = [0.0, 0.0]
+        try sampler.logProb(
+          k, latents: x.view, velocity: Latents(v, batch: 2).view,
+          extras: StepExtras(unconditional: try Latents(u, batch: 2).view, guidance: w, previousImage: image.view),
+          next: next.view, logProb: &result)
+        return weights[0] * result[0] + weights[1] * result[1]
+      }
+      let (dv, du) = (
+        try Latents(type: .float64, batch: 2, elements: 3), try Latents(type: .float64, batch: 2, elements: 3)
+      )
+      try sampler.logProbVJP(
+        k, latents: x.view, velocity: Latents(v, batch: 2).view,
+        extras: StepExtras(unconditional: try Latents(u, batch: 2).view, guidance: w, previousImage: image.view),
+        next: next.view, gradLogProb: weights, gradVelocity: dv.view, gradUnconditional: du.view)
+      let scale = (dv.values + du.values).map { abs($0) }.max() ?? 0
+      for i in 0..<6 {
+        func moved(_ values: [Double], _ shift: Double) -> [Double] {
+          var values = values
+          values[i] += shift
+          return values
+        }
+        // Quadratic in both velocities: a central difference has no truncation error.
+        let h = 1e-2
+        let forV = (try loss(moved(v, h), u) - loss(moved(v, -h), u)) / (2 * h)
+        let forU = (try loss(v, moved(u, h)) - loss(v, moved(u, -h))) / (2 * h)
+        #expect(abs(dv.values[i] - forV) < 1e-6 * scale && abs(du.values[i] - forU) < 1e-6 * scale)
       }
     }
   }

@@ -34,7 +34,8 @@ struct AdamWTests {
     var w: [Float] = [1, 1, 1]
     var (m, v): ([Float], [Float]) = ([0, 0, 0], [0, 0, 0])
     adam.update(
-      parameters: &w, gradients: [5, -0.01, 300], firstMoment: &m, secondMoment: &v, count: 3, step: 1, learningRate: 0.1)
+      parameters: &w, gradients: [5, -0.01, 300], firstMoment: &m, secondMoment: &v, count: 3, step: 1,
+      learningRate: 0.1)
     for (a, b) in zip(w, [0.9, 1.1, 0.9] as [Float]) { #expect(abs(a - b) < 1e-5) }
   }
 }

@@ -153,7 +153,8 @@ struct TrainerTests {
       var options = tinyOptions()
       change(&options)
       let thrown = #expect(throws: ChunkGRPOError.self) { try ChunkGRPOTrainer(options) }
-      #expect(thrown?.code == .invalidArgument && thrown?.message.contains(name) == true, "\(name): \(thrown?.message ?? "")")
+      #expect(
+        thrown?.code == .invalidArgument && thrown?.message.contains(name) == true, "\(name): \(thrown?.message ?? "")")
     }
   }
 }

@@ -12,7 +12,8 @@ extension ChunkPlan {
     try require(maxSize >= 0, "max_size = \(maxSize) must be at least 0")
     try require(
       minSize >= 1 && (maxSize == 0 || minSize <= (maxSize &+ 1) / 2),
-      "min_size = \(minSize) is outside 1 … \(maxSize == 0 ? Int.max : (maxSize &+ 1) / 2), half of max_size rounded up")
+      "min_size = \(minSize) is outside 1 … \(maxSize == 0 ? Int.max : (maxSize &+ 1) / 2), half of max_size rounded up"
+    )
     let curve = try meanCurve(relativeL1, steps: steps)
     let runs = merged(monotoneRuns(curve), minSize: minSize)
     return try ChunkPlan(maxSize == 0 ? runs : runs.flatMap { halved($0, maxSize: maxSize) })

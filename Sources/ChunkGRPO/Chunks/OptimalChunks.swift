@@ -30,14 +30,18 @@ extension ChunkPlan {
     relativeL1: [Double], steps: Int, count: Int? = nil, explained: Double = 0.9, minSize: Int = 1, maxSize: Int = 0
   ) throws -> ChunkFit {
     let curve = try meanCurve(relativeL1, steps: steps)
-    try require(steps <= maxOptimalSteps, "steps = \(steps) is more than \(maxOptimalSteps), which segmentation can take")
+    try require(
+      steps <= maxOptimalSteps, "steps = \(steps) is more than \(maxOptimalSteps), which segmentation can take")
     try require(explained > 0 && explained < 1, "explained = \(explained) is outside (0, 1)")
     let maxSize = maxSize == 0 ? steps : maxSize
-    try require(minSize >= 1 && minSize <= maxSize, "min_size = \(minSize) is outside 1 … \(maxSize), max_size or the steps")
+    try require(
+      minSize >= 1 && minSize <= maxSize, "min_size = \(minSize) is outside 1 … \(maxSize), max_size or the steps")
     let counts = max(1, (steps + maxSize - 1) / maxSize)...max(1, steps / minSize)
     if let count {
       try require(
-        counts.contains(count), "count = \(count): chunks of \(minSize) to \(maxSize) steps cut \(steps) into \(counts.lowerBound) … \(counts.upperBound)")
+        counts.contains(count),
+        "count = \(count): chunks of \(minSize) to \(maxSize) steps cut \(steps) into \(counts.lowerBound) … \(counts.upperBound)"
+      )
     }
     let cut = Segmentation(curve.map { log($0) }, minSize: minSize, maxSize: maxSize, counts: counts.upperBound)
     let total = cut.cost(0, steps)

@@ -228,7 +228,9 @@ private func stepKernel<E: LatentElement, X: ExtraTerms<E.Compute>>(
       padded(count, px, v.sample(sample, as: type) + offset, px, writing: next.sample(sample, as: type) + offset) {
         if let out = $3 { step32($0, $1, extra, (.zero, .zero, .zero, .zero), out, k, &sums) }
       }
-    } finish: { finish($0, $1) }
+    } finish: {
+      finish($0, $1)
+    }
   case .given(let noise):
     forEachSample(batch: x.batch, elements: x.elements, threads: threads, as: E.Compute.self) {
       sample, offset, count, sums in
@@ -239,7 +241,9 @@ private func stepKernel<E: LatentElement, X: ExtraTerms<E.Compute>>(
       ) {
         if let out = $3 { step32($0, $1, extra, load4($2), out, k, &sums) }
       }
-    } finish: { finish($0, $1) }
+    } finish: {
+      finish($0, $1)
+    }
   case .library(let seed, let sampleIDs, let step):
     forEachSample(batch: x.batch, elements: x.elements, threads: threads, as: E.Compute.self) {
       sample, offset, count, sums in
@@ -251,7 +255,9 @@ private func stepKernel<E: LatentElement, X: ExtraTerms<E.Compute>>(
       padded(count, px, v.sample(sample, as: type) + offset, px, writing: next.sample(sample, as: type) + offset) {
         if let out = $3 { step32($0, $1, extra, normals, out, k, &sums) }
       }
-    } finish: { finish($0, $1) }
+    } finish: {
+      finish($0, $1)
+    }
   }
 }
 

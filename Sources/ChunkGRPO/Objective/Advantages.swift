@@ -238,7 +238,8 @@ private func statistics(_ rewards: [Double], _ o: AdvantageOptions) throws -> (m
   let dropped = Int(Double(rewards.count) * o.trim)
   let kept = dropped == 0 ? rewards : Array(rewards.sorted().dropFirst(dropped))
   try require(
-    kept.count >= 2 || rewards.count < 2, "trim = \(o.trim) leaves \(kept.count) of \(rewards.count) rewards; a deviation needs two")
+    kept.count >= 2 || rewards.count < 2,
+    "trim = \(o.trim) leaves \(kept.count) of \(rewards.count) rewards; a deviation needs two")
   let mean = kept.reduce(0, +) / Double(kept.count)
   return (mean, kept.count < 2 ? 0 : deviation(kept, mean, o.deviation))
 }

@@ -57,7 +57,8 @@ extension Recipe {
     loss: options(ChunkLossOptions()) { $0.clip = ClipRange(low: 1e-4, high: 1e-4) }, learningRate: 3e-4,
     maxGradNorm: 1,
     follows: [
-      "diffusers shifts sigma twice on SD3 (its issue 13243)", "the standard deviation of all rewards, not of the group",
+      "diffusers shifts sigma twice on SD3 (its issue 13243)",
+      "the standard deviation of all rewards, not of the group",
     ],
     refuses: [
       "its KL, 0.04 x the Gaussian one without Delta in the variance, needs a reference velocity: add Sampler.divergence",
@@ -102,7 +103,8 @@ extension Recipe {
       groupSize: mix.groupSize, sharesNoise: true, advantages: mix.advantages, chunkSizes: nil, loss: mix.loss,
       learningRate: mix.learningRate, maxGradNorm: mix.maxGradNorm, follows: mix.follows,
       refuses: mix.refuses + [
-        "schedules that end before sigma = 0 where the ratio leaves no step: one is left", "the window that never moves (Flash*)",
+        "schedules that end before sigma = 0 where the ratio leaves no step: one is left",
+        "the window that never moves (Flash*)",
       ])
   }
 
@@ -123,7 +125,8 @@ extension Recipe {
   }
 
   static let grpoGuard = Recipe(
-    name: "grpo_guard", source: "yifan123/flow_grpo config/grpo_guard.py", steps: 10, base: .diffusers, shift: .fixed(3),
+    name: "grpo_guard", source: "yifan123/flow_grpo config/grpo_guard.py", steps: 10, base: .diffusers,
+    shift: .fixed(3),
     sampler: SamplerOptions(), groupSize: 24, sharesNoise: false,
     advantages: options(flowGRPO.advantages) { $0.scale = .group }, chunkSizes: nil,
     loss: options(ChunkLossOptions()) { $0.clip = ClipRange(low: 2e-6, high: 2e-6) }, learningRate: 1e-4,

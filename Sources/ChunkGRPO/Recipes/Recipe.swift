@@ -74,10 +74,13 @@ public struct Recipe: Sendable, CustomStringConvertible {
     line("schedule", "\(steps) steps, \(shiftText)\(base == .diffusers ? ", diffusers' base points" : "")")
     line("timesteps", truncatedTimesteps ? "int(1000 sigma)" : "1000 sigma")
     line("sampler", samplerText)
-    line("rollout", "\(groupSize) samples a prompt, \(sharesNoise ? "one initial noise a prompt" : "noise of their own")")
+    line(
+      "rollout", "\(groupSize) samples a prompt, \(sharesNoise ? "one initial noise a prompt" : "noise of their own")")
     line("advantages", advantageText)
-    line("chunks", chunkSizes.map { "\($0.map(String.init).joined(separator: ", "))" } ?? "single steps"
-      + (chunkFraction < 1 ? ", \(chunkFraction) of them trained" : ""))
+    line(
+      "chunks",
+      chunkSizes.map { "\($0.map(String.init).joined(separator: ", "))" } ?? "single steps"
+        + (chunkFraction < 1 ? ", \(chunkFraction) of them trained" : ""))
     line("objective", lossText)
     line("optimiser", "AdamW, learning rate \(learningRate), weight decay \(weightDecay), gradient norm \(maxGradNorm)")
     for quirk in follows { line("follows", quirk) }

@@ -20,7 +20,9 @@ public func normal(
   seed: UInt64, sampleIDs: [UInt64]? = nil, step: Int = initialNoiseStep, threads: Int = 1, into out: LatentsView
 ) throws {
   try checkSampleIDs(sampleIDs?.count, batch: out.batch)
-  try sampleIDs.withOptionalPointer { try normal(seed: seed, sampleIDPointer: $0, step: step, threads: threads, into: out) }
+  try sampleIDs.withOptionalPointer {
+    try normal(seed: seed, sampleIDPointer: $0, step: step, threads: threads, into: out)
+  }
 }
 
 /// The same for borrowed sample ids: nil, or `out.batch` of them.
@@ -34,10 +36,14 @@ public func normal(
   let threads = try resolvedThreads(threads)
   let step = UInt32(truncatingIfNeeded: step)
   switch out.type {
-  case .float32: normalKernel(seed: seed, sampleIDs: sampleIDPointer, step: step, into: out, threads: threads, as: Float.self)
-  case .float64: normalKernel(seed: seed, sampleIDs: sampleIDPointer, step: step, into: out, threads: threads, as: Double.self)
-  case .bfloat16: normalKernel(seed: seed, sampleIDs: sampleIDPointer, step: step, into: out, threads: threads, as: BFloat16.self)
-  case .float16: normalKernel(seed: seed, sampleIDs: sampleIDPointer, step: step, into: out, threads: threads, as: Half.self)
+  case .float32:
+    normalKernel(seed: seed, sampleIDs: sampleIDPointer, step: step, into: out, threads: threads, as: Float.self)
+  case .float64:
+    normalKernel(seed: seed, sampleIDs: sampleIDPointer, step: step, into: out, threads: threads, as: Double.self)
+  case .bfloat16:
+    normalKernel(seed: seed, sampleIDs: sampleIDPointer, step: step, into: out, threads: threads, as: BFloat16.self)
+  case .float16:
+    normalKernel(seed: seed, sampleIDs: sampleIDPointer, step: step, into: out, threads: threads, as: Half.self)
   }
 }
 

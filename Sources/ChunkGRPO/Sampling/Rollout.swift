@@ -56,7 +56,8 @@ extension Sampler {
     if let image = buffers.previousImage { try x[0].checkSame(image, "previous_image") }
     try require(
       coefficients[range.lowerBound].c == 0 || buffers.previousImage != nil,
-      "previous_image: step \(range.lowerBound) is of second order and needs the image that the step before it predicted")
+      "previous_image: step \(range.lowerBound) is of second order and needs the image that the step before it predicted"
+    )
     let scratch = try Latents(type: x.type, batch: x.batch, elements: x.elements)
     // A copy, so that a rollout that fails leaves the caller's as it was.
     let image = try needsPreviousImage ? Latents(type: x.type, batch: x.batch, elements: x.elements).view : nil
@@ -136,7 +137,8 @@ extension LatentsView {
   /// Both are of one shape and type.
   func copy(from other: LatentsView) {
     for i in 0..<batch {
-      memcpy(base + i &* batchStride &* type.size, other.base + i &* other.batchStride &* type.size, elements &* type.size)
+      memcpy(
+        base + i &* batchStride &* type.size, other.base + i &* other.batchStride &* type.size, elements &* type.size)
     }
   }
 
@@ -179,7 +181,8 @@ public final class Trajectory {
       ? Latents(type: initial.type, batch: initial.batch, elements: initial.elements) : nil
     try require(
       position == sampler.steps || sampler.coefficients[position].c == 0,
-      "position = \(position): a second-order step cannot begin a trajectory; give its previous image to Sampler.rollout")
+      "position = \(position): a second-order step cannot begin a trajectory; give its previous image to Sampler.rollout"
+    )
     logProbs = Array(repeating: 0, count: initial.batch * sampler.trainedSteps)
     relativeL1 = logProbs
     latents[position].copy(from: initial)

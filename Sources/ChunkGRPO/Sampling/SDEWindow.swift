@@ -48,7 +48,8 @@ public struct SDEWindow: Sendable, Equatable {
     size: Int, end: Int, first: Int = 0, stride: Int? = nil, strategy: Strategy, atEnd: AtEnd = .wrap
   ) throws {
     try require(
-      first >= 0 && end > first && end <= Schedule.maxSteps, "first = \(first), end = \(end): no step lies between them")
+      first >= 0 && end > first && end <= Schedule.maxSteps, "first = \(first), end = \(end): no step lies between them"
+    )
     try require((1...end - first).contains(size), "size = \(size) is outside 1 … \(end - first)")
     let stride = stride ?? size
     try require(stride >= 1, "stride = \(stride) must be at least 1, or the window never moves: use fixed for that")
@@ -100,7 +101,8 @@ public struct SDEWindow: Sendable, Equatable {
       case .wrap: left %= round
       case .stay: return starts[starts.count - 1]
       case .stop:
-        throw ChunkGRPOError.invalidArgument("iteration = \(iteration): the last window ended after \(round) iterations")
+        throw ChunkGRPOError.invalidArgument(
+          "iteration = \(iteration): the last window ended after \(round) iterations")
       }
     }
     for (start, count) in zip(starts, lasting) {

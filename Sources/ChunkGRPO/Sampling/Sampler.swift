@@ -103,12 +103,14 @@ public struct Sampler: Sendable {
     for (k, eta) in etas.enumerated() {
       let name = o.etas == nil ? "eta" : "etas[\(k)]"
       try require(eta >= 0 && eta.isFinite, "\(name) = \(eta) must be at least 0 and finite")
-      try require(o.dynamics != .cps || eta <= 1, "\(name) = \(eta): CPS takes at most 1, where all of the noise is new")
+      try require(
+        o.dynamics != .cps || eta <= 1, "\(name) = \(eta): CPS takes at most 1, where all of the noise is new")
     }
     try require((1...2).contains(o.dpmOrder), "dpm_order = \(o.dpmOrder) is neither 1 nor 2")
     for (name, dynamics) in [("outside", o.outside), ("after", o.after ?? o.outside)] {
       try require(
-        dynamics == .ode || dynamics == .dpmODE, "\(name): steps outside of the window are deterministic, ode or dpm_ode")
+        dynamics == .ode || dynamics == .dpmODE,
+        "\(name): steps outside of the window are deterministic, ode or dpm_ode")
     }
     let inside = try windowFlags(o.window, steps: steps)
     let lastInside = inside.lastIndex(of: true) ?? -1
@@ -134,7 +136,8 @@ public struct Sampler: Sendable {
     var flags = Array(repeating: false, count: steps)
     for (i, k) in window.enumerated() {
       try require((0..<steps).contains(k), "window[\(i)] = \(k) is outside 0 … \(steps - 1)")
-      try require(i == 0 || k > window[i - 1], "window[\(i)] = \(k) does not follow \(window[max(i, 1) - 1]): steps rise")
+      try require(
+        i == 0 || k > window[i - 1], "window[\(i)] = \(k) does not follow \(window[max(i, 1) - 1]): steps rise")
       flags[k] = true
     }
     return flags
@@ -334,7 +337,8 @@ public struct Sampler: Sendable {
       }
       run(
         GradientOutput(
-          gradient: gradVelocity, scale: scale, unconditional: gradUnconditional, unconditionalScale: unconditionalScale))
+          gradient: gradVelocity, scale: scale, unconditional: gradUnconditional, unconditionalScale: unconditionalScale
+        ))
     }
     func run(_ output: GradientOutput) {
       switch latents.type {

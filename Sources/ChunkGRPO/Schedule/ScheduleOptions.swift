@@ -110,7 +110,8 @@ extension Schedule {
     switch shift {
     case .fixed(let s): try require(s > 0 && s.isFinite, "shift = \(s) must be positive and finite")
     case .exponential(let mu): try require(abs(mu) <= 30, "mu = \(mu) is outside -30 … 30")
-    case .linear(let mu): try require(mu > 0 && mu.isFinite, "mu = \(mu) must be positive and finite for a linear shift")
+    case .linear(let mu):
+      try require(mu > 0 && mu.isFinite, "mu = \(mu) must be positive and finite for a linear shift")
     }
   }
 

@@ -7,7 +7,9 @@ func ioError(_ what: String, _ path: String) -> ChunkGRPOError {
   return ChunkGRPOError(.io, "cannot \(what) \(path): \(reason)")
 }
 
-func corrupt(_ path: String, _ why: String) -> ChunkGRPOError { ChunkGRPOError(.io, "\(path) is no checkpoint: \(why)") }
+func corrupt(_ path: String, _ why: String) -> ChunkGRPOError {
+  ChunkGRPOError(.io, "\(path) is no checkpoint: \(why)")
+}
 
 /// Writes the parts to `path` so that it is there whole or, whenever the machine stops, not at all: written aside, flushed,
 /// renamed.

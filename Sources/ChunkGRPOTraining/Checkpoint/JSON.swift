@@ -48,7 +48,8 @@ enum JSON: Equatable {
     case .object(let members):
       if members.isEmpty { return "{}" }
       let space = indent == nil ? ":" : ": "
-      return "{" + members.map { open + JSON.quoted($0.name) + space + $0.value.text(indent: inner) }.joined(separator: ",")
+      return "{"
+        + members.map { open + JSON.quoted($0.name) + space + $0.value.text(indent: inner) }.joined(separator: ",")
         + close + "}"
     case .array(let values): return "[" + values.map { $0.text() }.joined(separator: indent == nil ? "," : ", ") + "]"
     case .string(let text): return JSON.quoted(text)
@@ -195,7 +196,9 @@ enum JSON: Equatable {
     private mutating func number() -> JSON? {
       let start = position
       while let byte = next, "+-.0123456789eE".utf8.contains(byte) { position += 1 }
-      guard let text = String(validating: bytes[start..<position], as: UTF8.self), Double(text) != nil else { return nil }
+      guard let text = String(validating: bytes[start..<position], as: UTF8.self), Double(text) != nil else {
+        return nil
+      }
       return .number(text)
     }
   }

@@ -18,14 +18,17 @@ struct SafetensorsFile {
   /// Without the data: length and header, padded so that the data is aligned.
   private var header: [UInt8] {
     var offset = 0
-    var members = [JSON.Member(name: "__metadata__", value: .object([.init(name: "format", value: .string("chunkgrpo"))]))]
+    var members = [
+      JSON.Member(name: "__metadata__", value: .object([.init(name: "format", value: .string("chunkgrpo"))]))
+    ]
     for entry in entries {
       let end = offset + entry.byteCount
       members.append(
         .init(
           name: entry.name,
           value: .object([
-            .init(name: "dtype", value: .string("F32")), .init(name: "shape", value: .array(entry.shape.map { JSON($0) })),
+            .init(name: "dtype", value: .string("F32")),
+            .init(name: "shape", value: .array(entry.shape.map { JSON($0) })),
             .init(name: "data_offsets", value: .array([JSON(offset), JSON(end)])),
           ])))
       offset = end
@@ -37,7 +40,8 @@ struct SafetensorsFile {
 
   func write(to path: String) throws {
     try header.withUnsafeBytes { header in
-      try writeAtomically([header] + entries.map { UnsafeRawBufferPointer(start: $0.values, count: $0.byteCount) }, to: path)
+      try writeAtomically(
+        [header] + entries.map { UnsafeRawBufferPointer(start: $0.values, count: $0.byteCount) }, to: path)
     }
   }
 
@@ -61,7 +65,9 @@ struct SafetensorsFile {
       throw corrupt(path, "its header claims \(length) bytes, but the file has \(bytes.count)")
     }
     let dataStart = 8 + Int(length)
-    guard let members = JSON(parsing: bytes[8..<dataStart])?.members else { throw corrupt(path, "its header is no JSON object") }
+    guard let members = JSON(parsing: bytes[8..<dataStart])?.members else {
+      throw corrupt(path, "its header is no JSON object")
+    }
     let tensors = members.filter { $0.name != "__metadata__" }
     guard tensors.count == entries.count else {
       throw corrupt(path, "it holds \(tensors.count) tensors, but the network has \(entries.count)")
@@ -74,7 +80,8 @@ struct SafetensorsFile {
         throw corrupt(path, "it lacks \(entry.name)")
       }
       let range = try SafetensorsFile.range(of: tensor, entry, path, available: bytes.count - dataStart)
-      sources.append(UnsafeRawBufferPointer(rebasing: bytes[dataStart + range.lowerBound..<dataStart + range.upperBound]))
+      sources.append(
+        UnsafeRawBufferPointer(rebasing: bytes[dataStart + range.lowerBound..<dataStart + range.upperBound]))
       total += range.count
     }
     guard total == bytes.count - dataStart else {

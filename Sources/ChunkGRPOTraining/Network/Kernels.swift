@@ -4,7 +4,8 @@
 // All are specialised for Float and Double: unspecialised, SIMD code is a hundred times slower.
 
 /// Writes `row` into each of `rows` rows: a product with beta = 1 then adds to it.
-func fill<S: NetworkScalar>(_ destination: UnsafeMutablePointer<S>, rows: Int, with row: UnsafePointer<S>, _ width: Int) {
+func fill<S: NetworkScalar>(_ destination: UnsafeMutablePointer<S>, rows: Int, with row: UnsafePointer<S>, _ width: Int)
+{
   for r in 0..<rows { (destination + r &* width).update(from: row, count: width) }
 }
 

@@ -26,7 +26,8 @@ extension Float: NetworkScalar {
   ) {
     cblas_sgemm(
       CblasRowMajor, transposeA ? CblasTrans : CblasNoTrans, transposeB ? CblasTrans : CblasNoTrans,
-      Int32(truncatingIfNeeded: m), Int32(truncatingIfNeeded: n), Int32(truncatingIfNeeded: k), 1, a, Int32(truncatingIfNeeded: lda), b,
+      Int32(truncatingIfNeeded: m), Int32(truncatingIfNeeded: n), Int32(truncatingIfNeeded: k), 1, a,
+      Int32(truncatingIfNeeded: lda), b,
       Int32(truncatingIfNeeded: ldb), beta, c, Int32(truncatingIfNeeded: ldc))
   }
 }
@@ -41,7 +42,8 @@ extension Double: NetworkScalar {
   ) {
     cblas_dgemm(
       CblasRowMajor, transposeA ? CblasTrans : CblasNoTrans, transposeB ? CblasTrans : CblasNoTrans,
-      Int32(truncatingIfNeeded: m), Int32(truncatingIfNeeded: n), Int32(truncatingIfNeeded: k), 1, a, Int32(truncatingIfNeeded: lda), b,
+      Int32(truncatingIfNeeded: m), Int32(truncatingIfNeeded: n), Int32(truncatingIfNeeded: k), 1, a,
+      Int32(truncatingIfNeeded: lda), b,
       Int32(truncatingIfNeeded: ldb), beta, c, Int32(truncatingIfNeeded: ldc))
   }
 }

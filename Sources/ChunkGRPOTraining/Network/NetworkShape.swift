@@ -76,7 +76,8 @@ public struct NetworkShape: Equatable, Sendable {
     timeOutput = linear("time.output", embeddingSize, embeddingSize)
     condition = linear("condition", conditionSize, embeddingSize, bias: false)
     modulation = linear("modulation", embeddingSize, (3 * blocks + 2) * width)
-    var hidden: [Linear] = [], contribution: [Linear] = []
+    var hidden: [Linear] = []
+    var contribution: [Linear] = []
     for block in 0..<blocks {
       hidden.append(linear("blocks.\(block).hidden", width, width))
       contribution.append(linear("blocks.\(block).output", width, width))

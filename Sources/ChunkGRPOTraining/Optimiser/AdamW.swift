@@ -17,7 +17,8 @@ public struct AdamW: Equatable, Sendable {
     try require(beta1 >= 0 && beta1 < 1, "beta1 = \(beta1) is outside [0, 1)")
     try require(beta2 >= 0 && beta2 < 1, "beta2 = \(beta2) is outside [0, 1)")
     try require(
-      Float(epsilon) > 0 && Float(epsilon).isFinite, "adam_epsilon = \(epsilon) must be positive and finite, in f32 too")
+      Float(epsilon) > 0 && Float(epsilon).isFinite, "adam_epsilon = \(epsilon) must be positive and finite, in f32 too"
+    )
     try require(weightDecay >= 0 && weightDecay.isFinite, "weight_decay = \(weightDecay) must be at least 0 and finite")
     self.beta1 = beta1
     self.beta2 = beta2
@@ -40,7 +41,10 @@ public struct AdamW: Equatable, Sendable {
     let scale = Float(gradientScale)
     let rate = Float(learningRate / (1 - pow(beta1, t)))
     let correction = Float(1 / (1 - pow(beta2, t)).squareRoot())
-    let b1 = Float(beta1), b2 = Float(beta2), new1 = Float(1 - beta1), new2 = Float(1 - beta2)
+    let b1 = Float(beta1)
+    let b2 = Float(beta2)
+    let new1 = Float(1 - beta1)
+    let new2 = Float(1 - beta2)
     let epsilon = Float(epsilon)
     lanes(count) { i, n in
       let g = load(gradients, i, n) * scale

@@ -73,7 +73,8 @@ extension ChunkGRPOTrainer {
       do {
         let updates = min(options.updatesPerRollout, promptCount)
         for u in 0..<updates {
-          let samples = promptCount * u / updates * options.groupSize..<promptCount * (u + 1) / updates * options.groupSize
+          let samples =
+            promptCount * u / updates * options.groupSize..<promptCount * (u + 1) / updates * options.groupSize
           let update = try update(experience, samples)
           report.loss += update.loss / Double(updates)
           report.gradNorm += update.gradNorm / Double(updates)
@@ -96,7 +97,8 @@ extension ChunkGRPOTrainer {
     var experience = Experience(
       prompts: prompts, groupSize: options.groupSize, batch: batch,
       latents: try Buffer(
-        count: checkedProduct([plan.sampler.steps + 1, size], "trajectories"), for: "the trajectories of \(batch) samples"),
+        count: checkedProduct([plan.sampler.steps + 1, size], "trajectories"),
+        for: "the trajectories of \(batch) samples"),
       logProbs: [Double](repeating: 0, count: try checkedProduct([batch, steps], "log-probabilities")),
       relativeL1: [Double](repeating: 0, count: batch * steps))
     let roller = Roller(
@@ -123,7 +125,8 @@ extension ChunkGRPOTrainer {
     try rewards.withUnsafeMutableBufferPointer { rewards in
       try prompts.withUnsafeBufferPointer { prompts in
         try reward(
-          UnsafeBufferPointer(start: experience.latents.base + plan.sampler.steps * size, count: size), prompts, rewards)
+          UnsafeBufferPointer(start: experience.latents.base + plan.sampler.steps * size, count: size), prompts, rewards
+        )
       }
     }
     if let i = rewards.firstIndex(where: { !$0.isFinite }) {

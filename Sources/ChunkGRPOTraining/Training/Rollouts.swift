@@ -47,7 +47,8 @@ struct Roller {
     // The contexts of several steps are computed together, as many as fit.
     let span = max(1, network.maxContexts / used.count)
     let conditions = try Buffer<Float>(
-      count: checkedProduct([min(span, sampler.steps), used.count, shape.conditionSize], "conditions"), for: "conditions")
+      count: checkedProduct([min(span, sampler.steps), used.count, shape.conditionSize], "conditions"),
+      for: "conditions")
     var logProb = [Double](repeating: 0, count: part.count)
     var change = [Double](repeating: 0, count: part.count)
     for k in 0..<sampler.steps {
@@ -97,10 +98,12 @@ extension ChunkGRPOTrainer {
     try requireCount("images", images.count, rows: batch, of: shape.latentSize)
     guard let base = images.baseAddress else { return }
     let sampler = try Sampler(
-      plan.sampler.schedule, dynamics: options.dynamics, eta: eta ?? options.eta, lastStep: .ode, threads: options.threads)
+      plan.sampler.schedule, dynamics: options.dynamics, eta: eta ?? options.eta, lastStep: .ode,
+      threads: options.threads)
     let rows = min(batch, boundedRows(shape))
     let roller = Roller(
-      network: try VelocityNetwork(shape, maxRows: rows, maxContexts: max(rows, min(sampler.steps, 512)), training: false),
+      network: try VelocityNetwork(
+        shape, maxRows: rows, maxContexts: max(rows, min(sampler.steps, 512)), training: false),
       parameters: parameters(weights), sampler: sampler, prompts: Prompts(conditions, size: shape.conditionSize),
       seed: seed)
     try roller.run(
@@ -123,7 +126,8 @@ extension ChunkGRPOTrainer {
     let prompts = Prompts(conditions, size: shape.conditionSize)
     let maxRows = min(batch, boundedRows(shape))
     let network = try VelocityNetwork<Float>(shape, maxRows: maxRows, maxContexts: maxRows, training: false)
-    let distinct = try Buffer<Float>(count: checkedProduct([maxRows, shape.conditionSize], "conditions"), for: "conditions")
+    let distinct = try Buffer<Float>(
+      count: checkedProduct([maxRows, shape.conditionSize], "conditions"), for: "conditions")
     for start in stride(from: 0, to: batch, by: maxRows) {
       let part = start..<min(batch, start + maxRows)
       let (contexts, used) = numbered(part.map { prompts.index[$0] })

@@ -108,7 +108,8 @@ struct TrainingPlan {
     try require(o.chunkFraction > 0 && o.chunkFraction <= 1, "chunk_fraction = \(o.chunkFraction) is outside (0, 1]")
     try require(
       Double(chunks.count) * o.chunkFraction >= 1,
-      "chunk_fraction = \(o.chunkFraction) of \(chunks.count) chunks is none: at least \(1 / Double(chunks.count)) trains one")
+      "chunk_fraction = \(o.chunkFraction) of \(chunks.count) chunks is none: at least \(1 / Double(chunks.count)) trains one"
+    )
     try require(o.advantageClamp > 0, "advantage_clamp = \(o.advantageClamp) must be positive")
     try require(o.clipLow >= 0 && o.clipLow <= 1, "clip_low = \(o.clipLow) is outside [0, 1]")
     try require(o.clipHigh >= 0, "clip_high = \(o.clipHigh) must be at least 0")

@@ -39,7 +39,9 @@ for iteration in 0...100 {
   // We train on the policy that sampled, so new and old log-probabilities are the same.
   let loss = try chunkLoss(
     new: trajectory.logProbs, old: trajectory.logProbs, advantages: advantages, plan: plan)
-  if iteration % 20 == 0 { print("iteration \(iteration)   mean reward \(rewards.reduce(0, +) / Double(batch))   bias \(model.bias)") }
+  if iteration % 20 == 0 {
+    print("iteration \(iteration)   mean reward \(rewards.reduce(0, +) / Double(batch))   bias \(model.bias)")
+  }
 
   // One step's velocity gradient at a time: nothing of the other steps is in memory.
   let (v, gradient) = (try Latents(batch: batch, elements: dimensions), try Latents(batch: batch, elements: dimensions))
