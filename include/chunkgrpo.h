@@ -351,7 +351,7 @@ typedef int32_t cgrpo_window_end;
 enum {
     CGRPO_WINDOW_WRAP = 1, /* after the last window the first again */
     CGRPO_WINDOW_STOP = 2, /* an error */
-    CGRPO_WINDOW_STAY = 3  /* the last for ever (verl-omni) */
+    CGRPO_WINDOW_STAY = 3  /* the last that fits whole, for ever (verl-omni) */
 };
 /* MixGRPO's own goes on with windows that hold no step, and trains nothing there: never here. */
 
@@ -474,6 +474,11 @@ void cgrpo_optimal_options_init(cgrpo_optimal_options *options, size_t struct_si
 cgrpo_status cgrpo_plan_optimal(const double *relative_l1, int64_t batch, int64_t steps,
                                 const cgrpo_optimal_options *options, int64_t *sizes, int64_t capacity,
                                 int64_t *chunk_count, double *curve, double *explained);
+
+/** The plan in one line, such as "4 chunks over 16 steps: 0-1 | 2-4 | 5-8 | 9-15": as far as `capacity` bytes go (always
+ *  ended by a zero), and its whole length without the zero. `text` may be null with capacity 0. */
+cgrpo_status cgrpo_plan_describe(const int64_t *sizes, int64_t chunk_count, char *text, size_t capacity,
+                                 size_t *length);
 
 /** A plan for the schedule `from` on the schedule `to`: each boundary at the step whose sigma is nearest to its own. A chunk
  *  keeps at least one step. Writes chunk_count sizes into `carried`; the counts are of sigmas, T + 1. */

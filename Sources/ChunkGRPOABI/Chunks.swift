@@ -100,6 +100,14 @@ public func cgrpo_plan_optimal(
   }
 }
 
+@_cdecl("cgrpo_plan_describe") @implementation
+public func cgrpo_plan_describe(
+  _ sizes: UnsafePointer<Int64>!, _ chunkCount: Int64, _ text: UnsafeMutablePointer<CChar>!, _ capacity: Int,
+  _ length: UnsafeMutablePointer<Int>!
+) -> cgrpo_status {
+  guarded { try write(plan(sizes, chunkCount).description, to: text, capacity, length) }
+}
+
 @_cdecl("cgrpo_plan_carry") @implementation
 public func cgrpo_plan_carry(
   _ sizes: UnsafePointer<Int64>!, _ chunkCount: Int64, _ from: UnsafePointer<Double>!, _ fromCount: Int64,

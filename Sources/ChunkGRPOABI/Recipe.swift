@@ -50,15 +50,5 @@ public func cgrpo_recipe_describe(
   _ name: UnsafePointer<CChar>!, _ text: UnsafeMutablePointer<CChar>!, _ capacity: Int,
   _ length: UnsafeMutablePointer<Int>!
 ) -> cgrpo_status {
-  guarded {
-    let length = try nonNull(length, "length")
-    try require(capacity >= 0 && (text != nil || capacity == 0), "text is null, but capacity = \(capacity)")
-    let description = Array(try recipe(name).description.utf8)
-    if let text, capacity > 0 {
-      let shown = min(capacity - 1, description.count)
-      for i in 0..<shown { text[i] = CChar(bitPattern: description[i]) }
-      text[shown] = 0
-    }
-    length.pointee = description.count
-  }
+  guarded { try write(recipe(name).description, to: text, capacity, length) }
 }

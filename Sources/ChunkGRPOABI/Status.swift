@@ -62,6 +62,22 @@ func flag(_ value: Int32, _ name: String) throws -> Bool {
   return value == 1
 }
 
+/// Writes as much of a text as the caller has room for, ended by a zero, and its whole length without the zero.
+func write(
+  _ text: @autoclosure () throws -> String, to buffer: UnsafeMutablePointer<CChar>?, _ capacity: Int,
+  _ length: UnsafeMutablePointer<Int>?
+) throws {
+  let length = try nonNull(length, "length")
+  try require(capacity >= 0 && (buffer != nil || capacity == 0), "text is null, but capacity = \(capacity)")
+  let bytes = Array(try text().utf8)
+  if let buffer, capacity > 0 {
+    let shown = min(capacity - 1, bytes.count)
+    for i in 0..<shown { buffer[i] = CChar(bitPattern: bytes[i]) }
+    buffer[shown] = 0
+  }
+  length.pointee = bytes.count
+}
+
 // MARK: - Handles
 
 func retained(_ object: AnyObject) -> OpaquePointer {

@@ -78,7 +78,7 @@ struct ChunkTests {
     #expect(try ChunkPlan.optimal(relativeL1: Array(repeating: 0.3, count: 12), steps: 12).plan.sizes == [12])
     #expect(
       try ChunkPlan.optimal(relativeL1: curve, steps: 16, count: 4).description
-        == "4 chunks over 16 steps: 0–1 | 2–4 | 5–8 | 9–15; 100.0 % of the curve's variance explained")
+        == "4 chunks over 16 steps: 0-1 | 2-4 | 5-8 | 9-15; 100.0 % of the curve's variance explained")
   }
 
   @Test("A plan carried to another schedule keeps its boundaries' noise levels, and comes back")

@@ -308,6 +308,29 @@ struct SamplerFixtureTests {
     #expect(count >= 9)
   }
 
+  @Test("verl-omni's progressive windows, and the starts of its random ones and of Flow-GRPO-Fast's")
+  func verlWindows() throws {
+    for c in try cases("windows.json", { $0.hasPrefix("window:verl_omni") }) {
+      let size = try #require(c.inputs["sde_window_size"] as? Int)
+      let range = try #require(c.inputs["sde_window_range"] as? [Int])
+      let windows = try #require(c.expected["windows"] as? [[Int]])
+      if c.kind.hasSuffix("progressive") {
+        let ours = try SDEWindow(
+          size: size, end: range[1], first: range[0],
+          strategy: .progressive(iterations: #require(c.inputs["iters_per_group"] as? Int)), atEnd: .stay)
+        for (i, expected) in windows.enumerated() {
+          #expect(try ours.steps(iteration: i) == Array(expected[0]..<expected[1]))
+        }
+      } else {
+        // Their draws are Python's; the windows that can be drawn are the same.
+        let ours = try SDEWindow(size: size, end: range[1], first: range[0], strategy: .random(seed: 1))
+        let drawn = Set(try (0..<400).map { try ours.steps(iteration: $0) })
+        #expect(drawn.count == range[1] - range[0] - size + 1)
+        for expected in windows { #expect(drawn.contains(Array(expected[0]..<expected[1]))) }
+      }
+    }
+  }
+
   @Test("Every strategy's windows hold steps within the bounds, for any iteration")
   func windowProperties() throws {
     for strategy in [

@@ -60,6 +60,7 @@ static const struct {
     FUNCTION(cgrpo_plan_adaptive, "spllpplp"),
     FUNCTION(cgrpo_optimal_options_init, "vpz"),
     FUNCTION(cgrpo_plan_optimal, "spllpplppp"),
+    FUNCTION(cgrpo_plan_describe, "splpzp"),
     FUNCTION(cgrpo_plan_carry, "splplplp"),
     FUNCTION(cgrpo_chunk_weights, "spllplp"),
     FUNCTION(cgrpo_select_options_init, "vpz"),

@@ -22,6 +22,34 @@ static void a_fixed_plan_ends_with_the_remainder(void) {
     CHECK(count == 1 && plan[0] == 16);
 }
 
+static void a_plan_explains_itself_in_one_line_that_may_be_cut(void) {
+    static const int64_t plan[] = {2, 3, 1, 10};
+    static const char line[] = "4 chunks over 16 steps: 0-1 | 2-4 | 5 | 6-15";
+    char text[64] = "", cut[9] = "";
+    size_t length = 0;
+    CHECK_OK(cgrpo_plan_describe(plan, 4, NULL, 0, &length));
+    CHECK(length == strlen(line));
+    CHECK_OK(cgrpo_plan_describe(plan, 4, text, sizeof text, &length));
+    CHECK(strcmp(text, line) == 0);
+    CHECK_OK(cgrpo_plan_describe(plan, 4, cut, sizeof cut, &length));
+    CHECK(strcmp(cut, "4 chunks") == 0 && length == strlen(line));
+    CHECK_REFUSED(cgrpo_plan_describe(plan, 4, NULL, 5, &length), CGRPO_INVALID_ARGUMENT, "text");
+}
+static void a_recipe_fills_the_options_that_its_source_sets(void) {
+    cgrpo_recipe recipe;
+    recipe.struct_size = sizeof recipe;
+    CHECK_OK(cgrpo_recipe_named("gcpo", &recipe));
+    CHECK(recipe.steps == 17 && recipe.schedule.shift == 3 && recipe.sampler.eta == 0.7 && !recipe.has_window);
+    CHECK(recipe.sampler.struct_size == sizeof recipe.sampler && recipe.loss.struct_size == sizeof recipe.loss);
+    CHECK(recipe.chunk_count == 4 && recipe.chunk_sizes[3] == 7 && recipe.chunk_fraction == 0.5);
+    CHECK(recipe.loss.clip_low == 5e-5 && recipe.advantages.group_size == 12 && recipe.truncated_timesteps == 1);
+    CHECK_OK(cgrpo_recipe_named("mixgrpo_flash", &recipe));
+    CHECK(recipe.has_window && recipe.window.size == 4 && recipe.window.end == 23 && recipe.flash_ratio == 0.4);
+    CHECK(recipe.sampler.after == CGRPO_DPM_ODE);
+    CHECK_REFUSED(cgrpo_recipe_named("ppo", &recipe), CGRPO_INVALID_ARGUMENT, "flow_factory");
+    recipe.struct_size = 8;
+    CHECK_REFUSED(cgrpo_recipe_named("gcpo", &recipe), CGRPO_INVALID_ARGUMENT, "struct_size");
+}
 static void a_plan_that_does_not_fit_is_refused_and_not_written(void) {
     int64_t plan[3] = {-1, -1, -1}, count = -1;
     CHECK_REFUSED(cgrpo_plan_fixed(16, 5, plan, 3, &count), CGRPO_INVALID_ARGUMENT, "capacity");
@@ -259,6 +287,8 @@ static void on_policy_the_ratio_is_exactly_one(void) {
 int main(void) {
     RUN(a_fixed_plan_ends_with_the_remainder);
     RUN(a_plan_that_does_not_fit_is_refused_and_not_written);
+    RUN(a_plan_explains_itself_in_one_line_that_may_be_cut);
+    RUN(a_recipe_fills_the_options_that_its_source_sets);
     RUN(an_adaptive_plan_follows_the_curve_within_its_bounds);
     RUN(weights_are_means_over_chunks);
     RUN(every_sample_trains_its_fraction);

@@ -19,8 +19,8 @@ def test_a_plan_knows_its_steps_boundaries_and_slices():
 
 
 def test_a_plan_prints_in_one_line():
-    assert str(cg.ChunkPlan([2, 3, 1, 10])) == "16 steps in 4 chunks: 0-1 | 2-4 | 5 | 6-15"
-    assert str(cg.ChunkPlan([1])) == "1 step in 1 chunk: 0"
+    assert str(cg.ChunkPlan([2, 3, 1, 10])) == "4 chunks over 16 steps: 0-1 | 2-4 | 5 | 6-15"
+    assert str(cg.ChunkPlan([1])) == "1 chunk over 1 step: 0"
     assert repr(cg.ChunkPlan([2, 3])) == "ChunkPlan([2, 3])"
 
 

@@ -45,7 +45,7 @@ def test_a_plan_is_found_and_carried_to_another_schedule():
     assert fit.plan == cg.ChunkPlan([2, 3, 4, 7])
     np.testing.assert_allclose(fit.curve, noisy.mean(axis=0) + 1e-8, rtol=1e-12)
     np.testing.assert_allclose(fit.levels, [fit.curve[steps].mean() for steps in fit.plan.slices])
-    assert 0.99 < fit.explained <= 1 and "2-4" in str(fit) and "%" in str(fit)
+    assert 0.99 < fit.explained <= 1 and "4 chunks over 16 steps: 0-1 | 2-4 | 5-8 | 9-15" in str(fit) and "%" in str(fit)
     assert len(cg.ChunkPlan.optimal(noisy, 6, max_size=4).plan) == 6
     short, long = cg.Schedule.shifted(17, 3.0), cg.Schedule.shifted(50, 3.0)
     carried = fit.plan.carried(short, long)

@@ -34,9 +34,10 @@ public struct ChunkPlan: Sendable, Equatable, CustomStringConvertible {
 
   public var description: String {
     let parts = zip(sizes, ranges).map { size, range in
-      size == 1 ? "\(range.lowerBound)" : "\(range.lowerBound)–\(range.upperBound - 1)"
+      size == 1 ? "\(range.lowerBound)" : "\(range.lowerBound)-\(range.upperBound - 1)"
     }
-    return "\(count) chunks over \(steps) steps: " + parts.joined(separator: " | ")
+    func counted(_ n: Int, _ noun: String) -> String { n == 1 ? "1 \(noun)" : "\(n) \(noun)s" }
+    return "\(counted(count, "chunk")) over \(counted(steps, "step")): " + parts.joined(separator: " | ")
   }
 
   /// Chunks of `size` steps and, where it does not divide, a last one with the remainder.

@@ -29,7 +29,7 @@ public struct SDEWindow: Sendable, Equatable {
     case wrap = 1
     /// An error.
     case stop = 2
-    /// The last window for ever (verl-omni).
+    /// The last window that fits whole, for ever (verl-omni).
     case stay = 3
   }
 
@@ -81,7 +81,8 @@ public struct SDEWindow: Sendable, Equatable {
       let keys = draws(seed, iteration, end - first)
       return keys.indices.sorted { keys[$0] < keys[$1] }.prefix(count).map { first + $0 }.sorted()
     case .progressive, .linearDecay, .exponentialDecay:
-      return window(try start(iteration: iteration))
+      let start = try start(iteration: iteration)
+      return window(atEnd == .stay ? min(start, end - size) : start)
     }
   }
 

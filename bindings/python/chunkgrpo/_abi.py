@@ -414,6 +414,7 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
         _status,
         [_f64, c_int64, c_int64, POINTER(OptimalOptions), _i64, c_int64, _out_i64, _f64, _out_f64],
     ),
+    "cgrpo_plan_describe": (_status, [_i64, c_int64, c_void_p, c_size_t, POINTER(c_size_t)]),
     "cgrpo_plan_carry": (_status, [_i64, c_int64, _f64, c_int64, _f64, c_int64, _i64]),
     "cgrpo_chunk_weights": (_status, [_f64, c_int64, c_int64, _i64, c_int64, _f64]),
     "cgrpo_select_options_init": _init(SelectOptions),

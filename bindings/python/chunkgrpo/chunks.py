@@ -10,7 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import _abi, _arrays
-from .errors import InvalidArgument, WrongType, check
+from .errors import InvalidArgument, WrongType, check, text
 from .schedule import Schedule
 
 
@@ -189,10 +189,8 @@ class ChunkPlan:
         return f"ChunkPlan({self._sizes.tolist()})"
 
     def __str__(self) -> str:
-        """Such as "16 steps in 4 chunks: 0-1 | 2-4 | 5-8 | 9-15"."""
-        edges = self.boundaries.tolist()
-        spans = [f"{a}-{b - 1}" if b - a > 1 else f"{a}" for a, b in zip(edges, edges[1:])]
-        return f"{_count(self.steps, 'step')} in {_count(len(self), 'chunk')}: {' | '.join(spans)}"
+        """Such as "4 chunks over 16 steps: 0-1 | 2-4 | 5-8 | 9-15"."""
+        return text(_abi.lib.cgrpo_plan_describe, self._sizes, len(self))
 
 
 @dataclass(frozen=True)
@@ -209,10 +207,6 @@ class ChunkFit:
 
     def __str__(self) -> str:
         return f"{self.plan}; {100 * self.explained:.1f} % of the curve's variance explained"
-
-
-def _count(number: int, noun: str) -> str:
-    return f"{number} {noun}" if number == 1 else f"{number} {noun}s"
 
 
 def selection_mask(selection: Any, batch: int, count: int) -> NDArray[np.uint8]:

@@ -5,6 +5,9 @@ Errors that this package finds by itself use the same classes.
 
 from __future__ import annotations
 
+import ctypes
+from typing import Any
+
 from . import _abi
 
 
@@ -62,3 +65,12 @@ def check(status: int) -> None:
         error = _CLASSES.get(status, Error)(message or f"status {status}")
         error.status = status
         raise error
+
+
+def text(function: Any, *arguments: Any) -> str:
+    """What a function of the library writes into (text, capacity, length), its last arguments."""
+    length = ctypes.c_size_t()
+    check(function(*arguments, None, 0, ctypes.byref(length)))
+    buffer = ctypes.create_string_buffer(length.value + 1)
+    check(function(*arguments, buffer, len(buffer), ctypes.byref(length)))
+    return buffer.value.decode()

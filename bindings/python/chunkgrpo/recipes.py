@@ -9,7 +9,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import _abi
 from .chunks import ChunkPlan
-from .errors import InvalidArgument, check
+from .errors import InvalidArgument, check, text
 from .objective import advantages
 from .sampler import Sampler
 from .schedule import Schedule
@@ -146,8 +146,4 @@ class Recipe:
         return f"Recipe({self.name!r})"
 
     def __str__(self) -> str:
-        length = ctypes.c_size_t()
-        check(_abi.lib.cgrpo_recipe_describe(self.name.encode(), None, 0, ctypes.byref(length)))
-        text = ctypes.create_string_buffer(length.value + 1)
-        check(_abi.lib.cgrpo_recipe_describe(self.name.encode(), text, len(text), ctypes.byref(length)))
-        return text.value.decode()
+        return text(_abi.lib.cgrpo_recipe_describe, self.name.encode())
