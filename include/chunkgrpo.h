@@ -497,7 +497,7 @@ enum {
 
 typedef struct cgrpo_select_options {
     size_t struct_size;
-    double fraction;            /* 1; in (0, 1]. floor(K fraction) chunks of each sample; none is an error */
+    double fraction;            /* 1; in (0, 1]. floor(K fraction + 1e-9) chunks of each sample; none is an error */
     const double *weights;      /* null: uniform; (B, K), finite, >= 0 (softmax: any): drawn without replacement */
     cgrpo_weighting weighting;  /* CGRPO_WEIGHTS_NORMALISED */
     int32_t reserved;           /* 0 */
@@ -624,7 +624,7 @@ enum {
 /**
  * Advantages against each prompt's own recent rewards (kvablack/ddpo-pytorch, arXiv 2305.13301): (r - mean) / (std + 1e-6)
  * with the population's standard deviation over the latest `capacity` (1 ... 2^24) rewards of the prompt, or over the batch
- * while the prompt has fewer than min_count (>= 1).
+ * while the prompt has fewer than min_count (1 ... capacity).
  */
 typedef struct cgrpo_history cgrpo_history;
 

@@ -55,6 +55,13 @@ private func layout(
       strides[axis] = step
     }
   }
+  // Batch and step together: the outer axis must step over all that the inner one spans.
+  if writable, leading == 2, sizes[0] > 1, sizes[1] > 1 {
+    let inner = abs(strides[0]) < abs(strides[1]) ? 0 : 1
+    try require(
+      abs(strides[1 - inner]) >= abs(strides[inner]) &* (sizes[inner] - 1) &+ elements,
+      "\(name).strides make samples and steps overlap, and they are written")
+  }
   return Layout(base: base, type: type, sizes: sizes, strides: strides, elements: elements)
 }
 

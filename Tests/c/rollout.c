@@ -264,8 +264,41 @@ static void trajectory_vjp_is_the_steps_vjp_and_zero_where_the_gradient_is(void)
     cgrpo_sampler_destroy(sampler);
 }
 
+/* Each axis alone would pass: x[1, k] and x[0, k + 1] are the same memory. */
+static void samples_and_steps_that_share_memory_are_refused(void) {
+    static double memory[8 * 4];
+    static const int64_t shape[] = {2, 6, 4}, strides[] = {4, 4, 1};
+    cgrpo_sampler *sampler = sampler_new(5, CGRPO_FLOW_SDE, 0.7, 1);
+    cgrpo_noise noise = seeded(1);
+    model m = {NULL, -1, 0, 0, 0};
+    cgrpo_trajectory trajectory;
+    cgrpo_trajectory_init(&trajectory, sizeof trajectory);
+    trajectory.latents.data = memory;
+    trajectory.latents.shape = shape;
+    trajectory.latents.strides = strides;
+    trajectory.latents.ndim = 3;
+    trajectory.latents.type = CGRPO_F64;
+    CHECK_REFUSED(cgrpo_rollout(sampler, &trajectory, 5, &noise, velocity, &m), CGRPO_INVALID_ARGUMENT, "overlap");
+    CHECK(m.calls == 0);
+    cgrpo_sampler_destroy(sampler);
+}
+
+/* One value, borrowed as a large batch, crosses the bound on how many sums are kept at a time. */
+static void a_batch_that_is_one_sample_many_times_costs_no_memory(void) {
+    static double value = 0.5;
+    static const int64_t shape[] = {100000, 1}, strides[] = {0, 1};
+    static double divergence[100000];
+    cgrpo_sampler *sampler = sampler_new(5, CGRPO_FLOW_SDE, 0.7, 1);
+    cgrpo_tensor one = {&value, shape, strides, 2, CGRPO_F64, CGRPO_CPU, 0};
+    CHECK_OK(cgrpo_divergence_from_velocity(sampler, 0, CGRPO_DIVERGENCE_MEAN, &one, &one, divergence, NULL, NULL));
+    CHECK(divergence[0] == 0 && divergence[99999] == 0);
+    cgrpo_sampler_destroy(sampler);
+}
+
 int main(void) {
     RUN(a_rollout_is_its_steps);
+    RUN(samples_and_steps_that_share_memory_are_refused);
+    RUN(a_batch_that_is_one_sample_many_times_costs_no_memory);
     RUN(chunk_by_chunk_equals_whole);
     RUN(another_host_can_go_on);
     RUN(a_failing_callback_leaves_the_position_and_a_retry_succeeds);

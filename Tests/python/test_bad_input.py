@@ -238,3 +238,47 @@ def test_arguments_are_never_written_to():
     SAMPLER.rollout(velocity, x, seed=0)
     for array in arrays:
         np.testing.assert_array_equal(array, 1)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Found by review: each of these once ended the process, or gave numbers without meaning.
+
+CURVE = np.array([[0.1, 0.2, 0.3, 0.4, 0.5]])
+
+
+@pytest.mark.parametrize(
+    "error, words, call",
+    [
+        (cg.InvalidArgument, "max_size", lambda: cg.ChunkPlan.optimal(CURVE, min_size=3, max_size=3)),
+        (cg.InvalidArgument, "min_size", lambda: cg.ChunkPlan.optimal(CURVE[:, :3], min_size=5, max_size=10)),
+        (cg.InvalidArgument, "max_size", lambda: cg.ChunkPlan.optimal(CURVE, max_size=-1)),
+        (cg.NonFinite, "advantage", lambda: cg.advantages([1e308, 1e308, -1e308], scale="none")),
+        (cg.NonFinite, "weighted sum", lambda: cg.advantages([[1e200, 1], [1e201, 1]], weights=[1e200, 1])),
+        (cg.NonFinite, "relative_l1", lambda: cg.ChunkPlan([2]).weights([[1e308, 1e308]])),
+        (cg.InvalidArgument, "min_count", lambda: cg.RewardHistory(3, 5)),
+    ],
+)
+def test_what_overflows_or_fits_nothing_is_refused(error, words, call):
+    with pytest.raises(error, match=words):
+        call()
+
+
+def test_a_history_that_refuses_rewards_forgets_them():
+    history = cg.RewardHistory(4, 2)
+    history.update([1, 2], [1.0, 2.0])
+    with pytest.raises(cg.NonFinite):
+        history.update([1, 2, 1], [1e308, 1e308, -1e308])
+    np.testing.assert_allclose(history.update([1], [3.0]), [1.0], atol=1e-5)
+
+
+def test_chunks_without_weight_are_never_drawn_and_far_softmax_weights_are():
+    plan = cg.ChunkPlan([1, 1])
+    assert plan.select(1, 0.5, weights=[[0.0, 1e-320]]).tolist() == [[False, True]]
+    assert plan.select(1, 1.0, weights=[[0.0, -800.0]], weighting="softmax").tolist() == [[True, True]]
+
+
+def test_a_chunk_that_is_not_selected_may_have_moved_far():
+    out = cg.chunk_loss([[0.0, -800.0]], [[0.0, 0.0]], [1.0], cg.ChunkPlan([1, 1]), selection=[[0]])
+    assert out.loss == -1 and out.ratios.tolist() == [[1.0, 0.0]]
+    with pytest.raises(cg.NonFinite, match="KL estimate of sample 0, chunk 1"):
+        cg.chunk_loss([[0.0, -800.0]], [[0.0, 0.0]], [1.0], cg.ChunkPlan([1, 1]))

@@ -25,7 +25,8 @@ extension ChunkPlan {
     // One chunk over everything has the mean of the curve as its weight; single steps have the curve itself.
     let weights = try ChunkPlan.fixed(steps: steps, size: 1).weights(relativeL1: relativeL1)
     let batch = Double(weights.count / steps)
-    return (0..<steps).map { t in stride(from: t, to: weights.count, by: steps).reduce(0) { $0 + weights[$1] } / batch }
+    // Divided before they are summed, so that the sum cannot overflow.
+    return (0..<steps).map { t in stride(from: t, to: weights.count, by: steps).reduce(0) { $0 + weights[$1] / batch } }
   }
 
   /// Sizes of the maximal runs within which the curve only rises or only falls.

@@ -68,6 +68,9 @@ public struct ChunkPlan: Sendable, Equatable, CustomStringConvertible {
           }
           sum += d
         }
+        guard sum.isFinite else {
+          throw ChunkGRPOError.nonFinite("relative_l1 of sample \(row / steps) is too large to sum")
+        }
         result.append(sum / Double(range.count) + 1e-8)
       }
     }

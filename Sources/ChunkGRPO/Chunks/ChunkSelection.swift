@@ -49,18 +49,19 @@ public func selectChunks(
 
   var selection = [UInt8](repeating: 0, count: size)
   for i in 0..<batch {
-    // Exponential races: the chunks with the smallest E/w are a weighted draw without replacement.
+    // Exponential races, in logarithms: the chunks with the smallest ln(E/p) are a weighted draw without replacement.
     let draws = Philox(seed: seed, sampleID: sampleIDs?[i] ?? UInt64(i), step: selectionStep).uniforms(count)
-    var finish = draws.map { -log($0) }
+    var finish = draws.map { log(-log($0)) }
+    var drawn = Array(0..<count)
     if let weights {
-      let row = Array(weights[i * count..<(i + 1) * count])
-      let p = try probabilities(row, weighting: weighting, sample: i)
+      let p = try logProbabilities(Array(weights[i * count..<(i + 1) * count]), weighting: weighting, sample: i)
+      drawn = drawn.filter { p[$0] > -.infinity }
       try require(
-        p.count(where: { $0 > 0 }) >= chosen,
+        drawn.count >= chosen,
         "weights of sample \(i): fewer than the \(chosen) chunks to draw have a positive weight")
-      for j in 0..<count { finish[j] = p[j] > 0 ? finish[j] / p[j] : .infinity }
+      for j in drawn { finish[j] -= p[j] }
     }
-    for j in (0..<count).sorted(by: { finish[$0] < finish[$1] }).prefix(chosen) { selection[i * count + j] = 1 }
+    for j in drawn.sorted(by: { finish[$0] < finish[$1] }).prefix(chosen) { selection[i * count + j] = 1 }
   }
   return selection
 }
@@ -86,8 +87,8 @@ private func checkSelectionSize(batch: Int, count: Int) throws -> Int {
   return size
 }
 
-/// Up to a common factor, which a race does not need.
-private func probabilities(_ weights: [Double], weighting: ChunkWeighting, sample: Int) throws -> [Double] {
+/// Up to a common term, which a race does not need.
+private func logProbabilities(_ weights: [Double], weighting: ChunkWeighting, sample: Int) throws -> [Double] {
   for (j, w) in weights.enumerated() {
     guard w.isFinite else {
       throw ChunkGRPOError.nonFinite("weights of sample \(sample), chunk \(j) is \(w)")
@@ -95,10 +96,5 @@ private func probabilities(_ weights: [Double], weighting: ChunkWeighting, sampl
     try require(
       w >= 0 || weighting == .softmax, "weights of sample \(sample), chunk \(j) is \(w), but must be at least 0")
   }
-  switch weighting {
-  case .normalised: return weights
-  case .softmax:
-    let top = weights.max() ?? 0
-    return weights.map { exp($0 - top) }
-  }
+  return weighting == .softmax ? weights : weights.map { log($0) }
 }

@@ -33,9 +33,13 @@ extension ChunkPlan {
     try require(
       steps <= maxOptimalSteps, "steps = \(steps) is more than \(maxOptimalSteps), which segmentation can take")
     try require(explained > 0 && explained < 1, "explained = \(explained) is outside (0, 1)")
-    let maxSize = maxSize == 0 ? steps : maxSize
+    try require(maxSize >= 0, "max_size = \(maxSize) must be at least 0")
+    let maxSize = maxSize == 0 ? steps : min(maxSize, steps)
     try require(
       minSize >= 1 && minSize <= maxSize, "min_size = \(minSize) is outside 1 … \(maxSize), max_size or the steps")
+    try require(
+      (steps + maxSize - 1) / maxSize <= steps / minSize,
+      "min_size = \(minSize), max_size = \(maxSize): no number of such chunks has \(steps) steps")
     let counts = max(1, (steps + maxSize - 1) / maxSize)...max(1, steps / minSize)
     if let count {
       try require(
@@ -70,7 +74,7 @@ extension ChunkPlan {
     var boundaries = [0]
     for (j, range) in ranges.dropLast().enumerated() {
       let sigma = from.sigmas[range.upperBound]
-      let nearest = (0..<target).min { abs(to.sigmas[$0] - sigma) < abs(to.sigmas[$1] - sigma) } ?? 0
+      let nearest = to.step(nearest: sigma)
       // Room for this chunk and for those that follow.
       boundaries.append(min(max(nearest, boundaries[j] + 1), target - (count - 1 - j)))
     }
@@ -79,6 +83,18 @@ extension ChunkPlan {
   }
 
   private static let maxOptimalSteps = 2000
+}
+
+extension Schedule {
+  /// The step whose σ is nearest; sigmas fall, so by bisection.
+  fileprivate func step(nearest sigma: Double) -> Int {
+    var (low, high) = (0, steps)
+    while high - low > 1 {
+      let middle = (low + high) / 2
+      if sigmas[middle] >= sigma { low = middle } else { high = middle }
+    }
+    return min(steps - 1, abs(sigmas[low] - sigma) <= abs(sigmas[high] - sigma) ? low : high)
+  }
 }
 
 /// Least-squares cuts of a sequence into 1 … `counts` segments: best[k][e] is the least cost of covering the first e values

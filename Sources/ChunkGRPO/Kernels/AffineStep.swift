@@ -10,6 +10,8 @@ let turn = 32
 private let blockSize = 1024
 /// The part of a sample that one thread works on.
 private let segmentSize = 16 * blockSize
+/// Segments whose sums are kept at a time.
+private let maxUnits = 1 << 16
 /// Below this many elements a thread costs more than it brings.
 private let threadingThreshold = 1 << 17
 
@@ -131,10 +133,27 @@ func forEachSample<C: ComputeScalar>(
   body: (Int, Int, Int, inout LaneSums<C>) -> Void, finish: (Int, SampleSums) -> Void
 ) {
   let segments = (elements &+ segmentSize &- 1) / segmentSize
-  withUnsafeTemporaryAllocation(of: SampleSums.self, capacity: batch &* segments) { partial in
+  let threads = batch &* elements < threadingThreshold ? 1 : threads
+  // So many samples at a time that their sums take little memory, however large the batch claims to be.
+  let part = max(1, maxUnits / segments)
+  var first = 0
+  while first < batch {
+    let samples = min(part, batch &- first)
+    forEachSample(
+      first..<first &+ samples, segments: segments, elements: elements, threads: threads, as: C.self, body: body,
+      finish: finish)
+    first &+= samples
+  }
+}
+
+@inline(__always)
+private func forEachSample<C: ComputeScalar>(
+  _ samples: Range<Int>, segments: Int, elements: Int, threads: Int, as _: C.Type,
+  body: (Int, Int, Int, inout LaneSums<C>) -> Void, finish: (Int, SampleSums) -> Void
+) {
+  withUnsafeTemporaryAllocation(of: SampleSums.self, capacity: samples.count &* segments) { partial in
     guard let partial = partial.baseAddress else { return }
-    let threads = batch &* elements < threadingThreshold ? 1 : threads
-    parallel(units: batch &* segments, threads: threads) { units in
+    parallel(units: samples.count &* segments, threads: threads) { units in
       for unit in units {
         let sample = unit / segments
         let start = (unit &- sample &* segments) &* segmentSize
@@ -146,20 +165,20 @@ func forEachSample<C: ComputeScalar>(
           var sums = LaneSums<C>()
           var offset = block
           while offset &+ turn <= blockEnd {
-            body(sample, offset, turn, &sums)
+            body(samples.lowerBound &+ sample, offset, turn, &sums)
             offset &+= turn
           }
-          if offset < blockEnd { body(sample, offset, blockEnd &- offset, &sums) }
+          if offset < blockEnd { body(samples.lowerBound &+ sample, offset, blockEnd &- offset, &sums) }
           total += sums.total
           block = blockEnd
         }
         (partial + unit).initialize(to: total)
       }
     }
-    for sample in 0..<batch {
+    for sample in 0..<samples.count {
       var total = SampleSums()
       for segment in 0..<segments { total += partial[sample &* segments &+ segment] }
-      finish(sample, total)
+      finish(samples.lowerBound &+ sample, total)
     }
   }
 }

@@ -108,6 +108,7 @@ public func advantages(_ rewards: [Double], _ options: AdvantageOptions) throws 
   switch options.mixing {
   case .sum:
     let mixed = (0..<count).map { i in (0..<kinds).reduce(0) { $0 + weights[$1] * rewards[i * kinds + $1] } }
+    try checkFinite(mixed, "the weighted sum of the rewards")
     result = try normalised(mixed, groups, options)
   case .normalisedSum, .gdpo:
     result = [Double](repeating: 0, count: count)
@@ -121,7 +122,14 @@ public func advantages(_ rewards: [Double], _ options: AdvantageOptions) throws 
       result = try normalised(result, [Array(0..<count)], whole)
     }
   }
+  try checkFinite(result, "the advantage")
   return result.map { max(-options.clamp, min(options.clamp, $0)) }
+}
+
+private func checkFinite(_ values: [Double], _ what: String) throws {
+  if let i = values.firstIndex(where: { !$0.isFinite }) {
+    throw ChunkGRPOError.nonFinite("\(what) of sample \(i) is \(values[i]): rewards are too far apart")
+  }
 }
 
 /// The best and the worst of n scores: which `keep` of them to train on, ⌈keep/2⌉ of the highest and ⌊keep/2⌋ of the lowest
@@ -148,7 +156,8 @@ public struct RewardHistory: Sendable {
 
   public init(capacity: Int, minCount: Int) throws {
     try require((1...1 << 24).contains(capacity), "capacity = \(capacity) is outside 1 … 2^24")
-    try require(minCount >= 1, "min_count = \(minCount) must be at least 1")
+    try require(
+      (1...capacity).contains(minCount), "min_count = \(minCount) is outside 1 … \(capacity), the capacity")
     self.capacity = capacity
     self.minCount = minCount
   }
@@ -160,14 +169,19 @@ public struct RewardHistory: Sendable {
     if let i = rewards.firstIndex(where: { !$0.isFinite }) {
       throw ChunkGRPOError.nonFinite("rewards[\(i)] = \(rewards[i]) is not finite")
     }
-    for (prompt, reward) in zip(prompts, rewards) { latest[prompt, default: []].append(reward) }
-    for prompt in Set(prompts) { latest[prompt] = latest[prompt].map { Array($0.suffix(capacity)) } }
-    return zip(prompts, rewards).map { prompt, reward in
-      let own = latest[prompt] ?? []
+    var updated = latest
+    for (prompt, reward) in zip(prompts, rewards) { updated[prompt, default: []].append(reward) }
+    for prompt in Set(prompts) { updated[prompt] = updated[prompt].map { Array($0.suffix(capacity)) } }
+    let advantages = zip(prompts, rewards).map { prompt, reward in
+      let own = updated[prompt] ?? []
       let basis = own.count < minCount ? rewards : own
       let mean = basis.reduce(0, +) / Double(basis.count)
-      return (reward - mean) / (deviation(basis, mean, .population) + 1e-6)
+      let deviation = deviation(basis, mean, .population)
+      return deviation.isFinite ? (reward - mean) / (deviation + 1e-6) : .nan
     }
+    try checkFinite(advantages, "the advantage")
+    latest = updated
+    return advantages
   }
 }
 

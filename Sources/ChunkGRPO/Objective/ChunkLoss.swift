@@ -105,15 +105,19 @@ public func chunkLoss(
       let reference = options.reference ?? old
       // The KL estimate is of the policies themselves: without scale and bias.
       func delta(_ t: Int) -> Double { reference[row + t] - new[row + t] }
-      let ofChunk = options.klEstimator(mean(delta))
-      let kl = options.klLevel == .chunk ? ofChunk.value : mean { options.klEstimator(delta($0)).value }
-      guard ratio.isFinite && kl.isFinite else {
+      guard ratio.isFinite else {
         throw ChunkGRPOError.nonFinite(
           "importance ratio of sample \(i), chunk \(j) is out of range: its log-probability moved by \(moved)")
       }
       ratios.append(ratio)
       let share = shares[i * count + j]
       if share == 0 { continue }
+      let ofChunk = options.klEstimator(mean(delta))
+      let kl = options.klLevel == .chunk ? ofChunk.value : mean { options.klEstimator(delta($0)).value }
+      guard kl.isFinite else {
+        throw ChunkGRPOError.nonFinite(
+          "KL estimate of sample \(i), chunk \(j) is out of range: its log-probability moved by \(moved)")
+      }
 
       let logClips = options.surrogate == .logClipped
       func isClipped(_ t: Int) -> Bool { logClip(logRatio(t), advantage, options.clip) != logRatio(t) }

@@ -179,8 +179,7 @@ extension Sampler {
     }
     if let (upstream, view) = gradient {
       try velocity.checkSame(view, "grad_velocity")
-      try withUnsafeTemporaryAllocation(of: Double.self, capacity: velocity.batch) { scale in
-        guard let scale = scale.baseAddress else { return }
+      try withNumbers(velocity.batch) { scale in
         for i in 0..<velocity.batch {
           guard upstream[i].isFinite else {
             throw ChunkGRPOError.nonFinite("grad_divergence[\(i)] = \(upstream[i]) at step \(step) is not finite")

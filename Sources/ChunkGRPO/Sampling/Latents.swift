@@ -173,3 +173,12 @@ private func unpacked<E: LatentElement>(_ view: LatentsView, _: E.Type) -> [Doub
   }
   return result
 }
+
+/// Room for `count` numbers, a batch's, during `body`. Throws `.outOfMemory` where an array would end the process.
+func withNumbers<R>(_ count: Int, _ body: (UnsafeMutablePointer<Double>) throws -> R) throws -> R {
+  guard let memory = calloc(count, MemoryLayout<Double>.stride) else {
+    throw ChunkGRPOError.outOfMemory("no memory for \(count) numbers")
+  }
+  defer { free(memory) }
+  return try body(memory.bindMemory(to: Double.self, capacity: count))
+}

@@ -60,7 +60,8 @@ extension Sampler {
     )
     let scratch = try Latents(type: x.type, batch: x.batch, elements: x.elements)
     // A copy, so that a rollout that fails leaves the caller's as it was.
-    let image = try needsPreviousImage ? Latents(type: x.type, batch: x.batch, elements: x.elements).view : nil
+    let wanted = needsPreviousImage || buffers.previousImage != nil
+    let image = try wanted ? Latents(type: x.type, batch: x.batch, elements: x.elements).view : nil
     if let image, let given = buffers.previousImage { image.copy(from: given) }
     for k in range {
       try velocity(k, schedule.sigmas[k], x[k], scratch.view)
@@ -70,7 +71,7 @@ extension Sampler {
         source: noise?.source(step: k), next: x[k + 1],
         logProb: Column(trained ? buffers.logProbs.map { $0 + k } : nil, stride: trainedSteps),
         relativeL1: Column(trained ? buffers.relativeL1.map { $0 + k } : nil, stride: trainedSteps))
-      if let image, k + 1 < steps { try predictedImage(k, latents: x[k], velocity: scratch.view, image: image) }
+      if let image { try predictedImage(k, latents: x[k], velocity: scratch.view, image: image) }
     }
     if let image { buffers.previousImage?.copy(from: image) }
   }
@@ -101,8 +102,7 @@ extension Sampler {
     try require(
       gradVelocities.count == n, "grad_velocities hold \(gradVelocities.count) steps, but the velocities have \(n)")
     try latents[0].checkSame(gradVelocities[0], "grad_velocities")
-    try withUnsafeTemporaryAllocation(of: Double.self, capacity: latents.batch) { column in
-      guard let column = column.baseAddress else { return }
+    try withNumbers(latents.batch) { column in
       for t in 0..<n {
         for i in 0..<latents.batch { (column + i).initialize(to: gradLogProbs[i &* n &+ t]) }
         if (0..<latents.batch).allSatisfy({ column[$0] == 0 }) {

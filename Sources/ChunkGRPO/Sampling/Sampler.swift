@@ -323,8 +323,7 @@ public struct Sampler: Sendable {
     }
     // Guidance: ∂v/∂(conditional) = w and ∂v/∂(unconditional) = 1 − w.
     let w = extras.unconditional == nil ? 1 : extras.guidance
-    try withUnsafeTemporaryAllocation(of: Double.self, capacity: 2 &* latents.batch) { scales in
-      guard let scale = scales.baseAddress else { return }
+    try withNumbers(2 &* latents.batch) { scale in
       let unconditionalScale = scale + latents.batch
       for i in 0..<latents.batch {
         let g = gradLogProb[i]

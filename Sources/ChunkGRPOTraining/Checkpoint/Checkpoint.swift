@@ -106,7 +106,10 @@ private struct Fields {
   }
 
   func int(_ name: String) throws -> Int { try field(name, \.int) }
-  func count(_ name: String) throws -> Int { try field(name) { $0.int.flatMap { $0 >= 0 ? $0 : nil } } }
+  /// Far from where counting on would overflow.
+  func count(_ name: String) throws -> Int {
+    try field(name) { $0.int.flatMap { (0...1 << 53).contains($0) ? $0 : nil } }
+  }
   func uint64(_ name: String) throws -> UInt64 { try field(name, \.uint64) }
   func double(_ name: String) throws -> Double { try field(name, \.double) }
   func bool(_ name: String) throws -> Bool { try field(name, \.bool) }

@@ -60,7 +60,7 @@ func withFile<R>(_ path: String, _ body: (UnsafeRawBufferPointer) throws -> R) t
 }
 
 private func readFile(_ path: String) throws -> Buffer<UInt8> {
-  let file = open(path, O_RDONLY | O_CLOEXEC)
+  let file = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC)  // a pipe of that name must not block
   guard file >= 0 else { throw ioError("read", path) }
   defer { close(file) }
   var info = stat()

@@ -107,7 +107,7 @@ struct TrainingPlan {
     try requireBounds("group_size", o.groupSize, 2...1 << 20)
     try require(o.chunkFraction > 0 && o.chunkFraction <= 1, "chunk_fraction = \(o.chunkFraction) is outside (0, 1]")
     try require(
-      Double(chunks.count) * o.chunkFraction >= 1,
+      Double(chunks.count) * o.chunkFraction + 1e-9 >= 1,
       "chunk_fraction = \(o.chunkFraction) of \(chunks.count) chunks is none: at least \(1 / Double(chunks.count)) trains one"
     )
     try require(o.advantageClamp > 0, "advantage_clamp = \(o.advantageClamp) must be positive")
