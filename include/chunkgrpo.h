@@ -10,7 +10,7 @@
  *   3. Sampler       one affine Gaussian step  x' = a x + b v + s e
  *   4. Rollouts      many steps, whole or chunk by chunk
  *   5. Chunks        plans, weights, selection
- *   6. Objective     advantages, chunk loss, gradient
+ *   6. Objective     advantages, chunk loss, gradient, divergences; published recipes
  *   7. Embedded policy and trainer: a small velocity network that the library trains by itself
  *
  * A first program is examples/c/first.c; a whole training run is examples/c/digits.c.
