@@ -54,6 +54,19 @@ struct CheckpointTests {
     #expect(second.count == 5 && second.contains("notes.txt") && Set(first).intersection(second) == ["state.json"])
   }
 
+  @Test("Files of the user's stay, whatever they are called")
+  func keepsFilesOfOthers() throws {
+    defer { cleanUp() }
+    let trainer = try pretrained(steps: 5)
+    try trainer.save(to: directory)
+    let own = ["weights-best.safetensors", "average-of-three.safetensors", "lora.safetensors", "lora.safetensors.part"]
+    for name in own { try Data([1]).write(to: URL(fileURLWithPath: directory + "/" + name)) }
+    try trainer.iterate(1)
+    try trainer.save(to: directory)
+    let left = try files()
+    #expect(Set(own).isSubset(of: left) && left.count == 4 + own.count)
+  }
+
   @Test("A write that was interrupted leaves the checkpoint before it readable")
   func interruptedWrite() throws {
     defer { cleanUp() }

@@ -79,11 +79,18 @@ extension ChunkGRPOTrainer {
 
   /// What earlier checkpoints and interrupted writes left. Failing here leaves a file too many, not a checkpoint too few.
   private func removeOldFiles(in directory: String, except current: [String]) {
-    let prefixes = parts.map { $0.name + "-" }
+    let kinds = parts.map(\.name)
     for name in entries(of: directory) where !current.contains(name) {
-      let ours = prefixes.contains { name.hasPrefix($0) } && name.hasSuffix(".safetensors")
-      if ours || name.hasSuffix(".safetensors" + temporarySuffix) { unlink(directory + "/" + name) }
+      let whole = name.hasSuffix(temporarySuffix) ? String(name.dropLast(temporarySuffix.count)) : name
+      if kinds.contains(where: { isTensorFile(whole, of: $0) }) { unlink(directory + "/" + name) }
     }
+  }
+
+  /// Whether this is a name that `save` gives, "weights-" and 16 hexadecimal digits: all others are the user's.
+  private func isTensorFile(_ name: String, of kind: String) -> Bool {
+    guard name.hasPrefix(kind + "-"), name.hasSuffix(".safetensors") else { return false }
+    let fingerprint = name.dropFirst(kind.count + 1).dropLast(".safetensors".count)
+    return fingerprint.count == 16 && fingerprint.utf8.allSatisfy { "0123456789abcdef".utf8.contains($0) }
   }
 }
 
