@@ -1,6 +1,26 @@
 // swift-tools-version: 6.0
 import PackageDescription
 
+// With CHUNKGRPO_DISPATCH=1 the kernels are also compiled for wider vectors, and chosen when the program runs; `make` sets
+// it. Unsafe flags for one target are the only way to say it, and a package that another depends on by version may not
+// have any, so that they are left out by default.
+#if arch(x86_64)
+  let dispatch = Context.environment["CHUNKGRPO_DISPATCH"] == "1"
+#else
+  let dispatch = false
+#endif
+
+func wide(_ name: String, _ flags: [String], dependencies: [Target.Dependency] = []) -> Target {
+  .target(
+    name: name, dependencies: dependencies,
+    swiftSettings: [.unsafeFlags(flags.flatMap { $0.hasPrefix("-m") ? ["-Xcc", $0] : [$0] })])
+}
+
+let wideKernels: [Target] = [
+  wide("KernelsAVX2", ["-march=x86-64-v3", "-DCHUNKGRPO_F16C"], dependencies: ["BlockKernels"]),
+  wide("KernelsAVX512", ["-march=x86-64-v4", "-mprefer-vector-width=512", "-DCHUNKGRPO_AVX512"]),
+]
+
 let package = Package(
   name: "chunkgrpo",
   products: [
@@ -12,12 +32,17 @@ let package = Package(
   ],
   targets: [
     // Public API
-    .target(name: "ChunkGRPO"),
+    .target(
+      name: "ChunkGRPO",
+      dependencies: ["BlockKernels", "KernelsBaseline", "CSupport"] + (dispatch ? ["KernelsAVX2", "KernelsAVX512"] : []),
+      swiftSettings: dispatch ? [.define("CHUNKGRPO_DISPATCH")] : []),
     .target(name: "ChunkGRPOTraining", dependencies: ["ChunkGRPO", "COpenBLAS"]),
 
     // Implementation details
     .target(name: "ChunkGRPOABI", dependencies: ["ChunkGRPO", "ChunkGRPOTraining", "CChunkGRPO", "CSupport"]),
     .target(name: "CChunkGRPO", path: "include", sources: ["shim.c"], publicHeadersPath: "."),
+    .target(name: "BlockKernels"),
+    .target(name: "KernelsBaseline", dependencies: ["BlockKernels"]),
     .target(name: "CSupport"),
     .systemLibrary(
       name: "COpenBLAS", pkgConfig: "openblas", providers: [.apt(["libopenblas-dev"])]),
@@ -30,5 +55,5 @@ let package = Package(
     // Unit tests
     .testTarget(name: "ChunkGRPOTests", dependencies: ["ChunkGRPO"]),
     .testTarget(name: "ChunkGRPOTrainingTests", dependencies: ["ChunkGRPOTraining"]),
-  ]
+  ] + (dispatch ? wideKernels : [])
 )

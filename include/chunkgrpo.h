@@ -33,7 +33,8 @@ extern "C" {
 /* ==================================================================================================================
  * 1. Basics
  *
- * - A function that can fail returns a cgrpo_status. No function prints, exits, traps or keeps state outside its handle.
+ * - A function that can fail returns a cgrpo_status. No function prints, exits or traps, and none but
+ *   cgrpo_set_thread_limit keeps state outside its handle.
  * - A call that returns an error changes no handle and no `position`. Arguments are checked before anything is written;
  *   when an error is only found on the way (a NaN in the latents, a callback that fails), the contents of the output
  *   buffers are unspecified and are to be thrown away.
@@ -67,6 +68,20 @@ const char *cgrpo_last_error(void);
 
 /** Name of a status, such as "CGRPO_NON_FINITE"; "unknown status" for other numbers. Static storage. */
 const char *cgrpo_status_name(cgrpo_status status);
+
+/*
+ * Threads. Calls that take a number of threads borrow them from one pool for the process, which is started at need and
+ * sleeps between calls. A call that finds it taken by another works on its own thread alone, so that many callers at once
+ * do not take more threads. A forked child starts a pool of its own. Results never depend on any of this.
+ */
+
+/** Sets the most threads that any call takes, the caller's own among them: 1 ... 256; 1 = the library starts none. The
+ *  default is 256, so that each call's own number decides. For the process; calls that already run keep theirs. */
+cgrpo_status cgrpo_set_thread_limit(int32_t limit);
+
+/** The vectors that the kernels use: "baseline", "avx2" or "avx512". The widest that the processor and the build have,
+ *  or less where the environment variable CHUNKGRPO_SIMD names it. Results are the same bits with any. Static storage. */
+const char *cgrpo_instruction_set(void);
 
 /*
  * Options are structs that begin with their own size, so that fields can be appended in later versions:

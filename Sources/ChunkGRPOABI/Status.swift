@@ -117,3 +117,19 @@ public func cgrpo_last_error() -> UnsafePointer<CChar>! { chunkgrpo_support_last
 public func cgrpo_status_name(_ status: cgrpo_status) -> UnsafePointer<CChar>! {
   cString(names.indices.contains(Int(status)) ? names[Int(status)] : "unknown status")
 }
+
+// MARK: - Threads and vectors
+
+@_cdecl("cgrpo_set_thread_limit") @implementation
+public func cgrpo_set_thread_limit(_ limit: Int32) -> cgrpo_status {
+  guarded { try setThreadLimit(Int(limit)) }
+}
+
+@_cdecl("cgrpo_instruction_set") @implementation
+public func cgrpo_instruction_set() -> UnsafePointer<CChar>! {
+  switch InstructionSet.current {
+  case .baseline: cString("baseline")
+  case .avx2: cString("avx2")
+  case .avx512: cString("avx512")
+  }
+}

@@ -38,8 +38,8 @@ struct NoiseTests {
     let values = latents.values
     for (sample, id) in ids.enumerated() {
       for e in 0..<2000 {
-        let word = (e / 8) % 4
-        let counter = UInt32(8 * (e / 32) + e % 8)
+        let word = (e / 16) % 4
+        let counter = UInt32(16 * (e / 64) + e % 16)
         let w = philox(
           [counter, UInt32(step), UInt32(truncatingIfNeeded: id), UInt32(id >> 32)],
           key: [UInt32(truncatingIfNeeded: seed), UInt32(seed >> 32)])

@@ -27,6 +27,8 @@ static const struct {
     FUNCTION(cgrpo_version, "t"),
     FUNCTION(cgrpo_last_error, "t"),
     FUNCTION(cgrpo_status_name, "ti"),
+    FUNCTION(cgrpo_set_thread_limit, "ui"), /* some of the numbers are right */
+    FUNCTION(cgrpo_instruction_set, "t"),
     FUNCTION(cgrpo_schedule_linear, "slp"),
     FUNCTION(cgrpo_schedule_shifted, "sldp"),
     FUNCTION(cgrpo_schedule_options_init, "vpz"),

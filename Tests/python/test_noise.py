@@ -137,7 +137,7 @@ def test_the_independent_philox_gives_the_published_answers():
 
 
 def expected_normals(seed, sample_id, step, size):
-    blocks = 8 * (-(-size // 32))
+    blocks = 16 * (-(-size // 64))
     counter = np.zeros((blocks, 4), np.uint64)
     counter[:, 0] = np.arange(blocks)
     counter[:, 1] = step & 0xFFFFFFFF
@@ -148,8 +148,8 @@ def expected_normals(seed, sample_id, step, size):
         r = np.sqrt(-2 * np.log((words[:, i] + 0.5) / 2**32))
         angle = 2 * np.pi * words[:, i + 1] / 2**32
         normals[:, i], normals[:, i + 1] = r * np.cos(angle), r * np.sin(angle)
-    # Element e is word (e/8) mod 4 of counter 8 (e/32) + e mod 8.
-    return normals.reshape(-1, 8, 4).transpose(0, 2, 1).ravel()[:size]
+    # Element e is word (e/16) mod 4 of counter 16 (e/64) + e mod 16.
+    return normals.reshape(-1, 16, 4).transpose(0, 2, 1).ravel()[:size]
 
 
 @pytest.mark.parametrize("seed", [0, 7, 2**32 + 5, 2**64 - 1])

@@ -3,8 +3,25 @@
 
 #include <stddef.h>
 
-/* The error message of this thread. In C, since Swift has no thread-local storage of its own. */
-void chunkgrpo_support_set_error(const char *message, size_t length);
-const char *chunkgrpo_support_last_error(void);
+/* What Swift has no words for. */
+
+/* The error message of this thread. */
+void chunkgrpo_support_set_error(const char *_Nonnull message, size_t length);
+const char *_Nonnull chunkgrpo_support_last_error(void);
+
+/* Memory of this thread's, 64-byte aligned, for the length of a pass: two blocks of numbers, or the sums of as many units
+   as a pass takes at a time. */
+enum {
+    CHUNKGRPO_SUPPORT_BLOCK = 0,
+    CHUNKGRPO_SUPPORT_SUMS = 1,
+    CHUNKGRPO_SUPPORT_UNITS = 512,
+};
+void *_Nonnull chunkgrpo_support_scratch(long part);
+
+/* Which x86-64 level this processor has: 4, 3, or 0 for less or another architecture. */
+int chunkgrpo_support_cpu_level(void);
+
+/* How many processors this process may run on. */
+int chunkgrpo_support_cores(void);
 
 #endif

@@ -50,7 +50,7 @@ public func selectChunks(
   var selection = [UInt8](repeating: 0, count: size)
   for i in 0..<batch {
     // Exponential races, in logarithms: the chunks with the smallest ln(E/p) are a weighted draw without replacement.
-    let draws = Philox(seed: seed, sampleID: sampleIDs?[i] ?? UInt64(i), step: selectionStep).uniforms(count)
+    let draws = uniforms(seed: seed, sampleID: sampleIDs?[i] ?? UInt64(i), step: selectionStep, count: count)
     var finish = draws.map { log(-log($0)) }
     var drawn = Array(0..<count)
     if let weights {

@@ -12,13 +12,7 @@ public func relativeL1(_ latents: TrajectoryView, threads: Int = 1, into result:
       if !value.isFinite && broken == nil { broken = sample }
       result[sample &* n &+ t] = value
     }
-    switch latents.type {
-    case .float32: changeKernel(x: latents[t], next: latents[t + 1], threads: threads, as: Float.self, finish: finish)
-    case .float64: changeKernel(x: latents[t], next: latents[t + 1], threads: threads, as: Double.self, finish: finish)
-    case .bfloat16:
-      changeKernel(x: latents[t], next: latents[t + 1], threads: threads, as: BFloat16.self, finish: finish)
-    case .float16: changeKernel(x: latents[t], next: latents[t + 1], threads: threads, as: Half.self, finish: finish)
-    }
+    changePass(x: latents[t], next: latents[t + 1], threads: threads, finish: finish)
     try throwIfBroken(broken, step: t, "latents")
   }
 }

@@ -1,42 +1,145 @@
+internal import CSupport
 import Glibc
 
-/// Runs `body` over contiguous parts of 0 ..< units, on up to `threads` threads, the caller's among them.
+// A pool of threads that sleep between passes. It is one for the process, grows to what is asked for, and begins anew in a
+// forked child. Only one pass has it at a time: a pass that finds it busy, or is called from within another, runs on its
+// own thread, so that many callers together don't take more threads than one.
+
+/// Runs `body` over parts of 0 ..< units, on up to `threads` threads, the caller's among them.
 ///
 /// What a unit computes must not depend on the part that it falls into: then the results are the same for any number.
 package func parallel(units: Int, threads: Int, body: (Range<Int>) -> Void) {
-  let workers = min(threads, units)
-  if workers <= 1 { return body(0..<units) }
-  withoutActuallyEscaping(body) { body in
-    withUnsafeTemporaryAllocation(of: Part.self, capacity: workers) { parts in
-      guard let parts = parts.baseAddress else { return }
-      for w in 0..<workers {
-        (parts + w).initialize(to: Part(body: body, range: (units * w / workers)..<(units * (w + 1) / workers)))
-      }
-      for w in 1..<workers {
-        // A thread that cannot be had is no error: its part runs here.
-        parts[w].started = pthread_create(&parts[w].thread, nil, runPart, parts + w) == 0
-      }
-      for w in 0..<workers where !parts[w].started { body(parts[w].range) }
-      for w in 1..<workers where parts[w].started { pthread_join(parts[w].thread, nil) }
-      parts.deinitialize(count: workers)
-    }
-  }
+  let workers = min(threads, units, threadLimit)
+  guard workers > 1, pool.begin() else { return body(0..<units) }
+  withoutActuallyEscaping(body) { pool.run(units: units, workers: workers, body: $0) }
 }
 
-private struct Part {
-  let body: (Range<Int>) -> Void
-  let range: Range<Int>
-  var thread = pthread_t()
-  var started = false
+/// The most threads that any pass of this process takes, the caller's among them; 1 = no threads but the callers'.
+public func setThreadLimit(_ limit: Int) throws {
+  try require((1...256).contains(limit), "thread limit = \(limit) is outside 1 … 256")
+  pool.limit = limit
 }
 
-private func runPart(_ argument: UnsafeMutableRawPointer?) -> UnsafeMutableRawPointer? {
-  if let part = argument?.assumingMemoryBound(to: Part.self) { part.pointee.body(part.pointee.range) }
-  return nil
-}
+/// See `setThreadLimit`; 256 at first.
+public var threadLimit: Int { pool.limit }
 
-/// `threads` as options give it: 0 is one a core.
+/// `threads` as options give it: 0 is one a processor that this process may run on.
 package func resolvedThreads(_ threads: Int) throws -> Int {
   try require((0...256).contains(threads), "threads = \(threads) is outside 0 … 256")
-  return threads == 0 ? max(1, min(256, sysconf(Int32(_SC_NPROCESSORS_ONLN)))) : threads
+  return threads == 0 ? max(1, min(256, Int(chunkgrpo_support_cores()))) : threads
+}
+
+private let pool = ThreadPool()
+
+private final class ThreadPool: @unchecked Sendable {
+  /// In C's memory, at a fixed address. `mutex` guards all that follows it, `busy` is held by the pass that has the pool.
+  private struct State {
+    var busy = pthread_mutex_t()
+    var mutex = pthread_mutex_t()
+    var work = pthread_cond_t(), done = pthread_cond_t()
+    var body: ((Range<Int>) -> Void)?
+    var units = 0, next = 0, part = 1
+    /// Threads that sleep or work, and those that are within `body`; how many more may join this pass.
+    var threads = 0, active = 0, places = 0
+    var limit = 256
+  }
+
+  private let state: UnsafeMutablePointer<State>
+
+  init() {
+    state = .allocate(capacity: 1)
+    state.initialize(to: State())
+    reset()
+    pthread_atfork(nil, nil) { pool.reset() }
+  }
+
+  var limit: Int {
+    get { locked { state.pointee.limit } }
+    set { locked { state.pointee.limit = newValue } }
+  }
+
+  /// In a new process none of the threads is there, and whatever they held is free.
+  private func reset() {
+    pthread_mutex_init(&state.pointee.busy, nil)
+    pthread_mutex_init(&state.pointee.mutex, nil)
+    pthread_cond_init(&state.pointee.work, nil)
+    pthread_cond_init(&state.pointee.done, nil)
+    state.pointee.units = 0
+    state.pointee.next = 0
+    state.pointee.threads = 0
+    state.pointee.active = 0
+    state.pointee.places = 0
+  }
+
+  private func locked<R>(_ body: () -> R) -> R {
+    pthread_mutex_lock(&state.pointee.mutex)
+    defer { pthread_mutex_unlock(&state.pointee.mutex) }
+    return body()
+  }
+
+  /// Whether the pool is this caller's now.
+  func begin() -> Bool { pthread_mutex_trylock(&state.pointee.busy) == 0 }
+
+  func run(units: Int, workers: Int, body: @escaping (Range<Int>) -> Void) {
+    defer { pthread_mutex_unlock(&state.pointee.busy) }
+    pthread_mutex_lock(&state.pointee.mutex)
+    state.pointee.body = body
+    state.pointee.units = units
+    state.pointee.next = 0
+    state.pointee.part = max(1, units / (workers &* 8))
+    state.pointee.places = workers &- 1
+    while state.pointee.threads < workers &- 1, start() { state.pointee.threads &+= 1 }
+    for _ in 1..<workers { pthread_cond_signal(&state.pointee.work) }
+    takeParts(body)
+    while state.pointee.active > 0 { pthread_cond_wait(&state.pointee.done, &state.pointee.mutex) }
+    state.pointee.body = nil
+    pthread_mutex_unlock(&state.pointee.mutex)
+  }
+
+  /// With the mutex held, but not within `body`.
+  private func takeParts(_ body: (Range<Int>) -> Void) {
+    while state.pointee.next < state.pointee.units {
+      let first = state.pointee.next
+      let end = min(state.pointee.units, first &+ state.pointee.part)
+      state.pointee.next = end
+      pthread_mutex_unlock(&state.pointee.mutex)
+      body(first..<end)
+      pthread_mutex_lock(&state.pointee.mutex)
+    }
+  }
+
+  /// A thread that cannot be had is no error: the others take its parts.
+  private func start() -> Bool {
+    // Signals are for the host's own threads.
+    var all = sigset_t()
+    var before = sigset_t()
+    sigfillset(&all)
+    pthread_sigmask(SIG_SETMASK, &all, &before)
+    defer { pthread_sigmask(SIG_SETMASK, &before, nil) }
+    var thread = pthread_t()
+    let started =
+      pthread_create(
+        &thread, nil,
+        { _ in
+          pool.work()
+          return nil
+        }, nil) == 0
+    if started { pthread_detach(thread) }
+    return started
+  }
+
+  private func work() {
+    pthread_mutex_lock(&state.pointee.mutex)
+    while true {
+      while state.pointee.places == 0 || state.pointee.next >= state.pointee.units {
+        pthread_cond_wait(&state.pointee.work, &state.pointee.mutex)
+      }
+      guard let body = state.pointee.body else { continue }
+      state.pointee.places &-= 1
+      state.pointee.active &+= 1
+      takeParts(body)
+      state.pointee.active &-= 1
+      if state.pointee.active == 0 { pthread_cond_signal(&state.pointee.done) }
+    }
+  }
 }

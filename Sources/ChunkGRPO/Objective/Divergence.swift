@@ -38,20 +38,7 @@ extension Sampler {
     try distance(
       step, velocity, factor: factor, slope: 2 * factor, divergence, gradient, "velocity or other_velocity"
     ) { gradient, finish in
-      switch velocity.type {
-      case .float32:
-        velocityDistanceKernel(
-          v: velocity, w: other, gradient: gradient, threads: threads, as: Float.self, finish: finish)
-      case .float64:
-        velocityDistanceKernel(
-          v: velocity, w: other, gradient: gradient, threads: threads, as: Double.self, finish: finish)
-      case .bfloat16:
-        velocityDistanceKernel(
-          v: velocity, w: other, gradient: gradient, threads: threads, as: BFloat16.self, finish: finish)
-      case .float16:
-        velocityDistanceKernel(
-          v: velocity, w: other, gradient: gradient, threads: threads, as: Half.self, finish: finish)
-      }
+      velocityDistancePass(v: velocity, w: other, gradient: gradient, threads: threads, finish: finish)
     }
   }
 
@@ -125,24 +112,8 @@ extension Sampler {
       step, velocity, factor: ofMeans, slope: 2 * c.b * ofMeans, divergence, gradient,
       "latents, velocity, noise or next latents"
     ) { gradient, finish in
-      switch latents.type {
-      case .float32:
-        meanDistanceKernel(
-          c, x: latents, v: velocity, next: next, noise: source, gradient: gradient, threads: threads, as: Float.self,
-          finish: finish)
-      case .float64:
-        meanDistanceKernel(
-          c, x: latents, v: velocity, next: next, noise: source, gradient: gradient, threads: threads, as: Double.self,
-          finish: finish)
-      case .bfloat16:
-        meanDistanceKernel(
-          c, x: latents, v: velocity, next: next, noise: source, gradient: gradient, threads: threads,
-          as: BFloat16.self, finish: finish)
-      case .float16:
-        meanDistanceKernel(
-          c, x: latents, v: velocity, next: next, noise: source, gradient: gradient, threads: threads, as: Half.self,
-          finish: finish)
-      }
+      meanDistancePass(
+        c, x: latents, v: velocity, next: next, noise: source, gradient: gradient, threads: threads, finish: finish)
     }
   }
 
@@ -173,21 +144,18 @@ extension Sampler {
     let count = Double(velocity.elements)
     var broken: Int?
     func finish(_ sample: Int, _ sums: SampleSums) {
-      let value = factor * (sums.squaredError / count)
+      let value = factor * (sums.squares / count)
       if !value.isFinite && broken == nil { broken = sample }
       divergence?[sample] = value
     }
     if let (upstream, view) = gradient {
       try velocity.checkSame(view, "grad_velocity")
-      try withNumbers(velocity.batch) { scale in
-        for i in 0..<velocity.batch {
-          guard upstream[i].isFinite else {
-            throw ChunkGRPOError.nonFinite("grad_divergence[\(i)] = \(upstream[i]) at step \(step) is not finite")
-          }
-          (scale + i).initialize(to: upstream[i] * slope / count)
+      for i in 0..<velocity.batch {
+        guard upstream[i].isFinite else {
+          throw ChunkGRPOError.nonFinite("grad_divergence[\(i)] = \(upstream[i]) at step \(step) is not finite")
         }
-        kernel(DistanceGradient(view: view, scale: UnsafePointer(scale)), finish)
       }
+      kernel(DistanceGradient(view: view, upstream: upstream, slope: slope / count), finish)
     } else {
       kernel(nil, finish)
     }

@@ -1,3 +1,4 @@
+internal import BlockKernels
 import Glibc
 
 /// Borrowed latents, velocities or noise: `batch` samples of `elements` contiguous values each.
@@ -40,11 +41,6 @@ public struct LatentsView {
     precondition((0..<batch).contains(sample), "sample \(sample) of \(batch)")
     return UnsafeMutableBufferPointer(
       start: base.assumingMemoryBound(to: V.self) + sample * batchStride, count: elements)
-  }
-
-  @inline(__always)
-  func sample<E: LatentElement>(_ index: Int, as _: E.Type) -> UnsafeMutablePointer<E> {
-    base.assumingMemoryBound(to: E.self) + index &* batchStride
   }
 }
 
@@ -145,40 +141,14 @@ public final class Latents {
 
   /// All values in the order (step, sample, element), converted to `Double` exactly.
   public var values: [Double] {
-    let view = LatentsView(base, type: type, batch: 1, elements: steps &* batch &* elements, owner: self)
-    switch type {
-    case .float32: return unpacked(view, Float.self)
-    case .float64: return unpacked(view, Double.self)
-    case .bfloat16: return unpacked(view, BFloat16.self)
-    case .float16: return unpacked(view, Half.self)
+    let count = steps &* batch &* elements
+    if type == .float64 {
+      return Array(UnsafeBufferPointer(start: base.assumingMemoryBound(to: Double.self), count: count))
     }
-  }
-}
-
-private func unpacked<E: LatentElement>(_ view: LatentsView, _: E.Type) -> [Double] {
-  let source = view.sample(0, as: E.self)
-  var result: [Double] = []
-  result.reserveCapacity(view.elements)
-  withUnsafeTemporaryAllocation(of: E.self, capacity: 8) { eight in
-    guard let buffer = eight.baseAddress else { return }
-    var i = 0
-    while i < view.elements {
-      let count = min(8, view.elements - i)
-      buffer.initialize(repeating: E.zero, count: 8)
-      buffer.update(from: source + i, count: count)
-      let values = E.load(buffer)
-      for lane in 0..<count { result.append(Double(values[lane])) }
-      i += 8
+    var floats = [Float](repeating: 0, count: (count &+ 7) & ~7)  // in whole eights
+    floats.withUnsafeMutableBytes {
+      if let wide = $0.baseAddress { type.kernels.widen(base, wide, count) }
     }
+    return floats.prefix(count).map(Double.init)
   }
-  return result
-}
-
-/// Room for `count` numbers, a batch's, during `body`. Throws `.outOfMemory` where an array would end the process.
-func withNumbers<R>(_ count: Int, _ body: (UnsafeMutablePointer<Double>) throws -> R) throws -> R {
-  guard let memory = calloc(count, MemoryLayout<Double>.stride) else {
-    throw ChunkGRPOError.outOfMemory("no memory for \(count) numbers")
-  }
-  defer { free(memory) }
-  return try body(memory.bindMemory(to: Double.self, capacity: count))
 }

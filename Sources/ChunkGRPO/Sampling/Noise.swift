@@ -34,17 +34,8 @@ public func normal(
     "step = \(step) is neither \(initialNoiseStep) nor in 0 … \(Int32.max)")
   try checkNoiseSize(out)
   let threads = try resolvedThreads(threads)
-  let step = UInt32(truncatingIfNeeded: step)
-  switch out.type {
-  case .float32:
-    normalKernel(seed: seed, sampleIDs: sampleIDPointer, step: step, into: out, threads: threads, as: Float.self)
-  case .float64:
-    normalKernel(seed: seed, sampleIDs: sampleIDPointer, step: step, into: out, threads: threads, as: Double.self)
-  case .bfloat16:
-    normalKernel(seed: seed, sampleIDs: sampleIDPointer, step: step, into: out, threads: threads, as: BFloat16.self)
-  case .float16:
-    normalKernel(seed: seed, sampleIDs: sampleIDPointer, step: step, into: out, threads: threads, as: Half.self)
-  }
+  normalPass(
+    seed: seed, sampleIDs: sampleIDPointer, step: UInt32(truncatingIfNeeded: step), into: out, threads: threads)
 }
 
 func checkNoiseSize(_ view: LatentsView) throws {

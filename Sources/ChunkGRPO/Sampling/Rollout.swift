@@ -102,16 +102,14 @@ extension Sampler {
     try require(
       gradVelocities.count == n, "grad_velocities hold \(gradVelocities.count) steps, but the velocities have \(n)")
     try latents[0].checkSame(gradVelocities[0], "grad_velocities")
-    try withNumbers(latents.batch) { column in
-      for t in 0..<n {
-        for i in 0..<latents.batch { (column + i).initialize(to: gradLogProbs[i &* n &+ t]) }
-        if (0..<latents.batch).allSatisfy({ column[$0] == 0 }) {
-          gradVelocities[t].clear()
-        } else {
-          try logProbVJP(
-            firstStep + t, latents: latents[t], velocity: velocities[t], next: latents[t + 1], gradLogProb: column,
-            gradVelocity: gradVelocities[t])
-        }
+    for t in 0..<n {
+      let column = Column(UnsafeMutablePointer(mutating: gradLogProbs + t), stride: n)
+      if (0..<latents.batch).allSatisfy({ column[$0] == 0 }) {
+        gradVelocities[t].clear()
+      } else {
+        try logProbVJP(
+          firstStep + t, latents: latents[t], velocity: velocities[t], next: latents[t + 1], gradLogProb: column,
+          gradVelocity: gradVelocities[t])
       }
     }
   }

@@ -89,7 +89,7 @@ public struct SDEWindow: Sendable, Equatable {
   private func window(_ start: Int) -> [Int] { Array(start..<min(start + size, end)) }
 
   private func draws(_ seed: UInt64, _ iteration: Int, _ count: Int) -> [Double] {
-    Philox(seed: seed, sampleID: UInt64(iteration), step: UInt32.max - 2).uniforms(count)
+    uniforms(seed: seed, sampleID: UInt64(iteration), step: UInt32.max - 2, count: count)
   }
 
   private func start(iteration: Int) throws -> Int {

@@ -213,31 +213,15 @@ public struct Sampler: Sendable {
     let count = Double(latents.elements)
     var broken: Int?
     func finish(_ sample: Int, _ sums: SampleSums) {
-      let value = density?.logProb(squaredError: sums.squaredError, elements: latents.elements) ?? 0
+      let value = density?.logProb(squaredError: sums.squares, elements: latents.elements) ?? 0
       let change = (sums.change / count) / (sums.magnitude / count + 1e-8)
       // A NaN or infinity anywhere in x, v, noise or x' reaches one of the sums.
-      if !(sums.squaredError + change + value).isFinite && broken == nil { broken = sample }
+      if !(sums.squares + change + value).isFinite && broken == nil { broken = sample }
       logProb[sample] = value
       relativeL1[sample] = change
     }
-    switch latents.type {
-    case .float32:
-      stepKernel(
-        c, x: latents, v: velocity, terms: terms, noise: source, next: next, threads: threads, as: Float.self,
-        finish: finish)
-    case .float64:
-      stepKernel(
-        c, x: latents, v: velocity, terms: terms, noise: source, next: next, threads: threads, as: Double.self,
-        finish: finish)
-    case .bfloat16:
-      stepKernel(
-        c, x: latents, v: velocity, terms: terms, noise: source, next: next, threads: threads, as: BFloat16.self,
-        finish: finish)
-    case .float16:
-      stepKernel(
-        c, x: latents, v: velocity, terms: terms, noise: source, next: next, threads: threads, as: Half.self,
-        finish: finish)
-    }
+    stepPass(
+      c, x: latents, v: velocity, terms: terms, noise: source, next: next, threads: threads, finish: finish)
     try throwIfBroken(broken, step: step, "latents, velocity, noise or next latents")
   }
 
@@ -276,24 +260,11 @@ public struct Sampler: Sendable {
     let (c, terms) = try mean(step, latents, extras)
     var broken: Int?
     func finish(_ sample: Int, _ sums: SampleSums) {
-      let value = density.logProb(squaredError: sums.squaredError, elements: latents.elements)
+      let value = density.logProb(squaredError: sums.squares, elements: latents.elements)
       if !value.isFinite && broken == nil { broken = sample }
       logProb[sample] = value
     }
-    switch latents.type {
-    case .float32:
-      squaredErrorKernel(
-        c, x: latents, v: velocity, terms: terms, next: next, threads: threads, as: Float.self, finish: finish)
-    case .float64:
-      squaredErrorKernel(
-        c, x: latents, v: velocity, terms: terms, next: next, threads: threads, as: Double.self, finish: finish)
-    case .bfloat16:
-      squaredErrorKernel(
-        c, x: latents, v: velocity, terms: terms, next: next, threads: threads, as: BFloat16.self, finish: finish)
-    case .float16:
-      squaredErrorKernel(
-        c, x: latents, v: velocity, terms: terms, next: next, threads: threads, as: Half.self, finish: finish)
-    }
+    differencePass(c, x: latents, v: velocity, terms: terms, next: next, threads: threads, finish: finish)
     try throwIfBroken(broken, step: step, "latents, velocity or next latents")
   }
 
@@ -308,6 +279,17 @@ public struct Sampler: Sendable {
     gradLogProb: UnsafePointer<Double>, gradVelocity: LatentsView, gradUnconditional: LatentsView? = nil,
     logProb: UnsafeMutablePointer<Double>? = nil
   ) throws {
+    try logProbVJP(
+      step, latents: latents, velocity: velocity, extras: extras, next: next,
+      gradLogProb: Column(UnsafeMutablePointer(mutating: gradLogProb)), gradVelocity: gradVelocity,
+      gradUnconditional: gradUnconditional, logProb: logProb)
+  }
+
+  func logProbVJP(
+    _ step: Int, latents: LatentsView, velocity: LatentsView, extras: StepExtras = StepExtras(), next: LatentsView,
+    gradLogProb: Column, gradVelocity: LatentsView, gradUnconditional: LatentsView? = nil,
+    logProb: UnsafeMutablePointer<Double>? = nil
+  ) throws {
     let density = try checkedDensity(step, latents: latents, velocity: velocity, next: next)
     let (c, terms) = try mean(step, latents, extras)
     try latents.checkSame(gradVelocity, "grad_velocity")
@@ -317,48 +299,23 @@ public struct Sampler: Sendable {
     }
     var broken: Int?
     func finish(_ sample: Int, _ sums: SampleSums) {
-      let value = density.logProb(squaredError: sums.squaredError, elements: latents.elements)
+      let value = density.logProb(squaredError: sums.squares, elements: latents.elements)
       if !value.isFinite && broken == nil { broken = sample }
       logProb?[sample] = value
     }
+    for i in 0..<latents.batch {
+      guard gradLogProb[i].isFinite else {
+        throw ChunkGRPOError.nonFinite("grad_log_prob[\(i)] = \(gradLogProb[i]) at step \(step) is not finite")
+      }
+    }
+    let slope = 2 * density.precision * coefficients[step].b / Double(latents.elements)
     // Guidance: ∂v/∂(conditional) = w and ∂v/∂(unconditional) = 1 − w.
     let w = extras.unconditional == nil ? 1 : extras.guidance
-    try withNumbers(2 &* latents.batch) { scale in
-      let unconditionalScale = scale + latents.batch
-      for i in 0..<latents.batch {
-        let g = gradLogProb[i]
-        guard g.isFinite else {
-          throw ChunkGRPOError.nonFinite("grad_log_prob[\(i)] = \(g) at step \(step) is not finite")
-        }
-        let whole = g * 2 * density.precision * coefficients[step].b / Double(latents.elements)
-        (scale + i).initialize(to: whole * w)
-        (unconditionalScale + i).initialize(to: whole * (1 - w))
-      }
-      run(
-        GradientOutput(
-          gradient: gradVelocity, scale: scale, unconditional: gradUnconditional, unconditionalScale: unconditionalScale
-        ))
-    }
-    func run(_ output: GradientOutput) {
-      switch latents.type {
-      case .float32:
-        gradientKernel(
-          c, x: latents, v: velocity, terms: terms, next: next, output: output, threads: threads, as: Float.self,
-          finish: finish)
-      case .float64:
-        gradientKernel(
-          c, x: latents, v: velocity, terms: terms, next: next, output: output, threads: threads, as: Double.self,
-          finish: finish)
-      case .bfloat16:
-        gradientKernel(
-          c, x: latents, v: velocity, terms: terms, next: next, output: output, threads: threads, as: BFloat16.self,
-          finish: finish)
-      case .float16:
-        gradientKernel(
-          c, x: latents, v: velocity, terms: terms, next: next, output: output, threads: threads, as: Half.self,
-          finish: finish)
-      }
-    }
+    differencePass(
+      c, x: latents, v: velocity, terms: terms, next: next,
+      output: GradientOutput(
+        gradient: gradVelocity, unconditional: gradUnconditional, upstream: gradLogProb, scale: slope * w,
+        unconditionalScale: slope * (1 - w)), threads: threads, finish: finish)
     try throwIfBroken(broken, step: step, "latents, velocity or next latents")
   }
 

@@ -84,7 +84,7 @@ extension ChunkGRPOTrainer {
         into: w.view(w.next, 0..<count, of: shape.latentSize))
       var sigmas: [Double] = []
       for (r, id) in ids.enumerated() {
-        let draws = Philox(seed: seed, sampleID: id, step: 0).uniforms(2)
+        let draws = uniforms(seed: seed, sampleID: id, step: 0, count: 2)
         let image = min(data.count - 1, Int(draws[0] * Double(data.count)))
         // One draw in each part of (0, 1]: the marginal stays uniform and the batches differ less.
         let t = (Double(start + r) + draws[1]) / Double(batchSize)

@@ -362,6 +362,8 @@ _FUNCTIONS: dict[str, tuple[Any, list[Any]]] = {
     "cgrpo_version": (ctypes.c_char_p, []),
     "cgrpo_last_error": (ctypes.c_char_p, []),
     "cgrpo_status_name": (ctypes.c_char_p, [_status]),
+    "cgrpo_set_thread_limit": (_status, [c_int32]),
+    "cgrpo_instruction_set": (ctypes.c_char_p, []),
     # 2. Schedules
     "cgrpo_schedule_linear": (_status, [c_int64, _f64]),
     "cgrpo_schedule_shifted": (_status, [c_int64, c_double, _f64]),

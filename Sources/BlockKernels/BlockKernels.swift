@@ -1,0 +1,103 @@
+/// The sums that one block adds to: those that a log-probability and a relative L1 change need.
+public struct BlockSums {
+  /// Σ d², of whatever difference the kernel takes: (x' − m)² for a step.
+  public var squares = 0.0
+  /// Σ |x' − x|
+  public var change = 0.0
+  /// Σ |x|
+  public var magnitude = 0.0
+
+  public init() {}
+
+  public static func += (left: inout BlockSums, right: BlockSums) {
+    left.squares += right.squares
+    left.change += right.change
+    left.magnitude += right.magnitude
+  }
+}
+
+/// Elements of a block; a block begins at a multiple of it.
+public let blockSize = 1024
+
+/// The inner loops, over the up to `blockSize` elements of one block of a sample, for one element type and one instruction
+/// set. Latents, velocities, given noise and gradients are in the element type; `extra` and `noise` are in the compute
+/// type: Double for f64, else Float.
+///
+/// Functions in a table and not a protocol: every instruction set is a module of its own, compiled from the same files, and
+/// none may call or specialise code of another.
+public struct BlockKernels: Sendable {
+  public typealias Sums = UnsafeMutableRawPointer
+  public typealias In = UnsafeRawPointer
+  public typealias Out = UnsafeMutableRawPointer
+
+  /// extra = p·y + q·z, or p·y
+  public let combine: @Sendable (_ p: Double, _ y: In, _ q: Double, _ z: In?, _ extra: Out, _ count: Int) -> Void
+  /// next = m + s·noise with m = a·x + b·v + extra; sums of x' − m, x' − x and x, from x' as stored.
+  public let step:
+    @Sendable (
+      _ a: Double, _ b: Double, _ s: Double, _ x: In, _ v: In, _ extra: In?, _ noise: In, _ next: Out, _ count: Int,
+      _ sums: Sums
+    ) -> Void
+  /// d = x' − m, its square sum, and where wanted gradient = scale·d.
+  public let difference:
+    @Sendable (
+      _ a: Double, _ b: Double, _ x: In, _ v: In, _ extra: In?, _ next: In, _ scale: Double, _ gradient: Out?,
+      _ count: Int, _ sums: Sums
+    ) -> Void
+  /// d = v − w
+  public let distance:
+    @Sendable (
+      _ v: In, _ w: In, _ scale: Double, _ gradient: Out?, _ count: Int, _ sums: Sums
+    ) -> Void
+  /// d = m − (x' − s·noise)
+  public let meanDistance:
+    @Sendable (
+      _ a: Double, _ b: Double, _ s: Double, _ x: In, _ v: In, _ noise: In, _ next: In, _ scale: Double,
+      _ gradient: Out?, _ count: Int, _ sums: Sums
+    ) -> Void
+  /// Sums of x' − x and x.
+  public let change: @Sendable (_ x: In, _ next: In, _ count: Int, _ sums: Sums) -> Void
+  /// Normals in the compute type, from element `first` of the sample on, a multiple of `blockSize`.
+  public var normals:
+    @Sendable (
+      _ seed: UInt64, _ sampleID: UInt64, _ step: UInt32, _ first: Int, _ noise: Out, _ count: Int
+    ) -> Void
+  /// Element type to compute type, into room for a multiple of eight.
+  public let widen: @Sendable (_ from: In, _ to: Out, _ count: Int) -> Void
+  /// Compute type to element type, to nearest, ties to even.
+  public let narrow: @Sendable (_ from: In, _ to: Out, _ count: Int) -> Void
+
+  public init(
+    combine: @Sendable @escaping (Double, In, Double, In?, Out, Int) -> Void,
+    step: @Sendable @escaping (Double, Double, Double, In, In, In?, In, Out, Int, Sums) -> Void,
+    difference: @Sendable @escaping (Double, Double, In, In, In?, In, Double, Out?, Int, Sums) -> Void,
+    distance: @Sendable @escaping (In, In, Double, Out?, Int, Sums) -> Void,
+    meanDistance: @Sendable @escaping (Double, Double, Double, In, In, In, In, Double, Out?, Int, Sums) -> Void,
+    change: @Sendable @escaping (In, In, Int, Sums) -> Void,
+    normals: @Sendable @escaping (UInt64, UInt64, UInt32, Int, Out, Int) -> Void,
+    widen: @Sendable @escaping (In, Out, Int) -> Void,
+    narrow: @Sendable @escaping (In, Out, Int) -> Void
+  ) {
+    self.combine = combine
+    self.step = step
+    self.difference = difference
+    self.distance = distance
+    self.meanDistance = meanDistance
+    self.change = change
+    self.normals = normals
+    self.widen = widen
+    self.narrow = narrow
+  }
+}
+
+/// One for each element type.
+public struct KernelSet: Sendable {
+  public var float32, float64, bfloat16, float16: BlockKernels
+
+  public init(float32: BlockKernels, float64: BlockKernels, bfloat16: BlockKernels, float16: BlockKernels) {
+    self.float32 = float32
+    self.float64 = float64
+    self.bfloat16 = bfloat16
+    self.float16 = float16
+  }
+}

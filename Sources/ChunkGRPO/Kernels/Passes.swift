@@ -1,0 +1,213 @@
+internal import BlockKernels
+internal import CSupport
+import Glibc
+
+// One pass over a batch for each thing that a sampler does. A pass reads every sample once, in blocks: sums are in the
+// compute type within a block and in `Double` between blocks, in an order that depends on the number of elements alone.
+
+typealias SampleSums = BlockSums
+
+/// The part of a sample that one thread works on.
+private let segmentSize = 16 * blockSize
+/// Segments whose sums are kept at a time.
+private let maxUnits = Int(CHUNKGRPO_SUPPORT_UNITS)
+/// Below this many elements a thread costs more than it brings.
+private let threadingThreshold = 1 << 17
+
+/// Up to `blockSize` elements of one sample, and this thread's memory for numbers of the compute type.
+private struct Block {
+  let sample, offset, count: Int
+  let extra, noise: UnsafeMutableRawPointer
+}
+
+/// Calls `body` for the blocks of every sample on up to `threads` threads, then `finish` with each sample's sums, in order.
+private func forEachBlock(
+  batch: Int, elements: Int, threads: Int, body: (Block, inout BlockSums) -> Void, finish: (Int, SampleSums) -> Void
+) {
+  let segments = (elements &+ segmentSize &- 1) / segmentSize
+  let threads = batch &* elements < threadingThreshold ? 1 : threads
+  let partial = chunkgrpo_support_scratch(CHUNKGRPO_SUPPORT_SUMS).assumingMemoryBound(to: BlockSums.self)
+  var total = BlockSums()
+  var first = 0
+  while first < batch &* segments {
+    let units = min(maxUnits, batch &* segments &- first)
+    parallel(units: units, threads: threads) { range in
+      let scratch = chunkgrpo_support_scratch(CHUNKGRPO_SUPPORT_BLOCK)
+      for unit in range {
+        let sample = (first &+ unit) / segments
+        var offset = (first &+ unit &- sample &* segments) &* segmentSize
+        let end = min(elements, offset &+ segmentSize)
+        var sums = BlockSums()
+        while offset < end {
+          let block = Block(
+            sample: sample, offset: offset, count: min(blockSize, end &- offset), extra: scratch,
+            noise: scratch + 8 &* blockSize)
+          body(block, &sums)
+          offset &+= blockSize
+        }
+        (partial + unit).initialize(to: sums)
+      }
+    }
+    for unit in 0..<units {
+      total += partial[unit]
+      if (first &+ unit &+ 1) % segments == 0 {
+        finish((first &+ unit) / segments, total)
+        total = BlockSums()
+      }
+    }
+    first &+= units
+  }
+}
+
+extension LatentsView {
+  fileprivate func at(_ block: Block) -> UnsafeMutableRawPointer {
+    base + (block.sample &* batchStride &+ block.offset) &* type.size
+  }
+}
+
+/// p·y + q·z, which a mean has beside a·x + b·v: the unconditional velocity of guidance, and the image that the step
+/// before predicted.
+struct LinearTerms {
+  var y: LatentsView?
+  var p = 0.0
+  var z: LatentsView?
+  var q = 0.0
+
+  fileprivate func sum(_ block: Block, _ kernels: BlockKernels) -> UnsafeRawPointer? {
+    guard let first = y ?? z else { return nil }
+    if y == nil {
+      kernels.combine(q, first.at(block), 0, nil, block.extra, block.count)
+    } else {
+      kernels.combine(p, first.at(block), q, z?.at(block), block.extra, block.count)
+    }
+    return UnsafeRawPointer(block.extra)
+  }
+}
+
+/// Where the noise of a step comes from.
+enum NoiseSource {
+  case none
+  case given(LatentsView)
+  case library(seed: UInt64, sampleIDs: UnsafePointer<UInt64>?, step: UInt32)
+
+  /// In the compute type.
+  fileprivate func numbers(_ block: Block, _ type: ElementType, _ kernels: BlockKernels) -> UnsafeRawPointer {
+    switch self {
+    case .none:
+      memset(block.noise, 0, block.count &* type.computeSize)
+    case .given(let noise):
+      if type.size == type.computeSize { return UnsafeRawPointer(noise.at(block)) }
+      kernels.widen(noise.at(block), block.noise, block.count)
+    case .library(let seed, let sampleIDs, let step):
+      kernels.normals(
+        seed, sampleIDs?[block.sample] ?? UInt64(block.sample), step, block.offset, block.noise, block.count)
+    }
+    return UnsafeRawPointer(block.noise)
+  }
+}
+
+/// next = m + s·ε with m = a·x + b·v + terms; the sums are taken from `next` as stored.
+func stepPass(
+  _ c: StepCoefficients, x: LatentsView, v: LatentsView, terms: LinearTerms?, noise: NoiseSource, next: LatentsView,
+  threads: Int, finish: (Int, SampleSums) -> Void
+) {
+  let kernels = x.type.kernels
+  forEachBlock(batch: x.batch, elements: x.elements, threads: threads) { block, sums in
+    kernels.step(
+      c.a, c.b, c.s, x.at(block), v.at(block), terms?.sum(block, kernels), noise.numbers(block, x.type, kernels),
+      next.at(block), block.count, &sums)
+  } finish: {
+    finish($0, $1)
+  }
+}
+
+/// Where gradients go: scale(sample)·(x' − m), and for guidance the same with another scale for the unconditional velocity.
+struct GradientOutput {
+  let gradient: LatentsView
+  let unconditional: LatentsView?
+  let upstream: Column
+  let scale, unconditionalScale: Double
+}
+
+/// Σ (x' − m)² of given next latents, and in the same pass the gradients.
+func differencePass(
+  _ c: StepCoefficients, x: LatentsView, v: LatentsView, terms: LinearTerms?, next: LatentsView,
+  output: GradientOutput? = nil, threads: Int, finish: (Int, SampleSums) -> Void
+) {
+  let kernels = x.type.kernels
+  forEachBlock(batch: x.batch, elements: x.elements, threads: threads) { block, sums in
+    let extra = terms?.sum(block, kernels)
+    func difference(_ gradient: LatentsView?, _ scale: Double, _ sums: inout BlockSums) {
+      kernels.difference(
+        c.a, c.b, x.at(block), v.at(block), extra, next.at(block), scale, gradient?.at(block), block.count, &sums)
+    }
+    guard let output else { return difference(nil, 0, &sums) }
+    let upstream = output.upstream[block.sample]
+    if let unconditional = output.unconditional {
+      var unused = BlockSums()
+      difference(unconditional, output.unconditionalScale * upstream, &unused)
+    }
+    difference(output.gradient, output.scale * upstream, &sums)
+  } finish: {
+    finish($0, $1)
+  }
+}
+
+/// Where the gradient of a distance goes: slope·upstream[sample] times the difference.
+struct DistanceGradient {
+  let view: LatentsView
+  let upstream: UnsafePointer<Double>
+  let slope: Double
+
+  fileprivate func scale(_ block: Block) -> Double { slope * upstream[block.sample] }
+}
+
+/// Σ (v − w)²
+func velocityDistancePass(
+  v: LatentsView, w: LatentsView, gradient: DistanceGradient?, threads: Int, finish: (Int, SampleSums) -> Void
+) {
+  let kernels = v.type.kernels
+  forEachBlock(batch: v.batch, elements: v.elements, threads: threads) { block, sums in
+    kernels.distance(
+      v.at(block), w.at(block), gradient?.scale(block) ?? 0, gradient?.view.at(block), block.count, &sums)
+  } finish: {
+    finish($0, $1)
+  }
+}
+
+/// Σ (m − m')² with m = a·x + b·v and m' = x' − s·ε, the mean that x' was drawn from.
+func meanDistancePass(
+  _ c: StepCoefficients, x: LatentsView, v: LatentsView, next: LatentsView, noise: NoiseSource,
+  gradient: DistanceGradient?, threads: Int, finish: (Int, SampleSums) -> Void
+) {
+  let kernels = x.type.kernels
+  forEachBlock(batch: x.batch, elements: x.elements, threads: threads) { block, sums in
+    kernels.meanDistance(
+      c.a, c.b, c.s, x.at(block), v.at(block), noise.numbers(block, x.type, kernels), next.at(block),
+      gradient?.scale(block) ?? 0, gradient?.view.at(block), block.count, &sums)
+  } finish: {
+    finish($0, $1)
+  }
+}
+
+/// Σ |x' − x| and Σ |x|.
+func changePass(x: LatentsView, next: LatentsView, threads: Int, finish: (Int, SampleSums) -> Void) {
+  let kernels = x.type.kernels
+  forEachBlock(batch: x.batch, elements: x.elements, threads: threads) { block, sums in
+    kernels.change(x.at(block), next.at(block), block.count, &sums)
+  } finish: {
+    finish($0, $1)
+  }
+}
+
+/// The library's normals alone.
+func normalPass(
+  seed: UInt64, sampleIDs: UnsafePointer<UInt64>?, step: UInt32, into out: LatentsView, threads: Int
+) {
+  let kernels = out.type.kernels
+  let noise = NoiseSource.library(seed: seed, sampleIDs: sampleIDs, step: step)
+  forEachBlock(batch: out.batch, elements: out.elements, threads: threads) { block, _ in
+    kernels.narrow(noise.numbers(block, out.type, kernels), out.at(block), block.count)
+  } finish: { _, _ in
+  }
+}
