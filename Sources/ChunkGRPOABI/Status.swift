@@ -26,15 +26,15 @@ private func fail(_ error: ChunkGRPOError) -> cgrpo_status {
 }
 
 /// The pointer, or an error that names the argument.
-func nonNull<T>(_ pointer: T?, _ name: String) throws -> T {
-  guard let pointer else { throw ChunkGRPOError.invalidArgument("\(name) is null") }
+func nonNull<T>(_ pointer: T?, _ name: @autoclosure () -> String) throws -> T {
+  guard let pointer else { throw ChunkGRPOError.invalidArgument("\(name()) is null") }
   return pointer
 }
 
 /// `value` as a count within `range`.
-func count(_ value: Int64, _ name: String, _ range: ClosedRange<Int>) throws -> Int {
+func count(_ value: Int64, _ name: @autoclosure () -> String, _ range: ClosedRange<Int>) throws -> Int {
   guard let count = Int(exactly: value), range.contains(count) else {
-    throw ChunkGRPOError.invalidArgument("\(name) = \(value) is outside \(range.lowerBound) … \(range.upperBound)")
+    throw ChunkGRPOError.invalidArgument("\(name()) = \(value) is outside \(range.lowerBound) … \(range.upperBound)")
   }
   return count
 }
@@ -43,9 +43,9 @@ func count(_ value: Int64, _ name: String, _ range: ClosedRange<Int>) throws -> 
 let maxCount = 1 << 40
 
 /// `rows` × `columns`, or an error that names what has so many.
-func product(_ rows: Int, _ columns: Int, _ name: String) throws -> Int {
+func product(_ rows: Int, _ columns: Int, _ name: @autoclosure () -> String) throws -> Int {
   let (count, overflow) = rows.multipliedReportingOverflow(by: columns)
-  try require(!overflow && count <= maxCount, "\(name) of \(rows) × \(columns) is too large")
+  try require(!overflow && count <= maxCount, "\(name()) of \(rows) × \(columns) is too large")
   return count
 }
 

@@ -6,9 +6,13 @@ import ChunkGRPO
 private struct Layout {
   let base: UnsafeMutableRawPointer
   let type: ElementType
-  /// Sizes and strides (in elements) of the leading axes; then D contiguous elements.
-  let sizes, strides: [Int]
-  let elements: Int
+  /// The leading axes, strides in elements; then D contiguous elements. The second is 1 where only one leads.
+  var batch = Axis(), steps = Axis()
+  var elements = 1
+
+  struct Axis {
+    var size = 1, stride = 0
+  }
 }
 
 /// - Parameter leading: the number of axes before the elements: 1 for (B, …), 2 for (B, n, …).
@@ -30,10 +34,8 @@ private func layout(
   try require(
     Int(bitPattern: base) % type.size == 0, "\(name).data is not aligned to its elements of \(type.size) bytes")
 
-  var sizes = [Int](repeating: 1, count: leading)
-  var strides = [Int](repeating: 0, count: leading)
+  var layout = Layout(base: base, type: type)
   var contiguous = 1  // elements that the axes seen so far span, from the last one on
-  var elements = 1
   for axis in stride(from: rank - 1, through: 0, by: -1) {
     let size = try count(shape[axis], "\(name).shape[\(axis)]", 1...maxCount)
     let given = tensor.strides.map { $0[axis] } ?? Int64(contiguous)
@@ -43,26 +45,30 @@ private func layout(
     contiguous = try product(contiguous, size, "\(name)")
     if axis >= leading {
       try require(
-        size == 1 || step == elements,
+        size == 1 || step == layout.elements,
         "\(name).strides[\(axis)] = \(step): the axes after the first \(leading) must be contiguous")
-      elements *= size
+      layout.elements *= size
     } else {
       try require(
-        !writable || size == 1 || abs(step) >= elements,
+        !writable || size == 1 || abs(step) >= layout.elements,
         "\(name).strides[\(axis)] = \(step) makes the samples overlap, and they are written")
       _ = try product(size, abs(step), "\(name)")
-      sizes[axis] = size
-      strides[axis] = step
+      if axis == 0 {
+        layout.batch = .init(size: size, stride: step)
+      } else {
+        layout.steps = .init(size: size, stride: step)
+      }
     }
   }
   // Batch and step together: the outer axis must step over all that the inner one spans.
-  if writable, leading == 2, sizes[0] > 1, sizes[1] > 1 {
-    let inner = abs(strides[0]) < abs(strides[1]) ? 0 : 1
+  if writable, layout.batch.size > 1, layout.steps.size > 1 {
+    let stepsInside = abs(layout.steps.stride) <= abs(layout.batch.stride)
+    let (inner, outer) = stepsInside ? (layout.steps, layout.batch) : (layout.batch, layout.steps)
     try require(
-      abs(strides[1 - inner]) >= abs(strides[inner]) &* (sizes[inner] - 1) &+ elements,
+      abs(outer.stride) >= abs(inner.stride) &* (inner.size - 1) &+ layout.elements,
       "\(name).strides make samples and steps overlap, and they are written")
   }
-  return Layout(base: base, type: type, sizes: sizes, strides: strides, elements: elements)
+  return layout
 }
 
 /// (B, …)
@@ -70,7 +76,7 @@ func latentsView(
   _ tensor: UnsafePointer<cgrpo_tensor>?, _ name: String, writable: Bool = false
 ) throws -> LatentsView {
   let l = try layout(tensor, name, leading: 1, writable: writable)
-  return LatentsView(l.base, type: l.type, batch: l.sizes[0], elements: l.elements, batchStride: l.strides[0])
+  return LatentsView(l.base, type: l.type, batch: l.batch.size, elements: l.elements, batchStride: l.batch.stride)
 }
 
 /// (B, n, …)
@@ -79,8 +85,8 @@ func trajectoryView(
 ) throws -> TrajectoryView {
   let l = try layout(tensor, name, leading: 2, writable: writable)
   return TrajectoryView(
-    l.base, type: l.type, batch: l.sizes[0], count: l.sizes[1], elements: l.elements, batchStride: l.strides[0],
-    stepStride: l.strides[1])
+    l.base, type: l.type, batch: l.batch.size, count: l.steps.size, elements: l.elements, batchStride: l.batch.stride,
+    stepStride: l.steps.stride)
 }
 
 /// A contiguous f32 matrix (rows, columns): the trainer's tensors.

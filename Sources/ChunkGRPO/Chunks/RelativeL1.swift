@@ -12,7 +12,7 @@ public func relativeL1(_ latents: TrajectoryView, threads: Int = 1, into result:
       if !value.isFinite && broken == nil { broken = sample }
       result[sample &* n &+ t] = value
     }
-    changePass(x: latents[t], next: latents[t + 1], threads: threads, finish: finish)
+    ChangePass(x: latents[t], next: latents[t + 1]).run(threads: threads, finish: finish)
     try throwIfBroken(broken, step: t, "latents")
   }
 }

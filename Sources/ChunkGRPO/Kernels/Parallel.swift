@@ -9,9 +9,23 @@ import Glibc
 ///
 /// What a unit computes must not depend on the part that it falls into: then the results are the same for any number.
 package func parallel(units: Int, threads: Int, body: (Range<Int>) -> Void) {
-  let workers = min(threads, units, threadLimit)
-  guard workers > 1, pool.begin() else { return body(0..<units) }
-  withoutActuallyEscaping(body) { pool.run(units: units, workers: workers, body: $0) }
+  withoutActuallyEscaping(body) { body in
+    withUnsafePointer(to: body) {
+      parallel(units: units, threads: threads, context: UnsafeMutableRawPointer(mutating: $0)) { context, units in
+        context.assumingMemoryBound(to: ((Range<Int>) -> Void).self).pointee(units)
+      }
+    }
+  }
+}
+
+/// The same for a `body` that captures nothing and gets `context`: it takes no memory from the heap.
+func parallel(
+  units: Int, threads: Int, context: UnsafeMutableRawPointer,
+  body: @escaping (UnsafeMutableRawPointer, Range<Int>) -> Void
+) {
+  let workers = threads == 1 ? 1 : min(threads, units, threadLimit)
+  guard workers > 1, pool.begin() else { return body(context, 0..<units) }
+  pool.run(units: units, workers: workers, context: context, body: body)
 }
 
 /// The most threads that any pass of this process takes, the caller's among them; 1 = no threads but the callers'.
@@ -37,7 +51,8 @@ private final class ThreadPool: @unchecked Sendable {
     var busy = pthread_mutex_t()
     var mutex = pthread_mutex_t()
     var work = pthread_cond_t(), done = pthread_cond_t()
-    var body: ((Range<Int>) -> Void)?
+    var body: ((UnsafeMutableRawPointer, Range<Int>) -> Void)?
+    var context: UnsafeMutableRawPointer?
     var units = 0, next = 0, part = 1
     /// Threads that sleep or work, and those that are within `body`; how many more may join this pass.
     var threads = 0, active = 0, places = 0
@@ -80,30 +95,36 @@ private final class ThreadPool: @unchecked Sendable {
   /// Whether the pool is this caller's now.
   func begin() -> Bool { pthread_mutex_trylock(&state.pointee.busy) == 0 }
 
-  func run(units: Int, workers: Int, body: @escaping (Range<Int>) -> Void) {
+  func run(
+    units: Int, workers: Int, context: UnsafeMutableRawPointer,
+    body: @escaping (UnsafeMutableRawPointer, Range<Int>) -> Void
+  ) {
     defer { pthread_mutex_unlock(&state.pointee.busy) }
     pthread_mutex_lock(&state.pointee.mutex)
     state.pointee.body = body
+    state.pointee.context = context
     state.pointee.units = units
     state.pointee.next = 0
     state.pointee.part = max(1, units / (workers &* 8))
     state.pointee.places = workers &- 1
     while state.pointee.threads < workers &- 1, start() { state.pointee.threads &+= 1 }
     for _ in 1..<workers { pthread_cond_signal(&state.pointee.work) }
-    takeParts(body)
+    takeParts(context, body)
     while state.pointee.active > 0 { pthread_cond_wait(&state.pointee.done, &state.pointee.mutex) }
     state.pointee.body = nil
     pthread_mutex_unlock(&state.pointee.mutex)
   }
 
   /// With the mutex held, but not within `body`.
-  private func takeParts(_ body: (Range<Int>) -> Void) {
+  private func takeParts(
+    _ context: UnsafeMutableRawPointer, _ body: (UnsafeMutableRawPointer, Range<Int>) -> Void
+  ) {
     while state.pointee.next < state.pointee.units {
       let first = state.pointee.next
       let end = min(state.pointee.units, first &+ state.pointee.part)
       state.pointee.next = end
       pthread_mutex_unlock(&state.pointee.mutex)
-      body(first..<end)
+      body(context, first..<end)
       pthread_mutex_lock(&state.pointee.mutex)
     }
   }
@@ -134,10 +155,10 @@ private final class ThreadPool: @unchecked Sendable {
       while state.pointee.places == 0 || state.pointee.next >= state.pointee.units {
         pthread_cond_wait(&state.pointee.work, &state.pointee.mutex)
       }
-      guard let body = state.pointee.body else { continue }
+      guard let body = state.pointee.body, let context = state.pointee.context else { continue }
       state.pointee.places &-= 1
       state.pointee.active &+= 1
-      takeParts(body)
+      takeParts(context, body)
       state.pointee.active &-= 1
       if state.pointee.active == 0 { pthread_cond_signal(&state.pointee.done) }
     }

@@ -15,47 +15,69 @@ private let maxUnits = Int(CHUNKGRPO_SUPPORT_UNITS)
 private let threadingThreshold = 1 << 17
 
 /// Up to `blockSize` elements of one sample, and this thread's memory for numbers of the compute type.
-private struct Block {
+struct Block {
   let sample, offset, count: Int
   let extra, noise: UnsafeMutableRawPointer
 }
 
-/// Calls `body` for the blocks of every sample on up to `threads` threads, then `finish` with each sample's sums, in order.
-private func forEachBlock(
-  batch: Int, elements: Int, threads: Int, body: (Block, inout BlockSums) -> Void, finish: (Int, SampleSums) -> Void
-) {
-  let segments = (elements &+ segmentSize &- 1) / segmentSize
-  let threads = batch &* elements < threadingThreshold ? 1 : threads
-  let partial = chunkgrpo_support_scratch(CHUNKGRPO_SUPPORT_SUMS).assumingMemoryBound(to: BlockSums.self)
-  var total = BlockSums()
+/// What is done to the blocks of a batch. A structure and not a closure: threads get at it without memory from the heap.
+protocol Pass {
+  /// Latents of the batch's size.
+  var x: LatentsView { get }
+  func run(_ block: Block, _ sums: inout BlockSums)
+}
+
+/// A pass over some of the units of a batch: the segments of its samples, in order.
+private struct Work<P: Pass> {
+  let pass: P
+  let segments: Int
+  let partial: UnsafeMutablePointer<BlockSums>
   var first = 0
-  while first < batch &* segments {
-    let units = min(maxUnits, batch &* segments &- first)
-    parallel(units: units, threads: threads) { range in
-      let scratch = chunkgrpo_support_scratch(CHUNKGRPO_SUPPORT_BLOCK)
-      for unit in range {
-        let sample = (first &+ unit) / segments
-        var offset = (first &+ unit &- sample &* segments) &* segmentSize
-        let end = min(elements, offset &+ segmentSize)
-        var sums = BlockSums()
-        while offset < end {
-          let block = Block(
-            sample: sample, offset: offset, count: min(blockSize, end &- offset), extra: scratch,
-            noise: scratch + 8 &* blockSize)
-          body(block, &sums)
-          offset &+= blockSize
+
+  func run(_ units: Range<Int>) {
+    let scratch = chunkgrpo_support_scratch(CHUNKGRPO_SUPPORT_BLOCK)
+    for unit in units {
+      let sample = (first &+ unit) / segments
+      var offset = (first &+ unit &- sample &* segments) &* segmentSize
+      let end = min(pass.x.elements, offset &+ segmentSize)
+      var sums = BlockSums()
+      while offset < end {
+        let block = Block(
+          sample: sample, offset: offset, count: min(blockSize, end &- offset), extra: scratch,
+          noise: scratch + 8 &* blockSize)
+        pass.run(block, &sums)
+        offset &+= blockSize
+      }
+      (partial + unit).initialize(to: sums)
+    }
+  }
+}
+
+extension Pass {
+  /// Runs over every sample on up to `threads` threads, then calls `finish` with each sample's sums, in order.
+  func run(threads: Int, finish: (Int, SampleSums) -> Void) {
+    let (batch, elements) = (x.batch, x.elements)
+    let segments = (elements &+ segmentSize &- 1) / segmentSize
+    let threads = batch &* elements < threadingThreshold ? 1 : threads
+    let partial = chunkgrpo_support_scratch(CHUNKGRPO_SUPPORT_SUMS).assumingMemoryBound(to: BlockSums.self)
+    var work = Work(pass: self, segments: segments, partial: partial)
+    var total = BlockSums()
+    while work.first < batch &* segments {
+      let units = min(maxUnits, batch &* segments &- work.first)
+      withUnsafeMutablePointer(to: &work) {
+        parallel(units: units, threads: threads, context: $0) { context, units in
+          context.assumingMemoryBound(to: Work<Self>.self).pointee.run(units)
         }
-        (partial + unit).initialize(to: sums)
       }
-    }
-    for unit in 0..<units {
-      total += partial[unit]
-      if (first &+ unit &+ 1) % segments == 0 {
-        finish((first &+ unit) / segments, total)
-        total = BlockSums()
+      for unit in 0..<units {
+        total += partial[unit]
+        if (work.first &+ unit &+ 1) % segments == 0 {
+          finish((work.first &+ unit) / segments, total)
+          total = BlockSums()
+        }
       }
+      work.first &+= units
     }
-    first &+= units
   }
 }
 
@@ -107,21 +129,23 @@ enum NoiseSource {
 }
 
 /// next = m + s·ε with m = a·x + b·v + terms; the sums are taken from `next` as stored.
-func stepPass(
-  _ c: StepCoefficients, x: LatentsView, v: LatentsView, terms: LinearTerms?, noise: NoiseSource, next: LatentsView,
-  threads: Int, finish: (Int, SampleSums) -> Void
-) {
-  let kernels = x.type.kernels
-  forEachBlock(batch: x.batch, elements: x.elements, threads: threads) { block, sums in
+struct StepPass: Pass {
+  let c: StepCoefficients
+  let x, v: LatentsView
+  let terms: LinearTerms?
+  let noise: NoiseSource
+  let next: LatentsView
+
+  func run(_ block: Block, _ sums: inout BlockSums) {
+    let kernels = x.type.kernels
     kernels.step(
       c.a, c.b, c.s, x.at(block), v.at(block), terms?.sum(block, kernels), noise.numbers(block, x.type, kernels),
       next.at(block), block.count, &sums)
-  } finish: {
-    finish($0, $1)
   }
 }
 
-/// Where gradients go: scale(sample)·(x' − m), and for guidance the same with another scale for the unconditional velocity.
+/// Where gradients go: scale·upstream[sample]·(x' − m), and for guidance the same with another scale for the unconditional
+/// velocity.
 struct GradientOutput {
   let gradient: LatentsView
   let unconditional: LatentsView?
@@ -130,12 +154,15 @@ struct GradientOutput {
 }
 
 /// Σ (x' − m)² of given next latents, and in the same pass the gradients.
-func differencePass(
-  _ c: StepCoefficients, x: LatentsView, v: LatentsView, terms: LinearTerms?, next: LatentsView,
-  output: GradientOutput? = nil, threads: Int, finish: (Int, SampleSums) -> Void
-) {
-  let kernels = x.type.kernels
-  forEachBlock(batch: x.batch, elements: x.elements, threads: threads) { block, sums in
+struct DifferencePass: Pass {
+  let c: StepCoefficients
+  let x, v: LatentsView
+  let terms: LinearTerms?
+  let next: LatentsView
+  var output: GradientOutput?
+
+  func run(_ block: Block, _ sums: inout BlockSums) {
+    let kernels = x.type.kernels
     let extra = terms?.sum(block, kernels)
     func difference(_ gradient: LatentsView?, _ scale: Double, _ sums: inout BlockSums) {
       kernels.difference(
@@ -148,8 +175,6 @@ func differencePass(
       difference(unconditional, output.unconditionalScale * upstream, &unused)
     }
     difference(output.gradient, output.scale * upstream, &sums)
-  } finish: {
-    finish($0, $1)
   }
 }
 
@@ -162,52 +187,48 @@ struct DistanceGradient {
   fileprivate func scale(_ block: Block) -> Double { slope * upstream[block.sample] }
 }
 
-/// Σ (v − w)²
-func velocityDistancePass(
-  v: LatentsView, w: LatentsView, gradient: DistanceGradient?, threads: Int, finish: (Int, SampleSums) -> Void
-) {
-  let kernels = v.type.kernels
-  forEachBlock(batch: v.batch, elements: v.elements, threads: threads) { block, sums in
-    kernels.distance(
-      v.at(block), w.at(block), gradient?.scale(block) ?? 0, gradient?.view.at(block), block.count, &sums)
-  } finish: {
-    finish($0, $1)
+/// Σ (x − w)², of velocities
+struct VelocityDistancePass: Pass {
+  let x, w: LatentsView
+  let gradient: DistanceGradient?
+
+  func run(_ block: Block, _ sums: inout BlockSums) {
+    x.type.kernels.distance(
+      x.at(block), w.at(block), gradient?.scale(block) ?? 0, gradient?.view.at(block), block.count, &sums)
   }
 }
 
 /// Σ (m − m')² with m = a·x + b·v and m' = x' − s·ε, the mean that x' was drawn from.
-func meanDistancePass(
-  _ c: StepCoefficients, x: LatentsView, v: LatentsView, next: LatentsView, noise: NoiseSource,
-  gradient: DistanceGradient?, threads: Int, finish: (Int, SampleSums) -> Void
-) {
-  let kernels = x.type.kernels
-  forEachBlock(batch: x.batch, elements: x.elements, threads: threads) { block, sums in
+struct MeanDistancePass: Pass {
+  let c: StepCoefficients
+  let x, v, next: LatentsView
+  let noise: NoiseSource
+  let gradient: DistanceGradient?
+
+  func run(_ block: Block, _ sums: inout BlockSums) {
+    let kernels = x.type.kernels
     kernels.meanDistance(
       c.a, c.b, c.s, x.at(block), v.at(block), noise.numbers(block, x.type, kernels), next.at(block),
       gradient?.scale(block) ?? 0, gradient?.view.at(block), block.count, &sums)
-  } finish: {
-    finish($0, $1)
   }
 }
 
 /// Σ |x' − x| and Σ |x|.
-func changePass(x: LatentsView, next: LatentsView, threads: Int, finish: (Int, SampleSums) -> Void) {
-  let kernels = x.type.kernels
-  forEachBlock(batch: x.batch, elements: x.elements, threads: threads) { block, sums in
-    kernels.change(x.at(block), next.at(block), block.count, &sums)
-  } finish: {
-    finish($0, $1)
+struct ChangePass: Pass {
+  let x, next: LatentsView
+
+  func run(_ block: Block, _ sums: inout BlockSums) {
+    x.type.kernels.change(x.at(block), next.at(block), block.count, &sums)
   }
 }
 
-/// The library's normals alone.
-func normalPass(
-  seed: UInt64, sampleIDs: UnsafePointer<UInt64>?, step: UInt32, into out: LatentsView, threads: Int
-) {
-  let kernels = out.type.kernels
-  let noise = NoiseSource.library(seed: seed, sampleIDs: sampleIDs, step: step)
-  forEachBlock(batch: out.batch, elements: out.elements, threads: threads) { block, _ in
-    kernels.narrow(noise.numbers(block, out.type, kernels), out.at(block), block.count)
-  } finish: { _, _ in
+/// The library's normals alone, into x.
+struct NormalPass: Pass {
+  let x: LatentsView
+  let noise: NoiseSource
+
+  func run(_ block: Block, _: inout BlockSums) {
+    let kernels = x.type.kernels
+    kernels.narrow(noise.numbers(block, x.type, kernels), x.at(block), block.count)
   }
 }

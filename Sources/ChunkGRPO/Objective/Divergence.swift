@@ -38,7 +38,7 @@ extension Sampler {
     try distance(
       step, velocity, factor: factor, slope: 2 * factor, divergence, gradient, "velocity or other_velocity"
     ) { gradient, finish in
-      velocityDistancePass(v: velocity, w: other, gradient: gradient, threads: threads, finish: finish)
+      VelocityDistancePass(x: velocity, w: other, gradient: gradient).run(threads: threads, finish: finish)
     }
   }
 
@@ -112,8 +112,8 @@ extension Sampler {
       step, velocity, factor: ofMeans, slope: 2 * c.b * ofMeans, divergence, gradient,
       "latents, velocity, noise or next latents"
     ) { gradient, finish in
-      meanDistancePass(
-        c, x: latents, v: velocity, next: next, noise: source, gradient: gradient, threads: threads, finish: finish)
+      MeanDistancePass(c: c, x: latents, v: velocity, next: next, noise: source, gradient: gradient)
+        .run(threads: threads, finish: finish)
     }
   }
 

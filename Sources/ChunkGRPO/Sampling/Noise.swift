@@ -34,8 +34,8 @@ public func normal(
     "step = \(step) is neither \(initialNoiseStep) nor in 0 … \(Int32.max)")
   try checkNoiseSize(out)
   let threads = try resolvedThreads(threads)
-  normalPass(
-    seed: seed, sampleIDs: sampleIDPointer, step: UInt32(truncatingIfNeeded: step), into: out, threads: threads)
+  let noise = NoiseSource.library(seed: seed, sampleIDs: sampleIDPointer, step: UInt32(truncatingIfNeeded: step))
+  NormalPass(x: out, noise: noise).run(threads: threads) { _, _ in }
 }
 
 func checkNoiseSize(_ view: LatentsView) throws {

@@ -220,8 +220,8 @@ public struct Sampler: Sendable {
       logProb[sample] = value
       relativeL1[sample] = change
     }
-    stepPass(
-      c, x: latents, v: velocity, terms: terms, noise: source, next: next, threads: threads, finish: finish)
+    StepPass(c: c, x: latents, v: velocity, terms: terms, noise: source, next: next)
+      .run(threads: threads, finish: finish)
     try throwIfBroken(broken, step: step, "latents, velocity, noise or next latents")
   }
 
@@ -264,7 +264,7 @@ public struct Sampler: Sendable {
       if !value.isFinite && broken == nil { broken = sample }
       logProb[sample] = value
     }
-    differencePass(c, x: latents, v: velocity, terms: terms, next: next, threads: threads, finish: finish)
+    DifferencePass(c: c, x: latents, v: velocity, terms: terms, next: next).run(threads: threads, finish: finish)
     try throwIfBroken(broken, step: step, "latents, velocity or next latents")
   }
 
@@ -311,11 +311,11 @@ public struct Sampler: Sendable {
     let slope = 2 * density.precision * coefficients[step].b / Double(latents.elements)
     // Guidance: ∂v/∂(conditional) = w and ∂v/∂(unconditional) = 1 − w.
     let w = extras.unconditional == nil ? 1 : extras.guidance
-    differencePass(
-      c, x: latents, v: velocity, terms: terms, next: next,
-      output: GradientOutput(
-        gradient: gradVelocity, unconditional: gradUnconditional, upstream: gradLogProb, scale: slope * w,
-        unconditionalScale: slope * (1 - w)), threads: threads, finish: finish)
+    let output = GradientOutput(
+      gradient: gradVelocity, unconditional: gradUnconditional, upstream: gradLogProb, scale: slope * w,
+      unconditionalScale: slope * (1 - w))
+    DifferencePass(c: c, x: latents, v: velocity, terms: terms, next: next, output: output)
+      .run(threads: threads, finish: finish)
     try throwIfBroken(broken, step: step, "latents, velocity or next latents")
   }
 
