@@ -13,12 +13,14 @@ import PackageDescription
 func wide(_ name: String, _ flags: [String], dependencies: [Target.Dependency] = []) -> Target {
   .target(
     name: name, dependencies: dependencies,
-    swiftSettings: [.unsafeFlags(flags.flatMap { $0.hasPrefix("-m") ? ["-Xcc", $0] : [$0] })])
+    swiftSettings: [.unsafeFlags(flags.flatMap { $0.hasPrefix("-D") ? [$0, "-Xcc", $0] : ["-Xcc", $0] })])
 }
 
 let wideKernels: [Target] = [
-  wide("KernelsAVX2", ["-march=x86-64-v3", "-DCHUNKGRPO_F16C"], dependencies: ["BlockKernels"]),
-  wide("KernelsAVX512", ["-march=x86-64-v4", "-mprefer-vector-width=512", "-DCHUNKGRPO_AVX512"]),
+  wide("KernelsAVX2", ["-march=x86-64-v3", "-DCHUNKGRPO_F16C"], dependencies: ["BlockKernels", "CVectors"]),
+  wide(
+    "KernelsAVX512", ["-march=x86-64-v4", "-mprefer-vector-width=512", "-DCHUNKGRPO_AVX512"], dependencies: ["CVectors"]
+  ),
 ]
 
 let package = Package(
@@ -34,7 +36,8 @@ let package = Package(
     // Public API
     .target(
       name: "ChunkGRPO",
-      dependencies: ["BlockKernels", "KernelsBaseline", "CSupport"] + (dispatch ? ["KernelsAVX2", "KernelsAVX512"] : []),
+      dependencies: ["BlockKernels", "KernelsBaseline", "CSupport"]
+        + (dispatch ? ["KernelsAVX2", "KernelsAVX512"] : []),
       swiftSettings: dispatch ? [.define("CHUNKGRPO_DISPATCH")] : []),
     .target(name: "ChunkGRPOTraining", dependencies: ["ChunkGRPO", "COpenBLAS"]),
 
@@ -42,7 +45,8 @@ let package = Package(
     .target(name: "ChunkGRPOABI", dependencies: ["ChunkGRPO", "ChunkGRPOTraining", "CChunkGRPO", "CSupport"]),
     .target(name: "CChunkGRPO", path: "include", sources: ["shim.c"], publicHeadersPath: "."),
     .target(name: "BlockKernels"),
-    .target(name: "KernelsBaseline", dependencies: ["BlockKernels"]),
+    .target(name: "KernelsBaseline", dependencies: ["BlockKernels", "CVectors"]),
+    .target(name: "CVectors"),
     .target(name: "CSupport"),
     .systemLibrary(
       name: "COpenBLAS", pkgConfig: "openblas", providers: [.apt(["libopenblas-dev"])]),

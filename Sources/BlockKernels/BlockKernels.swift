@@ -20,8 +20,9 @@ public struct BlockSums {
 public let blockSize = 1024
 
 /// The inner loops, over the up to `blockSize` elements of one block of a sample, for one element type and one instruction
-/// set. Latents, velocities, given noise and gradients are in the element type; `extra` and `noise` are in the compute
-/// type: Double for f64, else Float.
+/// set. Latents, velocities and gradients are in the element type; `extra` and `noise` are in the compute type: Double for
+/// f64, else Float. They lie in memory for a whole block and in the order that the element type's kernels want, with zeros
+/// to the end of the last sixteen.
 ///
 /// Functions in a table and not a protocol: every instruction set is a module of its own, compiled from the same files, and
 /// none may call or specialise code of another.
@@ -57,14 +58,17 @@ public struct BlockKernels: Sendable {
     ) -> Void
   /// Sums of x' − x and x.
   public let change: @Sendable (_ x: In, _ next: In, _ count: Int, _ sums: Sums) -> Void
-  /// Normals in the compute type, from element `first` of the sample on, a multiple of `blockSize`.
+  /// Normals in the compute type and the order of the elements, from element `first` of the sample on, a multiple of
+  /// `blockSize`; zeros to the end of the last 64.
   public var normals:
     @Sendable (
       _ seed: UInt64, _ sampleID: UInt64, _ step: UInt32, _ first: Int, _ noise: Out, _ count: Int
     ) -> Void
-  /// Element type to compute type, into room for a multiple of eight.
+  /// From the order of the elements into the kernels' own (true) or back; nil where they are the same.
+  public let reorder: (@Sendable (_ numbers: Out, _ count: Int, _ splitting: Bool) -> Void)?
+  /// Element type to compute type, in the kernels' order, into room for a multiple of sixteen.
   public let widen: @Sendable (_ from: In, _ to: Out, _ count: Int) -> Void
-  /// Compute type to element type, to nearest, ties to even.
+  /// Compute type in the kernels' order to element type, to nearest, ties to even.
   public let narrow: @Sendable (_ from: In, _ to: Out, _ count: Int) -> Void
 
   public init(
@@ -75,6 +79,7 @@ public struct BlockKernels: Sendable {
     meanDistance: @Sendable @escaping (Double, Double, Double, In, In, In, In, Double, Out?, Int, Sums) -> Void,
     change: @Sendable @escaping (In, In, Int, Sums) -> Void,
     normals: @Sendable @escaping (UInt64, UInt64, UInt32, Int, Out, Int) -> Void,
+    reorder: (@Sendable (Out, Int, Bool) -> Void)?,
     widen: @Sendable @escaping (In, Out, Int) -> Void,
     narrow: @Sendable @escaping (In, Out, Int) -> Void
   ) {
@@ -85,6 +90,7 @@ public struct BlockKernels: Sendable {
     self.meanDistance = meanDistance
     self.change = change
     self.normals = normals
+    self.reorder = reorder
     self.widen = widen
     self.narrow = narrow
   }

@@ -3,34 +3,65 @@ public import BlockKernels
 private typealias In = UnsafeRawPointer
 private typealias Out = UnsafeMutableRawPointer
 
-/// The sums of the first or the second eight of every sixteen elements: an order that no instruction set changes.
-private struct Eight<C: ComputeScalar> {
-  var squares = SIMD8<C>.zero, change = SIMD8<C>.zero, magnitude = SIMD8<C>.zero
-}
+// MARK: - Sixteen elements
 
-/// Adds up eight lanes of each half.
-@inline(__always)
-private func add<C>(_ first: Eight<C>, _ second: Eight<C>, to sums: Out) {
-  @inline(__always) func sum(_ v: SIMD8<C>) -> Double {
-    let four = v.lowHalf + v.highHalf
-    return (Double(four[0]) + Double(four[1])) + (Double(four[2]) + Double(four[3]))
+/// The sums of a block, of the first and the second of each pair apart: an order that no instruction set changes.
+private struct Lanes<C: ComputeScalar> {
+  var squares: Pair<C> = (.zero, .zero), change: Pair<C> = (.zero, .zero), magnitude: Pair<C> = (.zero, .zero)
+
+  @inline(__always) mutating func addSquares(_ d: Pair<C>) { squares = plus(squares, times(d, d)) }
+
+  @inline(__always) mutating func addChange(_ next: Pair<C>, _ x: Pair<C>) {
+    let d = minus(next, x)
+    change = plus(change, (C.magnitude(d.0), C.magnitude(d.1)))
+    magnitude = plus(magnitude, (C.magnitude(x.0), C.magnitude(x.1)))
   }
-  let sums = sums.assumingMemoryBound(to: BlockSums.self)
-  sums.pointee.squares += sum(first.squares + second.squares)
-  sums.pointee.change += sum(first.change + second.change)
-  sums.pointee.magnitude += sum(first.magnitude + second.magnitude)
+
+  @inline(__always) func add(to sums: Out) {
+    @inline(__always) func sum(_ v: Pair<C>) -> Double {
+      let eight = C.add(v.0, v.1)
+      let four = eight.lowHalf + eight.highHalf
+      return (Double(four[0]) + Double(four[1])) + (Double(four[2]) + Double(four[3]))
+    }
+    let sums = sums.assumingMemoryBound(to: BlockSums.self)
+    sums.pointee.squares += sum(squares)
+    sums.pointee.change += sum(change)
+    sums.pointee.magnitude += sum(magnitude)
+  }
 }
 
-/// Up to four arrays that a kernel reads and the one that it writes, with the bytes of their elements.
+@inline(__always)
+private func plus<C: ComputeScalar>(_ u: Pair<C>, _ v: Pair<C>) -> Pair<C> { (C.add(u.0, v.0), C.add(u.1, v.1)) }
+
+@inline(__always)
+private func minus<C: ComputeScalar>(_ u: Pair<C>, _ v: Pair<C>) -> Pair<C> {
+  (C.subtract(u.0, v.0), C.subtract(u.1, v.1))
+}
+
+@inline(__always)
+private func times<C: ComputeScalar>(_ u: Pair<C>, _ v: Pair<C>) -> Pair<C> {
+  (C.multiply(u.0, v.0), C.multiply(u.1, v.1))
+}
+
+@inline(__always)
+private func times<C: ComputeScalar>(_ a: C, _ v: Pair<C>) -> Pair<C> {
+  let a = SIMD8(repeating: a)
+  return times((a, a), v)
+}
+
+// MARK: - Blocks
+
+/// The up to four arrays that a kernel reads and the one that it writes. The third and the fourth may be of the compute
+/// type, and then have room for a whole block.
 private struct Arrays {
   var p0: In, p1: In, p2: In, p3: In
   var out: Out
   let size, size2, size3: Int
 
-  /// - Parameters:
-  ///   - p2, p3: of another type than the rest where sizes are given.
   @inline(__always)
-  init<E: LatentElement>(_: E.Type, _ p0: In, _ p1: In, _ p2: In, _ p3: In, out: Out, computed2: Bool, computed3: Bool) {
+  init<E: LatentElement>(
+    _: E.Type, _ p0: In, _ p1: In, _ p2: In, _ p3: In, out: Out, computed2: Bool = false, computed3: Bool = false
+  ) {
     self.p0 = p0
     self.p1 = p1
     self.p2 = p2
@@ -42,39 +73,32 @@ private struct Arrays {
   }
 }
 
-/// Calls `body` for each eight of `count` elements, and adds the sums up. What is left is padded with zeros, which add
-/// nothing to any sum.
+/// Calls `body` for each sixteen of `count` elements. What is left is padded with zeros, which add nothing to any sum.
 @inline(__always)
-private func eights<C: ComputeScalar>(
-  _ count: Int, _ a: Arrays, writes: Bool, _ sums: Out, _: C.Type,
-  _ body: (In, In, In, In, Out, inout Eight<C>) -> Void
-) {
-  var first = Eight<C>()
-  var second = Eight<C>()
+private func sixteens(_ count: Int, _ a: Arrays, writes: Bool, _ body: (In, In, In, In, Out) -> Void) {
   var i = 0
   while i &+ 16 <= count {
-    body(a.p0 + i &* a.size, a.p1 + i &* a.size, a.p2 + i &* a.size2, a.p3 + i &* a.size3, a.out + i &* a.size, &first)
-    let j = i &+ 8
-    body(a.p0 + j &* a.size, a.p1 + j &* a.size, a.p2 + j &* a.size2, a.p3 + j &* a.size3, a.out + j &* a.size, &second)
+    body(a.p0 + i &* a.size, a.p1 + i &* a.size, a.p2 + i &* a.size2, a.p3 + i &* a.size3, a.out + i &* a.size)
     i &+= 16
   }
-  while i < count {
-    let left = min(8, count &- i)
-    withUnsafeTemporaryAllocation(byteCount: 5 * 64, alignment: 16) { memory in
-      guard let slots = memory.baseAddress else { return }
-      slots.initializeMemory(as: UInt8.self, repeating: 0, count: 5 * 64)
-      slots.copyMemory(from: a.p0 + i &* a.size, byteCount: left &* a.size)
-      (slots + 64).copyMemory(from: a.p1 + i &* a.size, byteCount: left &* a.size)
-      (slots + 128).copyMemory(from: a.p2 + i &* a.size2, byteCount: left &* a.size2)
-      (slots + 192).copyMemory(from: a.p3 + i &* a.size3, byteCount: left &* a.size3)
-      body(In(slots), In(slots + 64), In(slots + 128), In(slots + 192), slots + 256, &first)
-      if writes { (a.out + i &* a.size).copyMemory(from: slots + 256, byteCount: left &* a.size) }
+  if i == count { return }
+  let left = count &- i
+  withUnsafeTemporaryAllocation(byteCount: 5 * 128, alignment: 16) { memory in
+    guard let slots = memory.baseAddress else { return }
+    slots.initializeMemory(as: UInt8.self, repeating: 0, count: 5 * 128)
+    @inline(__always) func pad(_ slot: Int, _ p: In, _ size: Int) -> In {
+      (slots + slot).copyMemory(from: p + i &* size, byteCount: left &* size)
+      return In(slots + slot)
     }
-    swap(&first, &second)
-    i &+= 8
+    // Numbers of a wider type than the latents' were made here, in their own order and with zeros to the end.
+    let p2 = a.size2 == a.size ? pad(256, a.p2, a.size2) : a.p2 + i &* a.size2
+    let p3 = a.size3 == a.size ? pad(384, a.p3, a.size3) : a.p3 + i &* a.size3
+    body(pad(0, a.p0, a.size), pad(128, a.p1, a.size), p2, p3, slots + 512)
+    if writes { (a.out + i &* a.size).copyMemory(from: slots + 512, byteCount: left &* a.size) }
   }
-  add(first, second, to: sums)
 }
+
+// MARK: - Kernels
 
 /// m = a·x + b·v
 private struct Affine<E: LatentElement> {
@@ -85,7 +109,9 @@ private struct Affine<E: LatentElement> {
     self.b = E.Compute(b)
   }
 
-  @inline(__always) func mean(_ x: SIMD8<E.Compute>, _ v: In) -> SIMD8<E.Compute> { a * x + b * E.load(v) }
+  @inline(__always) func mean(_ x: Pair<E.Compute>, _ v: In) -> Pair<E.Compute> {
+    plus(times(a, x), times(b, E.load(v)))
+  }
 }
 
 @inline(__always)
@@ -95,24 +121,23 @@ private func combine<E: LatentElement>(
   typealias C = E.Compute
   let (p, q) = (C(p), C(q))
   var i = 0
-  // `extra` has room for a whole block; what lies beyond the rest is not used.
   while i < count {
-    let n = min(8, count &- i)
+    let left = min(16, count &- i)
     let offset = i &* MemoryLayout<E>.size
-    var sum = p * part(E.self, y + offset, n)
-    if let z { sum += q * part(E.self, z + offset, n) }
+    var sum = times(p, part(E.self, y + offset, left))
+    if let z { sum = plus(sum, times(q, part(E.self, z + offset, left))) }
     C.store(sum, extra + i &* MemoryLayout<C>.size)
-    i &+= 8
+    i &+= 16
   }
 }
 
-/// The first n ≤ 8 elements at `p`, then zeros.
+/// The first n ≤ 16 elements at `p`, then zeros.
 @inline(__always)
-private func part<E: LatentElement>(_: E.Type, _ p: In, _ n: Int) -> SIMD8<E.Compute> {
-  if n == 8 { return E.load(p) }
-  return withUnsafeTemporaryAllocation(byteCount: 64, alignment: 16) { memory in
-    guard let slot = memory.baseAddress else { return .zero }
-    slot.initializeMemory(as: UInt8.self, repeating: 0, count: 64)
+private func part<E: LatentElement>(_: E.Type, _ p: In, _ n: Int) -> Pair<E.Compute> {
+  if n == 16 { return E.load(p) }
+  return withUnsafeTemporaryAllocation(byteCount: 128, alignment: 16) { memory in
+    guard let slot = memory.baseAddress else { return (.zero, .zero) }
+    slot.initializeMemory(as: UInt8.self, repeating: 0, count: 128)
     slot.copyMemory(from: p, byteCount: n &* MemoryLayout<E>.size)
     return E.load(slot)
   }
@@ -126,22 +151,26 @@ private func step<E: LatentElement>(
   typealias C = E.Compute
   let k = Affine<E>(a, b)
   let s = C(s)
-  @inline(__always) func eight(_ x: In, _ mean: SIMD8<C>, _ noise: In, _ next: Out, _ lanes: inout Eight<C>) {
-    E.store(mean + s * C.load(noise), next)
-    let stored = E.load(next)  // rounded: what a later recomputation will see
-    let x = E.load(x)
-    let d = stored - mean
-    lanes.squares += d * d
-    lanes.change += C.magnitude(stored - x)
-    lanes.magnitude += C.magnitude(x)
+  var lanes = Lanes<C>()
+  @inline(__always) func take(_ x: Pair<C>, _ mean: Pair<C>, _ noise: In, _ next: Out) {
+    let stored = E.store(plus(mean, times(s, C.load(noise))), next)  // rounded: what a later recomputation will see
+    lanes.addSquares(minus(stored, mean))
+    lanes.addChange(stored, x)
   }
   if let extra {
     let arrays = Arrays(E.self, x, v, extra, noise, out: next, computed2: true, computed3: true)
-    eights(count, arrays, writes: true, sums, C.self) { eight($0, k.mean(E.load($0), $1) + C.load($2), $3, $4, &$5) }
+    sixteens(count, arrays, writes: true) {
+      let x = E.load($0)
+      take(x, plus(k.mean(x, $1), C.load($2)), $3, $4)
+    }
   } else {
-    let arrays = Arrays(E.self, x, v, x, noise, out: next, computed2: false, computed3: true)
-    eights(count, arrays, writes: true, sums, C.self) { eight($0, k.mean(E.load($0), $1), $3, $4, &$5) }
+    let arrays = Arrays(E.self, x, v, x, noise, out: next, computed3: true)
+    sixteens(count, arrays, writes: true) {
+      let x = E.load($0)
+      take(x, k.mean(x, $1), $3, $4)
+    }
   }
+  lanes.add(to: sums)
 }
 
 @inline(__always)
@@ -152,40 +181,44 @@ private func difference<E: LatentElement>(
   typealias C = E.Compute
   let k = Affine<E>(a, b)
   let scale = C(scale)
-  @inline(__always) func eight(_ d: SIMD8<C>, _ gradient: Out, _ writes: Bool, _ lanes: inout Eight<C>) {
-    lanes.squares += d * d
-    if writes { E.store(scale * d, gradient) }
+  var lanes = Lanes<C>()
+  @inline(__always) func take(_ next: In, _ mean: Pair<C>, _ gradient: Out, writes: Bool) {
+    let d = minus(E.load(next), mean)
+    lanes.addSquares(d)
+    if writes { E.store(times(scale, d), gradient) }
   }
   let out = gradient ?? Out(mutating: x)  // not written to where there is none
   if let extra {
-    let arrays = Arrays(E.self, x, v, extra, next, out: out, computed2: true, computed3: false)
+    let arrays = Arrays(E.self, x, v, extra, next, out: out, computed2: true)
     if gradient != nil {
-      eights(count, arrays, writes: true, sums, C.self) { eight(E.load($3) - (k.mean(E.load($0), $1) + C.load($2)), $4, true, &$5) }
+      sixteens(count, arrays, writes: true) { take($3, plus(k.mean(E.load($0), $1), C.load($2)), $4, writes: true) }
     } else {
-      eights(count, arrays, writes: false, sums, C.self) { eight(E.load($3) - (k.mean(E.load($0), $1) + C.load($2)), $4, false, &$5) }
+      sixteens(count, arrays, writes: false) { take($3, plus(k.mean(E.load($0), $1), C.load($2)), $4, writes: false) }
     }
   } else {
-    let arrays = Arrays(E.self, x, v, x, next, out: out, computed2: false, computed3: false)
+    let arrays = Arrays(E.self, x, v, x, next, out: out)
     if gradient != nil {
-      eights(count, arrays, writes: true, sums, C.self) { eight(E.load($3) - k.mean(E.load($0), $1), $4, true, &$5) }
+      sixteens(count, arrays, writes: true) { take($3, k.mean(E.load($0), $1), $4, writes: true) }
     } else {
-      eights(count, arrays, writes: false, sums, C.self) { eight(E.load($3) - k.mean(E.load($0), $1), $4, false, &$5) }
+      sixteens(count, arrays, writes: false) { take($3, k.mean(E.load($0), $1), $4, writes: false) }
     }
   }
+  lanes.add(to: sums)
 }
 
 @inline(__always)
 private func distance<E: LatentElement>(
   _: E.Type, _ v: In, _ w: In, _ scale: Double, _ gradient: Out?, _ count: Int, _ sums: Out
 ) {
-  typealias C = E.Compute
-  let scale = C(scale)
-  let arrays = Arrays(E.self, v, w, v, v, out: gradient ?? Out(mutating: v), computed2: false, computed3: false)
-  eights(count, arrays, writes: gradient != nil, sums, C.self) { v, w, _, _, out, lanes in
-    let d = E.load(v) - E.load(w)
-    lanes.squares += d * d
-    if gradient != nil { E.store(scale * d, out) }
+  let scale = E.Compute(scale)
+  var lanes = Lanes<E.Compute>()
+  let arrays = Arrays(E.self, v, w, v, v, out: gradient ?? Out(mutating: v))
+  sixteens(count, arrays, writes: gradient != nil) { v, w, _, _, out in
+    let d = minus(E.load(v), E.load(w))
+    lanes.addSquares(d)
+    if gradient != nil { E.store(times(scale, d), out) }
   }
+  lanes.add(to: sums)
 }
 
 @inline(__always)
@@ -196,47 +229,70 @@ private func meanDistance<E: LatentElement>(
   typealias C = E.Compute
   let k = Affine<E>(a, b)
   let (s, scale) = (C(s), C(scale))
-  let arrays = Arrays(E.self, x, v, noise, next, out: gradient ?? Out(mutating: x), computed2: true, computed3: false)
-  eights(count, arrays, writes: gradient != nil, sums, C.self) { x, v, noise, next, out, lanes in
-    let d = k.mean(E.load(x), v) - (E.load(next) - s * C.load(noise))
-    lanes.squares += d * d
-    if gradient != nil { E.store(scale * d, out) }
+  var lanes = Lanes<C>()
+  let arrays = Arrays(E.self, x, v, noise, next, out: gradient ?? Out(mutating: x), computed2: true)
+  sixteens(count, arrays, writes: gradient != nil) { x, v, noise, next, out in
+    let d = minus(k.mean(E.load(x), v), minus(E.load(next), times(s, C.load(noise))))
+    lanes.addSquares(d)
+    if gradient != nil { E.store(times(scale, d), out) }
   }
+  lanes.add(to: sums)
 }
 
 @inline(__always)
 private func change<E: LatentElement>(_: E.Type, _ x: In, _ next: In, _ count: Int, _ sums: Out) {
-  let arrays = Arrays(E.self, x, next, x, x, out: Out(mutating: x), computed2: false, computed3: false)
-  eights(count, arrays, writes: false, sums, E.Compute.self) { x, next, _, _, _, lanes in
-    let x = E.load(x)
-    lanes.change += E.Compute.magnitude(E.load(next) - x)
-    lanes.magnitude += E.Compute.magnitude(x)
-  }
+  var lanes = Lanes<E.Compute>()
+  let arrays = Arrays(E.self, x, next, x, x, out: Out(mutating: x))
+  sixteens(count, arrays, writes: false) { x, next, _, _, _ in lanes.addChange(E.load(next), E.load(x)) }
+  lanes.add(to: sums)
 }
 
 @inline(__always)
 private func widen<E: LatentElement>(_: E.Type, _ from: In, _ to: Out, _ count: Int) {
   var i = 0
   while i < count {
-    let values = part(E.self, from + i &* MemoryLayout<E>.size, min(8, count &- i))
+    let values = part(E.self, from + i &* MemoryLayout<E>.size, min(16, count &- i))
     E.Compute.store(values, to + i &* MemoryLayout<E.Compute>.size)
-    i &+= 8
+    i &+= 16
   }
 }
 
 @inline(__always)
 private func narrow<E: LatentElement>(_: E.Type, _ from: In, _ to: Out, _ count: Int) {
-  let size = MemoryLayout<E.Compute>.size
   var i = 0
-  while i &+ 8 <= count {
-    E.store(E.Compute.load(from + i &* size), to + i &* MemoryLayout<E>.size)
-    i &+= 8
+  while i < count {
+    let values = E.Compute.load(from + i &* MemoryLayout<E.Compute>.size)
+    let out = to + i &* MemoryLayout<E>.size
+    if i &+ 16 <= count {
+      E.store(values, out)
+    } else {
+      withUnsafeTemporaryAllocation(byteCount: 128, alignment: 16) { memory in
+        guard let slot = memory.baseAddress else { return }
+        E.store(values, slot)
+        out.copyMemory(from: slot, byteCount: (count &- i) &* MemoryLayout<E>.size)
+      }
+    }
+    i &+= 16
   }
-  if i == count { return }
-  withUnsafeTemporaryAllocation(byteCount: 64, alignment: 16) { memory in
-    guard let slot = memory.baseAddress else { return }
-    E.store(part(E.Compute.self, from + i &* size, count &- i), slot)
-    (to + i &* MemoryLayout<E>.size).copyMemory(from: slot, byteCount: (count &- i) &* MemoryLayout<E>.size)
+}
+
+/// From the order of the elements into that of a type that splits, or back.
+@Sendable
+private func reorder(_ numbers: Out, _ count: Int, _ splitting: Bool) {
+  typealias Sixteen = SIMD16<Float>
+  var i = 0
+  while i < count {
+    let values = numbers.loadUnaligned(fromByteOffset: 4 &* i, as: Sixteen.self)
+    var ordered = Sixteen()
+    if splitting {
+      ordered.lowHalf = values.evenHalf
+      ordered.highHalf = values.oddHalf
+    } else {
+      ordered.evenHalf = values.lowHalf
+      ordered.oddHalf = values.highHalf
+    }
+    numbers.storeBytes(of: ordered, toByteOffset: 4 &* i, as: Sixteen.self)
+    i &+= 16
   }
 }
 
@@ -250,6 +306,7 @@ private func blockKernels<E: LatentElement>(_: E.Type) -> BlockKernels {
     meanDistance: { meanDistance(E.self, $0, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10) },
     change: { change(E.self, $0, $1, $2, $3) },
     normals: E.Compute.self == Double.self ? doubleNormals : floatNormals,
+    reorder: E.splits ? reorder : nil,
     widen: { widen(E.self, $0, $1, $2) },
     narrow: { narrow(E.self, $0, $1, $2) })
 }

@@ -1,75 +1,115 @@
-/// A type that latents are stored in: eight elements at a time to and from the type that arithmetic is done in.
+internal import CVectors
+
+/// Sixteen elements in the type that arithmetic is done in.
+typealias Pair<C: SIMDScalar> = (SIMD8<C>, SIMD8<C>)
+
+/// A type that latents are stored in: sixteen elements at a time to and from the type that arithmetic is done in.
+///
+/// They come in the type's own order: the first and the last eight, or where it `splits`, the even and the odd ones.
+/// Numbers of the compute type that go with them, noise and extra terms, lie in that order too.
 protocol LatentElement: BitwiseCopyable, SendableMetatype {
   associatedtype Compute: ComputeScalar
 
-  static func load(_ source: UnsafeRawPointer) -> SIMD8<Compute>
-  /// Rounds to nearest, ties to even.
-  static func store(_ values: SIMD8<Compute>, _ destination: UnsafeMutableRawPointer)
+  static var splits: Bool { get }
+  static func load(_ source: UnsafeRawPointer) -> Pair<Compute>
+  /// Rounds to nearest, ties to even, and returns what has been stored.
+  @discardableResult
+  static func store(_ values: Pair<Compute>, _ destination: UnsafeMutableRawPointer) -> Pair<Compute>
 }
 
-/// A type that arithmetic is done in; also a storage type, of itself.
+/// A type that arithmetic is done in, on whole vectors; also a storage type, of itself.
 protocol ComputeScalar: LatentElement, BinaryFloatingPoint, SIMDScalar, Codable where Compute == Self {
+  static func add(_ u: SIMD8<Self>, _ v: SIMD8<Self>) -> SIMD8<Self>
+  static func subtract(_ u: SIMD8<Self>, _ v: SIMD8<Self>) -> SIMD8<Self>
+  static func multiply(_ u: SIMD8<Self>, _ v: SIMD8<Self>) -> SIMD8<Self>
   static func magnitude(_ values: SIMD8<Self>) -> SIMD8<Self>
+}
+
+extension ComputeScalar {
+  static var splits: Bool { false }
+
+  @inline(__always) static func load(_ source: UnsafeRawPointer) -> Pair<Self> {
+    (
+      source.loadUnaligned(as: SIMD8<Self>.self),
+      source.loadUnaligned(fromByteOffset: MemoryLayout<SIMD8<Self>>.size, as: SIMD8<Self>.self)
+    )
+  }
+
+  @inline(__always) @discardableResult
+  static func store(_ values: Pair<Self>, _ destination: UnsafeMutableRawPointer) -> Pair<Self> {
+    destination.storeBytes(of: values.0, as: SIMD8<Self>.self)
+    destination.storeBytes(of: values.1, toByteOffset: MemoryLayout<SIMD8<Self>>.size, as: SIMD8<Self>.self)
+    return values
+  }
 }
 
 extension Float: ComputeScalar {
   typealias Compute = Float
 
+  @inline(__always) static func add(_ u: SIMD8<Float>, _ v: SIMD8<Float>) -> SIMD8<Float> { chunkgrpo_float8_add(u, v) }
+  @inline(__always) static func subtract(_ u: SIMD8<Float>, _ v: SIMD8<Float>) -> SIMD8<Float> {
+    chunkgrpo_float8_subtract(u, v)
+  }
+  @inline(__always) static func multiply(_ u: SIMD8<Float>, _ v: SIMD8<Float>) -> SIMD8<Float> {
+    chunkgrpo_float8_multiply(u, v)
+  }
+
   @inline(__always) static func magnitude(_ values: SIMD8<Float>) -> SIMD8<Float> {
     unsafeBitCast(unsafeBitCast(values, to: SIMD8<UInt32>.self) & 0x7fff_ffff, to: SIMD8<Float>.self)
-  }
-  @inline(__always) static func load(_ source: UnsafeRawPointer) -> SIMD8<Float> {
-    source.loadUnaligned(as: SIMD8<Float>.self)
-  }
-  @inline(__always) static func store(_ values: SIMD8<Float>, _ destination: UnsafeMutableRawPointer) {
-    destination.storeBytes(of: values, as: SIMD8<Float>.self)
   }
 }
 
 extension Double: ComputeScalar {
   typealias Compute = Double
 
+  @inline(__always) static func add(_ u: SIMD8<Double>, _ v: SIMD8<Double>) -> SIMD8<Double> {
+    chunkgrpo_double8_add(u, v)
+  }
+  @inline(__always) static func subtract(_ u: SIMD8<Double>, _ v: SIMD8<Double>) -> SIMD8<Double> {
+    chunkgrpo_double8_subtract(u, v)
+  }
+  @inline(__always) static func multiply(_ u: SIMD8<Double>, _ v: SIMD8<Double>) -> SIMD8<Double> {
+    chunkgrpo_double8_multiply(u, v)
+  }
+
   @inline(__always) static func magnitude(_ values: SIMD8<Double>) -> SIMD8<Double> {
     unsafeBitCast(
       unsafeBitCast(values, to: SIMD8<UInt64>.self) & 0x7fff_ffff_ffff_ffff, to: SIMD8<Double>.self)
   }
-  @inline(__always) static func load(_ source: UnsafeRawPointer) -> SIMD8<Double> {
-    source.loadUnaligned(as: SIMD8<Double>.self)
-  }
-  @inline(__always) static func store(_ values: SIMD8<Double>, _ destination: UnsafeMutableRawPointer) {
-    destination.storeBytes(of: values, as: SIMD8<Double>.self)
-  }
 }
 
-// 16-bit numbers in the upper halves of 32-bit lanes. By interleaving with zeros, which is one instruction: a loop of
-// conversions is taken apart by the optimiser, and the standard library's are a call.
-
-@inline(__always)
-private func unpack(_ source: UnsafeRawPointer) -> SIMD8<UInt32> {
-  var wide = SIMD16<UInt16>.zero
-  wide.oddHalf = source.loadUnaligned(as: SIMD8<UInt16>.self)
-  return unsafeBitCast(wide, to: SIMD8<UInt32>.self)
-}
-
-@inline(__always)
-private func pack(_ values: SIMD8<UInt32>, _ destination: UnsafeMutableRawPointer) {
-  destination.storeBytes(of: unsafeBitCast(values, to: SIMD16<UInt16>.self).oddHalf, as: SIMD8<UInt16>.self)
-}
-
-/// The bits of a bfloat16: the upper half of a `Float`.
+/// The bits of a bfloat16: the upper half of a `Float`. Two of them in a 32-bit lane come apart by a shift and a mask.
 struct BFloat16: LatentElement {
   typealias Compute = Float
+  private typealias Words = SIMD8<UInt32>
   var bits: UInt16
 
-  @inline(__always) static func load(_ source: UnsafeRawPointer) -> SIMD8<Float> {
-    unsafeBitCast(unpack(source), to: SIMD8<Float>.self)
+  static var splits: Bool { true }
+
+  @inline(__always) static func load(_ source: UnsafeRawPointer) -> Pair<Float> {
+    let bits = source.loadUnaligned(as: Words.self)
+    return (
+      unsafeBitCast(chunkgrpo_uint8_shift_left(bits, sixteen), to: SIMD8<Float>.self),
+      unsafeBitCast(chunkgrpo_uint8_and(bits, upper), to: SIMD8<Float>.self)
+    )
   }
 
-  /// A NaN may become another number: whoever stores one has seen it in the sums.
-  @inline(__always) static func store(_ values: SIMD8<Float>, _ destination: UnsafeMutableRawPointer) {
-    let bits = unsafeBitCast(values, to: SIMD8<UInt32>.self)
-    pack(bits &+ 0x7fff &+ ((bits &>> 16) & 1), destination)
+  @inline(__always) @discardableResult
+  static func store(_ values: Pair<Float>, _ destination: UnsafeMutableRawPointer) -> Pair<Float> {
+    let (even, odd) = (rounded(values.0), rounded(values.1))
+    destination.storeBytes(of: chunkgrpo_uint8_or(chunkgrpo_uint8_shift_right(even, sixteen), odd), as: Words.self)
+    return (unsafeBitCast(even, to: SIMD8<Float>.self), unsafeBitCast(odd, to: SIMD8<Float>.self))
   }
+
+  /// In the upper half. A NaN may become another number: whoever stores one has seen it in the sums.
+  @inline(__always) private static func rounded(_ values: SIMD8<Float>) -> Words {
+    let bits = unsafeBitCast(values, to: Words.self)
+    let last = chunkgrpo_uint8_and(chunkgrpo_uint8_shift_right(bits, sixteen), Words(repeating: 1))
+    return chunkgrpo_uint8_and(bits &+ Words(repeating: 0x7fff) &+ last, upper)
+  }
+
+  @inline(__always) private static var sixteen: Words { Words(repeating: 16) }
+  @inline(__always) private static var upper: Words { Words(repeating: 0xffff_0000) }
 }
 
 /// The bits of an IEEE half.
@@ -77,24 +117,43 @@ struct Half: LatentElement {
   typealias Compute = Float
   var bits: UInt16
 
+  static var splits: Bool { false }
+
+  @inline(__always) static func load(_ source: UnsafeRawPointer) -> Pair<Float> {
+    (widened(source.loadUnaligned(as: Eight.self)), widened(source.loadUnaligned(fromByteOffset: 16, as: Eight.self)))
+  }
+
+  @inline(__always) @discardableResult
+  static func store(_ values: Pair<Float>, _ destination: UnsafeMutableRawPointer) -> Pair<Float> {
+    let (first, second) = (rounded(values.0), rounded(values.1))
+    destination.storeBytes(of: first, as: Eight.self)
+    destination.storeBytes(of: second, toByteOffset: 16, as: Eight.self)
+    return (widened(first), widened(second))
+  }
+
   #if CHUNKGRPO_F16C
-    @inline(__always) static func load(_ source: UnsafeRawPointer) -> SIMD8<Float> {
-      let halves = source.loadUnaligned(as: SIMD8<Float16>.self)
+    private typealias Eight = SIMD8<Float16>
+
+    @inline(__always) private static func widened(_ halves: Eight) -> SIMD8<Float> {
       var wide = SIMD8<Float>()
       for lane in 0..<8 { wide[lane] = Float(halves[lane]) }
       return wide
     }
 
-    @inline(__always) static func store(_ values: SIMD8<Float>, _ destination: UnsafeMutableRawPointer) {
-      var halves = SIMD8<Float16>()
+    @inline(__always) private static func rounded(_ values: SIMD8<Float>) -> Eight {
+      var halves = Eight()
       for lane in 0..<8 { halves[lane] = Float16(values[lane]) }
-      destination.storeBytes(of: halves, as: SIMD8<Float16>.self)
+      return halves
     }
   #else
     // By integer arithmetic: without an instruction for it, `Float16` is a library call an element.
 
-    @inline(__always) static func load(_ source: UnsafeRawPointer) -> SIMD8<Float> {
-      let bits = unsafeBitCast(unpack(source) &>> 16, to: SIMD8<Int32>.self)
+    private typealias Eight = SIMD8<UInt16>
+
+    @inline(__always) private static func widened(_ halves: Eight) -> SIMD8<Float> {
+      var wide = SIMD16<UInt16>.zero
+      wide.evenHalf = halves
+      let bits = unsafeBitCast(wide, to: SIMD8<Int32>.self)
       let magnitude = (bits & 0x7fff) &<< 13
       let exponent = magnitude & 0x0f80_0000
       let special = (0x0f7f_ffff &- exponent) &>> 31  // all ones for infinity and NaN
@@ -107,7 +166,7 @@ struct Half: LatentElement {
       return unsafeBitCast(result, to: SIMD8<Float>.self)
     }
 
-    @inline(__always) static func store(_ values: SIMD8<Float>, _ destination: UnsafeMutableRawPointer) {
+    @inline(__always) private static func rounded(_ values: SIMD8<Float>) -> Eight {
       let bits = unsafeBitCast(values, to: SIMD8<Int32>.self)
       let magnitude = bits & 0x7fff_ffff
       let nan = (0x7f80_0000 &- magnitude) &>> 31
@@ -119,7 +178,7 @@ struct Half: LatentElement {
         &- 0x3f00_0000
       let finite = (normal & ~small) | (tiny & small)
       let result = (finite & ~large) | (large & (0x7c00 | (nan & 0x0200))) | ((bits &>> 16) & 0x8000)
-      pack(unsafeBitCast(result, to: SIMD8<UInt32>.self) &<< 16, destination)
+      return unsafeBitCast(result, to: SIMD16<UInt16>.self).evenHalf
     }
   #endif
 }

@@ -1,26 +1,11 @@
-// How many counters of the noise are made at a time: what fills the registers.
+// Element e of a sample is word (e/16) mod 4 of counter 16·(e/64) + (e mod 16): sixteen counters make 64 elements without
+// a transposition.
 
-#if CHUNKGRPO_AVX512
-  typealias Words = SIMD16<UInt32>
-  typealias SignedWords = SIMD16<Int32>
-  typealias Floats = SIMD16<Float>
-  typealias WideFloats = SIMD16<Double>
-  typealias Counters = SIMD8<UInt64>
-  let evenCounters = Counters(0, 2, 4, 6, 8, 10, 12, 14)
-#else
-  typealias Words = SIMD8<UInt32>
-  typealias SignedWords = SIMD8<Int32>
-  typealias Floats = SIMD8<Float>
-  typealias WideFloats = SIMD8<Double>
-  typealias Counters = SIMD4<UInt64>
-  let evenCounters = Counters(0, 2, 4, 6)
-#endif
-
-/// Normals of a sample from element `first` on, a multiple of 64, into room for a multiple of 64.
+/// Normals of a sample from element `first` on, a multiple of 64, then zeros to the next multiple of 64.
 @inline(__always)
-func fillNormals(
+private func fillNormals(
   _ seed: UInt64, _ sampleID: UInt64, _ step: UInt32, _ first: Int, _ count: Int,
-  _ store: (_ values: Floats, _ element: Int) -> Void
+  _ store: (_ values: FloatLanes, _ element: Int) -> Void
 ) {
   let philox = Philox(seed: seed, sampleID: sampleID, step: step)
   var counter = UInt32(truncatingIfNeeded: first / 4)
@@ -31,34 +16,44 @@ func fillNormals(
       let (w0, w1, w2, w3) = philox.words(first: counter)
       let (n0, n1) = boxMuller(w0, w1)
       let (n2, n3) = boxMuller(w2, w3)
-      store(n0, element &+ lane)
-      store(n1, element &+ lane &+ 16)
-      store(n2, element &+ lane &+ 32)
-      store(n3, element &+ lane &+ 48)
-      counter = counter &+ UInt32(truncatingIfNeeded: Words.scalarCount)
-      lane &+= Words.scalarCount
+      store(n0.lanes, element &+ lane)
+      store(n1.lanes, element &+ lane &+ 16)
+      store(n2.lanes, element &+ lane &+ 32)
+      store(n3.lanes, element &+ lane &+ 48)
+      counter = counter &+ UInt32(truncatingIfNeeded: Words.count)
+      lane &+= Words.count
     }
     element &+= 64
   }
 }
 
-/// As f32, and as f64 drawn in f32.
+/// As f32.
 public func floatNormals(
   _ seed: UInt64, _ sampleID: UInt64, _ step: UInt32, _ first: Int, _ noise: UnsafeMutableRawPointer, _ count: Int
 ) {
   fillNormals(seed, sampleID, step, first, count) {
-    noise.storeBytes(of: $0, toByteOffset: 4 &* $1, as: Floats.self)
+    noise.storeBytes(of: $0, toByteOffset: 4 &* $1, as: FloatLanes.self)
   }
+  clear(noise, Float.self, from: count)
 }
 
+/// As f64, drawn in f32.
 public func doubleNormals(
   _ seed: UInt64, _ sampleID: UInt64, _ step: UInt32, _ first: Int, _ noise: UnsafeMutableRawPointer, _ count: Int
 ) {
   fillNormals(seed, sampleID, step, first, count) { values, element in
-    var wide = WideFloats()
-    for lane in 0..<Words.scalarCount { wide[lane] = Double(values[lane]) }
-    noise.storeBytes(of: wide, toByteOffset: 8 &* element, as: WideFloats.self)
+    var wide = DoubleLanes()
+    for lane in 0..<Words.count { wide[lane] = Double(values[lane]) }
+    noise.storeBytes(of: wide, toByteOffset: 8 &* element, as: DoubleLanes.self)
   }
+  clear(noise, Double.self, from: count)
+}
+
+@inline(__always)
+private func clear<T: BitwiseCopyable>(_ numbers: UnsafeMutableRawPointer, _: T.Type, from count: Int) {
+  let end = (count &+ 63) & ~63
+  (numbers + count &* MemoryLayout<T>.size).initializeMemory(
+    as: UInt8.self, repeating: 0, count: (end &- count) &* MemoryLayout<T>.size)
 }
 
 /// Uniform draws in (0, 1), 32 bits each: word 0 of the counters in order.
@@ -67,8 +62,8 @@ public func uniforms(seed: UInt64, sampleID: UInt64, step: UInt32, count: Int) -
   var result: [Double] = []
   result.reserveCapacity(count)
   while result.count < count {
-    let word = philox.words(first: UInt32(truncatingIfNeeded: result.count)).0
-    for lane in 0..<min(Words.scalarCount, count - result.count) { result.append((Double(word[lane]) + 0.5) * 0x1p-32) }
+    let word = philox.words(first: UInt32(truncatingIfNeeded: result.count)).0.lanes
+    for lane in 0..<min(Words.count, count - result.count) { result.append((Double(word[lane]) + 0.5) * 0x1p-32) }
   }
   return result
 }

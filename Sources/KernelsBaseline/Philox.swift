@@ -11,21 +11,19 @@ struct Philox {
   @inline(__always)
   func words(first: UInt32) -> (Words, Words, Words, Words) {
     // One 32-bit word a 64-bit lane: a round's product is then one instruction and needs no shuffle. `even` holds the
-    // even counters, `odd` the odd ones, so that they interleave by a shift; side by side, for a round waits for the last.
-    let first = UInt64(first)
-    var even = State(evenCounters &+ first, self)
-    var odd = State(evenCounters &+ (first &+ 1), self)
-    var k0 = Counters(repeating: seed)
-    var k1 = Counters(repeating: seed &>> 32)
+    // even counters, `odd` the odd ones, so that they interleave at the end; side by side, for a round waits for the last.
+    var even = State(Counters(evenNumbers) + Counters(UInt64(first)), self)
+    var odd = State(Counters(evenNumbers) + Counters(UInt64(first) &+ 1), self)
+    var k0 = Counters(seed)
+    var k1 = Counters(seed &>> 32)
     for _ in 0..<10 {
       even.round(k0, k1)
       odd.round(k0, k1)
-      k0 = k0 &+ 0x9E37_79B9
-      k1 = k1 &+ 0xBB67_AE85
+      k0 = k0 + Counters(0x9E37_79B9)
+      k1 = k1 + Counters(0xBB67_AE85)
     }
     return (
-      interleave(even.c0, odd.c0), interleave(even.c1, odd.c1), interleave(even.c2, odd.c2),
-      interleave(even.c3, odd.c3)
+      .init(even.c0, odd.c0), .init(even.c1, odd.c1), .init(even.c2, odd.c2), .init(even.c3, odd.c3)
     )
   }
 
@@ -35,23 +33,26 @@ struct Philox {
 
     @inline(__always) init(_ block: Counters, _ philox: Philox) {
       c0 = block
-      c1 = Counters(repeating: UInt64(philox.step))
-      c2 = Counters(repeating: philox.sampleID)
-      c3 = Counters(repeating: philox.sampleID &>> 32)
+      c1 = Counters(UInt64(philox.step))
+      c2 = Counters(philox.sampleID)
+      c3 = Counters(philox.sampleID &>> 32)
     }
 
     @inline(__always) mutating func round(_ k0: Counters, _ k1: Counters) {
-      let p0 = (c0 & 0xffff_ffff) &* 0xD251_1F53
-      let p1 = (c2 & 0xffff_ffff) &* 0xCD9E_8D57
-      c0 = (p1 &>> 32) ^ c1 ^ k0
-      c2 = (p0 &>> 32) ^ c3 ^ k1
-      c1 = p1
-      c3 = p0
+      let p0 = c0 * 0xD251_1F53
+      let p1 = c2 * 0xCD9E_8D57
+      (c0, c1, c2, c3) = (p1.high ^ c1 ^ k0, p1, p0.high ^ c3 ^ k1, p0)
     }
   }
+}
 
-  @inline(__always)
-  private func interleave(_ even: Counters, _ odd: Counters) -> Words {
-    unsafeBitCast((even & 0xffff_ffff) | (odd &<< 32), to: Words.self)
-  }
+#if CHUNKGRPO_AVX512
+  private let evenNumbers = CounterLanes(0, 2, 4, 6, 8, 10, 12, 14)
+#else
+  private let evenNumbers = CounterLanes(0, 2, 4, 6)
+#endif
+
+extension Words {
+  /// The lower halves of both, in turns.
+  @inline(__always) fileprivate init(_ even: Counters, _ odd: Counters) { self = Counters.words(even, odd) }
 }

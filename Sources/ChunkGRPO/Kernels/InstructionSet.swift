@@ -1,7 +1,7 @@
 internal import BlockKernels
 internal import CSupport
-internal import KernelsBaseline
 import Glibc
+internal import KernelsBaseline
 
 #if CHUNKGRPO_DISPATCH
   internal import KernelsAVX2

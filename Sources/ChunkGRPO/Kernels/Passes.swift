@@ -116,13 +116,14 @@ enum NoiseSource {
   fileprivate func numbers(_ block: Block, _ type: ElementType, _ kernels: BlockKernels) -> UnsafeRawPointer {
     switch self {
     case .none:
-      memset(block.noise, 0, block.count &* type.computeSize)
+      memset(block.noise, 0, blockSize &* type.computeSize)
     case .given(let noise):
       if type.size == type.computeSize { return UnsafeRawPointer(noise.at(block)) }
       kernels.widen(noise.at(block), block.noise, block.count)
     case .library(let seed, let sampleIDs, let step):
       kernels.normals(
         seed, sampleIDs?[block.sample] ?? UInt64(block.sample), step, block.offset, block.noise, block.count)
+      kernels.reorder?(block.noise, block.count, true)
     }
     return UnsafeRawPointer(block.noise)
   }

@@ -145,9 +145,11 @@ public final class Latents {
     if type == .float64 {
       return Array(UnsafeBufferPointer(start: base.assumingMemoryBound(to: Double.self), count: count))
     }
-    var floats = [Float](repeating: 0, count: (count &+ 7) & ~7)  // in whole eights
+    var floats = [Float](repeating: 0, count: (count &+ 15) & ~15)  // in whole sixteens
     floats.withUnsafeMutableBytes {
-      if let wide = $0.baseAddress { type.kernels.widen(base, wide, count) }
+      guard let wide = $0.baseAddress else { return }
+      type.kernels.widen(base, wide, count)
+      type.kernels.reorder?(wide, count, false)
     }
     return floats.prefix(count).map(Double.init)
   }
