@@ -1,0 +1,83 @@
+"""What the drop-in functions share: one step of a batch whose samples may be at different steps."""
+
+from __future__ import annotations
+
+import functools
+import math
+from typing import Any, Optional
+
+import torch
+
+from .. import torch as cgt
+from ..errors import InvalidArgument
+from ..sampler import Sampler
+from ..schedule import Schedule
+
+
+@functools.lru_cache(maxsize=64)
+def _sampler(sigmas: tuple[float, ...], options: tuple[tuple[str, Any], ...]) -> Sampler:
+    return Sampler(Schedule(sigmas), **dict(options))
+
+
+def sampler(sigmas: torch.Tensor, **options: Any) -> Sampler:
+    """A Sampler over sigmas (T + 1,); the same object for the same numbers."""
+    return _sampler(tuple(sigmas.tolist()), tuple(options.items()))
+
+
+def mean(sampler: Sampler, steps: list[int], x: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
+    """a x + b v, differentiable; steps: one for the batch, or one a sample."""
+    a, b, _ = zip(*(sampler.coefficients(k) for k in steps))
+    return x * per_sample(a, x) + v * per_sample(b, x)
+
+
+def per_sample(values: Any, like: torch.Tensor) -> torch.Tensor:
+    """(B,) or one number, as (B, 1, ...), of the type and device of `like`."""
+    return torch.tensor(values, dtype=like.dtype, device=like.device).view(-1, *[1] * (like.dim() - 1))
+
+
+def transition(
+    sampler: Sampler,
+    steps: list[int],
+    x: torch.Tensor,
+    v: torch.Tensor,
+    prev_sample: Optional[torch.Tensor],
+    noise: Optional[torch.Tensor],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    """(prev_sample, log-probability (B,) float32), the latter differentiable in v; `noise` draws what is not given."""
+    if len(steps) not in (1, len(x)):
+        raise InvalidArgument(f"there are {len(steps)} timesteps; the batch has {len(x)} samples")
+    if len(set(steps)) == 1:
+        return _transition(sampler, steps[0], x, v, prev_sample, noise)
+    rows = {k: [i for i, step in enumerate(steps) if step == k] for k in sorted(set(steps))}
+    parts = [
+        _transition(
+            *(sampler, k, x[i], v[i]),
+            None if prev_sample is None else prev_sample[i],
+            None if noise is None else noise[i],
+        )
+        for k, i in rows.items()
+    ]
+    back = torch.tensor(sum(rows.values(), []), device=x.device).argsort()
+    prev_samples, log_probs = zip(*parts)
+    return torch.cat(prev_samples)[back], torch.cat(log_probs)[back]
+
+
+def _transition(
+    sampler: Sampler,
+    k: int,
+    x: torch.Tensor,
+    v: torch.Tensor,
+    prev: Optional[torch.Tensor],
+    noise: Optional[torch.Tensor],
+) -> tuple[torch.Tensor, torch.Tensor]:
+    if prev is None:
+        prev, log_prob = cgt.step(sampler, k, x, v, noise=noise)
+    else:
+        log_prob = cgt.log_prob(sampler, k, x, v, prev.detach())
+    return prev, log_prob.float()
+
+
+def gaussian_log_prob(difference: torch.Tensor, s: float) -> torch.Tensor:
+    """-mean |x' - m|^2 / (2 s^2) - ln s - ln(2 pi)/2 of x' - m (B, ...): (B,) float32."""
+    square = difference.float().flatten(1).square().mean(dim=1)
+    return -square / (2 * s * s) - math.log(s) - math.log(2 * math.pi) / 2

@@ -1,0 +1,306 @@
+"""diffusers: a scheduler that samples with this library's samplers and records what training needs.
+
+    from chunkgrpo.diffusers import FlowMatchSDEScheduler
+
+    pipe.scheduler = FlowMatchSDEScheduler.from_config(pipe.scheduler.config, dynamics="flow_sde", eta=0.7)
+    images = pipe(prompt, num_inference_steps=17).images          # the pipeline as it is
+    traj = pipe.scheduler.trajectory                              # latents, log-probabilities, relative L1
+
+    new = cgt.log_probs(traj.sampler, traj.latents, velocities)   # import chunkgrpo.torch as cgt
+"""
+
+from __future__ import annotations
+
+from typing import Any, Optional, Union
+
+import torch
+from diffusers import FlowMatchEulerDiscreteScheduler
+from diffusers.configuration_utils import register_to_config
+from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteSchedulerOutput
+from diffusers.schedulers.scheduling_utils import SchedulerMixin  # where DiffusionPipeline.from_pretrained looks for it
+from diffusers.utils.torch_utils import randn_tensor
+
+from . import _arrays
+from .errors import InvalidArgument
+from .sampler import Sampler
+from .schedule import Schedule
+from .trajectory import relative_l1
+
+__all__ = ["FlowMatchSDEScheduler", "RecordedTrajectory", "SchedulerMixin"]
+
+
+class FlowMatchSDEScheduler(FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]
+    """A FlowMatchEulerDiscreteScheduler whose steps are those of a `Sampler`, for any pipeline that has one.
+
+    The first arguments, and every schedule that follows from them, are diffusers'. The others are those of `Sampler`:
+
+    dynamics   "flow_sde", "dance_sde", "cps", "ode", "dpm_sde", "dpm_ode" or "wan_sde"
+    eta        noise scale, >= 0; 0 gives the image of diffusers' own scheduler
+    log_prob   "gaussian" or "squared_error"
+    last_step  "ode": the last step, which is not trained, takes no noise (GCPO, DanceGRPO); "as_others" (Flow-GRPO)
+    etas, window, outside, after, dpm_order, threads  as in `Sampler`; lists, so that they can be saved
+    seed       0 ... 2^64 - 1, of the library's noise
+    record     whether to keep the trajectory
+
+    Attributes, to be set between runs:
+
+    next_sample_id  of the first sample of the next run; 0 at first. Every run takes the ids that follow those of the
+                    last, so no two runs of a training have the same noise. Keep it in a checkpoint.
+    sample_ids      None, or (B,) integers for the runs that follow instead
+    generator       None, or a torch.Generator (or a list of B): it draws the noise instead of the library
+
+    `trajectory` is the record of the latest run, `sampler` the Sampler over the sigmas that set_timesteps made.
+
+    Deterministic Euler steps are diffusers' own, to the bit. Latents that are wider than the model's output stay so:
+    under autocast they are float32 throughout, where diffusers' own scheduler rounds them to the output's type. Nothing
+    here is differentiable: gradients come from `chunkgrpo.torch`.
+
+    Raises InvalidArgument for options out of bounds, for stochastic_sampling and invert_sigmas, for a step before
+    set_timesteps, and for latents that were changed between two steps (in-painting) while recording.
+    """
+
+    @register_to_config  # type: ignore[untyped-decorator]
+    def __init__(
+        self,
+        num_train_timesteps: int = 1000,
+        shift: float = 1.0,
+        use_dynamic_shifting: bool = False,
+        base_shift: Optional[float] = 0.5,
+        max_shift: Optional[float] = 1.15,
+        base_image_seq_len: int = 256,
+        max_image_seq_len: int = 4096,
+        invert_sigmas: bool = False,
+        shift_terminal: Optional[float] = None,
+        use_karras_sigmas: bool = False,
+        use_exponential_sigmas: bool = False,
+        use_beta_sigmas: bool = False,
+        time_shift_type: str = "exponential",
+        stochastic_sampling: bool = False,
+        dynamics: str = "flow_sde",
+        eta: float = 0.7,
+        log_prob: str = "gaussian",
+        last_step: str = "ode",
+        etas: Optional[list[float]] = None,
+        window: Optional[list[int]] = None,
+        outside: str = "ode",
+        after: Optional[str] = None,
+        dpm_order: int = 2,
+        threads: int = 1,
+        seed: int = 0,
+        record: bool = True,
+    ) -> None:
+        super().__init__(**{name: self.config[name] for name in _INHERITED})
+        self._check()
+        self.sampler: Optional[Sampler] = None
+        self.trajectory: Optional[RecordedTrajectory] = None
+        self.next_sample_id = 0
+        self.sample_ids: Any = None
+        self.generator: Any = None
+
+    @classmethod
+    def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
+        """A scheduler with the configuration of another, and `kwargs` instead of its entries."""
+        unknown = sorted(set(kwargs) - set(cls._get_init_keys(cls)))
+        if unknown and not return_unused_kwargs:
+            raise InvalidArgument(f"{cls.__name__} has no option {', '.join(map(repr, unknown))}")
+        return super().from_config(config, return_unused_kwargs, **kwargs)
+
+    def configure(self, **options: Any) -> None:
+        """Changes options, such as `window` or `eta`, from the next run on. The sample ids go on."""
+        unknown = sorted(set(options) - set(self._get_init_keys(type(self))))
+        if unknown:
+            raise InvalidArgument(f"{type(self).__name__} has no option {', '.join(map(repr, unknown))}")
+        before = self.config
+        defaults = [name for name in self.config.get("_use_default_values", []) if name not in options]
+        self.register_to_config(**options, _use_default_values=defaults)
+        try:
+            self._check()
+        except Exception:
+            self._internal_dict = before
+            raise
+
+    def set_timesteps(  # pipelines look at the names of its parameters
+        self,
+        num_inference_steps: Optional[int] = None,
+        device: Any = None,
+        sigmas: Optional[list[float]] = None,
+        mu: Optional[float] = None,
+        timesteps: Optional[list[float]] = None,
+    ) -> None:
+        """As diffusers'. A new run and a new record begin."""
+        super().set_timesteps(num_inference_steps, device, sigmas, mu, timesteps)
+        self.sampler = self._sampler(self.sigmas.tolist())
+        self.trajectory = None
+        self._ids: Optional[list[int]] = None
+        self._image: Optional[torch.Tensor] = None
+
+    @torch.no_grad()
+    def step(
+        self,
+        model_output: torch.Tensor,
+        timestep: Union[float, torch.Tensor],
+        sample: torch.Tensor,
+        s_churn: float = 0.0,
+        s_tmin: float = 0.0,
+        s_tmax: float = float("inf"),
+        s_noise: float = 1.0,
+        generator: Any = None,
+        per_token_timesteps: Optional[torch.Tensor] = None,
+        return_dict: bool = True,
+    ) -> Any:
+        """The next latents from `sample` (B, ...) and the velocity `model_output`, like it: diffusers' signature.
+
+        timestep   one of `timesteps`
+        generator  draws the noise of this step, instead of the attribute of that name
+        per_token_timesteps  only where the dynamics are deterministic
+        s_churn, s_tmin, s_tmax, s_noise  not used, as in diffusers
+        """
+        if self.sampler is None:
+            raise InvalidArgument("step before set_timesteps: there are no sigmas to step between yet")
+        if per_token_timesteps is not None:
+            if self.sampler.stochastic_steps:
+                raise InvalidArgument("per_token_timesteps needs deterministic dynamics: eta=0 or dynamics='ode'")
+            return super().step(
+                model_output, timestep, sample, per_token_timesteps=per_token_timesteps, return_dict=return_dict
+            )
+        if isinstance(timestep, int) or (isinstance(timestep, torch.Tensor) and not timestep.is_floating_point()):
+            raise InvalidArgument(f"timestep is {timestep}; it must be one of scheduler.timesteps, not an index")
+        if self.step_index is None:
+            self._init_step_index(timestep)
+        k, steps = self._step_index, self.sampler.schedule.steps
+        if k >= steps:
+            raise InvalidArgument(f"the run has taken all its {steps} steps; set_timesteps begins a new one")
+        kind = torch.promote_types(sample.dtype, model_output.dtype)
+        x, v = sample.to(kind), model_output.to(kind)
+        ids = self._next_ids(len(x)) if self._ids is None else self._ids
+        if self.trajectory is not None:
+            self.trajectory._expect(k, x)
+
+        a, _, s = self.sampler.coefficients(k)
+        c = self.sampler.history_coefficient(k)
+        if s == 0 and c == 0 and abs(a - 1) < 1e-12:  # Euler
+            next_x = super().step(v, timestep, x, return_dict=False)[0]
+            log_prob = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+        else:
+            source: dict[str, Any] = {}
+            generator = self.generator if generator is None else generator
+            if s > 0 and generator is not None:
+                source["noise"] = randn_tensor(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+            elif s > 0:
+                source.update(seed=self.config.seed, sample_ids=ids)
+            next_x, log_prob = self.sampler.step(k, x, v, previous_image=None if c == 0 else self._image, **source)
+            self._step_index += 1
+        if k + 1 < steps and self.sampler.history_coefficient(k + 1):
+            self._image = self.sampler.predicted_image(k, x, v)
+        if self._ids is None:  # the first step of a run, which begins when it has gone well
+            self._ids = ids
+            self.next_sample_id += 0 if self.sample_ids is not None else len(x)
+            self.trajectory = RecordedTrajectory(self.sampler, k, x, ids) if self.config.record else None
+        if self.trajectory is not None:
+            self.trajectory._append(next_x, log_prob)
+        return FlowMatchEulerDiscreteSchedulerOutput(prev_sample=next_x) if return_dict else (next_x,)
+
+    # ------------------------------------------------------------------------------------------------------------------
+
+    def _next_ids(self, batch: int) -> list[int]:
+        ids = range(self.next_sample_id, self.next_sample_id + batch) if self.sample_ids is None else self.sample_ids
+        return [int(i) for i in ids]
+
+    def _sampler(self, sigmas: Any, **changes: Any) -> Sampler:
+        names = "dynamics eta log_prob last_step etas window outside after dpm_order threads".split()
+        return Sampler(Schedule(sigmas), **{**{name: self.config[name] for name in names}, **changes})
+
+    def _check(self) -> None:
+        for name in ("stochastic_sampling", "invert_sigmas"):
+            if self.config[name]:
+                reason = "`dynamics` says how noise enters" if name == "stochastic_sampling" else "sigmas must fall"
+                raise InvalidArgument(f"{name} is true, which this scheduler does not take: {reason}")
+        _arrays.seed_number(self.config.seed)
+        self._sampler([1.0, 0.5, 0.0], etas=None, window=None)
+
+    def __getstate__(self) -> dict[str, Any]:
+        """For copy.deepcopy and pickle: a copy begins a new record."""
+        return {**self.__dict__, "sampler": self.sampler is not None, "trajectory": None, "_ids": None}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.__dict__.update(state)
+        self.sampler = self._sampler(self.sigmas.tolist()) if state["sampler"] else None
+
+
+_INHERITED = FlowMatchEulerDiscreteScheduler._get_init_keys(FlowMatchEulerDiscreteScheduler) - {"self"}
+
+
+class RecordedTrajectory:
+    """What one run of a pipeline did; the scheduler makes it.
+
+    sampler      the Sampler that took the steps
+    first_step   the step it began with: 0, or later for image to image
+    sample_ids   of the samples, for the library's noise
+
+    T steps, of which S = T - 1 are trained. n steps have been taken so far, from first_step on.
+    """
+
+    def __init__(self, sampler: Sampler, first_step: int, x: torch.Tensor, sample_ids: list[int]) -> None:
+        self.sampler = sampler
+        self.first_step = first_step
+        self.sample_ids = sample_ids
+        self._frames = x.new_empty((sampler.schedule.steps - first_step + 1, *x.shape))
+        self._frames[0] = x
+        self._log_probs: list[torch.Tensor] = []
+
+    @property
+    def position(self) -> int:
+        """The step that comes next, first_step ... T."""
+        return self.first_step + len(self._log_probs)
+
+    @property
+    def done(self) -> bool:
+        return self.position == self.sampler.schedule.steps
+
+    @property
+    def latents(self) -> torch.Tensor:
+        """(B, n + 1, ...), of the type that the pipeline has: latents[:, 0] before the first step. Not a copy."""
+        return self._frames[: len(self._log_probs) + 1].movedim(0, 1)
+
+    @property
+    def images(self) -> torch.Tensor:
+        """(B, ...): the latents after the last step taken."""
+        return self._frames[len(self._log_probs)]
+
+    @property
+    def log_probs(self) -> torch.Tensor:
+        """(B, n) float64, without the last step of the schedule, which is not trained."""
+        trained = self.sampler.schedule.steps - 1 - self.first_step
+        rows = self._log_probs[:trained]
+        if not rows:
+            return self._frames.new_empty((self._frames.shape[1], 0), dtype=torch.float64)
+        return torch.stack(rows, dim=1)
+
+    @property
+    def relative_l1(self) -> Any:
+        """(B, n) float64: mean|x' - x| / (mean|x| + 1e-8) of the same steps."""
+        return relative_l1(self.latents[:, : self.log_probs.shape[1] + 1])
+
+    def __repr__(self) -> str:
+        steps = self.sampler.schedule.steps
+        return f"<RecordedTrajectory of {self._frames.shape[1]} samples at step {self.position} of {steps}>"
+
+    def _expect(self, k: int, x: torch.Tensor) -> None:
+        """That x are the latents that step k of this run begins with."""
+        last = self.images
+        if x.shape != last.shape:
+            raise InvalidArgument(
+                f"sample has shape {tuple(x.shape)}; this run began with {tuple(last.shape)}. set_timesteps begins "
+                "a new one"
+            )
+        if k != self.position:
+            raise InvalidArgument(f"step {k} after step {self.position - 1}: a recorded run takes every step once")
+        if x.dtype != last.dtype or x.device != last.device or not torch.equal(x, last):
+            raise InvalidArgument(
+                f"the latents were changed between steps {k - 1} and {k} (by in-painting, a callback, another type), "
+                "so that they are no trajectory; with record=False they may be"
+            )
+
+    def _append(self, x: torch.Tensor, log_prob: torch.Tensor) -> None:
+        self._log_probs.append(log_prob)
+        self._frames[len(self._log_probs)] = x
