@@ -26,7 +26,7 @@ public let blockSize = 1024
 ///
 /// Functions in a table and not a protocol: every instruction set is a module of its own, compiled from the same files, and
 /// none may call or specialise code of another.
-public struct BlockKernels: Sendable {
+public final class BlockKernels: Sendable {
   public typealias Sums = UnsafeMutableRawPointer
   public typealias In = UnsafeRawPointer
   public typealias Out = UnsafeMutableRawPointer
@@ -60,7 +60,7 @@ public struct BlockKernels: Sendable {
   public let change: @Sendable (_ x: In, _ next: In, _ count: Int, _ sums: Sums) -> Void
   /// Normals in the compute type and the order of the elements, from element `first` of the sample on, a multiple of
   /// `blockSize`; zeros to the end of the last 64.
-  public var normals:
+  public let normals:
     @Sendable (
       _ seed: UInt64, _ sampleID: UInt64, _ step: UInt32, _ first: Int, _ noise: Out, _ count: Int
     ) -> Void
@@ -94,11 +94,20 @@ public struct BlockKernels: Sendable {
     self.widen = widen
     self.narrow = narrow
   }
+
+  public typealias Normals = @Sendable (UInt64, UInt64, UInt32, Int, Out, Int) -> Void
+
+  /// The same with other normals.
+  public func with(normals: @escaping Normals) -> BlockKernels {
+    BlockKernels(
+      combine: combine, step: step, difference: difference, distance: distance, meanDistance: meanDistance, change: change,
+      normals: normals, reorder: reorder, widen: widen, narrow: narrow)
+  }
 }
 
 /// One for each element type.
 public struct KernelSet: Sendable {
-  public var float32, float64, bfloat16, float16: BlockKernels
+  public let float32, float64, bfloat16, float16: BlockKernels
 
   public init(float32: BlockKernels, float64: BlockKernels, bfloat16: BlockKernels, float16: BlockKernels) {
     self.float32 = float32

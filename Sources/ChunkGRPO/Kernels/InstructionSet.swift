@@ -51,14 +51,13 @@ extension ElementType {
 private let kernelSet: KernelSet = {
   #if CHUNKGRPO_DISPATCH
     if InstructionSet.current != .baseline {
-      var set = KernelsAVX2.kernels
-      if InstructionSet.current == .avx512 {
-        set.float32.normals = KernelsAVX512.floatNormals
-        set.float64.normals = KernelsAVX512.doubleNormals
-        set.bfloat16.normals = KernelsAVX512.floatNormals
-        set.float16.normals = KernelsAVX512.floatNormals
-      }
-      return set
+      let set = KernelsAVX2.kernels
+      guard InstructionSet.current == .avx512 else { return set }
+      return KernelSet(
+        float32: set.float32.with(normals: KernelsAVX512.floatNormals),
+        float64: set.float64.with(normals: KernelsAVX512.doubleNormals),
+        bfloat16: set.bfloat16.with(normals: KernelsAVX512.floatNormals),
+        float16: set.float16.with(normals: KernelsAVX512.floatNormals))
     }
   #endif
   return KernelsBaseline.kernels

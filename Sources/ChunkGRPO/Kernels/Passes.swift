@@ -24,12 +24,13 @@ struct Block {
 protocol Pass {
   /// Latents of the batch's size.
   var x: LatentsView { get }
-  func run(_ block: Block, _ sums: inout BlockSums)
+  func run(_ block: Block, _ kernels: BlockKernels, _ sums: inout BlockSums)
 }
 
 /// A pass over some of the units of a batch: the segments of its samples, in order.
 private struct Work<P: Pass> {
   let pass: P
+  let kernels: BlockKernels
   let segments: Int
   let partial: UnsafeMutablePointer<BlockSums>
   var first = 0
@@ -45,7 +46,7 @@ private struct Work<P: Pass> {
         let block = Block(
           sample: sample, offset: offset, count: min(blockSize, end &- offset), extra: scratch,
           noise: scratch + 8 &* blockSize)
-        pass.run(block, &sums)
+        pass.run(block, kernels, &sums)
         offset &+= blockSize
       }
       (partial + unit).initialize(to: sums)
@@ -60,7 +61,7 @@ extension Pass {
     let segments = (elements &+ segmentSize &- 1) / segmentSize
     let threads = batch &* elements < threadingThreshold ? 1 : threads
     let partial = chunkgrpo_support_scratch(CHUNKGRPO_SUPPORT_SUMS).assumingMemoryBound(to: BlockSums.self)
-    var work = Work(pass: self, segments: segments, partial: partial)
+    var work = Work(pass: self, kernels: x.type.kernels, segments: segments, partial: partial)
     var total = BlockSums()
     while work.first < batch &* segments {
       let units = min(maxUnits, batch &* segments &- work.first)
@@ -137,8 +138,7 @@ struct StepPass: Pass {
   let noise: NoiseSource
   let next: LatentsView
 
-  func run(_ block: Block, _ sums: inout BlockSums) {
-    let kernels = x.type.kernels
+  func run(_ block: Block, _ kernels: BlockKernels, _ sums: inout BlockSums) {
     kernels.step(
       c.a, c.b, c.s, x.at(block), v.at(block), terms?.sum(block, kernels), noise.numbers(block, x.type, kernels),
       next.at(block), block.count, &sums)
@@ -162,8 +162,7 @@ struct DifferencePass: Pass {
   let next: LatentsView
   var output: GradientOutput?
 
-  func run(_ block: Block, _ sums: inout BlockSums) {
-    let kernels = x.type.kernels
+  func run(_ block: Block, _ kernels: BlockKernels, _ sums: inout BlockSums) {
     let extra = terms?.sum(block, kernels)
     func difference(_ gradient: LatentsView?, _ scale: Double, _ sums: inout BlockSums) {
       kernels.difference(
@@ -193,8 +192,8 @@ struct VelocityDistancePass: Pass {
   let x, w: LatentsView
   let gradient: DistanceGradient?
 
-  func run(_ block: Block, _ sums: inout BlockSums) {
-    x.type.kernels.distance(
+  func run(_ block: Block, _ kernels: BlockKernels, _ sums: inout BlockSums) {
+    kernels.distance(
       x.at(block), w.at(block), gradient?.scale(block) ?? 0, gradient?.view.at(block), block.count, &sums)
   }
 }
@@ -206,8 +205,7 @@ struct MeanDistancePass: Pass {
   let noise: NoiseSource
   let gradient: DistanceGradient?
 
-  func run(_ block: Block, _ sums: inout BlockSums) {
-    let kernels = x.type.kernels
+  func run(_ block: Block, _ kernels: BlockKernels, _ sums: inout BlockSums) {
     kernels.meanDistance(
       c.a, c.b, c.s, x.at(block), v.at(block), noise.numbers(block, x.type, kernels), next.at(block),
       gradient?.scale(block) ?? 0, gradient?.view.at(block), block.count, &sums)
@@ -218,8 +216,8 @@ struct MeanDistancePass: Pass {
 struct ChangePass: Pass {
   let x, next: LatentsView
 
-  func run(_ block: Block, _ sums: inout BlockSums) {
-    x.type.kernels.change(x.at(block), next.at(block), block.count, &sums)
+  func run(_ block: Block, _ kernels: BlockKernels, _ sums: inout BlockSums) {
+    kernels.change(x.at(block), next.at(block), block.count, &sums)
   }
 }
 
@@ -228,8 +226,7 @@ struct NormalPass: Pass {
   let x: LatentsView
   let noise: NoiseSource
 
-  func run(_ block: Block, _: inout BlockSums) {
-    let kernels = x.type.kernels
+  func run(_ block: Block, _ kernels: BlockKernels, _: inout BlockSums) {
     kernels.narrow(noise.numbers(block, x.type, kernels), x.at(block), block.count)
   }
 }
