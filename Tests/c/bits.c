@@ -60,10 +60,10 @@ int main(int count, char **arguments) {
             CHECK_OK(cgrpo_step_with_extras(sampler, k, &x->tensor, &v->tensor, &extras, &noise, &out->tensor, log_prob,
                                             change));
             LINE("guided step", out, log_prob);
-            CHECK_OK(cgrpo_divergence_from_velocity(sampler, CGRPO_DIVERGENCE_GAUSSIAN, k, &v->tensor, &u->tensor, log_prob,
+            CHECK_OK(cgrpo_divergence_from_velocity(sampler, k, CGRPO_DIVERGENCE_GAUSSIAN, &v->tensor, &u->tensor, log_prob,
                                                     grad, &out->tensor));
             LINE("divergence", out, log_prob);
-            CHECK_OK(cgrpo_divergence_from_sampled(sampler, CGRPO_DIVERGENCE_MEAN, k, &x->tensor, &v->tensor, &noise,
+            CHECK_OK(cgrpo_divergence_from_sampled(sampler, k, CGRPO_DIVERGENCE_MEAN, &x->tensor, &v->tensor, &noise,
                                                    &next->tensor, log_prob, grad, &out->tensor));
             LINE("divergence from sampled", out, log_prob);
         }
