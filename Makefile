@@ -6,10 +6,12 @@ ABI := 1
 
 PREFIX ?= /usr/local
 DESTDIR ?=
-# Arguments for the demo, such as ARGS="--seed 2"
+# Arguments for the demo, such as ARGS="--seed 2", or the benchmarks
 ARGS ?=
 
 SHELL := /bin/bash
+# Kernels for wider vectors beside those that every processor runs; see Package.swift.
+export CHUNKGRPO_DISPATCH = 1
 .DEFAULT_GOAL := help
 .SUFFIXES:
 .DELETE_ON_ERROR:
@@ -21,18 +23,23 @@ LIBRARY_NAMES := build/lib/libchunkgrpo.so.$(ABI) build/lib/libchunkgrpo.so
 HEADER := build/include/chunkgrpo.h
 PC := build/lib/pkgconfig/chunkgrpo.pc
 
+# The wheel's name says the C library that it needs, which is not known before: this file stands for it.
+WHEEL := dist/.built
+WHEEL_SOURCES := scripts/wheel LICENSE $(shell find bindings/python -not -path '*/__pycache__*' -not -path '*/.mypy_cache*')
+
 # Folders too: a file that is added or removed changes its folder.
-LIBRARY_SOURCES := Package.swift scripts/exports.map $(shell find include Sources)
+LIBRARY_SOURCES := Package.swift scripts/exports.map scripts/old-libm.c $(shell find include Sources)
 
 # The static runtime makes the library self-contained. `nodelete`, because a Swift runtime cannot be unloaded; `defs`,
 # because a missing symbol should fail here and not in the host; lld, because gold leaves some mangled names in sight.
 LIBRARY_FLAGS := -Xswiftc -static-stdlib -Xswiftc -use-ld=lld \
-    $(foreach flag,--version-script=$(CURDIR)/scripts/exports.map -soname libchunkgrpo.so.$(ABI) -z nodelete -z defs, \
-        -Xlinker $(flag))
+    $(foreach flag,--version-script=$(CURDIR)/scripts/exports.map -soname libchunkgrpo.so.$(ABI) -z nodelete -z defs \
+        $(CURDIR)/build/old-libm.o,-Xlinker $(flag))
 # A scratch path of its own: other flags in the same one would build everything anew at each turn.
 LIBRARY_BUILD := swift build -c release --product chunkgrpo --scratch-path .build-lib $(LIBRARY_FLAGS)
 
-.PHONY: help setup setup-native setup-python demo test test-swift test-c test-python lib install format clean
+.PHONY: help setup setup-native setup-python demo test test-swift test-c test-python test-budget bench lib wheel \
+    install format clean
 
 help: ## This list
 	@echo 'chunkgrpo $(VERSION)'
@@ -58,6 +65,7 @@ lib: $(LIBRARY) $(LIBRARY_NAMES) $(HEADER) $(PC) ## Build build/lib/libchunkgrpo
 $(LIBRARY): $(LIBRARY_SOURCES) Makefile
 	@scripts/setup swift native
 	@mkdir -p $(@D)
+	@cc -O2 -fPIC -c scripts/old-libm.c -o build/old-libm.o
 # SwiftPM does not know of the version script: take the product away, so that it links again.
 	@rm -f .build-lib/release/libchunkgrpo.so
 	@scripts/phase lib 'Building libchunkgrpo.so' $(LIBRARY_BUILD)
@@ -87,7 +95,15 @@ install: lib ## Install library, header and .pc file. PREFIX=/usr/local DESTDIR=
 # The loader's cache, where this is a real installation by someone who may write it.
 	@if [ -z '$(DESTDIR)' ] && [ "$$(id -u)" = 0 ]; then ldconfig; fi
 
-test: setup-native setup-python lib test-swift test-c test-python ## Run every test: Swift, C, Python
+wheel: $(WHEEL) ## Build dist/chunkgrpo-*.whl, which holds library and OpenBLAS: for pip install anywhere
+	@ls dist/*.whl
+
+$(WHEEL): $(LIBRARY) $(LIBRARY_NAMES) $(WHEEL_SOURCES)
+	@scripts/setup native wheel
+	@scripts/phase wheel 'Building the wheel' scripts/wheel
+	@touch $@
+
+test: setup-native setup-python lib test-swift test-c test-budget test-python ## Run every test: Swift, C, Python
 	@printf '\nAll tests passed.\n'
 
 # Two processes that compete for two cores with two threads each are slower than one thread each.
@@ -101,19 +117,27 @@ test-swift: setup-native ## Run the Swift tests
 
 test-c: setup-native lib ## Run the C tests
 	@printf '\n== C tests ==\n'
+	@scripts/setup processors
 	@$(MAKE) --no-print-directory -C Tests/c || { echo 'FAILED: the C tests'; exit 1; }
 
-test-python: setup-python lib ## Run the Python tests
+test-budget: setup-native lib ## Count the instructions of the hot kernels against their budget
+	@printf '\n== Instructions ==\n'
+	@scripts/check-instructions || { echo 'FAILED: the instruction budget'; exit 1; }
+
+test-python: setup-python lib $(WHEEL) ## Run the Python tests
 	@printf '\n== Python tests ==\n'
 	@scripts/check-readme python \
 	    && PYTHONPATH=bindings/python .venv/bin/python -m pytest -q -p no:cacheprovider Tests/python \
 	    || { echo 'FAILED: the Python tests'; exit 1; }
 
+bench: setup-native setup-python lib ## Measure against PyTorch, numpy, JAX and the memory limit. ARGS="--quick --rows step,noise"
+	@.venv/bin/python Benchmarks/bench.py $(ARGS)
+
 format: ## Format the Swift sources in place, and the C sources where clang-format is installed
 	@scripts/setup swift
-	@swift format format --in-place --recursive --parallel Package.swift Sources Tests examples
+	@swift format format --in-place --recursive --parallel Package.swift Sources Tests examples Benchmarks/swift
 	@if command -v clang-format >/dev/null; then \
-	    clang-format -i Sources/CSupport/*.c Sources/CSupport/include/*.h Tests/c/*.[ch] examples/c/*.[ch]; fi
+	    clang-format -i Sources/CSupport/*.c Sources/CSupport/include/*.h Tests/c/*.[ch] examples/c/*.[ch] Benchmarks/*.c; fi
 
 clean: ## Remove everything that make made
-	rm -rf build .build .build-lib .venv
+	rm -rf build dist .build .build-lib .build-bench .venv

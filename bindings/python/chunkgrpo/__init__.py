@@ -1,4 +1,4 @@
-"""Chunk-GRPO (arXiv 2510.21583) for flow-matching models: numpy in, numpy out.
+"""Chunk-GRPO (arXiv 2510.21583) for flow-matching models, in the framework that you have.
 
 You own the model. This package owns what lies between the velocity that the model returns and the gradient that it gets
 back. One training iteration, in the order in which you meet it:
@@ -29,9 +29,22 @@ back. One training iteration, in the order in which you meet it:
 
 `Trainer` is the same with a small network of the library's own, for when you have no model at hand.
 
+Modules for those who have one. None is imported with the package, which needs numpy alone:
+
+    chunkgrpo.torch      differentiable log-probabilities and chunk loss: `loss.backward()`; the streamed chunk
+                         gradient, which holds the activations of one step
+    chunkgrpo.diffusers  a scheduler that flow pipelines take as theirs, and that records the trajectory
+    chunkgrpo.jax        steps, log-probabilities and the chunk loss under jit, grad and vmap
+    chunkgrpo.compat     the names and signatures that Flow-GRPO's, DanceGRPO's and GCPO's scripts call
+
 Arrays. B samples, T sampling steps, S = T - 1 trained steps (the last one is left out), K chunks. Latents are
-(B, ...) of float32, float64, float16 or bfloat16 (ml_dtypes'); they are not copied where the sizes after the batch are
-contiguous. Log-probabilities, advantages and losses are float64. What a call returns is always fresh.
+(B, ...) of float32, float64, float16 or bfloat16 (ml_dtypes'), of numpy, PyTorch, JAX, MLX, CuPy or whatever exports
+DLPack; results are of the same kind, element type and device. Memory of the CPU is not copied where the sizes after the
+batch are contiguous. Log-probabilities, advantages and losses are float64 (float32 in JAX without x64, and in MLX away
+from the CPU). What a call returns is always fresh.
+
+Units. sigma, 1 ... 0, is the share of noise; neither it nor eta has a unit. Log-probabilities are in nats an element:
+means over the D elements of a sample, not sums. A model that wants timesteps gets 1000 sigma.
 
 Seeds. The library's noise is a function of (seed, sample id, step, element) alone: the same bits for any batch split,
 thread count or machine. Give each sample of a training run its own id.
@@ -68,6 +81,7 @@ from .objective import (
     gcpo_weights,
     tempflow_weights,
 )
+from .process import instruction_set, set_thread_limit
 from .recipes import RECIPES, Recipe
 from .sampler import Sampler
 from .schedule import Schedule, flux_mu
@@ -109,7 +123,9 @@ __all__ = [
     "flux_mu",
     "gcpo_weights",
     "initial_noise",
+    "instruction_set",
     "normal",
     "relative_l1",
+    "set_thread_limit",
     "tempflow_weights",
 ]

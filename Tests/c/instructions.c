@@ -1,0 +1,56 @@
+/* One call of each hot function, for callgrind to count (scripts/check-instructions), on one thread; each is made once
+ * before. A dump is named "set kernel type elements". */
+#include "arrays.h"
+
+#include <valgrind/callgrind.h>
+
+enum { LARGE = 1 << 15, TINY = 64 };
+
+static cgrpo_sampler *sampler;
+static array *x, *v, *next_x, *grad_v;
+static cgrpo_noise noise;
+static double log_prob[2], grad[2] = {1, -1};
+
+static void normal(void) { CHECK_OK(cgrpo_normal(1, NULL, 3, 1, &grad_v->tensor)); }
+
+static void step(void) {
+    CHECK_OK(cgrpo_step(sampler, 3, &x->tensor, &v->tensor, &noise, &next_x->tensor, log_prob, NULL));
+}
+
+static void log_probability(void) {
+    CHECK_OK(cgrpo_log_prob(sampler, 3, &x->tensor, &v->tensor, &next_x->tensor, log_prob));
+}
+
+static void vjp(void) {
+    CHECK_OK(cgrpo_log_prob_vjp(sampler, 3, &x->tensor, &v->tensor, &next_x->tensor, grad, &grad_v->tensor, log_prob));
+}
+
+static void count(const char *name, void (*kernel)(void)) {
+    char line[64];
+    snprintf(line, sizeof line, "%s %s %s %d", cgrpo_instruction_set(), name,
+             x->tensor.type == CGRPO_F32 ? "f32" : "bf16", (int)x->count);
+    kernel();
+    CALLGRIND_START_INSTRUMENTATION;
+    CALLGRIND_ZERO_STATS;
+    kernel();
+    CALLGRIND_DUMP_STATS_AT(line);
+    CALLGRIND_STOP_INSTRUMENTATION;
+}
+
+int main(void) {
+    const cgrpo_type types[] = {CGRPO_F32, CGRPO_BF16};
+    const int64_t sizes[] = {LARGE, TINY};
+    sampler = sampler_new(17, CGRPO_FLOW_SDE, 0.7, 1);
+    cgrpo_noise_init(&noise, sizeof noise);
+    for (int s = 0; s < 2; s++)
+        for (int t = 0; t < 2; t++) {
+            x = array_filled(types[t], 2, sizes[s], 0, 1), v = array_filled(types[t], 2, sizes[s], 0, 2);
+            next_x = array_new(types[t], 2, sizes[s], 0), grad_v = array_new(types[t], 2, sizes[s], 0);
+            count("normal", normal);
+            count("step", step); /* makes the next_x of the others */
+            count("log_prob", log_probability);
+            count("log_prob_vjp", vjp);
+        }
+    cgrpo_sampler_destroy(sampler);
+    return check_wrong != 0;
+}

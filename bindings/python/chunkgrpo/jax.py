@@ -1,0 +1,376 @@
+"""JAX: steps, log-probabilities and the chunk loss under `jit`, `grad` and `vmap`.
+
+    import chunkgrpo as cg, chunkgrpo.jax as cgj
+
+    def objective(params, latents, old_log_probs, adv):      # latents (B, T + 1, ...), the others (B, S) and (B,)
+        v = jnp.stack([model(params, latents[:, k], sigmas[k]) for k in range(plan.steps)], axis=1)
+        return cgj.chunk_policy_loss(sampler, latents, v, old_log_probs, adv, plan).loss
+
+    gradient = jax.jit(jax.grad(objective))
+
+The library runs on the host, in `jax.pure_callback`; latents on another device travel there and back. Any argument may
+be a traced array, `k`, `seed` and options too; what is no JAX array is a constant of the compiled program. Under `vmap`
+one callback serves all lanes.
+
+Gradients are the closed forms of the library: in the velocities, the new log-probabilities and ratio_bias. All else is
+data; where a derivative in it is asked for, an InvalidArgument asks for `jax.lax.stop_gradient`.
+
+Types. Latents (B, ...) are float32, bfloat16, float16, or float64 with x64 enabled. A velocity or next_x of another
+type is converted to that of x, and its gradient back. Log-probabilities are computed in float64, which JAX stores in
+float32 unless x64 is enabled: that moves a ratio by about 1e-7. The ratio of the policy that sampled is 1 all the same.
+
+Errors. What is wrong with shapes, types and options is raised while tracing, as the classes of `chunkgrpo.errors`. What
+is wrong with numbers (a NaN, a traced k out of range) is raised as it is outside of `jit`; inside, JAX raises its
+JaxRuntimeError, which ends with the class and the sentence of ours.
+
+JAX's own callbacks need a second thread: on a single core, or with many Python threads that run programs with
+callbacks, JAX may wait for ever (jax-ml/jax issue 24255).
+"""
+
+from __future__ import annotations
+
+import dataclasses
+from functools import partial
+from typing import Any, Callable, Optional
+
+import jax
+import jax.numpy as jnp
+import numpy as np
+from jax.custom_derivatives import SymbolicZero
+
+from . import _arrays, divergences, objective
+from .chunks import ChunkPlan
+from .errors import InvalidArgument
+from .objective import ChunkLoss, ChunkStats
+from .sampler import Sampler
+
+Struct: Any = jax.ShapeDtypeStruct
+
+__all__ = ["chunk_loss", "chunk_policy_loss", "divergence", "log_prob", "log_probs", "step"]
+
+for _result in (ChunkLoss, ChunkStats):  # so that they can leave a jit
+    jax.tree_util.register_dataclass(_result, [field.name for field in dataclasses.fields(_result)], [])
+
+
+def log_prob(
+    sampler: Sampler,
+    k: Any,
+    x: Any,
+    v: Any,
+    next_x: Any,
+    *,
+    unconditional: Any = None,
+    guidance: Any = 1.0,
+    previous_image: Any = None,
+) -> jax.Array:
+    """`Sampler.log_prob`: log-probability (B,) of step k going from x to next_x under velocity v, all (B, ...).
+    Differentiable in v and unconditional."""
+    x = _latents(x, "x")
+    traced, fixed = _split(
+        k=k,
+        x=x,
+        v=_as(x, v, "v"),
+        next_x=_as(x, next_x, "next_x"),
+        unconditional=_as(x, unconditional, "unconditional"),
+        guidance=guidance,
+        previous_image=_as(x, previous_image, "previous_image"),
+    )
+
+    def value(**given: Any) -> Any:
+        return sampler.log_prob(**fixed, **given)
+
+    def gradient(traced: dict[str, Any], _: Any, cotangent: Any) -> dict[str, Any]:
+        return _log_prob_gradient(sampler, fixed, {**traced, "grad_log_prob": _dense(cotangent)})
+
+    out: jax.Array = _differentiable(value, gradient, ("v", "unconditional"), traced, _floats(x.shape[0]))
+    return out
+
+
+def log_probs(sampler: Sampler, latents: Any, velocities: Any, first_step: Any = 0) -> jax.Array:
+    """`Sampler.log_probs`: log-probabilities (B, n) of the steps first_step ... first_step + n - 1, from latents
+    (B, n + 1, ...) or more steps and velocities (B, n, ...). Differentiable in velocities."""
+    latents = _latents(latents, "latents", 2)
+    velocities = _latents(velocities, "velocities", 2).astype(latents.dtype)
+    traced, fixed = _split(latents=latents, velocities=velocities, first_step=first_step)
+
+    def value(**given: Any) -> Any:
+        return sampler.log_probs(**fixed, **given)
+
+    def gradient(traced: dict[str, Any], _: Any, cotangent: Any) -> dict[str, Any]:
+        vjp = partial(sampler.log_probs_vjp, **fixed)
+        return _velocities_gradient(vjp, {**traced, "grad_log_probs": _dense(cotangent)})
+
+    out: jax.Array = _differentiable(value, gradient, ("velocities",), traced, _floats(*velocities.shape[:2]))
+    return out
+
+
+def step(
+    sampler: Sampler,
+    k: Any,
+    x: Any,
+    v: Any,
+    *,
+    noise: Any = None,
+    key: Optional[jax.Array] = None,
+    seed: Any = None,
+    sample_ids: Any = None,
+    unconditional: Any = None,
+    guidance: Any = 1.0,
+    previous_image: Any = None,
+) -> tuple[jax.Array, jax.Array]:
+    """`Sampler.step`: step k from latents x with velocity v, both (B, ...): (x', log-probabilities (B,)). The
+    log-probability is differentiable in v and unconditional; x' is data.
+
+    noise  like x: the e that is added; or
+    key    a JAX random key: e is drawn by `jax.random.normal`, in float32 where x is of 16 bits; or
+    seed   0 ... 2^64 - 1, with sample_ids (B,) or None = 0 ... B - 1: the library's noise. Traced, it is at most
+           2^32 - 1 without x64. Lanes of a `vmap` with equal seed and ids have equal noise.
+
+    One of the three, unless the step has s = 0.
+    """
+    x = _latents(x, "x")
+    if key is not None:
+        if noise is not None or seed is not None:
+            raise InvalidArgument("key, noise and seed exclude each other; give one of them")
+        noise = jax.random.normal(key, x.shape, jnp.promote_types(x.dtype, jnp.float32))
+    traced, fixed = _split(
+        k=k,
+        x=x,
+        v=_as(x, v, "v"),
+        unconditional=_as(x, unconditional, "unconditional"),
+        guidance=guidance,
+        previous_image=_as(x, previous_image, "previous_image"),
+    )
+    traced_noise, fixed_noise = _split(noise=_as(x, noise, "noise"), seed=seed, sample_ids=sample_ids)
+
+    def value(**given: Any) -> Any:
+        return sampler.step(**fixed, **fixed_noise, **given)
+
+    def gradient(given: dict[str, Any], outputs: Any, cotangents: Any) -> dict[str, Any]:
+        needed = {name: given[name] for name in traced}
+        return _log_prob_gradient(
+            sampler, fixed, {**needed, "next_x": outputs[0], "grad_log_prob": _dense(cotangents[1])}
+        )
+
+    results = Struct(x.shape, x.dtype), _floats(x.shape[0])
+    next_x, log_prob = _differentiable(
+        value, gradient, ("v", "unconditional"), {**traced, **traced_noise}, results
+    )
+    return jax.lax.stop_gradient(next_x), log_prob
+
+
+def divergence(
+    sampler: Sampler, velocities: Any, other: Any, *, kind: str = "gaussian", first_step: Any = 0
+) -> jax.Array:
+    """`chunkgrpo.divergence` (B, n) of the steps first_step ... first_step + n - 1 under `velocities` from those under
+    `other`, both (B, n, ...). Differentiable in velocities: for a KL to a reference, or GRPO-Guard's ratio_bias."""
+    velocities = _latents(velocities, "velocities", 2)
+    traced, fixed = _split(velocities=velocities, other=_as(velocities, other, "other"), first_step=first_step)
+
+    def value(**given: Any) -> Any:
+        return divergences.divergence(sampler, kind=kind, **fixed, **given)
+
+    def gradient(traced: dict[str, Any], _: Any, cotangent: Any) -> dict[str, Any]:
+        vjp = partial(divergences.divergence_vjp, sampler, kind=kind, **fixed)
+        return _velocities_gradient(vjp, {**traced, "grad": _dense(cotangent)})
+
+    out: jax.Array = _differentiable(value, gradient, ("velocities",), traced, _floats(*velocities.shape[:2]))
+    return out
+
+
+def chunk_loss(
+    new_log_probs: Any, old_log_probs: Any, advantages: Any, plan: ChunkPlan, **options: Any
+) -> ChunkLoss:
+    """`chunkgrpo.chunk_loss` of log-probabilities (B, S) and advantages (B,), with its options. The result is a pytree:
+    its `.loss` () is differentiable in new_log_probs and ratio_bias; the rest is data."""
+    plan = plan if isinstance(plan, ChunkPlan) else ChunkPlan(plan)
+    traced, fixed = _split(
+        new_log_probs=new_log_probs, old_log_probs=old_log_probs, advantages=advantages, **options
+    )
+
+    def value(**given: Any) -> Any:
+        return objective.chunk_loss(plan=plan, **fixed, **given)
+
+    def gradient(_: Any, out: Any, cotangents: Any) -> dict[str, Any]:
+        return _scaled(cotangents.loss, new_log_probs=out.grad_log_probs, ratio_bias=out.grad_ratio_bias)
+
+    results = _loss_results(jnp.shape(new_log_probs), plan, options)
+    return _data_but_loss(_differentiable(value, gradient, ("new_log_probs", "ratio_bias"), traced, results))
+
+
+def chunk_policy_loss(
+    sampler: Sampler,
+    latents: Any,
+    velocities: Any,
+    old_log_probs: Any,
+    advantages: Any,
+    plan: ChunkPlan,
+    *,
+    first_step: Any = 0,
+    **options: Any,
+) -> ChunkLoss:
+    """`chunk_loss` of `log_probs` in one callback: differentiable in velocities (B, S, ...) and ratio_bias.
+
+    latents (B, S + 1, ...) or more steps; old_log_probs (B, S), advantages (B,) and the options are those of
+    `chunk_loss`. All is float64 on the way, but that the new log-probabilities are rounded to the type of the old ones:
+    so the ratio of the policy that sampled is exactly 1.
+    """
+    plan = plan if isinstance(plan, ChunkPlan) else ChunkPlan(plan)
+    latents = _latents(latents, "latents", 2)
+    velocities = _latents(velocities, "velocities", 2).astype(latents.dtype)
+    traced, fixed = _split(latents=latents, velocities=velocities, first_step=first_step)
+    traced_loss, fixed_loss = _split(old_log_probs=old_log_probs, advantages=advantages, **options)
+
+    def value(**given: Any) -> Any:
+        new = sampler.log_probs(**fixed, **{name: given.pop(name) for name in traced})
+        arguments = {**fixed_loss, **given}
+        stored = np.asarray(arguments["old_log_probs"]).dtype
+        return objective.chunk_loss(new.astype(np.promote_types(stored, np.float32)), plan=plan, **arguments)
+
+    def gradient(given: dict[str, Any], out: Any, cotangents: Any) -> dict[str, Any]:
+        scaled = _scaled(cotangents.loss, grad_log_probs=out.grad_log_probs, ratio_bias=out.grad_ratio_bias)
+        needed = {name: given[name] for name in traced}
+        needed["grad_log_probs"] = scaled.pop("grad_log_probs")
+        return {**_velocities_gradient(partial(sampler.log_probs_vjp, **fixed), needed), **scaled}
+
+    results = _loss_results(velocities.shape[:2], plan, options)
+    out = _differentiable(value, gradient, ("velocities", "ratio_bias"), {**traced, **traced_loss}, results)
+    return _data_but_loss(out)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Arguments and results
+
+
+def _latents(value: Any, name: str, leading: int = 1) -> jax.Array:
+    array = jnp.asarray(value)
+    _arrays.tensor_type(array.dtype.name, name)
+    if array.ndim < leading:
+        expected = "(B, ...)" if leading == 1 else "(B, steps, ...)"
+        raise InvalidArgument(f"{name} has shape {array.shape}; it must be {expected}")
+    return array
+
+
+def _as(x: jax.Array, value: Any, name: str) -> Optional[jax.Array]:
+    """In the type of x: JAX takes the gradient back to that of `value`."""
+    return None if value is None else _latents(value, name).astype(x.dtype)
+
+
+def _split(**arguments: Any) -> tuple[dict[str, Any], dict[str, Any]]:
+    """What may be traced, and the constants."""
+    traced = {name: value for name, value in arguments.items() if isinstance(value, jax.Array)}
+    return traced, {name: value for name, value in arguments.items() if name not in traced}
+
+
+def _floats(*shape: int) -> Any:
+    return Struct(shape, jnp.result_type(float))  # float64 with x64, else float32
+
+
+def _loss_results(shape: tuple[int, ...], plan: ChunkPlan, options: dict[str, Any]) -> Any:
+    stats: Any = {field.name: _floats() for field in dataclasses.fields(ChunkStats)}
+    stats["selected"] = Struct((), jnp.result_type(int))
+    biased = options.get("ratio_bias") is not None
+    ratios = _floats(*shape[:1], len(plan))
+    fields: Any = (_floats(), _floats(*shape), ratios, ChunkStats(**stats), _floats(*shape) if biased else None)
+    return ChunkLoss(*fields)
+
+
+def _data_but_loss(out: ChunkLoss) -> ChunkLoss:
+    return dataclasses.replace(jax.lax.stop_gradient(out), loss=out.loss)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Gradients
+
+
+def _dense(cotangent: Any) -> Any:
+    zero = isinstance(cotangent, SymbolicZero)
+    return jnp.zeros(cotangent.shape, cotangent.dtype) if zero else cotangent
+
+
+def _scaled(cotangent: Any, **slopes: Any) -> dict[str, Any]:
+    return {name: _dense(cotangent) * slope for name, slope in slopes.items() if slope is not None}
+
+
+def _log_prob_gradient(sampler: Sampler, fixed: dict[str, Any], traced: dict[str, Any]) -> dict[str, Any]:
+    """Of v and, where there is one, of the unconditional velocity; zero where s = 0, at which `step` has l = 0."""
+    names = [name for name in ("v", "unconditional") if name in traced]
+
+    def function(**given: Any) -> Any:
+        arguments = {**fixed, **given}
+        if sampler.coefficients(arguments["k"])[2] == 0:
+            return tuple(np.zeros_like(given["v"]) for _ in names)
+        grads = sampler.log_prob_vjp(**arguments)
+        return grads if len(names) == 2 else (grads,)
+
+    results = tuple(Struct(traced[name].shape, traced[name].dtype) for name in names)
+    return dict(zip(names, _call(function, results, traced)))
+
+
+def _velocities_gradient(vjp: Callable[..., Any], traced: dict[str, Any]) -> dict[str, Any]:
+    v = traced["velocities"]
+    return {"velocities": _call(vjp, Struct(v.shape, v.dtype), traced)}
+
+
+def _differentiable(
+    value: Callable[..., Any],
+    gradient: Callable[[dict[str, Any], Any, Any], dict[str, Any]],
+    wanted: tuple[str, ...],
+    traced: dict[str, Any],
+    results: Any,
+) -> Any:
+    """value(**traced) on the host. gradient(traced, outputs, cotangents) gives the cotangents of `wanted`."""
+
+    call: Any = jax.custom_vjp(partial(_call, value, results))
+
+    def forward(inputs: dict[str, Any]) -> Any:
+        data = [name for name, item in inputs.items() if item.perturbed and name not in wanted]
+        if data:
+            raise InvalidArgument(
+                f"{data[0]} is data: there is no derivative in it, only in {' and '.join(wanted)}. "
+                "Give jax.lax.stop_gradient of it"
+            )
+        traced = {name: item.value for name, item in inputs.items()}
+        outputs = call(traced)
+        return outputs, (traced, outputs)
+
+    def backward(residuals: tuple[Any, Any], cotangents: Any) -> Any:
+        grads = gradient(*residuals, cotangents)
+        return ({name: grads.get(name) for name in residuals[0]},)  # None is zero
+
+    call.defvjp(forward, backward, symbolic_zeros=True)
+    return call(traced)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The host
+
+
+def _call(function: Callable[..., Any], results: Any, traced: dict[str, Any]) -> Any:
+    """function(**traced) with numpy arrays, as a pytree like `results`: outside of a trace at once, so that its
+    exceptions come out as they are; else in a callback."""
+    host = partial(_on_host, function, results, {name: array.ndim for name, array in traced.items()})
+    if not any(isinstance(array, jax.core.Tracer) for array in traced.values()):
+        return jax.tree.map(jnp.asarray, host(traced))
+    # What is refused whatever the numbers are is refused now. Integers are left alone: not every one makes sense.
+    if all(array.ndim and not jnp.issubdtype(array.dtype, jnp.integer) for array in traced.values()):
+        function(**{name: np.broadcast_to(np.ones(a.shape[1:], a.dtype), a.shape) for name, a in traced.items()})
+    # expand_dims: what is the same in all lanes is not copied for each.
+    return jax.pure_callback(host, results, traced, vmap_method="expand_dims")
+
+
+def _on_host(function: Callable[..., Any], results: Any, ranks: dict[str, int], traced: dict[str, Any]) -> Any:
+    # numpy at once: JAX in a callback of JAX may wait for itself.
+    arrays = {name: np.asarray(array) for name, array in traced.items()}
+    shapes = {name: array.shape[array.ndim - ranks[name] :] for name, array in arrays.items()}
+    lanes = np.broadcast_shapes(*(a.shape[: a.ndim - ranks[name]] for name, a in arrays.items()))  # () without vmap
+    arrays = {name: np.broadcast_to(array, lanes + shapes[name]) for name, array in arrays.items()}
+
+    def run(lane: tuple[int, ...]) -> Any:
+        outputs = function(**{name: array[lane] for name, array in arrays.items()})
+        return jax.tree.map(lambda output, like: np.asarray(output, like.dtype), outputs, results)
+
+    if not lanes:
+        return run(())
+    outputs = [run(lane) for lane in np.ndindex(*lanes)]
+    return jax.tree.map(lambda *each: np.stack(each).reshape(lanes + each[0].shape), *outputs)

@@ -1,0 +1,23 @@
+"""What holds for the whole process: threads and vectors. Results never depend on it."""
+
+from __future__ import annotations
+
+from . import _abi, _arrays
+from .errors import check
+
+
+def set_thread_limit(limit: int) -> None:
+    """The most threads that any call takes, the caller's own among them: 1 ... 256; 1 = the library starts none. At
+    first 256: each sampler's `threads` decides.
+
+    Threads come from one pool, which sleeps between calls and starts anew in a forked process. A call that finds it
+    taken runs on its own thread, so that the workers of a data loader or a server do not take more threads than one.
+    """
+    check(_abi.lib.cgrpo_set_thread_limit(_arrays.thread_count(limit, "limit")))
+
+
+def instruction_set() -> str:
+    """ "baseline", "avx2" or "avx512": the widest vectors that the processor and the build of the library have, or less
+    where the environment variable CHUNKGRPO_SIMD names it."""
+    name: bytes = _abi.lib.cgrpo_instruction_set()
+    return name.decode()
