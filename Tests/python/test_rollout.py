@@ -142,10 +142,10 @@ def test_arrays_are_borrowed_as_they_lie():
     base = np.zeros((4, 6, 3, 5), np.float32)
     one_axis = [base, base[::2], base[:, 0], base[::-1], np.broadcast_to(base[0], base.shape), base[:, 2:3]]
     for array in one_axis:
-        assert _arrays.latents(array, "x") is array
+        assert _arrays.borrow(array, "x").array is array
         assert _arrays.tensor(array).data == array.ctypes.data
     for array in (base, np.moveaxis(base, 0, 1), base[::2, 1:], base[:, ::-1]):
-        assert _arrays.latents(array, "x", 2) is array
+        assert _arrays.borrow(array, "x", 2).array is array
         assert _arrays.tensor(array, 2).data == array.ctypes.data
 
 

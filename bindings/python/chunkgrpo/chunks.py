@@ -9,7 +9,8 @@ from typing import Any, Optional
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import _abi, _arrays
+from . import _abi, _arrays, _frameworks
+from ._arrays import AnyArray
 from .errors import InvalidArgument, WrongType, check, text
 from .schedule import Schedule
 
@@ -130,12 +131,12 @@ class ChunkPlan:
         sampling policy it is each step's share of the gradient when every chunk is trained."""
         return np.repeat(1 / (len(self) * self._sizes), self._sizes)
 
-    def weights(self, relative_l1: ArrayLike) -> NDArray[np.float64]:
+    def weights(self, relative_l1: ArrayLike) -> AnyArray:
         """(B, K) float64: mean of relative_l1 (B, S) over each chunk, plus 1e-8."""
         curve = _arrays.double_matrix(relative_l1, "relative_l1")
         out = np.empty((len(curve), len(self)))
         check(_abi.lib.cgrpo_chunk_weights(curve, *curve.shape, self._sizes, len(self), out))
-        return out
+        return _arrays.given_back(out, relative_l1)
 
     def select(
         self,
@@ -146,7 +147,7 @@ class ChunkPlan:
         chunks: Optional[ArrayLike] = None,
         seed: int = 0,
         sample_ids: Optional[ArrayLike] = None,
-    ) -> NDArray[np.bool_]:
+    ) -> AnyArray:
         """Which chunks of which sample to train: (B, K) bool. The same for any batch split.
 
         batch       B
@@ -174,7 +175,8 @@ class ChunkPlan:
             _arrays.point(options, "fixed", fixed)
             options.fixed_count = len(fixed)
         check(_abi.lib.cgrpo_chunk_select(batch, count, ctypes.byref(options), selection))
-        return selection.astype(np.bool_)
+        chosen = selection.astype(np.bool_)
+        return chosen if weights is None else _arrays.given_back(chosen, weights)
 
     def __len__(self) -> int:
         return len(self._sizes)
@@ -211,6 +213,8 @@ class ChunkFit:
 
 def selection_mask(selection: Any, batch: int, count: int) -> NDArray[np.uint8]:
     """(B, K) uint8 from a bool array (B, K), or from a list of chunk indices for each sample (ragged, or (B, M))."""
+    if _frameworks.of(selection, "selection") is not _frameworks.NUMPY:
+        selection = _arrays.plain(selection, "selection")
     try:
         array = np.asarray(selection)
     except ValueError:  # ragged

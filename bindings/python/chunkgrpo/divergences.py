@@ -2,22 +2,23 @@
 
 from __future__ import annotations
 
-from ctypes import byref
 from typing import Any, Optional
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from . import _abi, _arrays
-from ._arrays import Array
-from .errors import InvalidArgument, check
+from ._arrays import AnyArray, Borrowed
+from ._frameworks import not_compiled
+from .errors import check
 from .noise import Source
 from .sampler import Sampler
 
 
+@not_compiled
 def divergence(
-    sampler: Sampler, velocities: Array, other: Array, *, kind: str = "gaussian", first_step: int = 0
-) -> NDArray[np.float64]:
+    sampler: Sampler, velocities: AnyArray, other: AnyArray, *, kind: str = "gaussian", first_step: int = 0
+) -> AnyArray:
     """Divergence (B, n) of the steps first_step ... first_step + n - 1 under `velocities` from those under `other`,
     both (B, n, ...): of a frozen reference, or of the old policy. Means over the elements of a sample; m is the mean of
     a step:
@@ -31,24 +32,32 @@ def divergence(
     return _from_velocities(sampler, velocities, other, None, kind, first_step)
 
 
+@not_compiled
 def divergence_vjp(
-    sampler: Sampler, velocities: Array, other: Array, grad: ArrayLike, *, kind: str = "gaussian", first_step: int = 0
-) -> Array:
+    sampler: Sampler,
+    velocities: AnyArray,
+    other: AnyArray,
+    grad: ArrayLike,
+    *,
+    kind: str = "gaussian",
+    first_step: int = 0,
+) -> AnyArray:
     """Vector-Jacobian product of `divergence`: grad (B, n) to gradients like velocities. `other` has none."""
     return _from_velocities(sampler, velocities, other, grad, kind, first_step)
 
 
+@not_compiled
 def divergence_from_sampled(
     sampler: Sampler,
-    latents: Array,
-    velocities: Array,
+    latents: AnyArray,
+    velocities: AnyArray,
     *,
     seed: Optional[int] = None,
     sample_ids: Optional[ArrayLike] = None,
-    noise: Optional[Array] = None,
+    noise: Optional[AnyArray] = None,
     kind: str = "gaussian",
     first_step: int = 0,
-) -> NDArray[np.float64]:
+) -> AnyArray:
     """Divergence (B, n) from the steps that were sampled, whose mean was x' - s e: from latents (B, n + 1, ...) as in
     `Sampler.log_probs`, and the seed and sample_ids (or the noise (B, n, ...) of these steps) of the rollout. Neither
     the old velocity nor the old mean has to be stored.
@@ -58,34 +67,33 @@ def divergence_from_sampled(
     return _from_sampled(sampler, latents, velocities, None, seed, sample_ids, noise, kind, first_step)
 
 
+@not_compiled
 def divergence_from_sampled_vjp(
     sampler: Sampler,
-    latents: Array,
-    velocities: Array,
+    latents: AnyArray,
+    velocities: AnyArray,
     grad: ArrayLike,
     *,
     seed: Optional[int] = None,
     sample_ids: Optional[ArrayLike] = None,
-    noise: Optional[Array] = None,
+    noise: Optional[AnyArray] = None,
     kind: str = "gaussian",
     first_step: int = 0,
-) -> Array:
+) -> AnyArray:
     """Vector-Jacobian product of `divergence_from_sampled`: grad (B, n) to gradients like velocities."""
     return _from_sampled(sampler, latents, velocities, grad, seed, sample_ids, noise, kind, first_step)
 
 
 def _from_velocities(
     sampler: Sampler, velocities: Any, other: Any, grad: Optional[ArrayLike], kind: str, first_step: int
-) -> Array:
-    v = _arrays.latents(velocities, "velocities", 2)
-    w = _arrays.latents(other, "other", 2)
-    if w.shape != v.shape:
-        raise InvalidArgument(f"other has shape {w.shape}; it must be {v.shape}, like velocities")
+) -> Any:
+    v = _arrays.borrow(velocities, "velocities", 2)
+    w = _arrays.borrow_like(other, v, "other", "velocities", 2)
     number = _arrays.choice(kind, _abi.DIVERGENCE, "kind")
 
     def call(t: int, step: int, value: Any, upstream: Any, out: Any) -> int:
         status: int = _abi.lib.cgrpo_divergence_from_velocity(
-            sampler._handle, step, number, _borrow(v[:, t]), _borrow(w[:, t]), value, upstream, out
+            sampler._handle, step, number, _at(v, t), _at(w, t), value, upstream, out
         )
         return status
 
@@ -99,50 +107,41 @@ def _from_sampled(
     grad: Optional[ArrayLike],
     seed: Optional[int],
     sample_ids: Optional[ArrayLike],
-    noise: Optional[Array],
+    noise: Optional[AnyArray],
     kind: str,
     first_step: int,
-) -> Array:
-    x, v = _arrays.latents(latents, "latents", 2), _arrays.latents(velocities, "velocities", 2)
-    if v.shape[:1] + v.shape[2:] != x.shape[:1] + x.shape[2:] or v.shape[1] >= x.shape[1]:
-        raise InvalidArgument(
-            f"velocities has shape {v.shape}; for latents {x.shape} it must be (B, n, ...) with n < {x.shape[1]}"
-        )
-    given = None if noise is None else _arrays.latents(noise, "noise", 2)
-    if given is not None and given.shape != v.shape:
-        raise InvalidArgument(f"noise has shape {given.shape}; it must be {v.shape}, like velocities")
+) -> AnyArray:
+    x, v = _arrays.borrow_trajectories(latents, velocities)
+    given = None if noise is None else _arrays.borrow_like(noise, v, "noise", "velocities", 2)
     number = _arrays.choice(kind, _abi.DIVERGENCE, "kind")
 
     def call(t: int, step: int, value: Any, upstream: Any, out: Any) -> int:
-        source = Source(len(v), None if given is None else _step(given, t), seed, sample_ids)
+        source = Source(v.shape[0], None if given is None else given.at((slice(None), t)), seed, sample_ids)
         status: int = _abi.lib.cgrpo_divergence_from_sampled(
-            *(sampler._handle, step, number, _borrow(x[:, t]), _borrow(v[:, t]), source.pointer()),
-            *(_borrow(x[:, t + 1]), value, upstream, out),
+            *(sampler._handle, step, number, _at(x, t), _at(v, t), source.pointer()),
+            *(_at(x, t + 1), value, upstream, out),
         )
         return status
 
     return _each(v, grad, first_step, call)
 
 
-def _each(v: Array, grad: Optional[ArrayLike], first_step: int, call: Any) -> Array:
+def _each(v: Borrowed, grad: Optional[ArrayLike], first_step: int, call: Any) -> Any:
     """One step after the other: values (B, n), or gradients like v."""
     first = _arrays.integer(first_step, "first_step")
     batch, count = v.shape[:2]
     if grad is None:
-        values = np.empty((count, batch))
+        values, row = v.new_doubles((batch, count)), np.empty(batch)
         for t in range(count):
-            check(call(t, first + t, values[t], None, None))
-        return np.ascontiguousarray(values.T)
+            check(call(t, first + t, row, None, None))
+            values.array[:, t] = row
+        return values.result()
     upstream = np.ascontiguousarray(_arrays.doubles(grad, "grad", (batch, count)).T)
-    out = np.empty(v.shape, v.dtype)
+    out = v.new()
     for t in range(count):
-        check(call(t, first + t, None, upstream[t], _borrow(out[:, t])))
-    return out
+        check(call(t, first + t, None, upstream[t], _at(out, t)))
+    return out.result()
 
 
-def _step(array: Array, t: int) -> Array:
-    return _arrays.latents(array[:, t], "noise")
-
-
-def _borrow(array: Array) -> Any:
-    return byref(_arrays.tensor(array))
+def _at(trajectory: Borrowed, t: int) -> Any:
+    return trajectory.at((slice(None), t)).pointer()

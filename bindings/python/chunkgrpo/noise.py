@@ -12,51 +12,58 @@ import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
 from . import _abi, _arrays
-from ._arrays import Array
+from ._arrays import AnyArray, Borrowed
+from ._frameworks import not_compiled
 from .errors import InvalidArgument, check
 
 
+@not_compiled
 def normal(
     shape: Sequence[int],
     seed: int,
     step: int,
     sample_ids: Optional[ArrayLike] = None,
     *,
-    dtype: DTypeLike = np.float32,
+    dtype: Optional[DTypeLike] = None,
+    like: Any = None,
     threads: int = 1,
-) -> Array:
+) -> AnyArray:
     """Standard normals (B, ...): what a sampler with this seed adds at `step`.
 
     shape       (B, ...), each >= 1
     seed        0 ... 2^64 - 1
     step        0 ... 2^31 - 1, or -1 for the initial noise
     sample_ids  (B,) integers; None = 0 ... B - 1
-    dtype       float32, float64, float16 or bfloat16; drawn in float32 and then stored in it
+    dtype       float32 (the default), float64, float16 or bfloat16; drawn in float32 and then stored in it; or
+    like        an array: the result has its framework, device and element type
     threads     0 = one a core; the result is the same for any number
     """
-    out = _arrays.empty(_arrays.sizes(shape), _arrays.as_dtype(dtype))
-    ids = _arrays.sample_ids(sample_ids, len(out))
+    size = _arrays.sizes(shape)
+    out = _arrays.new_like(like, size, dtype)
+    ids = _arrays.sample_ids(sample_ids, size[0])
     check(
         _abi.lib.cgrpo_normal(
             _arrays.seed_number(seed),
             ids,
             _arrays.integer(step, "step"),
             _arrays.thread_count(threads),
-            ctypes.byref(_arrays.tensor(out)),
+            out.pointer(),
         )
     )
-    return out
+    return out.result()
 
 
+@not_compiled
 def initial_noise(
     shape: Sequence[int],
     seed: int,
     *,
     group_size: Optional[int] = None,
     sample_ids: Optional[ArrayLike] = None,
-    dtype: DTypeLike = np.float32,
+    dtype: Optional[DTypeLike] = None,
+    like: Any = None,
     threads: int = 1,
-) -> Array:
+) -> AnyArray:
     """Latents at sigma = 1, (B, ...): where a rollout starts.
 
     group_size  samples a prompt that share one initial noise (GCPO, DanceGRPO): that of the first sample of the
@@ -72,13 +79,13 @@ def initial_noise(
             raise InvalidArgument(f"group_size is {size}, which does not divide the batch of {batch}")
         own = _arrays.sample_ids(sample_ids, batch)
         ids = (np.arange(batch, dtype=np.uint64) if own is None else own)[::size].repeat(size)
-    return normal(shape, seed, _abi.INITIAL_NOISE, ids, dtype=dtype, threads=threads)
+    return normal(shape, seed, _abi.INITIAL_NOISE, ids, dtype=dtype, like=like, threads=threads)
 
 
 class Source:
     """Where steps take their noise from: the caller's array, the library's by seed, or none."""
 
-    def __init__(self, batch: int, noise: Optional[Array], seed: Optional[int], ids: Optional[ArrayLike]) -> None:
+    def __init__(self, batch: int, noise: Optional[Borrowed], seed: Optional[int], ids: Optional[ArrayLike]) -> None:
         if noise is not None and seed is not None:
             raise InvalidArgument("noise and seed exclude each other; give one of them")
         if seed is None and ids is not None:
@@ -88,7 +95,7 @@ class Source:
             return
         self._struct = _abi.new(_abi.Noise)
         if noise is not None:
-            given = _arrays.tensor(noise, min(2, noise.ndim))
+            given = noise.tensor(min(2, noise.array.ndim))
             self._struct.given = ctypes.pointer(given)
             self._given = given
         else:

@@ -12,6 +12,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import _abi, _arrays
+from ._arrays import AnyArray
+from ._frameworks import not_compiled
 from ._handle import Handle
 from .chunks import ChunkPlan, selection_mask
 from .errors import InvalidArgument, check
@@ -50,15 +52,16 @@ class ChunkLoss:
     """What `chunk_loss` returns."""
 
     loss: float
-    grad_log_probs: NDArray[np.float64]
+    grad_log_probs: AnyArray
     """(B, S): d loss / d new_log_probs; `Sampler.log_probs_vjp` takes it on to the velocities."""
-    ratios: NDArray[np.float64]
+    ratios: AnyArray
     """(B, K) of all chunks, selected or not; never clipped; 1 for a chunk without a step."""
     stats: ChunkStats
-    grad_ratio_bias: Optional[NDArray[np.float64]] = None
+    grad_ratio_bias: Optional[AnyArray] = None
     """(B, S) with a `ratio_bias`: d loss / d ratio_bias; `divergence_vjp` takes it on to the velocities."""
 
 
+@not_compiled
 def advantages(
     rewards: ArrayLike,
     group_size: Optional[int] = None,
@@ -74,7 +77,7 @@ def advantages(
     subtract_median: bool = False,
     weights: Optional[ArrayLike] = None,
     mixing: str = "sum",
-) -> NDArray[np.float64]:
+) -> AnyArray:
     """(r - mean of its group) / (unbiased standard deviation of its group + epsilon), clamped: (B,) float64.
 
     rewards     (B,) real numbers, finite; or (B, R) for several rewards a sample
@@ -120,21 +123,22 @@ def advantages(
         _arrays.point(options, "reward_weights", _arrays.doubles(weights, "weights", (options.reward_count,)))
     out = np.empty(len(values))
     check(_abi.lib.cgrpo_advantages(values, len(values), ctypes.byref(options), out))
-    return out
+    return _arrays.given_back(out, rewards)
 
 
 def _group_ids(
     groups: Any, batch: int, numbers: Optional[dict[Any, int]] = None, name: str = "groups"
 ) -> NDArray[np.int64]:
     """A number for each distinct group, in order of appearance."""
-    names = groups.tolist() if isinstance(groups, np.ndarray) else list(groups)
+    names = groups.tolist() if hasattr(groups, "tolist") else list(groups)
     if len(names) != batch:
         raise InvalidArgument(f"{name} has {len(names)} entries; there are rewards for {batch} samples")
     known: dict[Any, int] = {} if numbers is None else numbers
     return np.array([known.setdefault(group, len(known)) for group in names], np.int64)
 
 
-def best_of_n(scores: ArrayLike, keep: int) -> NDArray[np.bool_]:
+@not_compiled
+def best_of_n(scores: ArrayLike, keep: int) -> AnyArray:
     """Which `keep` of n scores to train on: the (keep + 1) // 2 highest and the keep // 2 lowest, as a bool array (n,)
     (DanceGRPO's best-of-n, over the whole batch)."""
     values = _arrays.doubles(scores, "scores")
@@ -142,7 +146,7 @@ def best_of_n(scores: ArrayLike, keep: int) -> NDArray[np.bool_]:
         raise InvalidArgument(f"scores has shape {values.shape}; it must have one dimension")
     chosen = np.empty(len(values), np.uint8)
     check(_abi.lib.cgrpo_best_of_n(values, len(values), _arrays.integer(keep, "keep"), chosen))
-    return chosen.astype(np.bool_)
+    return _arrays.given_back(chosen.astype(np.bool_), scores)
 
 
 class RewardHistory:
@@ -157,16 +161,17 @@ class RewardHistory:
         numbers = _arrays.integer(capacity, "capacity"), _arrays.integer(min_count, "min_count")
         check(_abi.lib.cgrpo_history_create(*numbers, self._handle.slot()))
 
-    def update(self, prompts: Any, rewards: ArrayLike) -> NDArray[np.float64]:
+    def update(self, prompts: Any, rewards: ArrayLike) -> AnyArray:
         """Takes the rewards (B,) of a batch in, of prompts (B,) of any hashable kind; returns their advantages (B,)."""
         values = _arrays.doubles(rewards, "rewards")
         if values.ndim != 1:
             raise InvalidArgument(f"rewards has shape {values.shape}; it must have one dimension")
         ids, out = _group_ids(prompts, len(values), self._numbers, "prompts"), np.empty(len(values))
         check(_abi.lib.cgrpo_history_update(self._handle, ids, values, len(values), out))
-        return out
+        return _arrays.given_back(out, rewards)
 
 
+@not_compiled
 def chunk_loss(
     new_log_probs: ArrayLike,
     old_log_probs: ArrayLike,
@@ -280,7 +285,13 @@ def chunk_loss(
             *(ctypes.byref(options), ctypes.byref(loss), grad, ratios, ctypes.byref(stats)),
         )
     )
-    return ChunkLoss(loss.value, grad, ratios, ChunkStats._of(stats), grad_bias)
+    return ChunkLoss(
+        loss.value,
+        _arrays.given_back(grad, new_log_probs),
+        _arrays.given_back(ratios, new_log_probs),
+        ChunkStats._of(stats),
+        None if grad_bias is None else _arrays.given_back(grad_bias, new_log_probs),
+    )
 
 
 def gcpo_weights(plan: ChunkPlan) -> NDArray[np.float64]:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import ctypes
 from typing import Any, Optional
 
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from . import _abi
+from ._arrays import AnyArray
 from .chunks import ChunkPlan
 from .errors import InvalidArgument, check, text
 from .objective import advantages
@@ -113,7 +114,7 @@ class Recipe:
             return ChunkPlan(self._struct.chunk_sizes[:count])
         return ChunkPlan.fixed(len(self.sampler(iteration).stochastic_steps), 1)
 
-    def advantages(self, rewards: ArrayLike, *, groups: Any = None, weights: Optional[ArrayLike] = None) -> NDArray[Any]:
+    def advantages(self, rewards: ArrayLike, *, groups: Any = None, weights: Optional[ArrayLike] = None) -> AnyArray:
         """(B,) advantages of rewards (B,) or (B, R), neighbours in groups of `group_size` unless `groups` names them."""
         o = self._struct.advantages
         return advantages(

@@ -7,12 +7,13 @@ from ctypes import byref
 from typing import Any, Optional
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
-from . import _abi, _arrays
-from ._arrays import Array
+from . import _abi, _arrays, _quick
+from ._arrays import AnyArray, Borrowed
+from ._frameworks import not_compiled
 from ._handle import Handle
-from .errors import InvalidArgument, check
+from .errors import check
 from .noise import Source
 from .schedule import Schedule
 from .trajectory import Trajectory, VelocityFunction
@@ -35,8 +36,11 @@ class Sampler:
     after      what those after the window's last step take; None = outside. MixGRPO-Flash: "dpm_ode"
     dpm_order  1 or 2, of DPM-Solver++; the first and the last step are of order 1
 
-    Latents, velocities and noise are arrays (B, ...) of float32, float64, float16 or bfloat16, of one type a call.
-    They are not copied where the sizes after the batch are contiguous. Log-probabilities are float64.
+    Latents, velocities and noise are arrays (B, ...) of float32, float64, float16 or bfloat16, of one type a call, of
+    numpy, PyTorch, JAX, MLX, CuPy or another framework that exports DLPack. Those on the CPU are not copied where the
+    sizes after the batch are contiguous. Results are of the framework and on the device of the latents;
+    log-probabilities are float64 (float32 in JAX without x64). No gradient passes through these functions, and tensors
+    that require one are refused: see chunkgrpo.torch and chunkgrpo.jax.
 
     Raises InvalidArgument for options out of bounds.
     """
@@ -108,16 +112,16 @@ class Sampler:
     def step(
         self,
         k: int,
-        x: Array,
-        v: Array,
+        x: AnyArray,
+        v: AnyArray,
         *,
-        noise: Optional[Array] = None,
+        noise: Optional[AnyArray] = None,
         seed: Optional[int] = None,
         sample_ids: Optional[ArrayLike] = None,
-        unconditional: Optional[Array] = None,
+        unconditional: Optional[AnyArray] = None,
         guidance: float = 1.0,
-        previous_image: Optional[Array] = None,
-    ) -> tuple[Array, NDArray[np.float64]]:
+        previous_image: Optional[AnyArray] = None,
+    ) -> tuple[AnyArray, AnyArray]:
         """Step k from latents x with velocity v, both (B, ...): (x', log-probabilities (B,)).
 
         noise       like x: the e that is added; or
@@ -128,101 +132,130 @@ class Sampler:
 
         The log-probability is taken from x' as it is stored, and is 0 for a deterministic step.
         """
-        x = _arrays.latents(x, "x")
-        v = _arrays.latents_like(v, x, "v", "x")
-        given = None if noise is None else _arrays.latents_like(noise, x, "noise", "x")
-        source = Source(len(x), given, seed, sample_ids)
-        next_x, log_prob = np.empty(x.shape, x.dtype), np.empty(len(x))
+        if sample_ids is None and unconditional is None and previous_image is None and _is_one(guidance):
+            quick = _quick.step(self._handle, k, x, v, noise, seed)
+            if quick is not None:
+                return quick
+        return self._step(k, x, v, noise, seed, sample_ids, unconditional, guidance, previous_image)
+
+    @not_compiled
+    def _step(
+        self, k: int, x: Any, v: Any, noise: Any, seed: Any, sample_ids: Any, u: Any, guidance: Any, image: Any
+    ) -> tuple[AnyArray, AnyArray]:
+        start = _arrays.borrow(x, "x")
+        velocity = _arrays.borrow_like(v, start, "v", "x")
+        given = None if noise is None else _arrays.borrow_like(noise, start, "noise", "x")
+        batch = start.shape[0]
+        source = Source(batch, given, seed, sample_ids)
+        next_x, log_prob = start.new(), start.new_doubles((batch,))
         check(
             _abi.lib.cgrpo_step_with_extras(
-                *(self._handle, _step(k), _borrow(x), _borrow(v)),
-                byref(_extras(x, unconditional, guidance, previous_image)),
-                *(source.pointer(), _borrow(next_x), log_prob, None),
+                *(self._handle, _step(k), start.pointer(), velocity.pointer()),
+                byref(_extras(start, u, guidance, image)),
+                *(source.pointer(), next_x.pointer(), log_prob.array, None),
             )
         )
-        return next_x, log_prob
+        return next_x.result(), log_prob.result()
 
+    @not_compiled
     def predicted_image(
-        self, k: int, x: Array, v: Array, *, unconditional: Optional[Array] = None, guidance: float = 1.0
-    ) -> Array:
+        self, k: int, x: AnyArray, v: AnyArray, *, unconditional: Optional[AnyArray] = None, guidance: float = 1.0
+    ) -> AnyArray:
         """x - sigma_k v, like x: the image that step k predicts from latents x with velocity v."""
-        x = _arrays.latents(x, "x")
-        v = _arrays.latents_like(v, x, "v", "x")
-        image = np.empty(x.shape, x.dtype)
-        extras = _extras(x, unconditional, guidance, None)
+        start = _arrays.borrow(x, "x")
+        velocity = _arrays.borrow_like(v, start, "v", "x")
+        image = start.new()
+        extras = _extras(start, unconditional, guidance, None)
         check(
             _abi.lib.cgrpo_predicted_image(
-                self._handle, _step(k), _borrow(x), _borrow(v), byref(extras), _borrow(image)
+                *(self._handle, _step(k), start.pointer(), velocity.pointer(), byref(extras), image.pointer())
             )
         )
-        return image
+        return image.result()
 
     def log_prob(
         self,
         k: int,
-        x: Array,
-        v: Array,
-        next_x: Array,
+        x: AnyArray,
+        v: AnyArray,
+        next_x: AnyArray,
         *,
-        unconditional: Optional[Array] = None,
+        unconditional: Optional[AnyArray] = None,
         guidance: float = 1.0,
-        previous_image: Optional[Array] = None,
-    ) -> NDArray[np.float64]:
+        previous_image: Optional[AnyArray] = None,
+    ) -> AnyArray:
         """Log-probability (B,) of step k going from x to next_x under velocity v; all (B, ...). The rest as in `step`.
 
         Raises InvalidArgument where s = 0: a deterministic step has no density.
         """
-        x = _arrays.latents(x, "x")
-        v, next_x = _arrays.latents_like(v, x, "v", "x"), _arrays.latents_like(next_x, x, "next_x", "x")
-        log_prob = np.empty(len(x))
-        extras = _extras(x, unconditional, guidance, previous_image)
+        if unconditional is None and previous_image is None and _is_one(guidance):
+            quick = _quick.log_prob(self._handle, k, x, v, next_x)
+            if quick is not None:
+                return quick
+        return self._log_prob(k, x, v, next_x, unconditional, guidance, previous_image)
+
+    @not_compiled
+    def _log_prob(self, k: int, x: Any, v: Any, next_x: Any, u: Any, guidance: Any, image: Any) -> Any:
+        start, velocity, end = _transition(x, v, next_x)
+        log_prob = start.new_doubles((start.shape[0],))
         check(
             _abi.lib.cgrpo_log_prob_with_extras(
-                self._handle, _step(k), _borrow(x), _borrow(v), byref(extras), _borrow(next_x), log_prob
+                *(self._handle, _step(k), start.pointer(), velocity.pointer()),
+                byref(_extras(start, u, guidance, image)),
+                *(end.pointer(), log_prob.array),
             )
         )
-        return log_prob
+        return log_prob.result()
 
     def log_prob_vjp(
         self,
         k: int,
-        x: Array,
-        v: Array,
-        next_x: Array,
+        x: AnyArray,
+        v: AnyArray,
+        next_x: AnyArray,
         grad_log_prob: ArrayLike,
         *,
-        unconditional: Optional[Array] = None,
+        unconditional: Optional[AnyArray] = None,
         guidance: float = 1.0,
-        previous_image: Optional[Array] = None,
+        previous_image: Optional[AnyArray] = None,
     ) -> Any:
         """Vector-Jacobian product of `log_prob`: grad_log_prob (B,) times d log_prob / dv, like v. With
         `unconditional`, a pair: the gradients of v and of the unconditional velocity."""
-        x = _arrays.latents(x, "x")
-        v, next_x = _arrays.latents_like(v, x, "v", "x"), _arrays.latents_like(next_x, x, "next_x", "x")
-        grad = _arrays.doubles(grad_log_prob, "grad_log_prob", (len(x),))
-        grad_v = np.empty(v.shape, v.dtype)
-        grad_u = None if unconditional is None else np.empty(v.shape, v.dtype)
+        if unconditional is None and previous_image is None and _is_one(guidance):
+            quick = _quick.log_prob_vjp(self._handle, k, x, v, next_x, grad_log_prob)
+            if quick is not None:
+                return quick
+        return self._log_prob_vjp(k, x, v, next_x, grad_log_prob, unconditional, guidance, previous_image)
+
+    @not_compiled
+    def _log_prob_vjp(
+        self, k: int, x: Any, v: Any, next_x: Any, upstream: Any, u: Any, guidance: Any, image: Any
+    ) -> Any:
+        start, velocity, end = _transition(x, v, next_x)
+        grad = _arrays.doubles(upstream, "grad_log_prob", start.shape[:1])
+        grad_v, grad_u = velocity.new(), None if u is None else velocity.new()
         check(
             _abi.lib.cgrpo_log_prob_vjp_with_extras(
-                *(self._handle, _step(k), _borrow(x), _borrow(v)),
-                byref(_extras(x, unconditional, guidance, previous_image)),
-                *(_borrow(next_x), grad, _borrow(grad_v), None if grad_u is None else _borrow(grad_u), None),
+                *(self._handle, _step(k), start.pointer(), velocity.pointer()),
+                byref(_extras(start, u, guidance, image)),
+                *(end.pointer(), grad, grad_v.pointer(), None if grad_u is None else grad_u.pointer(), None),
             )
         )
-        return grad_v if grad_u is None else (grad_v, grad_u)
+        return grad_v.result() if grad_u is None else (grad_v.result(), grad_u.result())
 
     # ------------------------------------------------------------------------------------------------------------------
     # Whole trajectories
 
+    @not_compiled
     def begin(
         self,
-        x_init: Array,
+        x_init: AnyArray,
         *,
         seed: Optional[int] = None,
         sample_ids: Optional[ArrayLike] = None,
-        noise: Optional[Array] = None,
+        noise: Optional[AnyArray] = None,
         position: int = 0,
-        previous_image: Optional[Array] = None,
+        previous_image: Optional[AnyArray] = None,
     ) -> Trajectory:
         """A trajectory to be taken step by step or chunk by chunk with `Trajectory.advance`.
 
@@ -245,76 +278,71 @@ class Sampler:
     def rollout(
         self,
         velocity: VelocityFunction,
-        x_init: Array,
+        x_init: AnyArray,
         *,
         seed: Optional[int] = None,
         sample_ids: Optional[ArrayLike] = None,
-        noise: Optional[Array] = None,
+        noise: Optional[AnyArray] = None,
     ) -> Trajectory:
         """All T steps from x_init. `velocity(x, sigma, step)` is the model; see `Trajectory.advance`."""
         trajectory = self.begin(x_init, seed=seed, sample_ids=sample_ids, noise=noise)
         trajectory.advance(velocity)
         return trajectory
 
-    def log_probs(self, latents: Array, velocities: Array, first_step: int = 0) -> NDArray[np.float64]:
+    @not_compiled
+    def log_probs(self, latents: AnyArray, velocities: AnyArray, first_step: int = 0) -> AnyArray:
         """Log-probabilities (B, n) of the steps first_step ... first_step + n - 1.
 
         latents     (B, n + 1, ...), or more steps, of which the first n + 1 count: `Trajectory.latents` will do
         velocities  (B, n, ...): the policy to be judged, at these latents
         """
-        latents, velocities = _trajectories(latents, velocities)
-        log_probs = np.empty(velocities.shape[:2])
+        x, v = _arrays.borrow_trajectories(latents, velocities)
+        log_probs = x.new_doubles(v.shape[:2])
         check(
             _abi.lib.cgrpo_trajectory_log_probs(
-                self._handle, _step(first_step, "first_step"), _borrow(latents, 2), _borrow(velocities, 2), log_probs
+                self._handle, _step(first_step, "first_step"), x.pointer(2), v.pointer(2), log_probs.array
             )
         )
-        return log_probs
+        return log_probs.result()
 
-    def log_probs_vjp(self, latents: Array, velocities: Array, grad_log_probs: ArrayLike, first_step: int = 0) -> Array:
+    @not_compiled
+    def log_probs_vjp(
+        self, latents: AnyArray, velocities: AnyArray, grad_log_probs: ArrayLike, first_step: int = 0
+    ) -> AnyArray:
         """Vector-Jacobian product of `log_probs`: grad_log_probs (B, n) to gradients like velocities (B, n, ...).
 
         Steps whose gradient is zero (chunk not selected, or clipped) cost nothing but the zeros.
         """
-        latents, velocities = _trajectories(latents, velocities)
-        grad = _arrays.doubles(grad_log_probs, "grad_log_probs", velocities.shape[:2])
-        grad_v = np.empty(velocities.shape, velocities.dtype)
+        x, v = _arrays.borrow_trajectories(latents, velocities)
+        grad = _arrays.doubles(grad_log_probs, "grad_log_probs", v.shape[:2])
+        grad_v = v.new()
         check(
             _abi.lib.cgrpo_trajectory_log_probs_vjp(
-                self._handle,
-                _step(first_step, "first_step"),
-                _borrow(latents, 2),
-                _borrow(velocities, 2),
-                grad,
-                _borrow(grad_v, 2),
+                *(self._handle, _step(first_step, "first_step"), x.pointer(2), v.pointer(2), grad, grad_v.pointer(2))
             )
         )
-        return grad_v
+        return grad_v.result()
 
 
-def _extras(x: Array, unconditional: Any, guidance: Any, previous_image: Any) -> Any:
+def _transition(x: Any, v: Any, next_x: Any) -> tuple[Borrowed, Borrowed, Borrowed]:
+    start = _arrays.borrow(x, "x")
+    return start, _arrays.borrow_like(v, start, "v", "x"), _arrays.borrow_like(next_x, start, "next_x", "x")
+
+
+def _extras(x: Borrowed, unconditional: Any, guidance: Any, previous_image: Any) -> Any:
     extras = _abi.new(_abi.StepExtras)
     extras.guidance = _arrays.real(guidance, "guidance")
     for field, value in (("unconditional", unconditional), ("previous_image", previous_image)):
         if value is not None:
-            tensor = _arrays.tensor(_arrays.latents_like(value, x, field, "x"))
+            tensor = _arrays.borrow_like(value, x, field, "x").tensor()
             setattr(extras, field, ctypes.pointer(tensor))
             setattr(extras, "_tensor_of_" + field, tensor)  # alive as long as the struct
     return extras
 
 
-def _trajectories(latents: Any, velocities: Any) -> tuple[Array, Array]:
-    x, v = _arrays.latents(latents, "latents", 2), _arrays.latents(velocities, "velocities", 2)
-    if v.shape[:1] + v.shape[2:] != x.shape[:1] + x.shape[2:] or v.shape[1] >= x.shape[1]:
-        raise InvalidArgument(
-            f"velocities has shape {v.shape}; for latents {x.shape} it must be (B, n, ...) with n < {x.shape[1]}"
-        )
-    return x, v
+def _is_one(guidance: Any) -> bool:
+    return isinstance(guidance, (int, float)) and guidance == 1
 
 
 def _step(value: Any, name: str = "k") -> int:
     return _arrays.integer(value, name)
-
-
-def _borrow(array: Array, leading: int = 1) -> Any:
-    return byref(_arrays.tensor(array, leading))

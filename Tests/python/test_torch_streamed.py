@@ -1,0 +1,570 @@
+"""The chunk gradient against the official arithmetic of GCPO written in plain PyTorch, with tiny random transformers of
+diffusers; and the streamed one: the same gradient, the memory of one step, beside what training scripts do with it."""
+
+from __future__ import annotations
+
+import contextlib
+import math
+import os
+from datetime import timedelta
+
+import numpy as np
+import pytest
+
+import chunkgrpo as cg
+from conftest import ROOT  # noqa: F401  (puts the package on the path)
+
+torch = pytest.importorskip("torch")
+import chunkgrpo.torch as cgt  # noqa: E402
+
+SCHEDULE = cg.Schedule.shifted(17, 3.0)
+SIGMAS = SCHEDULE.sigmas.tolist()
+SAMPLER = cg.Sampler(SCHEDULE, "dance_sde", 0.3, last_step="ode")
+CHUNKS, STEPS = cg.ChunkPlan([2, 3, 4, 7]), cg.ChunkPlan.fixed(16, 1)
+
+# ----------------------------------------------------------------------------------------------------------------------
+# The official arithmetic (xingzhejun/GCPO, train_grpo_flux_clip.py: flux_step and train_one_step), one sample at a time
+
+
+def official_log_prob(v, x, next_x, eta, k):
+    sigma, delta = SIGMAS[k], SIGMAS[k] - SIGMAS[k + 1]
+    image = x - sigma * v
+    score = -(x - image * (1 - sigma)) / sigma**2
+    mean = x - delta * v + 0.5 * eta**2 * score * delta
+    deviation = eta * math.sqrt(delta)
+    log_prob = -((next_x - mean) ** 2) / (2 * deviation**2) - math.log(deviation) - math.log(math.sqrt(2 * math.pi))
+    return log_prob.mean(dim=tuple(range(1, log_prob.ndim)))
+
+
+def official_backward(velocity, latents, old_log_probs, advantages, plan, selection, clip, kl):
+    """Adds the gradient up as the script does, chunk by chunk; `velocity(x, steps, samples)` takes a batch of both."""
+    total, count = 0.0, int(selection.sum())
+    for i in range(len(latents)):
+        for j in np.flatnonzero(selection[i]):
+            steps = list(range(16))[plan.slices[j]]
+            v = velocity(latents[i, steps], steps, [i] * len(steps))
+            x = latents[i : i + 1]
+            new = [official_log_prob(v[n : n + 1], x[:, k], x[:, k + 1], 0.3, k) for n, k in enumerate(steps)]
+            new = torch.stack(new).mean()
+            old = old_log_probs[i, steps].mean()
+            ratio = torch.exp(new - old)
+            policy = torch.maximum(-advantages[i] * ratio, -advantages[i] * torch.clamp(ratio, 1 - clip, 1 + clip))
+            divergence = torch.exp(old - new) - 1 - (old - new)
+            loss = (policy + kl * divergence) / count
+            loss.backward()
+            total += loss.item()
+    return total
+
+
+class Flux:
+    """(B, tokens, channels) latents, as in the official script."""
+
+    shape = (3, 6, 8)
+
+    def __init__(self):
+        from diffusers import FluxTransformer2DModel
+
+        self.model = FluxTransformer2DModel(
+            **{"in_channels": 8, "num_layers": 1, "num_single_layers": 1, "attention_head_dim": 16},
+            **{
+                "num_attention_heads": 2,
+                "joint_attention_dim": 8,
+                "pooled_projection_dim": 4,
+                "axes_dims_rope": (4, 6, 6),
+            },
+        )
+        self.prompts, self.pooled = torch.randn(3, 5, 8), torch.randn(3, 4)
+        self.text_ids, self.image_ids = (
+            torch.zeros(5, 3),
+            torch.tensor([[0.0, i, j] for i in range(2) for j in range(3)]),
+        )
+
+    def __call__(self, x, steps, samples):
+        return self.model(
+            hidden_states=x,
+            timestep=torch.tensor([SIGMAS[k] for k in steps]),
+            encoder_hidden_states=self.prompts[samples],
+            pooled_projections=self.pooled[samples],
+            txt_ids=self.text_ids,
+            img_ids=self.image_ids,
+        ).sample
+
+
+class SD3:
+    shape = (3, 4, 4, 4)
+
+    def __init__(self):
+        from diffusers import SD3Transformer2DModel
+
+        self.model = SD3Transformer2DModel(
+            **{"sample_size": 4, "patch_size": 1, "in_channels": 4, "out_channels": 4, "num_layers": 2},
+            **{"attention_head_dim": 8, "num_attention_heads": 4, "caption_projection_dim": 32},
+            **{"joint_attention_dim": 8, "pooled_projection_dim": 4, "pos_embed_max_size": 8},
+        )
+        self.prompts, self.pooled = torch.randn(3, 5, 8), torch.randn(3, 4)
+
+    def __call__(self, x, steps, samples):
+        return self.model(
+            hidden_states=x,
+            timestep=torch.tensor([1000 * SIGMAS[k] for k in steps]),
+            encoder_hidden_states=self.prompts[samples],
+            pooled_projections=self.pooled[samples],
+        ).sample
+
+
+@pytest.fixture(scope="module", params=[Flux, SD3], ids=["flux", "sd3"])
+def policy(request):
+    pytest.importorskip("diffusers")
+    torch.manual_seed(0)
+    policy = request.param()
+    for name, parameter in policy.model.named_parameters():  # no zero blocks, and all of them matter
+        torch.nn.init.normal_(parameter, std=0.3 / math.sqrt(max(parameter.shape[-1], 4)))
+    policy.velocity = lambda x, sigma, k: policy(x, [k] * 3, [0, 1, 2])
+    x_init = cg.initial_noise(policy.shape, seed=1, like=torch.empty(0))
+    policy.trajectory = SAMPLER.rollout(policy.velocity, x_init, seed=1)
+    for parameter in policy.model.parameters():  # one optimiser step later: ratios on both sides of the clip range
+        parameter.data += 0.05 * parameter.std() * torch.randn_like(parameter)
+    policy.advantages = torch.tensor([1.3, -0.6, 0.9])
+    return policy
+
+
+def gradients(model):
+    found = {name: parameter.grad.clone() for name, parameter in model.named_parameters() if parameter.grad is not None}
+    model.zero_grad()
+    return found
+
+
+def relative_difference(ours, theirs):
+    assert ours.keys() == theirs.keys() and ours
+    return max(float((ours[name] - theirs[name]).norm() / theirs[name].norm().clamp(min=1e-30)) for name in theirs)
+
+
+@pytest.mark.parametrize("plan", [CHUNKS, STEPS], ids=["chunks", "steps"])
+@pytest.mark.parametrize("kl", [0.0, 0.5])
+def test_loss_and_every_gradient_are_those_of_the_official_arithmetic(policy, plan, kl):
+    trajectory = policy.trajectory
+    selection = plan.select(3, 0.5, seed=4)
+    old = trajectory.log_probs.float()
+    with torch.no_grad():
+        v = torch.stack([policy.velocity(trajectory.latents[:, k], SIGMAS[k], k) for k in range(16)], 1)
+        ratios = cgt.chunk_policy_loss(SAMPLER, trajectory.latents, v, old, policy.advantages, plan).ratios
+    clip = float((ratios - 1).abs()[torch.from_numpy(selection)].quantile(0.5))  # so that both branches are taken
+    expected = official_backward(policy, trajectory.latents, old, policy.advantages, plan, selection, clip, kl)
+    official = gradients(policy.model)
+    options = {"clip": clip, "kl": kl, "selection": selection}
+
+    v = torch.stack([policy.velocity(trajectory.latents[:, k], SIGMAS[k], k) for k in range(16)], 1)
+    out = cgt.chunk_policy_loss(SAMPLER, trajectory.latents, v, old, policy.advantages, plan, **options)
+    out.loss.backward()
+    unstreamed = gradients(policy.model)
+
+    streamed = cgt.streamed_backward(
+        policy.velocity, SAMPLER, trajectory.latents, old, policy.advantages, plan, **options
+    )
+    ours = gradients(policy.model)
+
+    moved = out.stats.clip_fraction_low + out.stats.clip_fraction_high
+    assert 0 < moved < 1
+    assert abs(out.loss.item() - expected) <= 1e-5 * abs(expected)
+    assert relative_difference(unstreamed, official) <= 1e-5
+    assert relative_difference(ours, official) <= 1e-5
+    assert abs((streamed.loss - out.loss).item()) <= 1e-6 * abs(expected)
+    assert relative_difference(ours, unstreamed) <= 1e-6
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Memory
+
+
+class SavedBytes:
+    """Bytes that autograd keeps for backward passes, parameters left out: now, and at most."""
+
+    def __init__(self, model):
+        self.own = {parameter.untyped_storage().data_ptr() for parameter in model.parameters()}
+        self.held, self.now, self.peak = {}, 0, 0
+
+    def pack(self, tensor):
+        storage = tensor.untyped_storage()
+        key = storage.data_ptr()
+        if key in self.own:
+            return tensor, None
+        if key not in self.held:
+            self.held[key] = 0
+            self.now += storage.nbytes()
+            self.peak = max(self.peak, self.now)
+        self.held[key] += 1
+        return tensor.detach(), Token(self, key, storage.nbytes())
+
+    def __enter__(self):
+        self.hooks = torch.autograd.graph.saved_tensors_hooks(self.pack, lambda pair: pair[0])
+        self.hooks.__enter__()
+        return self
+
+    def __exit__(self, *error):
+        self.hooks.__exit__(*error)
+
+
+class Token:
+    def __init__(self, counter, key, size):
+        self.counter, self.key, self.size = counter, key, size
+
+    def __del__(self):
+        self.counter.held[self.key] -= 1
+        if not self.counter.held[self.key]:
+            del self.counter.held[self.key]
+            self.counter.now -= self.size
+
+
+def test_the_streamed_gradient_of_a_chunk_of_seven_holds_the_activations_of_one_step(policy):
+    trajectory, old, advantages = policy.trajectory, policy.trajectory.log_probs, policy.advantages
+    last = CHUNKS.select(3, chunks=[3])
+    with SavedBytes(policy.model) as one:
+        v = policy.velocity(trajectory.latents[:, 9], SIGMAS[9], 9)
+        cgt.log_prob(SAMPLER, 9, trajectory.latents[:, 9], v, trajectory.latents[:, 10]).sum().backward()
+        del v
+    with SavedBytes(policy.model) as official:
+        v = torch.stack([policy.velocity(trajectory.latents[:, k], SIGMAS[k], k) for k in range(9, 16)], 1)
+        new = cgt.log_probs(SAMPLER, trajectory.latents[:, 9:], v, 9)
+        cgt.chunk_loss(new, old[:, 9:], advantages, [7], clip=1.0).loss.backward()
+        del v, new
+    with SavedBytes(policy.model) as streamed:
+        cgt.streamed_backward(
+            policy.velocity, SAMPLER, trajectory.latents, old, advantages, CHUNKS, selection=last, clip=1.0
+        )
+    policy.model.zero_grad()
+    assert one.now == official.now == streamed.now == 0 and one.peak > 0
+    assert streamed.peak <= 1.3 * one.peak
+    assert 6.5 * one.peak <= official.peak <= 7.5 * one.peak
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# A small network, and what stands around it
+
+
+class Net(torch.nn.Module):
+    """Counts how often it runs, with and without a graph."""
+
+    def __init__(self, dropout=0.0):
+        super().__init__()
+        self.layers = torch.nn.Sequential(
+            torch.nn.Linear(9, 16), torch.nn.Tanh(), torch.nn.Dropout(dropout), torch.nn.Linear(16, 8)
+        )
+        self.runs = []
+
+    def forward(self, x, sigma, k):
+        self.runs.append((k, torch.is_grad_enabled()))
+        return self.layers(torch.cat([x, torch.full_like(x[:, :1], sigma)], 1))
+
+
+@pytest.fixture
+def net():
+    torch.manual_seed(0)
+    return Net()
+
+
+def rollout(net, batch=6):
+    trajectory = SAMPLER.rollout(net, cg.initial_noise((batch, 8), 1, like=torch.empty(0)), seed=1)
+    old = trajectory.log_probs + 1e-3 * torch.randn(
+        batch, 16, generator=torch.Generator().manual_seed(5), dtype=torch.float64
+    )
+    net.runs.clear()
+    advantages = torch.tensor([1.0, -0.5, 2.0, -1.5, 0.7, -0.2])[:batch]
+    return trajectory.latents, old, advantages
+
+
+def unstreamed(net, latents, old, advantages, plan=CHUNKS, **options):
+    v = torch.stack([net(latents[:, k], SIGMAS[k], k) for k in range(plan.steps)], 1)
+    out = cgt.chunk_policy_loss(SAMPLER, latents, v, old, advantages, plan, **options)
+    out.loss.backward()
+    net.runs.clear()
+    return out, gradients(net)
+
+
+def test_only_steps_that_are_needed_are_run(net):
+    latents, old, advantages = rollout(net)
+    selection = CHUNKS.select(6, chunks=[1, 2])
+    mask = np.ones((6, 16))
+    mask[:, 2] = 0
+    out, expected = unstreamed(net, latents, old, advantages, selection=selection, mask=mask, clip=1.0)
+    streamed = cgt.streamed_backward(
+        net, SAMPLER, latents, old, advantages, CHUNKS, selection=selection, mask=mask, clip=1.0
+    )
+    assert net.runs == [(k, False) for k in range(3, 9)] + [(k, True) for k in range(3, 9)]
+    assert relative_difference(gradients(net), expected) <= 1e-6
+    assert torch.equal(streamed.new_log_probs[:, :3], old[:, :3])
+    torch.testing.assert_close(streamed.new_log_probs[:, 3:9], out.new_log_probs[:, 3:9])
+    assert streamed.stats.selected == out.stats.selected
+
+
+def test_steps_without_a_gradient_are_run_once(net):
+    """All that the second chunk did is clipped."""
+    latents, old, advantages = rollout(net)
+    advantages = advantages.abs()
+    old[:, 2:5] -= 1
+    options = {"clip": 0.2, "selection": CHUNKS.select(6, chunks=[0, 1])}
+    _, expected = unstreamed(net, latents, old, advantages, **options)
+    cgt.streamed_backward(net, SAMPLER, latents, old, advantages, CHUNKS, **options)
+    assert [k for k, graph in net.runs if graph] == [0, 1]
+    assert relative_difference(gradients(net), expected) <= 1e-6
+
+
+def test_where_everything_is_clipped_the_gradient_is_zero_as_it_is_of_the_whole_loss(net):
+    latents, old, advantages = rollout(net)
+    out, expected = unstreamed(net, latents, old - 1, advantages.abs(), clip=0.2)
+    streamed = cgt.streamed_backward(net, SAMPLER, latents, old - 1, advantages.abs(), CHUNKS, clip=0.2)
+    assert [k for k, graph in net.runs if graph] == [15]
+    ours = gradients(net)
+    assert ours.keys() == expected.keys() and not any(grad.any() for grad in ours.values())
+    torch.testing.assert_close(streamed.loss, out.loss, rtol=1e-6, atol=0)
+
+
+def test_dropout_draws_the_same_in_both_passes(net):
+    """The policy's ratio is then exactly 1, and the random numbers go on as after one pass."""
+    latents, old, advantages = rollout(net)
+    net.layers[2].p = 0.5
+    state = torch.get_rng_state()
+    v = torch.stack([net(latents[:, k], SIGMAS[k], k) for k in range(16)], 1)
+    after, old = torch.get_rng_state(), cgt.log_probs(SAMPLER, latents, v.detach())
+    cgt.chunk_policy_loss(SAMPLER, latents, v, old, advantages, CHUNKS).loss.backward()
+    expected = gradients(net)
+    torch.set_rng_state(state)
+    streamed = cgt.streamed_backward(net, SAMPLER, latents, old, advantages, CHUNKS)
+    assert (streamed.ratios == 1).all()
+    assert torch.equal(torch.get_rng_state(), after)
+    assert relative_difference(gradients(net), expected) <= 1e-6
+    torch.set_rng_state(state)
+    cgt.streamed_backward(net, SAMPLER, latents, old, advantages, CHUNKS, preserve_rng_state=False)
+    assert relative_difference(gradients(net), expected) > 1e-2
+
+
+def test_micro_batches_add_up_to_the_batch(net):
+    latents, old, advantages = rollout(net)
+    _, expected = unstreamed(net, latents, old, advantages, kl=0.1)
+    for part in (slice(0, 2), slice(2, 4), slice(4, 6)):
+        cgt.streamed_backward(net, SAMPLER, latents[part], old[part], advantages[part], CHUNKS, kl=0.1, scale=1 / 3)
+    assert relative_difference(gradients(net), expected) <= 1e-6
+
+
+def test_a_grad_scaler_scales_and_skips_what_overflows(net):
+    latents, old, advantages = rollout(net)
+    _, expected = unstreamed(net, latents, old, advantages, clip=1.0)
+    scaler = torch.amp.GradScaler("cpu", init_scale=1024.0, growth_interval=1)
+    optimiser = torch.optim.SGD(net.parameters(), lr=0.1)
+    out = cgt.streamed_backward(net, SAMPLER, latents, old, advantages, CHUNKS, clip=1.0, scaler=scaler)
+    assert relative_difference({k: p.grad / 1024 for k, p in net.named_parameters()}, expected) <= 1e-6
+    assert abs(float(out.loss)) < 10  # the loss itself is not scaled
+    before = [parameter.clone() for parameter in net.parameters()]
+    scaler.unscale_(optimiser)
+    scaler.step(optimiser)
+    scaler.update()
+    assert scaler.get_scale() == 2048
+    for (name, parameter), old_value in zip(net.named_parameters(), before):
+        torch.testing.assert_close(parameter, old_value - 0.1 * expected[name], rtol=1e-5, atol=1e-7)
+    optimiser.zero_grad()
+
+    scaler = torch.amp.GradScaler("cpu", init_scale=2.0**40)
+    before = [parameter.clone() for parameter in net.parameters()]
+    half = lambda x, sigma, k: net(x, sigma, k).half()  # noqa: E731
+    cgt.streamed_backward(half, SAMPLER, latents, old, advantages, CHUNKS, clip=1.0, scaler=scaler)
+    assert not all(parameter.grad.isfinite().all() for parameter in net.parameters())
+    scaler.step(optimiser)
+    scaler.update()
+    assert all(torch.equal(a, b) for a, b in zip(before, net.parameters())) and scaler.get_scale() < 2.0**40
+
+
+def test_autocast_keeps_no_weights_from_the_pass_without_a_graph(net):
+    latents, old, advantages = rollout(net)
+    with torch.autocast("cpu", torch.bfloat16):
+        _, expected = unstreamed(net, latents, old, advantages, clip=1.0)
+        cgt.streamed_backward(net, SAMPLER, latents, old, advantages, CHUNKS, clip=1.0)
+    ours = gradients(net)
+    assert ours.keys() == expected.keys() == dict(net.named_parameters()).keys()
+    assert relative_difference(ours, expected) <= 2e-2  # sums of sixteen steps in bfloat16
+
+
+def test_guidance_penalty_and_ratio_bias_are_part_of_the_gradient(net):
+    latents, old, advantages = rollout(net)
+    old_v = torch.stack([net(latents[:, k], SIGMAS[k], k) for k in range(16)], 1).detach() + 0.05
+    guided = lambda x, sigma, k: (net(x, sigma, k), net(0.5 * x, sigma, k))  # noqa: E731
+
+    pairs = [guided(latents[:, k], SIGMAS[k], k) for k in range(16)]
+    new = torch.stack(
+        [
+            cgt.log_prob(SAMPLER, k, latents[:, k], v, latents[:, k + 1], unconditional=u, guidance=2.0)
+            for k, (v, u) in enumerate(pairs)
+        ],
+        1,
+    )
+    bias = cgt.divergence(SAMPLER, torch.stack([v for v, _ in pairs], 1), old_v)
+    penalty = sum(0.01 * (k + 1) * (v**2).mean() for k, (v, _) in enumerate(pairs))
+    out = cgt.chunk_loss(new, old, advantages, CHUNKS, clip=1.0, ratio_bias=bias)
+    (out.loss + penalty).backward()
+    expected = gradients(net)
+
+    streamed = cgt.streamed_backward(
+        *(guided, SAMPLER, latents, old, advantages, CHUNKS),
+        guidance=2.0,
+        penalty=lambda v, x, sigma, k: 0.01 * (k + 1) * (v**2).mean(),
+        ratio_bias=lambda v, k: cgt.divergence(SAMPLER, v[:, None], old_v[:, k : k + 1], first_step=k)[:, 0],
+        clip=1.0,
+    )
+    assert relative_difference(gradients(net), expected) <= 2e-6
+    torch.testing.assert_close(streamed.loss, (out.loss + penalty).detach(), rtol=1e-6, atol=1e-9)
+
+
+def test_the_unconditional_velocity_may_be_of_a_frozen_model(net):
+    latents, old, advantages = rollout(net)
+    frozen = Net()
+    for free in (True, False):
+        pair = lambda x, sigma, k: (net(x, sigma, k), frozen(x, sigma, k))  # noqa: E731
+        cgt.streamed_backward(pair, SAMPLER, latents, old, advantages, CHUNKS, guidance=2.0, clip=1.0)
+        assert all((parameter.grad is not None) == free for parameter in frozen.parameters())
+        if free:
+            expected = gradients(net)
+            frozen.zero_grad()
+            frozen.requires_grad_(False)
+    assert relative_difference(gradients(net), expected) == 0
+
+
+def test_a_plan_may_start_later_and_every_step_be_run(net):
+    latents, old, advantages = rollout(net)
+    new = cgt.log_probs(
+        SAMPLER, latents[:, 5:], torch.stack([net(latents[:, k], SIGMAS[k], k) for k in range(5, 9)], 1), 5
+    )
+    cgt.chunk_loss(new, old[:, 5:9], advantages, [1, 3], clip=1.0).loss.backward()
+    expected = gradients(net)
+    net.runs.clear()
+    cgt.streamed_backward(net, SAMPLER, latents[:, 5:10], old[:, 5:9], advantages, [1, 3], first_step=5, clip=1.0)
+    assert net.runs == [(k, graph) for graph in (False, True) for k in range(5, 9)]
+    assert relative_difference(gradients(net), expected) <= 1e-6
+    net.runs.clear()
+    chosen = cg.ChunkPlan([1, 3]).select(6, chunks=[0])
+    options = {"first_step": 5, "clip": 1.0, "selection": chosen, "every_step": True}
+    cgt.streamed_backward(net, SAMPLER, latents[:, 5:10], old[:, 5:9], advantages, [1, 3], **options)
+    assert net.runs == [(k, graph) for graph in (False, True) for k in range(5, 9)]
+
+
+def test_latents_in_bfloat16_and_latents_made_under_inference_mode_are_streamed_too(net):
+    with torch.inference_mode():
+        latents, old, advantages = (tensor.clone() for tensor in rollout(net))
+    assert latents.is_inference()
+    _, expected = unstreamed(
+        net, *(torch.tensor(t.tolist(), dtype=t.dtype) for t in (latents, old, advantages)), clip=1.0
+    )
+    cgt.streamed_backward(net, SAMPLER, latents, old, advantages, CHUNKS, clip=1.0)
+    assert relative_difference(gradients(net), expected) <= 1e-6
+
+    half = Net().bfloat16()
+    latents, old, advantages = rollout_in_bfloat16(half)
+    out = cgt.streamed_backward(half, SAMPLER, latents, old, advantages, CHUNKS)
+    assert (out.ratios == 1).all() and all(p.grad.dtype == torch.bfloat16 and p.grad.any() for p in half.parameters())
+
+
+def rollout_in_bfloat16(net):
+    x_init = cg.initial_noise((6, 8), 1, like=torch.empty(0, dtype=torch.bfloat16))
+    trajectory = SAMPLER.rollout(net, x_init, seed=1)
+    return trajectory.latents, trajectory.log_probs, cg.advantages(trajectory.images[:, 0])
+
+
+def test_what_cannot_be_streamed_is_refused_and_leaves_no_gradient(net):
+    latents, old, advantages = rollout(net)
+
+    def refuse(kind, words, velocity=net, latents=latents, old=old, plan=CHUNKS, **options):
+        with pytest.raises(kind, match=words) as caught:
+            cgt.streamed_backward(velocity, SAMPLER, latents, old, advantages, plan, **options)
+        assert isinstance(caught.value, cg.Error) and all(parameter.grad is None for parameter in net.parameters())
+
+    frozen = lambda x, sigma, k: net(x, sigma, k).detach()  # noqa: E731
+    refuse(ValueError, "returned for step 0 has no graph", velocity=frozen)
+    refuse(ValueError, "the velocity returned has shape", velocity=lambda x, sigma, k: net(x, sigma, k)[:, :3])
+    refuse(
+        TypeError,
+        "the velocity returned must be a torch.Tensor",
+        velocity=lambda x, sigma, k: net(x, sigma, k).tolist(),
+    )
+    refuse(TypeError, "the velocity returned has element type torch.int64", velocity=lambda x, *_: x.long())
+    refuse(cg.NonFinite, "sample 0 at step 0", velocity=lambda x, sigma, k: net(x, sigma, k) * float("nan"))
+    refuse(ValueError, "latents has shape", latents=latents[:, :16])
+    refuse(ValueError, "16 steps from first_step 2 on end beyond the schedule's 17", first_step=2)
+    refuse(ValueError, "first_step is -1", first_step=-1)
+    refuse(ValueError, "old_log_probs has shape", old=old[:, :15])
+    refuse(ValueError, "latents requires grad", latents=latents.clone().requires_grad_())
+    refuse(ValueError, "old_log_probs requires grad", old=old.clone().requires_grad_())
+    refuse(ValueError, "no step is selected", selection=np.zeros((6, 4), bool))
+    refuse(ValueError, "clip", clip=-1.0)
+    with torch.inference_mode():
+        refuse(ValueError, "inference_mode")
+    with torch.no_grad():  # needs no graph around it
+        cgt.streamed_backward(net, SAMPLER, latents, old, advantages, CHUNKS)
+    assert all(parameter.grad is not None for parameter in net.parameters())
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Several processes
+
+
+def test_no_sync_is_left_for_the_last_step_alone(net):
+    latents, old, advantages = rollout(net)
+    inside, log = [False], []
+
+    @contextlib.contextmanager
+    def no_sync():
+        inside[0] = True
+        yield
+        inside[0] = False
+
+    def velocity(x, sigma, k):
+        v = net(x, sigma, k)
+        if v.requires_grad:
+            log.append(("forward", k, inside[0]))
+            v.register_hook(lambda grad: log.append(("backward", k, inside[0])))
+        return v
+
+    cgt.streamed_backward(velocity, SAMPLER, latents, old, advantages, CHUNKS, no_sync=no_sync, clip=1.0)
+    assert log == [(way, k, k != 15) for k in range(16) for way in ("forward", "backward")]
+
+
+CASES = (False, True)
+"""Whether the second rank finds all its chunks clipped."""
+
+
+def rank(number, folder):
+    """Process `number` of two: its half of the batch through DistributedDataParallel."""
+    from torch.nn.parallel import DistributedDataParallel
+
+    torch.set_num_threads(1)
+    torch.distributed.init_process_group(
+        *("gloo", f"file://{folder}/meet"), timeout=timedelta(seconds=100), rank=number, world_size=2
+    )
+    half = slice(3 * number, 3 * number + 3)
+    for clipped in CASES:
+        net, latents, old, advantages = example(clipped)
+        model, selection = DistributedDataParallel(net), CHUNKS.select(6, 0.5, seed=2)[half]
+        options = {"clip": 0.2, "selection": selection, "no_sync": model.no_sync}
+        for _ in range(2):  # and they may be added up
+            cgt.streamed_backward(model, SAMPLER, latents[half], old[half], advantages[half], CHUNKS, **options)
+        torch.save((gradients(net), net.runs), f"{folder}/{number}-{clipped}")
+    torch.distributed.barrier()
+    os._exit(0)  # PyTorch's own destructors may wait for each other here: one for the GIL, one with it
+
+
+def example(clipped):
+    torch.manual_seed(0)
+    net = Net()
+    latents, old, advantages = rollout(net)
+    if clipped:
+        old[3:], advantages[3:] = old[3:] - 1, advantages[3:].abs()
+    return net, latents, old, advantages
+
+
+def test_ranks_of_ddp_end_with_the_mean_of_their_gradients(tmp_path, monkeypatch):
+    monkeypatch.setenv("GLOO_SOCKET_IFNAME", "lo")
+    torch.multiprocessing.spawn(rank, (str(tmp_path),), nprocs=2)
+    for clipped in CASES:
+        net, latents, old, advantages = example(clipped)
+        _, expected = unstreamed(net, latents, old, advantages, clip=0.2, selection=CHUNKS.select(6, 0.5, seed=2))
+        for number in range(2):
+            grads, runs = torch.load(tmp_path / f"{number}-{clipped}")
+            assert relative_difference({name: grad / 2 for name, grad in grads.items()}, expected) <= 1e-6
+            if clipped and number == 1:
+                assert sum(graph for _, graph in runs) == 2  # one backward pass of zeros a call
