@@ -53,15 +53,6 @@ def test_the_first_block_runs_as_written():
     assert np.isfinite(given["out"].loss) and given["out"].stats.selected == 48
 
 
-def test_the_iteration_in_the_package_documentation_runs():
-    import chunkgrpo as cg
-
-    lines = [line[4:] for line in cg.__doc__.splitlines() if line.startswith("    ")]
-    given = {"velocity": lambda x, sigma, step: x * sigma, "reward": lambda images: images.mean(axis=(1, 2, 3))}
-    exec("\n".join(lines).replace("(24, 16, 64, 64)", "(24, 2, 4, 4)"), given)
-    assert given["grad_v"].shape == (24, 16, 2, 4, 4) and (given["out"].ratios == 1).all()
-
-
 def test_the_first_example_runs():
     env = {**os.environ, "PYTHONPATH": str(ROOT / "bindings/python")}
     script = ROOT / "examples/python/first.py"
