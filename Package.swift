@@ -19,8 +19,8 @@ func wide(_ name: String, _ flags: [String], dependencies: [Target.Dependency] =
 let wideKernels: [Target] = [
   wide("KernelsAVX2", ["-march=x86-64-v3", "-DCHUNKGRPO_F16C"], dependencies: ["BlockKernels", "CVectors"]),
   wide(
-    "KernelsAVX512", ["-march=x86-64-v4", "-mprefer-vector-width=512", "-DCHUNKGRPO_AVX512"], dependencies: ["CVectors"]
-  ),
+    "KernelsAVX512", ["-march=x86-64-v4", "-mprefer-vector-width=512", "-DCHUNKGRPO_AVX512"],
+    dependencies: ["BlockKernels", "CVectors"]),
 ]
 
 let package = Package(
@@ -39,7 +39,7 @@ let package = Package(
       dependencies: ["BlockKernels", "KernelsBaseline", "CSupport"]
         + (dispatch ? ["KernelsAVX2", "KernelsAVX512"] : []),
       swiftSettings: dispatch ? [.define("CHUNKGRPO_DISPATCH")] : []),
-    .target(name: "ChunkGRPOTraining", dependencies: ["ChunkGRPO", "COpenBLAS"]),
+    .target(name: "ChunkGRPOTraining", dependencies: ["BlockKernels", "ChunkGRPO", "COpenBLAS"]),
 
     // Implementation details
     .target(name: "ChunkGRPOABI", dependencies: ["ChunkGRPO", "ChunkGRPOTraining", "CChunkGRPO", "CSupport"]),

@@ -35,9 +35,10 @@ def reward(images: Any, wanted: Any) -> Any:
     return -((images - wanted) ** 2).mean(1)
 
 
-def library_side(folder: str) -> Any:
+def library_side(folder: str, threads: int) -> Any:
     import chunkgrpo as cg
 
+    cg.set_thread_limit(threads)
     data, _ = digits()
     trainer = cg.Trainer.load(folder)
 
@@ -110,7 +111,7 @@ def main() -> None:
     side, threads, folder = sys.argv[1], int(sys.argv[2]), sys.argv[3]
     if side == "check":
         return check(folder)
-    iterate = library_side(folder) if side == "library" else torch_side(folder, threads)
+    iterate = library_side(folder, threads) if side == "library" else torch_side(folder, threads)
     for iteration, _ in enumerate(sys.stdin):
         start = time.perf_counter_ns()
         iterate(iteration)

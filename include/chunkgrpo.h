@@ -811,7 +811,7 @@ cgrpo_status cgrpo_recipe_describe(const char *name, char *text, size_t capacity
 /* ==================================================================================================================
  * 7. Embedded policy and trainer
  *
- * A velocity network of the library's own, on OpenBLAS: a residual MLP with adaptive layer norm over time and condition
+ * A velocity network of the library's own: a residual MLP with adaptive layer norm over time and condition
  * (DiT's adaLN-Zero, arXiv 2212.09748). It is pretrained by flow matching and post-trained by Chunk-GRPO. A condition is
  * a vector: a one-hot class, several of them side by side, or the embedding of a text encoder.
  * All tensors here are f32 and contiguous.
@@ -837,7 +837,7 @@ typedef struct cgrpo_trainer_options {
     int64_t group_size;        /* 12; >= 2; samples a prompt */
     double chunk_fraction;     /* 0.5; of the chunks of each sample that are trained */
     int32_t weighted_selection;/* 0; 1: drawn by relative L1 */
-    int32_t threads;           /* 0 = one a core: sampling kernels; OpenBLAS follows its own settings */
+    int32_t threads;           /* 0 = one a core. The results are the same for any number. */
     double advantage_clamp;    /* 5 */
     double clip_low, clip_high;/* 1e-3 each */
     double kl;                 /* 0 */
@@ -921,7 +921,7 @@ cgrpo_status cgrpo_trainer_velocity(const cgrpo_trainer *trainer, cgrpo_weights 
 /**
  * Checkpoint: a directory (made if missing; "" is no directory) with state.json and the .safetensors files that it names: weights, average and
  * optimiser. Files are written aside and renamed; whenever the machine stops, the directory holds a whole checkpoint.
- * A run that goes on from it is equal, bit for bit, to one that was never interrupted (same machine, same thread counts).
+ * A run that goes on from it is equal, bit for bit, to one that was never interrupted (same machine).
  */
 cgrpo_status cgrpo_trainer_save(const cgrpo_trainer *trainer, const char *directory);
 cgrpo_status cgrpo_trainer_load(const char *directory, cgrpo_trainer **trainer);

@@ -140,6 +140,21 @@ struct TrainerTests {
     #expect(try run(1) == first && run(2) != first)
   }
 
+  @Test("Results are the same bits for any number of threads")
+  func threads() throws {
+    func run(_ threads: Int) throws -> [Float] {
+      var options = tinyOptions()
+      options.threads = threads
+      options.groupSize = 100  // several parts, in the first optimiser step too
+      options.width = 64
+      let trainer = try pretrained(options, steps: 20)
+      try trainer.iterate(2)
+      return try trainer.samples()
+    }
+    let alone = try run(1)
+    #expect(try run(2) == alone && run(5) == alone)
+  }
+
   @Test("Options out of bounds are refused by name")
   func refusals() throws {
     for (name, change) in [

@@ -107,6 +107,64 @@ private final class Fixture {
     for (a, b) in zip(reference, v) { #expect(abs(a - Double(b)) < 2e-6 * scale) }
   }
 
+  /// Sizes that the library's own products take, where the processor has what they need, and rows that are no multiple of six.
+  @Test func ownProductsAgreeWithDouble() throws {
+    let shape = try NetworkShape(latentSize: 64, conditionSize: 64, width: 128, blocks: 2, embeddingSize: 64)
+    let parameters = try normals(shape.parameterCount, seed: 1).map { 0.1 * $0 }
+    let latents = try normals(7 * 64, seed: 2)
+    let conditions = try normals(4 * 64, seed: 3)
+    let weights = try normals(7 * 64, seed: 4)
+
+    func pass<S: NetworkScalar>(_: S.Type) throws -> (velocity: [S], gradient: [S]) {
+      let network = try VelocityNetwork<S>(shape, maxRows: 7, maxContexts: 4, training: true)
+      let p = parameters.map { S($0) }
+      var transposed = [S](repeating: 0, count: p.count)
+      shape.transpose(p, into: &transposed, threads: 1)
+      var v = [S](repeating: 0, count: 7 * 64)
+      var g = [S](repeating: .nan, count: p.count)
+      try [1, 0.83, 0.4, 0.02].withUnsafeBufferPointer {
+        try network.setContexts(
+          parameters: p, transposed: transposed, sigmas: $0, conditions: conditions.map { S($0) })
+      }
+      try ([0, 2, 2, 1, 3, 0, 2] as [Int32]).withUnsafeBufferPointer {
+        try network.forward(
+          parameters: p, transposed: transposed, latents: latents.map { S($0) }, contextOfRow: $0, velocity: &v)
+      }
+      try network.backward(
+        parameters: p, gradVelocity: weights.map { S($0) }, gradParameters: &g, adding: false)
+      return (v, g)
+    }
+    let reference = try pass(Double.self)
+    let single = try pass(Float.self)
+    func agree(_ a: some Sequence<Double>, _ b: some Sequence<Float>) -> Bool {
+      let largest = a.reduce(0) { max($0, abs($1)) }
+      return zip(a, b).allSatisfy { abs($0 - Double($1)) < 1e-5 * largest }
+    }
+    #expect(agree(reference.velocity, single.velocity))
+    for tensor in shape.tensors {
+      let own = tensor.offset..<tensor.offset + tensor.count
+      #expect(agree(reference.gradient[own], single.gradient[own]), "\(tensor.name)")
+    }
+  }
+
+  @Test func keptRowsHaveTheirPartInTheGradient() throws {
+    let f = try Fixture()
+    let whole = try f.gradient()
+    var v = [Double](repeating: 0, count: 7 * 5)
+    for (rows, kept) in [(0..<3, 0), (3..<7, 3)] {
+      try f.contextOfRow[rows].withUnsafeBufferPointer {
+        try f.network.forward(
+          parameters: f.parameters, latents: Array(f.latents[rows.lowerBound * 5..<rows.upperBound * 5]),
+          contextOfRow: $0, velocity: &v, keeping: kept)
+      }
+    }
+    var g = [Double](repeating: .nan, count: f.shape.parameterCount)
+    var dx = [Double](repeating: 0, count: 7 * 5)
+    try f.network.backward(
+      parameters: f.parameters, gradVelocity: f.weights, gradParameters: &g, adding: false, gradLatents: &dx)
+    for (a, b) in zip(whole.parameters + whole.latents, g + dx) { #expect(abs(a - b) < 1e-12 * max(1, abs(a))) }
+  }
+
   @Test func wrongSizesAreErrors() throws {
     #expect(throws: ChunkGRPOError.self) { try NetworkShape(latentSize: 0, conditionSize: 1) }
     #expect(throws: ChunkGRPOError.self) { try NetworkShape(latentSize: 1, conditionSize: 1, embeddingSize: 7) }

@@ -1,4 +1,4 @@
-internal import BlockKernels
+package import BlockKernels
 internal import CSupport
 import Glibc
 internal import KernelsBaseline
@@ -61,6 +61,18 @@ private let kernelSet: KernelSet = {
     }
   #endif
   return KernelsBaseline.kernels
+}()
+
+/// The loops of the embedded network. The same bits with AVX2 and AVX-512; without, products are OpenBLAS's.
+package let networkKernels: NetworkKernelSet = {
+  #if CHUNKGRPO_DISPATCH
+    switch InstructionSet.current {
+    case .avx512: return KernelsAVX512.networkKernels
+    case .avx2: return KernelsAVX2.networkKernels
+    case .baseline: break
+    }
+  #endif
+  return KernelsBaseline.networkKernels
 }()
 
 /// Uniform draws in (0, 1), 32 bits each: word 0 of Philox's counters in order.

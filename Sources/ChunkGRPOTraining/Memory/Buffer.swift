@@ -6,19 +6,22 @@ public final class Buffer<Element: BitwiseCopyable> {
   public let count: Int
   public let base: UnsafeMutablePointer<Element>
 
+  private let memory: UnsafeMutableRawPointer
+
   /// Throws `.outOfMemory` where an array would end the process.
   public init(count: Int, for purpose: String) throws {
     let bytes = try checkedProduct([count, MemoryLayout<Element>.stride], purpose)
-    var memory: UnsafeMutableRawPointer?
-    guard posix_memalign(&memory, 64, max(bytes, 1)) == 0, let memory else {
+    // Pages of a large `calloc` take no memory until they are written to.
+    let (room, overflow) = bytes.addingReportingOverflow(64)
+    guard !overflow, let memory = calloc(room, 1) else {
       throw ChunkGRPOError.outOfMemory("no memory for \(purpose), \(bytes) bytes")
     }
-    memset(memory, 0, bytes)
+    self.memory = memory
     self.count = count
-    base = memory.bindMemory(to: Element.self, capacity: count)
+    base = memory.alignedUp(toMultipleOf: 64).bindMemory(to: Element.self, capacity: count)
   }
 
-  deinit { free(base) }
+  deinit { free(memory) }
 
   public var values: UnsafeMutableBufferPointer<Element> { UnsafeMutableBufferPointer(start: base, count: count) }
 

@@ -1,3 +1,4 @@
+internal import BlockKernels
 internal import COpenBLAS
 import ChunkGRPO
 
@@ -5,14 +6,15 @@ import ChunkGRPO
 public protocol NetworkScalar: BinaryFloatingPoint & SIMDScalar & BitwiseCopyable & Codable {
   static var elementType: ElementType { get }
 
-  /// C = op(A)·op(B) + beta·C for row-major matrices; op(A) is (m, k), op(B) (k, n).
+  /// C = op(A)·op(B) + beta·C for row-major matrices, by OpenBLAS; op(A) is (m, k), op(B) (k, n).
   static func gemm(
     _ transposeA: Bool, _ transposeB: Bool, _ m: Int, _ n: Int, _ k: Int,
     _ a: UnsafePointer<Self>, _ lda: Int, _ b: UnsafePointer<Self>, _ ldb: Int, _ beta: Self,
     _ c: UnsafeMutablePointer<Self>, _ ldc: Int)
+}
 
-  /// eˣ to about 1 ulp, for |x| up to `exponentialBound`; beyond it, the value there. e^NaN is some number.
-  static func exponential(_ x: SIMD8<Self>) -> SIMD8<Self>
+extension NetworkScalar {
+  static var kernels: NetworkKernels { elementType == .float32 ? networkKernels.float32 : networkKernels.float64 }
 }
 
 // Sizes fit Int32: the shape bounds them and rows come in bounded batches.

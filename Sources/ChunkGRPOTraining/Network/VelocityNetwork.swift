@@ -1,3 +1,4 @@
+internal import BlockKernels
 import ChunkGRPO
 import Glibc
 
@@ -12,7 +13,8 @@ import Glibc
 /// time(σ) is an MLP of one hidden layer over cosines and sines of 1000·σ.
 ///
 /// The rows of a batch that have the same σ and condition share a context, which is computed once. Parameters are the
-/// caller's, a flat buffer laid out by `shape.tensors`; an instance is the memory for one pass at a time.
+/// caller's, a flat buffer laid out by `shape.tensors`; an instance is the memory for one pass at a time. A second buffer
+/// that has each weight transposed (`shape.transpose`) makes a pass faster, and is worth it from some passes on.
 ///
 /// `forward` uses the contexts of the latest `setContexts`, `backward` the activations of the latest `forward`.
 public final class VelocityNetwork<Scalar: NetworkScalar> {
@@ -26,6 +28,7 @@ public final class VelocityNetwork<Scalar: NetworkScalar> {
   private let frequencies: Buffer<Double>
   private let keepsActivations: Bool
   private var rows = 0, contexts = 0
+  private let kernels = Scalar.kernels
 
   // Contexts.
   private let wave, timeSlope, timeActivation, sum, sumSlope, active, conditions: Pointer
@@ -112,138 +115,158 @@ public final class VelocityNetwork<Scalar: NetworkScalar> {
   ///   - parameters: `shape.parameterCount` numbers.
   ///   - conditions: (contexts, C).
   public func setContexts(
-    parameters p: UnsafePointer<Scalar>, sigmas: UnsafeBufferPointer<Double>, conditions: UnsafePointer<Scalar>
+    parameters p: UnsafePointer<Scalar>, transposed t: UnsafePointer<Scalar>? = nil,
+    sigmas: UnsafeBufferPointer<Double>, conditions: UnsafePointer<Scalar>
   ) throws {
     try requireBounds("contexts", sigmas.count, 1...maxContexts)
     contexts = sigmas.count
     let embedding = shape.embeddingSize
     self.conditions.update(from: conditions, count: contexts &* shape.conditionSize)
-    for (i, sigma) in sigmas.enumerated() { timeWave(sigma, into: wave + i &* embedding) }
-    apply(shape.timeHidden, p, wave, rows: contexts, to: timeSlope, beta: 0)
-    siluForward(
-      timeSlope, bias: p + bias(shape.timeHidden), rows: contexts, embedding, y: timeActivation, slope: timeSlope)
-    apply(shape.condition, p, self.conditions, rows: contexts, to: sum, beta: 0)
-    apply(shape.timeOutput, p, timeActivation, rows: contexts, to: sum, beta: 1)
-    siluForward(sum, bias: p + bias(shape.timeOutput), rows: contexts, embedding, y: active, slope: sumSlope)
-    fill(modulation, rows: contexts, with: p + bias(shape.modulation), shape.modulationSize)
-    apply(shape.modulation, p, active, rows: contexts, to: modulation, beta: 1)
+    for (i, sigma) in sigmas.enumerated() {
+      let row = wave + i &* embedding
+      if i > 0, sigma == sigmas[i - 1] {
+        row.update(from: row - embedding, count: embedding)
+      } else {
+        timeWave(sigma, into: row)
+      }
+    }
+    shape.timeHidden.apply(p, t, wave, rows: contexts, to: timeSlope)
+    kernels.siluForward(timeSlope, contexts &* embedding, timeActivation, timeSlope)
+    shape.condition.apply(p, t, self.conditions, rows: contexts, to: sum)
+    shape.timeOutput.apply(p, t, timeActivation, rows: contexts, to: sum, adding: true)
+    kernels.siluForward(sum, contexts &* embedding, active, sumSlope)
+    shape.modulation.apply(p, t, active, rows: contexts, to: modulation)
   }
 
   /// velocity (rows, D) at latents (rows, D).
   ///
-  /// - Parameter contextOfRow: for each row its context, 0 ..< contexts.
+  /// - Parameters:
+  ///   - contextOfRow: for each row its context, 0 ..< contexts.
+  ///   - kept: so many rows of the passes before, of the same contexts, stay in front of these for `backward`.
   /// - Throws: `.invalidArgument` for too many rows or a context that is not there.
   public func forward(
-    parameters p: UnsafePointer<Scalar>, latents: UnsafePointer<Scalar>, contextOfRow: UnsafeBufferPointer<Int32>,
-    velocity: UnsafeMutablePointer<Scalar>
+    parameters p: UnsafePointer<Scalar>, transposed t: UnsafePointer<Scalar>? = nil, latents: UnsafePointer<Scalar>,
+    contextOfRow: UnsafeBufferPointer<Int32>, velocity: UnsafeMutablePointer<Scalar>, keeping kept: Int = 0
   ) throws {
-    let rows = contextOfRow.count
-    try requireBounds("rows", rows, 1...maxRows)
+    let count = contextOfRow.count
+    try requireBounds("rows", count, 1...maxRows)
+    try requireBounds("kept rows", kept, 0...(keepsActivations ? min(rows, maxRows &- count) : 0))
     guard contextOfRow.allSatisfy({ $0 >= 0 && Int($0) < contexts }) else {
       throw ChunkGRPOError.invalidArgument("contextOfRow: a row has a context outside 0 … \(contexts - 1)")
     }
-    self.rows = rows
-    for (r, context) in contextOfRow.enumerated() { self.contextOfRow.base[r] = context }
-    if keepsActivations { self.latents.update(from: latents, count: rows &* shape.latentSize) }
+    rows = kept &+ count
+    for (r, context) in contextOfRow.enumerated() { self.contextOfRow.base[kept &+ r] = context }
+    if keepsActivations {
+      (self.latents + kept &* shape.latentSize).update(from: latents, count: count &* shape.latentSize)
+    }
 
     let width = shape.width
-    fill(hidden, rows: rows, with: p + bias(shape.input), width)
-    apply(shape.input, p, latents, rows: rows, to: hidden, beta: 1)
+    shape.input.apply(p, t, latents, rows: count, to: hidden + kept &* width)
     for b in 0..<shape.blocks {
-      let part = b &* blockStride
-      norm(b)
-      apply(shape.hidden[b], p, normed + part, rows: rows, to: slope + part, beta: 0)
-      siluForward(
-        slope + part, bias: p + bias(shape.hidden[b]), rows: rows, width, y: activation + part, slope: slope + part)
-      apply(shape.contribution[b], p, activation + part, rows: rows, to: contribution + part, beta: 0)
-      gateForward(
-        contribution + part, bias: p + bias(shape.contribution[b]), x: hidden + part, rows: rows, width,
-        modulation: table, gate: gate(b), y: hidden + part + blockStride)
+      let part = b &* blockStride &+ kept &* width
+      norm(b, from: kept)
+      shape.hidden[b].apply(p, t, normed + part, rows: count, to: slope + part)
+      kernels.siluForward(slope + part, count &* width, activation + part, slope + part)
+      shape.contribution[b].apply(p, t, activation + part, rows: count, to: contribution + part)
+      kernels.gateForward(
+        contribution + part, hidden + part, count, width, table(from: kept), gate(b), hidden + part + blockStride)
     }
-    norm(shape.blocks)
-    fill(velocity, rows: rows, with: p + bias(shape.output), shape.latentSize)
-    apply(shape.output, p, normed + shape.blocks &* blockStride, rows: rows, to: velocity, beta: 1)
+    norm(shape.blocks, from: kept)
+    shape.output.apply(p, t, normed + (shape.blocks &* blockStride &+ kept &* width), rows: count, to: velocity)
   }
+
+  /// Leaves only the first `count` rows for `backward`.
+  func keep(_ count: Int) { rows = min(rows, count) }
 
   // MARK: Backward
 
-  /// Adds the gradient of every parameter to `gradParameters`, given that of the velocity, for the latest `forward`.
+  /// The gradient of every parameter, given that of the velocity, for the latest `forward`.
   ///
   /// - Parameters:
   ///   - parameters: those of the forward pass.
   ///   - gradVelocity: (rows, D).
+  ///   - gradParameters: added to, or with `adding` false written over.
   ///   - gradLatents: (rows, D) to write the gradient of the latents into, or nil.
   /// - Throws: `.invalidArgument` where the network was made without training or has not run.
   public func backward(
     parameters p: UnsafePointer<Scalar>, gradVelocity: UnsafePointer<Scalar>,
-    gradParameters g: UnsafeMutablePointer<Scalar>, gradLatents: UnsafeMutablePointer<Scalar>? = nil
+    gradParameters g: UnsafeMutablePointer<Scalar>, adding: Bool = true,
+    gradLatents: UnsafeMutablePointer<Scalar>? = nil
   ) throws {
     guard keepsActivations, rows > 0 else {
       throw ChunkGRPOError.invalidArgument("backward: the network was made without training, or has not run forward")
     }
     let width = shape.width
-    let grad = Modulation(table: gradModulation, stride: shape.modulationSize, contexts: contextOfRow.base)
+    let grad = ModulationTable(gradModulation, stride: shape.modulationSize, contexts: contextOfRow.base)
     gradModulation.update(repeating: 0, count: contexts &* shape.modulationSize)
     gradHidden.update(repeating: 0, count: rows &* width)
+    // Those of the biases are sums over rows; products write the others.
+    if !adding {
+      for bias in shape.tensors where bias.shape.count == 1 {
+        (g + bias.offset).update(repeating: 0, count: bias.count)
+      }
+    }
 
-    addColumnSums(gradVelocity, rows: rows, shape.latentSize, to: g + bias(shape.output))
-    addWeightGradient(shape.output, g, gradVelocity, normed + shape.blocks &* blockStride, rows: rows)
-    applyTransposed(shape.output, p, gradVelocity, rows: rows, to: gradA)
+    kernels.addColumnSums(gradVelocity, rows, shape.latentSize, g + bias(shape.output))
+    shape.output.weightGradient(gradVelocity, normed + shape.blocks &* blockStride, rows: rows, g, adding: adding)
+    shape.output.applyTransposed(p, gradVelocity, rows: rows, to: gradA)
     normGradient(gradA, shape.blocks, grad)
     for b in (0..<shape.blocks).reversed() {
       let part = b &* blockStride
-      gateBackward(
-        gradHidden, z: contribution + part, bias: p + bias(shape.contribution[b]), rows: rows, width, modulation: table,
-        gradModulation: grad, gate: gate(b), dz: gradB, gradBias: g + bias(shape.contribution[b]))
-      addWeightGradient(shape.contribution[b], g, gradB, activation + part, rows: rows)
-      applyTransposed(shape.contribution[b], p, gradB, rows: rows, to: gradA)
-      siluBackward(gradA, slope: slope + part, rows: rows, width, gradBias: g + bias(shape.hidden[b]))
-      addWeightGradient(shape.hidden[b], g, gradA, normed + part, rows: rows)
-      applyTransposed(shape.hidden[b], p, gradA, rows: rows, to: gradB)
+      let (hidden, output) = (shape.hidden[b], shape.contribution[b])
+      kernels.gateBackward(
+        gradHidden, contribution + part, rows, width, table(), grad, gate(b), gradB, g + bias(output))
+      output.weightGradient(gradB, activation + part, rows: rows, g, adding: adding)
+      output.applyTransposed(p, gradB, rows: rows, to: gradA)
+      kernels.siluBackward(gradA, slope + part, rows, width, g + bias(hidden))
+      hidden.weightGradient(gradA, normed + part, rows: rows, g, adding: adding)
+      hidden.applyTransposed(p, gradA, rows: rows, to: gradB)
       normGradient(gradB, b, grad)
     }
-    addColumnSums(gradHidden, rows: rows, width, to: g + bias(shape.input))
-    addWeightGradient(shape.input, g, gradHidden, latents, rows: rows)
-    if let gradLatents { applyTransposed(shape.input, p, gradHidden, rows: rows, to: gradLatents) }
-    contextsBackward(p, g)
+    kernels.addColumnSums(gradHidden, rows, width, g + bias(shape.input))
+    shape.input.weightGradient(gradHidden, latents, rows: rows, g, adding: adding)
+    if let gradLatents { shape.input.applyTransposed(p, gradHidden, rows: rows, to: gradLatents) }
+    contextsBackward(p, g, adding)
   }
 
-  private func contextsBackward(_ p: UnsafePointer<Scalar>, _ g: UnsafeMutablePointer<Scalar>) {
+  private func contextsBackward(_ p: UnsafePointer<Scalar>, _ g: UnsafeMutablePointer<Scalar>, _ adding: Bool) {
     let embedding = shape.embeddingSize
-    addColumnSums(gradModulation, rows: contexts, shape.modulationSize, to: g + bias(shape.modulation))
-    addWeightGradient(shape.modulation, g, gradModulation, active, rows: contexts)
-    applyTransposed(shape.modulation, p, gradModulation, rows: contexts, to: gradActive)
-    siluBackward(gradActive, slope: sumSlope, rows: contexts, embedding, gradBias: g + bias(shape.timeOutput))
-    addWeightGradient(shape.condition, g, gradActive, conditions, rows: contexts)
-    addWeightGradient(shape.timeOutput, g, gradActive, timeActivation, rows: contexts)
-    applyTransposed(shape.timeOutput, p, gradActive, rows: contexts, to: sum)
-    siluBackward(sum, slope: timeSlope, rows: contexts, embedding, gradBias: g + bias(shape.timeHidden))
-    addWeightGradient(shape.timeHidden, g, sum, wave, rows: contexts)
+    kernels.addColumnSums(gradModulation, contexts, shape.modulationSize, g + bias(shape.modulation))
+    shape.modulation.weightGradient(gradModulation, active, rows: contexts, g, adding: adding)
+    shape.modulation.applyTransposed(p, gradModulation, rows: contexts, to: gradActive)
+    kernels.siluBackward(gradActive, sumSlope, contexts, embedding, g + bias(shape.timeOutput))
+    shape.condition.weightGradient(gradActive, conditions, rows: contexts, g, adding: adding)
+    shape.timeOutput.weightGradient(gradActive, timeActivation, rows: contexts, g, adding: adding)
+    shape.timeOutput.applyTransposed(p, gradActive, rows: contexts, to: sum)
+    kernels.siluBackward(sum, timeSlope, contexts, embedding, g + bias(shape.timeHidden))
+    shape.timeHidden.weightGradient(sum, wave, rows: contexts, g, adding: adding)
   }
 
   // MARK: Parts
 
-  private var table: Modulation<Scalar> {
-    Modulation(table: modulation, stride: shape.modulationSize, contexts: contextOfRow.base)
+  private func table(from row: Int = 0) -> ModulationTable {
+    ModulationTable(modulation, stride: shape.modulationSize, contexts: contextOfRow.base + row)
   }
+
+  private func bias(_ layer: Linear) -> Int { layer.bias ?? 0 }
 
   // A row of the modulation table: (shift, scale, gate) of each block, then (shift, scale) of the last layer.
   private func shift(_ block: Int) -> Int { 3 &* block &* shape.width }
   private func scale(_ block: Int) -> Int { (3 &* block &+ 1) &* shape.width }
   private func gate(_ block: Int) -> Int { (3 &* block &+ 2) &* shape.width }
 
-  private func norm(_ block: Int) {
-    let part = block &* blockStride
-    normForward(
-      hidden + part, rows: rows, shape.width, modulation: table, shift: shift(block), scale: scale(block),
-      y: normed + part, mean: mean + block &* rowStatisticsStride, rstd: rstd + block &* rowStatisticsStride)
+  private func norm(_ block: Int, from row: Int) {
+    let part = block &* blockStride &+ row &* shape.width
+    let statistics = block &* rowStatisticsStride &+ row
+    kernels.normForward(
+      hidden + part, rows &- row, shape.width, table(from: row), shift(block), scale(block), normed + part,
+      mean + statistics, rstd + statistics)
   }
 
-  private func normGradient(_ dy: UnsafePointer<Scalar>, _ block: Int, _ grad: Modulation<Scalar>) {
-    normBackward(
-      dy, x: hidden + block &* blockStride, mean: mean + block &* rowStatisticsStride,
-      rstd: rstd + block &* rowStatisticsStride, rows: rows, shape.width, modulation: table, gradModulation: grad,
-      shift: shift(block), scale: scale(block), dx: gradHidden)
+  private func normGradient(_ dy: UnsafePointer<Scalar>, _ block: Int, _ grad: ModulationTable) {
+    kernels.normBackward(
+      dy, hidden + block &* blockStride, mean + block &* rowStatisticsStride, rstd + block &* rowStatisticsStride, rows,
+      shape.width, table(), grad, shift(block), scale(block), gradHidden)
   }
 
   /// Cosines, then sines, of 1000·σ at E/2 frequencies from 1 down to almost 1/10,000 (DiT).
@@ -254,39 +277,5 @@ public final class VelocityNetwork<Scalar: NetworkScalar> {
       wave[i] = Scalar(cos(angle))
       wave[half &+ i] = Scalar(sin(angle))
     }
-  }
-
-  // MARK: Products
-
-  private func bias(_ layer: Linear) -> Int { layer.bias ?? 0 }
-
-  /// y = x·Wᵀ + beta·y
-  private func apply(
-    _ layer: Linear, _ p: UnsafePointer<Scalar>, _ x: UnsafePointer<Scalar>, rows: Int,
-    to y: UnsafeMutablePointer<Scalar>, beta: Scalar
-  ) {
-    Scalar.gemm(
-      false, true, rows, layer.outputs, layer.inputs, x, layer.inputs, p + layer.weight, layer.inputs, beta, y,
-      layer.outputs)
-  }
-
-  /// dx = dy·W
-  private func applyTransposed(
-    _ layer: Linear, _ p: UnsafePointer<Scalar>, _ dy: UnsafePointer<Scalar>, rows: Int,
-    to dx: UnsafeMutablePointer<Scalar>
-  ) {
-    Scalar.gemm(
-      false, false, rows, layer.inputs, layer.outputs, dy, layer.outputs, p + layer.weight, layer.inputs, 0, dx,
-      layer.inputs)
-  }
-
-  /// dW += dyᵀ·x
-  private func addWeightGradient(
-    _ layer: Linear, _ g: UnsafeMutablePointer<Scalar>, _ dy: UnsafePointer<Scalar>, _ x: UnsafePointer<Scalar>,
-    rows: Int
-  ) {
-    Scalar.gemm(
-      true, false, layer.outputs, layer.inputs, rows, dy, layer.outputs, x, layer.inputs, 1, g + layer.weight,
-      layer.inputs)
   }
 }

@@ -1,3 +1,4 @@
+internal import BlockKernels
 import ChunkGRPO
 import Glibc
 
@@ -36,35 +37,16 @@ public struct AdamW: Equatable, Sendable {
     firstMoment: UnsafeMutablePointer<Float>, secondMoment: UnsafeMutablePointer<Float>, count: Int, step: Int,
     learningRate: Double, gradientScale: Double = 1
   ) {
-    let t = Double(step)
-    let keep = Float(1 - learningRate * weightDecay)
-    let scale = Float(gradientScale)
-    let rate = Float(learningRate / (1 - pow(beta1, t)))
-    let correction = Float(1 / (1 - pow(beta2, t)).squareRoot())
-    let b1 = Float(beta1)
-    let b2 = Float(beta2)
-    let new1 = Float(1 - beta1)
-    let new2 = Float(1 - beta2)
-    let epsilon = Float(epsilon)
-    lanes(count) { i, n in
-      let g = load(gradients, i, n) * scale
-      let m = load(firstMoment, i, n) * b1 + g * new1
-      let v = load(secondMoment, i, n) * b2 + g * g * new2
-      store(m, firstMoment, i, n)
-      store(v, secondMoment, i, n)
-      store(
-        load(parameters, i, n) * keep - m * rate / (squareRoot(v) * correction + epsilon), parameters, i, n)
-    }
+    networkKernels.adamW(
+      factors(step: step, learningRate: learningRate, gradientScale: gradientScale), gradients, parameters, firstMoment,
+      secondMoment, parameters, firstMoment, secondMoment, count)
   }
-}
 
-/// √y for y ≥ 0 to about 2 ulp, by Newton steps on 1/√y: the vector square root of the standard library is a call a lane.
-@inline(__always)
-private func squareRoot(_ y: SIMD8<Float>) -> SIMD8<Float> {
-  let half = y * 0.5
-  var r = unsafeBitCast(0x5f37_59df &- (unsafeBitCast(y, to: SIMD8<UInt32>.self) &>> 1), to: SIMD8<Float>.self)
-  r = r * (1.5 - half * r * r)
-  r = r * (1.5 - half * r * r)
-  r = r * (1.5 - half * r * r)
-  return y * r
+  func factors(step: Int, learningRate: Double, gradientScale: Double) -> AdamWFactors {
+    let t = Double(step)
+    return AdamWFactors(
+      keep: Float(1 - learningRate * weightDecay), scale: Float(gradientScale),
+      rate: Float(learningRate / (1 - pow(beta1, t))), correction: Float(1 / (1 - pow(beta2, t)).squareRoot()),
+      beta1: Float(beta1), new1: Float(1 - beta1), beta2: Float(beta2), new2: Float(1 - beta2), epsilon: Float(epsilon))
+  }
 }

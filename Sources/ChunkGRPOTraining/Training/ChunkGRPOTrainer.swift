@@ -16,7 +16,9 @@ public enum Weights: Int32, Sendable {
 public final class ChunkGRPOTrainer {
   public let options: TrainerOptions
   let plan: TrainingPlan
-  let state: TrainingState
+  private(set) var state: TrainingState
+  /// What a call that changes the state works on; it becomes the state when the call succeeds.
+  private(set) var draft: TrainingState
   /// Memory for training, kept from call to call.
   let workspace: TrainingWorkspace
   /// Within `pretrain` or `iterate`, whose callbacks might call them again.
@@ -29,7 +31,9 @@ public final class ChunkGRPOTrainer {
     self.options = options
     plan = try TrainingPlan(options)
     state = try TrainingState(parameterCount: plan.shape.parameterCount)
-    workspace = try TrainingWorkspace(plan.shape, trainedSteps: plan.chunks.steps)
+    draft = try TrainingState(parameterCount: plan.shape.parameterCount)
+    workspace = try TrainingWorkspace(
+      plan.shape, trainedSteps: plan.chunks.steps, threads: plan.sampler.threads)
     try plan.shape.initialise(state.weights, seed: options.seed)
     state.average.copy(from: state.weights)
   }
@@ -61,6 +65,9 @@ public final class ChunkGRPOTrainer {
     return try body()
   }
 
+  /// The draft becomes the state.
+  func commit() { swap(&state, &draft) }
+
   // MARK: Arguments
 
   /// Rows of `size` finite numbers, at least one.
@@ -72,41 +79,4 @@ public final class ChunkGRPOTrainer {
     }
     return values.count / size
   }
-}
-
-/// The network and the rows of a batch, for training.
-final class TrainingWorkspace {
-  let network: VelocityNetwork<Float>
-  let gradients: Buffer<Float>
-  /// Rows of one pass: more are cut into several, so that memory is bounded and the activations stay in the caches.
-  let maxRows: Int
-  /// (maxRows, D) each.
-  let latents, next, velocity, gradVelocity: Buffer<Float>
-  /// (maxRows, C)
-  let conditions: Buffer<Float>
-
-  init(_ shape: NetworkShape, trainedSteps: Int) throws {
-    maxRows = max(trainedSteps, boundedRows(shape))
-    network = try VelocityNetwork(shape, maxRows: maxRows, maxContexts: maxRows, training: true)
-    gradients = try Buffer(count: shape.parameterCount, for: "\(shape.parameterCount) gradients")
-    let count = try checkedProduct([maxRows, shape.latentSize], "the rows of a batch")
-    latents = try Buffer(count: count, for: "the latents of a batch")
-    next = try Buffer(count: count, for: "the next latents of a batch")
-    velocity = try Buffer(count: count, for: "the velocities of a batch")
-    gradVelocity = try Buffer(count: count, for: "the gradients of a batch")
-    conditions = try Buffer(
-      count: checkedProduct([maxRows, shape.conditionSize], "the conditions of a batch"),
-      for: "the conditions of a batch")
-  }
-
-  func view(_ buffer: Buffer<Float>, _ rows: Range<Int>, of size: Int) -> LatentsView {
-    LatentsView(buffer.base + rows.lowerBound &* size, type: .float32, batch: rows.count, elements: size)
-  }
-}
-
-/// As many rows as a pass can take within 256 MB, 16 … 512.
-func boundedRows(_ shape: NetworkShape) -> Int {
-  let row = (5 &* shape.blocks &+ 5) &* shape.width &+ 5 &* shape.latentSize
-  let context = 2 &* shape.modulationSize &+ 7 &* shape.embeddingSize &+ 2 &* shape.conditionSize
-  return min(512, max(16, (256 << 20) / (4 &* (row &+ context))))
 }

@@ -28,8 +28,6 @@ extension ChunkGRPOTrainer {
     guard let images = images.baseAddress, let conditions = conditions.baseAddress else { return }
 
     try exclusively {
-      // On a copy, which becomes the trainer's at the end.
-      let draft = try TrainingState(parameterCount: parameterCount)
       draft.copy(from: state)
       draft.average.copy(from: draft.weights)
       draft.resetOptimiser()
@@ -37,23 +35,19 @@ extension ChunkGRPOTrainer {
       var lossSum = 0.0
       var lossCount = 0
       for step in 0..<options.steps {
-        lossSum += try flowMatchingGradient(data, batchSize: options.batchSize, draft)
+        let parts = try workspace.parts(for: options.batchSize)
+        lossSum += try flowMatchingGradient(data, batchSize: options.batchSize, parts)
         lossCount += 1
-        let norm = euclideanNorm(workspace.gradients.base, count: parameterCount)
+        let norm = workspace.sumGradients(parts)
         guard norm.isFinite else {
           throw ChunkGRPOError.nonFinite("the gradient is not finite at pretraining step \(step + 1)")
         }
         let turn = Double(step) / Double(options.steps)
-        draft.optimiserSteps += 1
-        plan.adam.update(
-          parameters: draft.weights.base, gradients: workspace.gradients.base, firstMoment: draft.firstMoment.base,
-          secondMoment: draft.secondMoment.base, count: parameterCount, step: draft.optimiserSteps,
-          learningRate: options.learningRate * (0.1 + 0.45 * (1 + cos(.pi * turn))),
-          gradientScale: min(1, self.options.maxGradNorm / norm))
         // Early on the average follows closely, so that it forgets the first weights.
-        updateAverage(
-          draft.average.base, weights: draft.weights.base, count: parameterCount,
-          decay: min(options.emaDecay, Double(1 + step) / Double(10 + step)))
+        draft.step(
+          from: draft, plan.adam, gradients: parts[0].gradients, scale: min(1, self.options.maxGradNorm / norm),
+          learningRate: options.learningRate * (0.1 + 0.45 * (1 + cos(.pi * turn))),
+          emaDecay: min(options.emaDecay, Double(1 + step) / Double(10 + step)), threads: workspace.threads)
         let done = step + 1
         if let progress, done % max(1, options.steps / 200) == 0 || done == options.steps {
           try progress(done, options.steps, lossSum / Double(lossCount))
@@ -63,53 +57,70 @@ extension ChunkGRPOTrainer {
       }
       draft.weights.copy(from: draft.average)
       draft.resetOptimiser()
-      state.copy(from: draft)
+      commit()
     }
   }
 
-  /// Fills `workspace.gradients` for one batch; returns its loss.
-  private func flowMatchingGradient(_ data: PretrainingData, batchSize: Int, _ draft: TrainingState) throws -> Double {
+  /// The gradients of `parts` for one batch; returns its loss.
+  private func flowMatchingGradient(
+    _ data: PretrainingData, batchSize: Int, _ parts: [TrainingPart]
+  ) throws -> Double {
+    let weights = workspace.weights(draft)
+    var losses = [Double](repeating: 0, count: parts.count)
+    try losses.withUnsafeMutableBufferPointer { losses in
+      try forEachPart(of: 0..<batchSize, count: parts.count, threads: workspace.threads) { number, range in
+        for start in stride(from: range.lowerBound, to: range.upperBound, by: workspace.maxRows) {
+          losses[number] += try flowMatchingGradient(
+            data, batchSize: batchSize, rows: start..<min(range.upperBound, start + workspace.maxRows), parts[number],
+            weights, adding: start > range.lowerBound)
+        }
+      }
+    }
+    draft.rowsDrawn &+= UInt64(batchSize)
+    return losses.reduce(0, +)
+  }
+
+  private func flowMatchingGradient(
+    _ data: PretrainingData, batchSize: Int, rows: Range<Int>, _ part: TrainingPart,
+    _ weights: NetworkWeights, adding: Bool
+  ) throws -> Double {
     let shape = plan.shape
-    let w = workspace
-    w.gradients.fillWithZeros()
     let share = 1 / (Double(batchSize) * Double(shape.latentSize))
     let seed = RandomStream.pretraining.seed(options.seed)
-    var loss = 0.0
-    for start in stride(from: 0, to: batchSize, by: w.maxRows) {
-      let count = min(w.maxRows, batchSize - start)
-      let ids = (0..<UInt64(count)).map { draft.rowsDrawn &+ $0 }
-      // `next` holds the noise, then the target.
-      try normal(
-        seed: seed, sampleIDPointer: ids, step: initialNoiseStep, threads: plan.sampler.threads,
-        into: w.view(w.next, 0..<count, of: shape.latentSize))
-      var sigmas: [Double] = []
-      for (r, id) in ids.enumerated() {
-        let draws = uniforms(seed: seed, sampleID: id, step: 0, count: 2)
-        let image = min(data.count - 1, Int(draws[0] * Double(data.count)))
-        // One draw in each part of (0, 1]: the marginal stays uniform and the batches differ less.
-        let t = (Double(start + r) + draws[1]) / Double(batchSize)
-        let sigma = options.shift * t / (1 + (options.shift - 1) * t)
-        sigmas.append(sigma)
-        (w.conditions.base + r &* shape.conditionSize).update(
-          from: data.conditions + image &* shape.conditionSize, count: shape.conditionSize)
-        interpolate(
-          image: data.images + image &* shape.latentSize, noise: w.next.base + r &* shape.latentSize,
-          latents: w.latents.base + r &* shape.latentSize, count: shape.latentSize, sigma: Float(sigma))
-      }
-      try sigmas.withUnsafeBufferPointer {
-        try w.network.setContexts(parameters: draft.weights.base, sigmas: $0, conditions: w.conditions.base)
-      }
-      try (0..<Int32(truncatingIfNeeded: count)).map { $0 }.withUnsafeBufferPointer {
-        try w.network.forward(
-          parameters: draft.weights.base, latents: w.latents.base, contextOfRow: $0, velocity: w.velocity.base)
-      }
-      loss += squaredError(
-        w.velocity.base, target: w.next.base, count: count &* shape.latentSize, gradient: w.gradVelocity.base,
-        scale: Float(2 * share))
-      try w.network.backward(
-        parameters: draft.weights.base, gradVelocity: w.gradVelocity.base, gradParameters: w.gradients.base)
-      draft.rowsDrawn &+= UInt64(count)
+    let ids = rows.map { draft.rowsDrawn &+ UInt64($0) }
+    // `next` holds the noise, then the target.
+    try normal(
+      seed: seed, sampleIDPointer: ids, step: initialNoiseStep, threads: plan.sampler.threads,
+      into: part.view(part.next, 0..<rows.count, of: shape.latentSize))
+    var sigmas: [Double] = []
+    for (r, id) in ids.enumerated() {
+      let draws = uniforms(seed: seed, sampleID: id, step: 0, count: 2)
+      let image = min(data.count - 1, Int(draws[0] * Double(data.count)))
+      // One draw in each part of (0, 1]: the marginal stays uniform and the batches differ less.
+      let t = (Double(rows.lowerBound + r) + draws[1]) / Double(batchSize)
+      let sigma = options.shift * t / (1 + (options.shift - 1) * t)
+      sigmas.append(sigma)
+      (part.conditions.base + r &* shape.conditionSize).update(
+        from: data.conditions + image &* shape.conditionSize, count: shape.conditionSize)
+      interpolate(
+        image: data.images + image &* shape.latentSize, noise: part.next.base + r &* shape.latentSize,
+        latents: part.latents.base + r &* shape.latentSize, count: shape.latentSize, sigma: Float(sigma))
     }
+    try sigmas.withUnsafeBufferPointer {
+      try part.network.setContexts(
+        parameters: weights.parameters, transposed: weights.transposed, sigmas: $0, conditions: part.conditions.base)
+    }
+    try (0..<Int32(truncatingIfNeeded: rows.count)).map { $0 }.withUnsafeBufferPointer {
+      try part.network.forward(
+        parameters: weights.parameters, transposed: weights.transposed, latents: part.latents.base, contextOfRow: $0,
+        velocity: part.velocity.base)
+    }
+    let loss = squaredError(
+      part.velocity.base, target: part.next.base, count: rows.count &* shape.latentSize,
+      gradient: part.gradVelocity.base, scale: Float(2 * share))
+    try part.network.backward(
+      parameters: weights.parameters, gradVelocity: part.gradVelocity.base, gradParameters: part.gradients.base,
+      adding: adding)
     return loss * share
   }
 }
@@ -124,11 +135,10 @@ private func interpolate(
   image: UnsafePointer<Float>, noise: UnsafeMutablePointer<Float>, latents: UnsafeMutablePointer<Float>, count: Int,
   sigma: Float
 ) {
-  lanes(count) { i, n in
-    let x0 = load(image, i, n)
-    let e = load(noise, i, n)
-    store(x0 * (1 - sigma) + e * sigma, latents, i, n)
-    store(e - x0, noise, i, n)
+  for i in 0..<count {
+    let (x0, e) = (image[i], noise[i])
+    latents[i] = x0 * (1 - sigma) + e * sigma
+    noise[i] = e - x0
   }
 }
 
@@ -138,17 +148,10 @@ private func squaredError(
   scale: Float
 ) -> Double {
   var total = 0.0
-  var start = 0
-  while start < count {
-    let block = min(4096, count &- start)
-    var sum = SIMD8<Float>.zero
-    lanes(block) { i, n in
-      let d = load(value, start &+ i, n) - load(target, start &+ i, n)
-      sum += d * d
-      store(d * scale, gradient, start &+ i, n)
-    }
-    total += Double(sum.sum())
-    start &+= block
+  for i in 0..<count {
+    let d = value[i] - target[i]
+    total += Double(d * d)
+    gradient[i] = d * scale
   }
   return total
 }

@@ -1,49 +1,67 @@
 import ChunkGRPO
 
+/// The weights of a pass, and the same transposed, which may be missing.
+struct NetworkWeights {
+  let parameters: UnsafePointer<Float>
+  let transposed: UnsafePointer<Float>?
+}
+
+/// The samples of a rollout.
+struct RolloutSamples {
+  /// Row of the conditions.
+  let prompt: (_ sample: Int) -> Int
+  /// Of the noise of the steps, and of the initial noise.
+  let id, initialID: (_ sample: Int) -> UInt64
+  /// Where the latents (B, D) before step k lie; may be the same for all k.
+  let latents: (_ step: Int) -> UnsafeMutablePointer<Float>
+  /// (B, S) or nil.
+  var logProbs, relativeL1: UnsafeMutablePointer<Double>?
+}
+
+/// Rows (sample, step) that are trained next, by the weights of the rollout: their activations stay in the networks, in the
+/// order of steps, and their velocities in `velocities`, (rows, D) of each network.
+struct KeptRows {
+  let selected: (_ sample: Int, _ step: Int) -> Bool
+  let velocities: [Buffer<Float>]
+}
+
 /// Sampling by the embedded network.
 struct Roller {
-  let network: VelocityNetwork<Float>
-  let parameters: UnsafePointer<Float>
+  /// Each for a part of the samples.
+  let networks: [VelocityNetwork<Float>]
+  let weights: NetworkWeights
   let sampler: Sampler
   let prompts: Prompts
   let seed: UInt64
 
-  /// Takes all steps of the samples `range`, `network.maxRows` of them at a time.
-  ///
-  /// - Parameters:
-  ///   - promptOfSample: row of the conditions.
-  ///   - sampleID: of the noise of the steps; `initialID` of the initial noise.
-  ///   - latents: where the latents (B, D) before step k lie; may be the same for all k.
-  ///   - logProbs, relativeL1: (B, S) or nil.
-  func run(
-    batch: Int, promptOfSample: (Int) -> Int, sampleID: (Int) -> UInt64, initialID: (Int) -> UInt64,
-    latents: (_ step: Int) -> UnsafeMutablePointer<Float>, logProbs: UnsafeMutablePointer<Double>?,
-    relativeL1: UnsafeMutablePointer<Double>?
-  ) throws {
-    let velocity = try Buffer<Float>(
-      count: checkedProduct([min(batch, network.maxRows), network.shape.latentSize], "velocities"), for: "velocities")
-    for start in stride(from: 0, to: batch, by: network.maxRows) {
-      let part = start..<min(batch, start + network.maxRows)
-      try run(
-        part, promptOfSample: part.map(promptOfSample), sampleIDs: part.map(sampleID), initialIDs: part.map(initialID),
-        latents: latents, velocity: velocity, logProbs: logProbs, relativeL1: relativeL1)
+  /// Takes all steps of the samples `range`, `maxRows` of each network at a time. With `keeping` each network has room for
+  /// its samples beside what it keeps, and for all contexts.
+  func run(_ range: Range<Int>, of samples: RolloutSamples, keeping kept: KeptRows? = nil) throws {
+    try forEachPart(of: range, count: networks.count, threads: sampler.threads) { number, own in
+      for start in stride(from: own.lowerBound, to: own.upperBound, by: networks[number].maxRows) {
+        try run(number, start..<min(own.upperBound, start + networks[number].maxRows), samples, kept)
+      }
     }
   }
 
-  private func run(
-    _ part: Range<Int>, promptOfSample: [Int], sampleIDs: [UInt64], initialIDs: [UInt64],
-    latents: (_ step: Int) -> UnsafeMutablePointer<Float>, velocity: Buffer<Float>,
-    logProbs: UnsafeMutablePointer<Double>?, relativeL1: UnsafeMutablePointer<Double>?
-  ) throws {
+  private func run(_ number: Int, _ part: Range<Int>, _ samples: RolloutSamples, _ keeping: KeptRows?) throws {
+    let network = networks[number]
     let shape = network.shape
+    let size = shape.latentSize
     func view(_ base: UnsafeMutablePointer<Float>) -> LatentsView {
-      LatentsView(base, type: .float32, batch: part.count, elements: shape.latentSize)
+      LatentsView(base, type: .float32, batch: part.count, elements: size)
     }
-    func at(_ step: Int) -> UnsafeMutablePointer<Float> { latents(step) + part.lowerBound &* shape.latentSize }
+    func at(_ step: Int) -> UnsafeMutablePointer<Float> { samples.latents(step) + part.lowerBound &* size }
+    // Latents and velocities in the order of the network's rows, and velocities in that of the samples.
+    let memory = try Buffer<Float>(count: checkedProduct([3, part.count, size], "velocities"), for: "velocities")
+    let (input, output) = (memory.base, memory.base + part.count &* size)
+    let velocity = output + part.count &* size
 
     try normal(
-      seed: seed, sampleIDPointer: initialIDs, step: initialNoiseStep, threads: sampler.threads, into: view(at(0)))
-    let (local, used) = numbered(promptOfSample.map { prompts.index[$0] })
+      seed: seed, sampleIDPointer: part.map(samples.initialID), step: initialNoiseStep, threads: sampler.threads,
+      into: view(at(0)))
+    let ids = part.map(samples.id)
+    let (local, used) = numbered(part.map { prompts.index[samples.prompt($0)] })
     // The contexts of several steps are computed together, as many as fit.
     let span = max(1, network.maxContexts / used.count)
     let conditions = try Buffer<Float>(
@@ -51,6 +69,7 @@ struct Roller {
       for: "conditions")
     var logProb = [Double](repeating: 0, count: part.count)
     var change = [Double](repeating: 0, count: part.count)
+    var kept = 0
     for k in 0..<sampler.steps {
       if k % span == 0 {
         let steps = k..<min(sampler.steps, k + span)
@@ -62,23 +81,39 @@ struct Roller {
           }
         }
         try sigmas.withUnsafeBufferPointer {
-          try network.setContexts(parameters: parameters, sigmas: $0, conditions: conditions.base)
+          try network.setContexts(
+            parameters: weights.parameters, transposed: weights.transposed, sigmas: $0, conditions: conditions.base)
         }
       }
+      // What is kept comes first, for the rows of the next step to follow it.
+      var order = Array(0..<part.count)
+      var selected = 0
+      if let keeping, k < sampler.trainedSteps {
+        selected = order.partition { !keeping.selected(part.lowerBound + $0, k) }
+        order[..<selected].sort()
+      }
+      for (row, i) in order.enumerated() { (input + row &* size).update(from: at(k) + i &* size, count: size) }
       let first = Int32(truncatingIfNeeded: k % span * used.count)
-      try local.map { $0 &+ first }.withUnsafeBufferPointer {
+      try order.map { local[$0] &+ first }.withUnsafeBufferPointer {
         try network.forward(
-          parameters: parameters, latents: at(k), contextOfRow: $0, velocity: velocity.base)
+          parameters: weights.parameters, transposed: weights.transposed, latents: input, contextOfRow: $0,
+          velocity: output, keeping: kept)
+      }
+      for (row, i) in order.enumerated() { (velocity + i &* size).update(from: output + row &* size, count: size) }
+      if let keeping, selected > 0 {
+        (keeping.velocities[number].base + kept &* size).update(from: output, count: selected &* size)
+        kept += selected
       }
       try sampler.step(
-        k, latents: view(at(k)), velocity: view(velocity.base), seed: seed, sampleIDPointer: sampleIDs,
-        next: view(at(k + 1)), logProb: &logProb, relativeL1: &change)
+        k, latents: view(at(k)), velocity: view(velocity), seed: seed, sampleIDPointer: ids, next: view(at(k + 1)),
+        logProb: &logProb, relativeL1: &change)
       if k == sampler.trainedSteps { break }
       for (i, sample) in part.enumerated() {
-        logProbs?[sample &* sampler.trainedSteps &+ k] = logProb[i]
-        relativeL1?[sample &* sampler.trainedSteps &+ k] = change[i]
+        samples.logProbs?[sample &* sampler.trainedSteps &+ k] = logProb[i]
+        samples.relativeL1?[sample &* sampler.trainedSteps &+ k] = change[i]
       }
     }
+    if keeping != nil { network.keep(kept) }
   }
 }
 
@@ -100,15 +135,21 @@ extension ChunkGRPOTrainer {
     let sampler = try Sampler(
       plan.sampler.schedule, dynamics: options.dynamics, eta: eta ?? options.eta, lastStep: .ode,
       threads: options.threads)
-    let rows = min(batch, boundedRows(shape))
+    let parts = partCount(batch, shape)
+    let rows = min((batch + parts - 1) / parts, boundedRows(shape, parts: parts))
+    let transposed = try Float.hasProduct ? Buffer<Float>(count: parameterCount, for: "transposed weights") : nil
+    if let transposed { shape.transpose(parameters(weights), into: transposed.base, threads: sampler.threads) }
+    defer { withExtendedLifetime(transposed) {} }
     let roller = Roller(
-      network: try VelocityNetwork(
-        shape, maxRows: rows, maxContexts: max(rows, min(sampler.steps, 512)), training: false),
-      parameters: parameters(weights), sampler: sampler, prompts: Prompts(conditions, size: shape.conditionSize),
-      seed: seed)
+      networks: try (0..<parts).map { _ in
+        try VelocityNetwork(shape, maxRows: rows, maxContexts: max(rows, min(sampler.steps, 512)), training: false)
+      },
+      weights: NetworkWeights(
+        parameters: parameters(weights), transposed: transposed.map { UnsafePointer($0.base) }), sampler: sampler,
+      prompts: Prompts(conditions, size: shape.conditionSize), seed: seed)
     try roller.run(
-      batch: batch, promptOfSample: { $0 }, sampleID: { UInt64($0) }, initialID: { UInt64($0) }, latents: { _ in base },
-      logProbs: nil, relativeL1: nil)
+      0..<batch,
+      of: RolloutSamples(prompt: { $0 }, id: { UInt64($0) }, initialID: { UInt64($0) }, latents: { _ in base }))
   }
 
   /// The network alone: velocity (B, D) at latents (B, D), σ in [0, 1] and conditions (B, C).
@@ -124,7 +165,7 @@ extension ChunkGRPOTrainer {
     try require(sigma >= 0 && sigma <= 1, "sigma = \(sigma) is outside [0, 1]")
     guard let x = latents.baseAddress, let v = velocity.baseAddress else { return }
     let prompts = Prompts(conditions, size: shape.conditionSize)
-    let maxRows = min(batch, boundedRows(shape))
+    let maxRows = min(batch, boundedRows(shape, parts: 1))
     let network = try VelocityNetwork<Float>(shape, maxRows: maxRows, maxContexts: maxRows, training: false)
     let distinct = try Buffer<Float>(
       count: checkedProduct([maxRows, shape.conditionSize], "conditions"), for: "conditions")

@@ -34,7 +34,7 @@ public struct TrainerOptions: Equatable, Sendable {
   public var chunkFraction = 0.5
   /// Chunks are drawn by relative L1 instead of uniformly.
   public var weightedSelection = false
-  /// Of the sampling kernels; 0 = one a core. OpenBLAS follows its own settings.
+  /// 0 = one a core. The results are the same for any number.
   public var threads = 0
   /// > 0, `.infinity` for none.
   public var advantageClamp = 5.0

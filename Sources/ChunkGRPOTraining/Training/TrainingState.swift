@@ -25,6 +25,10 @@ final class TrainingState {
     average.copy(from: other.average)
     firstMoment.copy(from: other.firstMoment)
     secondMoment.copy(from: other.secondMoment)
+    copyCounters(from: other)
+  }
+
+  func copyCounters(from other: TrainingState) {
     optimiserSteps = other.optimiserSteps
     iterations = other.iterations
     samplesDrawn = other.samplesDrawn

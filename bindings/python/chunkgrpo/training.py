@@ -75,7 +75,7 @@ class Trainer:
         max_grad_norm                 float("inf") for none
         ema_decay                     of the averaged weights, an optimiser step
         seed                          of the weights and of every draw
-    threads                           of the sampling kernels, 0 = one a core; OpenBLAS follows its own settings
+    threads                           0 = one a core; results are the same for any number
 
     It holds memory outside Python: leave it to the garbage collector, call `close`, or use it in a `with` block.
     One call at a time.

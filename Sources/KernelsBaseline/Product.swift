@@ -1,0 +1,148 @@
+internal import BlockKernels
+
+// A product of matrices that stay in the second-level cache, at the limit of the multiply-adds: 6 rows of C at a time, and as
+// many columns as there are registers for. Nothing is copied, so that few rows pay too. Every number is one sum in the
+// order of k, whatever the width of the vectors.
+
+// x86-64 has a fused multiply-add from x86-64-v3 on. Without, a sum would be other bits, or a call a number.
+#if CHUNKGRPO_F16C || CHUNKGRPO_AVX512 || !arch(x86_64)
+
+  #if CHUNKGRPO_AVX512
+    private struct Columns {
+      static let count = 64
+      var a, b, c, d: SIMD16<Float>
+
+      @inline(__always) init(_ p: UnsafePointer<Float>) {
+        a = UnsafeRawPointer(p).loadUnaligned(as: SIMD16<Float>.self)
+        b = UnsafeRawPointer(p + 16).loadUnaligned(as: SIMD16<Float>.self)
+        c = UnsafeRawPointer(p + 32).loadUnaligned(as: SIMD16<Float>.self)
+        d = UnsafeRawPointer(p + 48).loadUnaligned(as: SIMD16<Float>.self)
+      }
+
+      @inline(__always) init() {
+        a = .zero
+        b = .zero
+        c = .zero
+        d = .zero
+      }
+
+      @inline(__always) mutating func addProduct(_ x: Float, _ y: Columns) {
+        a.addProduct(x, y.a)
+        b.addProduct(x, y.b)
+        c.addProduct(x, y.c)
+        d.addProduct(x, y.d)
+      }
+
+      @inline(__always) func store(_ p: UnsafeMutablePointer<Float>, adding: Bool) {
+        var sum = self
+        if adding {
+          let old = Columns(p)
+          sum.a += old.a
+          sum.b += old.b
+          sum.c += old.c
+          sum.d += old.d
+        }
+        UnsafeMutableRawPointer(p).storeBytes(of: sum.a, as: SIMD16<Float>.self)
+        UnsafeMutableRawPointer(p + 16).storeBytes(of: sum.b, as: SIMD16<Float>.self)
+        UnsafeMutableRawPointer(p + 32).storeBytes(of: sum.c, as: SIMD16<Float>.self)
+        UnsafeMutableRawPointer(p + 48).storeBytes(of: sum.d, as: SIMD16<Float>.self)
+      }
+    }
+  #else
+    private struct Columns {
+      static let count = 16
+      var a: SIMD16<Float>
+
+      @inline(__always) init(_ p: UnsafePointer<Float>) {
+        a = UnsafeRawPointer(p).loadUnaligned(as: SIMD16<Float>.self)
+      }
+
+      @inline(__always) init() { a = .zero }
+
+      @inline(__always) mutating func addProduct(_ x: Float, _ y: Columns) { a.addProduct(x, y.a) }
+
+      @inline(__always) func store(_ p: UnsafeMutablePointer<Float>, adding: Bool) {
+        let sum = adding ? a + Columns(p).a : a
+        UnsafeMutableRawPointer(p).storeBytes(of: sum, as: SIMD16<Float>.self)
+      }
+    }
+  #endif
+
+  /// See `NetworkKernels.product`.
+  private func multiply(
+    _ m: Int, _ n: Int, _ k: Int, _ a: UnsafePointer<Float>, _ rowStride: Int, _ columnStride: Int,
+    _ b: UnsafePointer<Float>, _ packed: Bool, _ bias: UnsafePointer<Float>?, _ c: UnsafeMutablePointer<Float>,
+    _ adding: Bool
+  ) {
+    let stride = packed ? productColumns : n
+    var j = 0
+    while j < n {
+      let within = j % productColumns
+      let first = b + (packed ? (j &- within) &* k &+ within : j)
+      let start = bias.map { Columns($0 + j) } ?? Columns()
+      var i = 0
+      while i < m {
+        // Rows beyond the last are it again, and not stored.
+        let last = m &- 1
+        let a0 = a + i &* rowStride
+        let a1 = a + min(i &+ 1, last) &* rowStride
+        let a2 = a + min(i &+ 2, last) &* rowStride
+        let a3 = a + min(i &+ 3, last) &* rowStride
+        let a4 = a + min(i &+ 4, last) &* rowStride
+        let a5 = a + min(i &+ 5, last) &* rowStride
+        var c0 = start
+        var c1 = start
+        var c2 = start
+        var c3 = start
+        var c4 = start
+        var c5 = start
+        var row = first
+        var at = 0
+        for _ in 0..<k {
+          let columns = Columns(row)
+          c0.addProduct(a0[at], columns)
+          c1.addProduct(a1[at], columns)
+          c2.addProduct(a2[at], columns)
+          c3.addProduct(a3[at], columns)
+          c4.addProduct(a4[at], columns)
+          c5.addProduct(a5[at], columns)
+          row += stride
+          at &+= columnStride
+        }
+        let out = c + (i &* n &+ j)
+        let rows = m &- i
+        c0.store(out, adding: adding)
+        if rows > 1 { c1.store(out + n, adding: adding) }
+        if rows > 2 { c2.store(out + 2 &* n, adding: adding) }
+        if rows > 3 { c3.store(out + 3 &* n, adding: adding) }
+        if rows > 4 { c4.store(out + 4 &* n, adding: adding) }
+        if rows > 5 { c5.store(out + 5 &* n, adding: adding) }
+        i &+= 6
+      }
+      j &+= Columns.count
+    }
+  }
+
+  let floatProduct:
+    (
+      @Sendable (
+        Int, Int, Int, UnsafeRawPointer, Int, Int, UnsafeRawPointer, Bool, UnsafeRawPointer?, UnsafeMutableRawPointer,
+        Bool
+      ) -> Void
+    )? = { m, n, k, a, rowStride, columnStride, b, packed, bias, c, adding in
+      multiply(
+        m, n, k, a.assumingMemoryBound(to: Float.self), rowStride, columnStride, b.assumingMemoryBound(to: Float.self),
+        packed, bias?.assumingMemoryBound(to: Float.self), c.assumingMemoryBound(to: Float.self), adding)
+    }
+
+#else
+
+  let floatProduct:
+    (
+      @Sendable (
+        Int, Int, Int, UnsafeRawPointer, Int, Int, UnsafeRawPointer, Bool, UnsafeRawPointer?, UnsafeMutableRawPointer,
+        Bool
+      ) -> Void
+    )? = nil
+
+#endif
