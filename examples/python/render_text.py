@@ -1,0 +1,258 @@
+"""Teaches a small flow-matching model to write what it is asked for: Flow-GRPO's visual-text task on a laptop.
+
+    PYTHONPATH=bindings/python python examples/python/render_text.py
+    PYTHONPATH=bindings/python python examples/python/render_text.py --model torch
+
+needs pillow, rapidocr-onnxruntime and, for the judge, Debian's tesseract-ocr.
+
+A prompt is three digits, its picture 16x32 pixels. The model learns from rendered pictures, 30 % of whose captions' digits
+were drawn by lot, and not for long: much of what it writes is wrong or illegible. Then Chunk-GRPO trains it by the reward
+alone: how probable the text that was asked for is to a real OCR model (PP-OCRv4), and whether it reads exactly that. 200
+texts are held out: the model meets them in neither phase and is judged by them alone, by the same reader and by
+tesseract, which no gradient has seen.
+
+Metrics (JSON lines), checkpoints, samples.png and reward.png go to build/render-text; `--resume` goes on from there.
+`--model torch` has a PyTorch network of the same size in place of the library's own, trained through chunkgrpo.torch.
+"""
+
+import argparse
+import itertools
+import json
+import os
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import numpy as np
+from PIL import Image, ImageDraw, ImageFont
+
+import ocr
+from pictures import curve_png, samples_png
+
+TREE = Path(__file__).resolve().parents[2]
+core = TREE / "scripts/openblas-core"  # an OpenBLAS that is older than the processor is four times slower unless told
+if core.exists():
+    setting = subprocess.run([core], capture_output=True, text=True).stdout
+    os.environ.update(line.split("=") for line in setting.split())
+
+import chunkgrpo as cg  # noqa: E402
+
+STEPS, SHIFT, ETA = 17, 3.0, 0.7
+GROUP = 12  # samples a prompt
+LOWEST_LOG_PROB = -10  # below it, all is illegible alike
+
+
+class Task:
+    """Texts of `length` characters, in random order, some of them held out, and their pictures."""
+
+    def __init__(self, alphabet, length, held_out, rng):
+        self.alphabet, self.length, self.shape = alphabet, length, (16, 2 + 10 * length)
+        texts = rng.permutation(["".join(characters) for characters in itertools.product(alphabet, repeat=length)])
+        self.held_out, self.known = texts[:held_out].tolist(), texts[held_out:].tolist()
+
+    def conditions(self, texts):
+        """(B, length * characters): one character after the other, one-hot."""
+        one_hot = np.eye(len(self.alphabet), dtype=np.float32)
+        return np.stack([one_hot[[self.alphabet.index(c) for c in text]].ravel() for text in texts])
+
+    def images(self, texts, rng):
+        """(B, D) in [-1, 1], in Pillow's own font, near the middle."""
+        height, width = self.shape
+        images = np.empty((len(texts), height * width), np.float32)
+        font = ImageFont.load_default(13)
+        for image, text in zip(images, texts):
+            picture = Image.new("L", (width, height), 255)
+            middle = (width / 2 + rng.uniform(-1, 1), height / 2 + rng.uniform(-0.5, 0.5))
+            ImageDraw.Draw(picture).text(middle, text, 0, font, anchor="mm")
+            image[:] = np.asarray(picture).ravel() / 127.5 - 1
+        return images
+
+    def pictures(self, images):
+        """(B, H, W) uint8"""
+        return np.clip((images.reshape(-1, *self.shape) + 1) * 127.5, 0, 255).astype(np.uint8)
+
+
+def chunk_plan(images):
+    """Chunks from the temporal dynamics (arXiv 2510.21583): the relative-L1 curve of a rollout. By the ODE, since in an SDE's
+    curve the noise hides what the model does.
+
+    The flow is the exact one of these images, v = (x - E[x0 | x]) / sigma, so that there is a plan before there is a model.
+    """
+
+    def velocity(x, sigma, step):
+        logits = ((1 - sigma) * x @ images.T - (1 - sigma) ** 2 / 2 * (images**2).sum(1)) / sigma**2
+        weights = np.exp(logits - logits.max(1, keepdims=True))
+        return (x - weights @ images / weights.sum(1, keepdims=True)) / sigma
+
+    sampler = cg.Sampler(cg.Schedule.shifted(STEPS, SHIFT), dynamics="ode")
+    rollout = sampler.rollout(velocity, cg.initial_noise((64, images.shape[1]), seed=0))
+    plan = cg.ChunkPlan.adaptive(rollout.relative_l1)
+    print(plan, file=sys.stderr)
+    return plan
+
+
+class Evaluation:
+    """Samples of the held-out texts, drawn by the ODE from noise of their own, and what both readers see in them."""
+
+    def __init__(self, trainer, task, recogniser):
+        texts = task.held_out
+        self.pictures = task.pictures(trainer.sample(task.conditions(texts), eta=0, seed=2025))
+        read, log_probs = recogniser(self.pictures, texts)
+        self.right = np.equal(read, texts)
+        self.scores = {"log_prob": float(log_probs.mean()), "exact": float(self.right.mean())}
+        if ocr.has_tesseract():
+            self.right = np.equal(ocr.tesseract(self.pictures, task.alphabet), texts)
+            self.scores["tesseract_exact"] = float(self.right.mean())
+
+
+def progress_bar(title, done, total, note=""):
+    """Over one line in a terminal; twenty lines in a file."""
+    terminal = sys.stderr.isatty()
+    if terminal or 20 * done // total > 20 * (done - 1) // total:
+        bar = "#" * (30 * done // total)
+        end = "\r" if terminal and done < total else "\n"
+        print(f"{title:14} [{bar:.<30}] {done:4}/{total} {note}", end=end, file=sys.stderr, flush=True)
+
+
+def pretrained(trainer_class, task, options, rng):
+    texts = rng.choice(task.known, 20_000)
+    images = task.images(texts, rng)
+    wrong = rng.random((len(texts), task.length)) < options.wrong  # captions from the web are not always right either
+    prompts = ["".join(rng.choice(list(task.alphabet)) if w else c for c, w in zip(t, ws)) for t, ws in zip(texts, wrong)]
+    trainer = trainer_class(
+        latent_size=images.shape[1],
+        condition_size=len(task.alphabet) * task.length,
+        width=options.width,
+        blocks=4,
+        steps=STEPS,
+        shift=SHIFT,
+        eta=ETA,
+        chunk_sizes=chunk_plan(images[:500]).sizes,
+        chunk_fraction=1.0,
+        group_size=GROUP,
+        clip=1e-3,
+        updates_per_rollout=options.updates,
+        learning_rate=options.learning_rate,
+        ema_decay=0.98,
+        seed=options.seed,
+    )
+    trainer.pretrain(
+        images,
+        task.conditions(prompts),
+        steps=options.pretrain_steps,
+        progress=lambda done, total, loss: progress_bar("Flow matching", done, total, f"loss {loss:.3f}"),
+    )
+    return trainer
+
+
+def iterate(trainer, task, recogniser, options):
+    """One iteration of Chunk-GRPO, with texts that follow from its number alone: a line for the metrics."""
+    rng = np.random.default_rng([options.seed, 2, trainer.iterations])
+    texts = rng.choice(task.known, options.prompts, replace=False)
+    exact = []
+
+    def reward(images, prompt):
+        read, log_probs = recogniser(task.pictures(images), texts[prompt])
+        exact.extend(np.equal(read, texts[prompt]))
+        return np.maximum(log_probs, LOWEST_LOG_PROB) + exact
+
+    report = trainer.iterate(task.conditions(texts), reward)
+    clipped = report.stats.clip_fraction_low + report.stats.clip_fraction_high
+    return {
+        "iteration": report.iteration,
+        "reward": report.reward_mean,
+        "exact": float(np.mean(exact)),
+        "loss": report.loss,
+        "grad_norm": report.grad_norm,
+        "ratio_std": report.stats.ratio_std,
+        "clipped": clipped,
+    }
+
+
+def parse(arguments):
+    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+    parser.add_argument("--model", choices=("embedded", "torch"), default="embedded")
+    parser.add_argument("--output", type=Path, default=TREE / "build/render-text")
+    parser.add_argument("--seed", type=int, default=0)
+    parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in OUTPUT")
+    parser.add_argument("--quick", action="store_true", help="two of four digits and a small model, to see it work")
+    parser.add_argument("--alphabet", default="0123456789")
+    parser.add_argument("--length", type=int, default=3, help="characters of a text")
+    parser.add_argument("--width", type=int, default=512, help="hidden size of the network")
+    parser.add_argument("--pretrain-steps", type=int, default=1000)
+    parser.add_argument("--wrong", type=float, default=0.3, help="share of characters that captions have by chance")
+    parser.add_argument("--iterations", type=int, default=60)
+    parser.add_argument("--prompts", type=int, default=24, help="texts an iteration")
+    parser.add_argument("--updates", type=int, default=4, help="optimiser steps an iteration")
+    parser.add_argument("--learning-rate", type=float, default=2e-4)
+    parser.add_argument("--held-out", type=int, default=200, help="texts that are for the evaluation alone")
+    given = parser.parse_args(arguments)
+    if given.resume:  # the run that is to go on has its options
+        parser.set_defaults(**json.loads((given.output / "options.json").read_text()))
+    elif given.quick:
+        parser.set_defaults(alphabet="0123", length=2, width=352, pretrain_steps=200)
+        parser.set_defaults(iterations=6, prompts=12, held_out=4)
+    return parser.parse_args(arguments)
+
+
+def main(arguments=None):
+    options = parse(arguments)
+    start, checkpoint, metrics = (options.output / name for name in ("pretrained", "checkpoint", "metrics.jsonl"))
+    options.output.mkdir(parents=True, exist_ok=True)
+    began = time.perf_counter()
+    rng = np.random.default_rng([options.seed, 1])
+    task = Task(options.alphabet, options.length, options.held_out, rng)
+    recogniser = ocr.Recogniser()
+    if not ocr.has_tesseract():
+        print("There is no tesseract (Debian: tesseract-ocr): the recogniser alone judges.", file=sys.stderr)
+    if options.model == "embedded":
+        trainer_class = cg.Trainer
+    else:
+        from torch_policy import TorchTrainer as trainer_class
+
+    if options.resume:
+        trainer = trainer_class.load(checkpoint)
+        lines = [json.loads(line) for line in metrics.read_text().splitlines()][: trainer.iterations]
+        before = Evaluation(trainer_class.load(start), task, recogniser)
+    else:
+        trainer, lines = pretrained(trainer_class, task, options, rng), []
+        before = Evaluation(trainer, task, recogniser)
+        trainer.save(start)
+        trainer.save(checkpoint)
+        kept = {name: value for name, value in vars(options).items() if name not in ("output", "resume")}
+        (options.output / "options.json").write_text(json.dumps(kept) + "\n")
+    pretraining_seconds = time.perf_counter() - began
+    print(f"before: {before.scores}", file=sys.stderr)
+
+    while trainer.iterations < options.iterations:
+        lines.append(iterate(trainer, task, recogniser, options))
+        note = "reward {reward:+.3f}, exact {exact:.3f}".format(**lines[-1])
+        progress_bar("Chunk-GRPO", trainer.iterations, options.iterations, note)
+        if trainer.iterations % 10 == 0 or trainer.iterations == options.iterations:
+            metrics.write_text("".join(json.dumps(line) + "\n" for line in lines))
+            trainer.save(checkpoint)
+
+    after = Evaluation(trainer, task, recogniser)
+    seconds = time.perf_counter() - began
+    summary = {"before": before.scores, "after": after.scores, "seconds": seconds, "cpu_seconds": time.process_time()}
+    (options.output / "summary.json").write_text(json.dumps(summary, indent=2) + "\n")
+    judge = "tesseract_exact" if ocr.has_tesseract() else "exact"
+    panels = [
+        (f"{title}: {100 * one.scores[judge]:.1f} % right", one.pictures[:64], ~one.right[:64])
+        for title, one in (("before", before), ("after Chunk-GRPO", after))
+    ]
+    samples_png(options.output / "samples.png", panels, 8, task.held_out[:64])
+    if lines:
+        title = "mean reward: log-probability of the text asked for, + 1 if read exactly"
+        curve_png(options.output / "reward.png", title, [line["reward"] for line in lines])
+
+    print(f"\n{len(task.held_out)} held-out texts    before   after")
+    for name in before.scores:
+        print(f"{name.replace('_', ' '):18} {before.scores[name]:8.3f} {after.scores[name]:7.3f}")
+    print(f"\n{seconds:.0f} seconds, {pretraining_seconds:.0f} of them before Chunk-GRPO; all is in {options.output}")
+    return summary
+
+
+if __name__ == "__main__":
+    main()
