@@ -80,7 +80,8 @@ const char *cgrpo_status_name(cgrpo_status status);
 cgrpo_status cgrpo_set_thread_limit(int32_t limit);
 
 /** The vectors that the kernels use: "baseline", "avx2" or "avx512". The widest that the processor and the build have,
- *  or less where the environment variable CHUNKGRPO_SIMD names it. Results are the same bits with any. Static storage. */
+ *  or less where the environment variable CHUNKGRPO_SIMD names it. Results are the same bits with any, but for those of
+ *  the embedded policy, which are others with "baseline". Static storage. */
 const char *cgrpo_instruction_set(void);
 
 /*

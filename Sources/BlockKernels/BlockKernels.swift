@@ -30,6 +30,10 @@ public final class BlockKernels: Sendable {
   public typealias Sums = UnsafeMutableRawPointer
   public typealias In = UnsafeRawPointer
   public typealias Out = UnsafeMutableRawPointer
+  public typealias Normals =
+    @Sendable (
+      _ seed: UInt64, _ sampleID: UInt64, _ step: UInt32, _ first: Int, _ noise: Out, _ count: Int
+    ) -> Void
 
   /// extra = p·y + q·z, or p·y
   public let combine: @Sendable (_ p: Double, _ y: In, _ q: Double, _ z: In?, _ extra: Out, _ count: Int) -> Void
@@ -60,10 +64,7 @@ public final class BlockKernels: Sendable {
   public let change: @Sendable (_ x: In, _ next: In, _ count: Int, _ sums: Sums) -> Void
   /// Normals in the compute type and the order of the elements, from element `first` of the sample on, a multiple of
   /// `blockSize`; zeros to the end of the last 64.
-  public let normals:
-    @Sendable (
-      _ seed: UInt64, _ sampleID: UInt64, _ step: UInt32, _ first: Int, _ noise: Out, _ count: Int
-    ) -> Void
+  public let normals: Normals
   /// From the order of the elements into the kernels' own (true) or back; nil where they are the same.
   public let reorder: (@Sendable (_ numbers: Out, _ count: Int, _ splitting: Bool) -> Void)?
   /// Element type to compute type, in the kernels' order, into room for a multiple of sixteen.
@@ -78,7 +79,7 @@ public final class BlockKernels: Sendable {
     distance: @Sendable @escaping (In, In, Double, Out?, Int, Sums) -> Void,
     meanDistance: @Sendable @escaping (Double, Double, Double, In, In, In, In, Double, Out?, Int, Sums) -> Void,
     change: @Sendable @escaping (In, In, Int, Sums) -> Void,
-    normals: @Sendable @escaping (UInt64, UInt64, UInt32, Int, Out, Int) -> Void,
+    normals: @escaping Normals,
     reorder: (@Sendable (Out, Int, Bool) -> Void)?,
     widen: @Sendable @escaping (In, Out, Int) -> Void,
     narrow: @Sendable @escaping (In, Out, Int) -> Void
@@ -94,8 +95,6 @@ public final class BlockKernels: Sendable {
     self.widen = widen
     self.narrow = narrow
   }
-
-  public typealias Normals = @Sendable (UInt64, UInt64, UInt32, Int, Out, Int) -> Void
 
   /// The same with other normals.
   public func with(normals: @escaping Normals) -> BlockKernels {

@@ -23,7 +23,8 @@ struct Philox {
       k1 = k1 + Counters(0xBB67_AE85)
     }
     return (
-      .init(even.c0, odd.c0), .init(even.c1, odd.c1), .init(even.c2, odd.c2), .init(even.c3, odd.c3)
+      Counters.words(even.c0, odd.c0), Counters.words(even.c1, odd.c1), Counters.words(even.c2, odd.c2),
+      Counters.words(even.c3, odd.c3)
     )
   }
 
@@ -44,15 +45,4 @@ struct Philox {
       (c0, c1, c2, c3) = (p1.high ^ c1 ^ k0, p1, p0.high ^ c3 ^ k1, p0)
     }
   }
-}
-
-#if CHUNKGRPO_AVX512
-  private let evenNumbers = CounterLanes(0, 2, 4, 6, 8, 10, 12, 14)
-#else
-  private let evenNumbers = CounterLanes(0, 2, 4, 6)
-#endif
-
-extension Words {
-  /// The lower halves of both, in turns.
-  @inline(__always) fileprivate init(_ even: Counters, _ odd: Counters) { self = Counters.words(even, odd) }
 }

@@ -7,11 +7,13 @@ internal import CVectors
   typealias WordLanes = SIMD16<UInt32>
   typealias CounterLanes = SIMD8<UInt64>
   typealias DoubleLanes = SIMD16<Double>
+  let evenNumbers = CounterLanes(0, 2, 4, 6, 8, 10, 12, 14)
 #else
   typealias FloatLanes = SIMD8<Float>
   typealias WordLanes = SIMD8<UInt32>
   typealias CounterLanes = SIMD4<UInt64>
   typealias DoubleLanes = SIMD8<Double>
+  let evenNumbers = CounterLanes(0, 2, 4, 6)
 #endif
 
 struct Floats: ExpressibleByFloatLiteral {

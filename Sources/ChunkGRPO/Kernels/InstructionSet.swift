@@ -8,13 +8,14 @@ internal import KernelsBaseline
   internal import KernelsAVX512
 #endif
 
-/// What the kernels are compiled for. The results are the same bits with any.
+/// What the kernels are compiled for. The results are the same bits with any, but for the embedded network's: without AVX2
+/// its products are OpenBLAS's.
 public enum InstructionSet: String, Sendable {
   /// What every processor of the architecture has: x86-64 with SSE2, or arm64.
   case baseline
   /// x86-64-v3: AVX2, FMA, F16C.
   case avx2
-  /// x86-64-v4 for the noise, x86-64-v3 for the rest, which is at the limit of the memory with it.
+  /// x86-64-v4 for the noise and the embedded network, x86-64-v3 for the rest, which is at the limit of the memory with it.
   case avx512
 
   /// The widest that this processor and this build have; the environment variable CHUNKGRPO_SIMD can ask for less. Chosen

@@ -1,4 +1,4 @@
-"""What holds for the whole process: threads and vectors. Results never depend on it."""
+"""What holds for the whole process: threads and vectors."""
 
 from __future__ import annotations
 
@@ -12,12 +12,14 @@ def set_thread_limit(limit: int) -> None:
 
     Threads come from one pool, which sleeps between calls and starts anew in a forked process. A call that finds it
     taken runs on its own thread, so that the workers of a data loader or a server do not take more threads than one.
+    Results never depend on any of this.
     """
     check(_abi.lib.cgrpo_set_thread_limit(_arrays.thread_count(limit, "limit")))
 
 
 def instruction_set() -> str:
     """ "baseline", "avx2" or "avx512": the widest vectors that the processor and the build of the library have, or less
-    where the environment variable CHUNKGRPO_SIMD names it."""
+    where the environment variable CHUNKGRPO_SIMD names it. Results are the same bits with any, but for those of `Trainer`,
+    which are others with "baseline"."""
     name: bytes = _abi.lib.cgrpo_instruction_set()
     return name.decode()
