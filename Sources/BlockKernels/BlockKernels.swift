@@ -19,6 +19,9 @@ public struct BlockSums {
 /// Elements of a block; a block begins at a multiple of it.
 public let blockSize = 1024
 
+/// Bytes of the memory that `normals` works in.
+public let normalsScratchSize = 2048
+
 /// The inner loops, over the up to `blockSize` elements of one block of a sample, for one element type and one instruction
 /// set. Latents, velocities and gradients are in the element type; `extra` and `noise` are in the compute type: Double for
 /// f64, else Float. They lie in memory for a whole block and in the order that the element type's kernels want, with zeros
@@ -32,22 +35,22 @@ public final class BlockKernels: Sendable {
   public typealias Out = UnsafeMutableRawPointer
   public typealias Normals =
     @Sendable (
-      _ seed: UInt64, _ sampleID: UInt64, _ step: UInt32, _ first: Int, _ noise: Out, _ count: Int
+      _ seed: UInt64, _ sampleID: UInt64, _ step: UInt32, _ first: Int, _ noise: Out, _ scratch: Out, _ count: Int
     ) -> Void
 
   /// extra = p·y + q·z, or p·y
   public let combine: @Sendable (_ p: Double, _ y: In, _ q: Double, _ z: In?, _ extra: Out, _ count: Int) -> Void
-  /// next = m + s·noise with m = a·x + b·v + extra; sums of x' − m, x' − x and x, from x' as stored.
+  /// next = m + s·noise with m = a·x + b·v + extra; sums of x' − m and where wanted x' − x and x, from x' as stored.
   public let step:
     @Sendable (
-      _ a: Double, _ b: Double, _ s: Double, _ x: In, _ v: In, _ extra: In?, _ noise: In, _ next: Out, _ count: Int,
-      _ sums: Sums
+      _ a: Double, _ b: Double, _ s: Double, _ x: In, _ v: In, _ extra: In?, _ noise: In, _ next: Out, _ change: Bool,
+      _ count: Int, _ sums: Sums
     ) -> Void
-  /// d = x' − m, its square sum, and where wanted gradient = scale·d.
+  /// d = x' − m, its square sum, and where wanted gradient = scale·d; `streams`: past the caches where it can be.
   public let difference:
     @Sendable (
       _ a: Double, _ b: Double, _ x: In, _ v: In, _ extra: In?, _ next: In, _ scale: Double, _ gradient: Out?,
-      _ count: Int, _ sums: Sums
+      _ streams: Bool, _ count: Int, _ sums: Sums
     ) -> Void
   /// d = v − w
   public let distance:
@@ -63,7 +66,7 @@ public final class BlockKernels: Sendable {
   /// Sums of x' − x and x.
   public let change: @Sendable (_ x: In, _ next: In, _ count: Int, _ sums: Sums) -> Void
   /// Normals in the compute type and the order of the elements, from element `first` of the sample on, a multiple of
-  /// `blockSize`; zeros to the end of the last 64.
+  /// `blockSize`; zeros to the end of the last 64. scratch: `normalsScratchSize` bytes, 64-byte aligned.
   public let normals: Normals
   /// From the order of the elements into the kernels' own (true) or back; nil where they are the same.
   public let reorder: (@Sendable (_ numbers: Out, _ count: Int, _ splitting: Bool) -> Void)?
@@ -74,8 +77,8 @@ public final class BlockKernels: Sendable {
 
   public init(
     combine: @Sendable @escaping (Double, In, Double, In?, Out, Int) -> Void,
-    step: @Sendable @escaping (Double, Double, Double, In, In, In?, In, Out, Int, Sums) -> Void,
-    difference: @Sendable @escaping (Double, Double, In, In, In?, In, Double, Out?, Int, Sums) -> Void,
+    step: @Sendable @escaping (Double, Double, Double, In, In, In?, In, Out, Bool, Int, Sums) -> Void,
+    difference: @Sendable @escaping (Double, Double, In, In, In?, In, Double, Out?, Bool, Int, Sums) -> Void,
     distance: @Sendable @escaping (In, In, Double, Out?, Int, Sums) -> Void,
     meanDistance: @Sendable @escaping (Double, Double, Double, In, In, In, In, Double, Out?, Int, Sums) -> Void,
     change: @Sendable @escaping (In, In, Int, Sums) -> Void,

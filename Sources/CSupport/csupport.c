@@ -1,6 +1,9 @@
 #define _GNU_SOURCE
 #include "csupport.h"
 
+#if defined(__x86_64__)
+#include <cpuid.h>
+#endif
 #include <sched.h>
 #include <string.h>
 #include <unistd.h>
@@ -20,8 +23,8 @@ void chunkgrpo_support_set_error(const char *text, size_t length) {
 const char *chunkgrpo_support_last_error(void) { return message; }
 
 void *chunkgrpo_support_scratch(long part) {
-    /* Two blocks of 1,024 numbers of at most 8 bytes; three numbers a unit. */
-    static _Thread_local _Alignas(64) unsigned char block[2 * 1024 * 8];
+    /* Two blocks of 1,024 numbers of at most 8 bytes and what makes the noise; three numbers a unit. */
+    static _Thread_local _Alignas(64) unsigned char block[2 * 1024 * 8 + 2048];
     static _Thread_local _Alignas(64) unsigned char sums[CHUNKGRPO_SUPPORT_UNITS * 3 * sizeof(double)];
     return part == CHUNKGRPO_SUPPORT_BLOCK ? block : sums;
 }
@@ -33,6 +36,19 @@ int chunkgrpo_support_cpu_level(void) {
     if (__builtin_cpu_supports("x86-64-v3")) return 3;
 #endif
     return 0;
+}
+
+/* From the processor, for the C library adds up the caches of all its parts. */
+long chunkgrpo_support_cache_size(void) {
+    long size = 0;
+#if defined(__x86_64__)
+    for (unsigned leaf = 4; leaf <= 0x8000001d && size == 0; leaf += 0x8000001d - 4) { /* Intel's, AMD's */
+        unsigned a, b, c, d;
+        for (unsigned i = 0; i < 8 && __get_cpuid_count(leaf, i, &a, &b, &c, &d) && (a & 31) != 0; i++)
+            if ((a >> 5 & 7) >= 2) size = (long)((b >> 22) + 1) * ((b >> 12 & 1023) + 1) * ((b & 4095) + 1) * ((long)c + 1);
+    }
+#endif
+    return size > 0 ? size : 32L << 20;
 }
 
 int chunkgrpo_support_cores(void) {

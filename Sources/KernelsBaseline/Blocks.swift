@@ -77,10 +77,15 @@ private struct Arrays {
 @inline(__always)
 private func sixteens(_ count: Int, _ a: Arrays, writes: Bool, _ body: (In, In, In, In, Out) -> Void) {
   var i = 0
-  while i &+ 16 <= count {
+  @inline(__always) func sixteen() {
     body(a.p0 + i &* a.size, a.p1 + i &* a.size, a.p2 + i &* a.size2, a.p3 + i &* a.size3, a.out + i &* a.size)
     i &+= 16
   }
+  while i &+ 32 <= count {
+    sixteen()
+    sixteen()
+  }
+  if i &+ 16 <= count { sixteen() }
   if i == count { return }
   let left = count &- i
   withUnsafeTemporaryAllocation(byteCount: 5 * 128, alignment: 16) { memory in
@@ -146,29 +151,32 @@ private func part<E: LatentElement>(_: E.Type, _ p: In, _ n: Int) -> Pair<E.Comp
 @inline(__always)
 private func step<E: LatentElement>(
   _: E.Type, _ a: Double, _ b: Double, _ s: Double, _ x: In, _ v: In, _ extra: In?, _ noise: In, _ next: Out,
-  _ count: Int, _ sums: Out
+  _ change: Bool, _ count: Int, _ sums: Out
 ) {
   typealias C = E.Compute
   let k = Affine<E>(a, b)
   let s = C(s)
   var lanes = Lanes<C>()
-  @inline(__always) func take(_ x: Pair<C>, _ mean: Pair<C>, _ noise: In, _ next: Out) {
+  @inline(__always) func take(_ x: Pair<C>, _ mean: Pair<C>, _ noise: In, _ next: Out, change: Bool) {
     let stored = E.store(plus(mean, times(s, C.load(noise))), next)  // rounded: what a later recomputation will see
     lanes.addSquares(minus(stored, mean))
-    lanes.addChange(stored, x)
+    if change { lanes.addChange(stored, x) }
   }
   if let extra {
     let arrays = Arrays(E.self, x, v, extra, noise, out: next, computed2: true, computed3: true)
     sixteens(count, arrays, writes: true) {
       let x = E.load($0)
-      take(x, plus(k.mean(x, $1), C.load($2)), $3, $4)
+      take(x, plus(k.mean(x, $1), C.load($2)), $3, $4, change: true)
     }
   } else {
     let arrays = Arrays(E.self, x, v, x, noise, out: next, computed3: true)
-    sixteens(count, arrays, writes: true) {
-      let x = E.load($0)
-      take(x, k.mean(x, $1), $3, $4)
+    @inline(__always) func run(change: Bool) {
+      sixteens(count, arrays, writes: true) {
+        let x = E.load($0)
+        take(x, k.mean(x, $1), $3, $4, change: change)
+      }
     }
+    if change { run(change: true) } else { run(change: false) }
   }
   lanes.add(to: sums)
 }
@@ -176,34 +184,50 @@ private func step<E: LatentElement>(
 @inline(__always)
 private func difference<E: LatentElement>(
   _: E.Type, _ a: Double, _ b: Double, _ x: In, _ v: In, _ extra: In?, _ next: In, _ scale: Double, _ gradient: Out?,
+  _ streams: Bool, _ count: Int, _ sums: Out
+) {
+  let k = Affine<E>(a, b)
+  let scale = E.Compute(scale)
+  if let gradient {
+    if streams && count & 15 == 0 && UInt(bitPattern: gradient) & 31 == 0 {
+      difference(k, x, v, extra, next, scale, gradient, .streamed, count, sums)
+    } else {
+      difference(k, x, v, extra, next, scale, gradient, .cached, count, sums)
+    }
+  } else {
+    difference(k, x, v, extra, next, scale, Out(mutating: x), .none, count, sums)
+  }
+}
+
+@inline(__always)
+private func difference<E: LatentElement>(
+  _ k: Affine<E>, _ x: In, _ v: In, _ extra: In?, _ next: In, _ scale: E.Compute, _ gradient: Out, _ writes: Writes,
   _ count: Int, _ sums: Out
 ) {
   typealias C = E.Compute
-  let k = Affine<E>(a, b)
-  let scale = C(scale)
   var lanes = Lanes<C>()
-  @inline(__always) func take(_ next: In, _ mean: Pair<C>, _ gradient: Out, writes: Bool) {
+  @inline(__always) func take(_ next: In, _ mean: Pair<C>, _ gradient: Out) {
     let d = minus(E.load(next), mean)
     lanes.addSquares(d)
-    if writes { E.store(times(scale, d), gradient) }
+    switch writes {
+    case .none: break
+    case .cached: E.store(times(scale, d), gradient)
+    case .streamed: E.stream(times(scale, d), gradient)
+    }
   }
-  let out = gradient ?? Out(mutating: x)  // not written to where there is none
   if let extra {
-    let arrays = Arrays(E.self, x, v, extra, next, out: out, computed2: true)
-    if gradient != nil {
-      sixteens(count, arrays, writes: true) { take($3, plus(k.mean(E.load($0), $1), C.load($2)), $4, writes: true) }
-    } else {
-      sixteens(count, arrays, writes: false) { take($3, plus(k.mean(E.load($0), $1), C.load($2)), $4, writes: false) }
-    }
+    let arrays = Arrays(E.self, x, v, extra, next, out: gradient, computed2: true)
+    sixteens(count, arrays, writes: writes != .none) { take($3, plus(k.mean(E.load($0), $1), C.load($2)), $4) }
   } else {
-    let arrays = Arrays(E.self, x, v, x, next, out: out)
-    if gradient != nil {
-      sixteens(count, arrays, writes: true) { take($3, k.mean(E.load($0), $1), $4, writes: true) }
-    } else {
-      sixteens(count, arrays, writes: false) { take($3, k.mean(E.load($0), $1), $4, writes: false) }
-    }
+    let arrays = Arrays(E.self, x, v, x, next, out: gradient)
+    sixteens(count, arrays, writes: writes != .none) { take($3, k.mean(E.load($0), $1), $4) }
   }
   lanes.add(to: sums)
+}
+
+/// Whether a kernel writes, and whether through the caches or past them.
+private enum Writes {
+  case none, cached, streamed
 }
 
 @inline(__always)
@@ -300,8 +324,8 @@ private func reorder(_ numbers: Out, _ count: Int, _ splitting: Bool) {
 private func blockKernels<E: LatentElement>(_: E.Type) -> BlockKernels {
   BlockKernels(
     combine: { combine(E.self, $0, $1, $2, $3, $4, $5) },
-    step: { step(E.self, $0, $1, $2, $3, $4, $5, $6, $7, $8, $9) },
-    difference: { difference(E.self, $0, $1, $2, $3, $4, $5, $6, $7, $8, $9) },
+    step: { step(E.self, $0, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10) },
+    difference: { difference(E.self, $0, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10) },
     distance: { distance(E.self, $0, $1, $2, $3, $4, $5) },
     meanDistance: { meanDistance(E.self, $0, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10) },
     change: { change(E.self, $0, $1, $2, $3) },

@@ -15,6 +15,14 @@ protocol LatentElement: BitwiseCopyable, SendableMetatype {
   /// Rounds to nearest, ties to even, and returns what has been stored.
   @discardableResult
   static func store(_ values: Pair<Compute>, _ destination: UnsafeMutableRawPointer) -> Pair<Compute>
+  /// The same past the caches, to a 32-byte boundary, for the types that training uses.
+  static func stream(_ values: Pair<Compute>, _ destination: UnsafeMutableRawPointer)
+}
+
+extension LatentElement {
+  @inline(__always) static func stream(_ values: Pair<Compute>, _ destination: UnsafeMutableRawPointer) {
+    store(values, destination)
+  }
 }
 
 /// A type that arithmetic is done in, on whole vectors; also a storage type, of itself.
@@ -52,6 +60,11 @@ extension Float: ComputeScalar {
   }
   @inline(__always) static func multiply(_ u: SIMD8<Float>, _ v: SIMD8<Float>) -> SIMD8<Float> {
     chunkgrpo_float8_multiply(u, v)
+  }
+
+  @inline(__always) static func stream(_ values: Pair<Float>, _ destination: UnsafeMutableRawPointer) {
+    chunkgrpo_uint8_stream(unsafeBitCast(values.0, to: SIMD8<UInt32>.self), destination)
+    chunkgrpo_uint8_stream(unsafeBitCast(values.1, to: SIMD8<UInt32>.self), destination + 32)
   }
 
   @inline(__always) static func magnitude(_ values: SIMD8<Float>) -> SIMD8<Float> {
@@ -97,8 +110,16 @@ struct BFloat16: LatentElement {
   @inline(__always) @discardableResult
   static func store(_ values: Pair<Float>, _ destination: UnsafeMutableRawPointer) -> Pair<Float> {
     let (even, odd) = (rounded(values.0), rounded(values.1))
-    destination.storeBytes(of: chunkgrpo_uint8_or(chunkgrpo_uint8_shift_right(even, sixteen), odd), as: Words.self)
+    destination.storeBytes(of: packed(even, odd), as: Words.self)
     return (unsafeBitCast(even, to: SIMD8<Float>.self), unsafeBitCast(odd, to: SIMD8<Float>.self))
+  }
+
+  @inline(__always) static func stream(_ values: Pair<Float>, _ destination: UnsafeMutableRawPointer) {
+    chunkgrpo_uint8_stream(packed(rounded(values.0), rounded(values.1)), destination)
+  }
+
+  @inline(__always) private static func packed(_ even: Words, _ odd: Words) -> Words {
+    chunkgrpo_uint8_or(chunkgrpo_uint8_shift_right(even, sixteen), odd)
   }
 
   /// In the upper half. A NaN may become another number: whoever stores one has seen it in the sums.
@@ -131,7 +152,7 @@ struct Half: LatentElement {
     return (widened(first), widened(second))
   }
 
-  #if CHUNKGRPO_F16C
+  #if CHUNKGRPO_AVX2
     private typealias Eight = SIMD8<Float16>
 
     @inline(__always) private static func widened(_ halves: Eight) -> SIMD8<Float> {

@@ -21,6 +21,16 @@ void *_Nonnull chunkgrpo_support_scratch(long part);
 /* Which x86-64 level this processor has: 4, 3, or 0 for less or another architecture. */
 int chunkgrpo_support_cpu_level(void);
 
+/* Bytes of the last cache before memory. */
+long chunkgrpo_support_cache_size(void);
+
+/* Stores past the caches are seen by other threads before what this one stores next. */
+static inline void chunkgrpo_support_finish_streams(void) {
+#ifdef __SSE__
+    __builtin_ia32_sfence();
+#endif
+}
+
 /* How many processors this process may run on. */
 int chunkgrpo_support_cores(void);
 

@@ -7,20 +7,23 @@
 
 #include <stdint.h>
 
-/* Lanes of what fills the registers. */
-#ifdef CHUNKGRPO_AVX512
-#define CHUNKGRPO_LANES 16
+/* 64-bit lanes that fill a register. */
+#if defined(CHUNKGRPO_AVX512)
+#define CHUNKGRPO_COUNTERS 8
+#elif defined(CHUNKGRPO_AVX2)
+#define CHUNKGRPO_COUNTERS 4
 #else
-#define CHUNKGRPO_LANES 8
+#define CHUNKGRPO_COUNTERS 2
 #endif
 
 typedef float chunkgrpo_float8 __attribute__((ext_vector_type(8)));
 typedef double chunkgrpo_double8 __attribute__((ext_vector_type(8)));
 typedef uint32_t chunkgrpo_uint8 __attribute__((ext_vector_type(8)));
-typedef float chunkgrpo_floats __attribute__((ext_vector_type(CHUNKGRPO_LANES)));
-typedef uint32_t chunkgrpo_words __attribute__((ext_vector_type(CHUNKGRPO_LANES)));
-typedef int32_t chunkgrpo_integers __attribute__((ext_vector_type(CHUNKGRPO_LANES)));
-typedef uint64_t chunkgrpo_counters __attribute__((ext_vector_type(CHUNKGRPO_LANES / 2)));
+typedef float chunkgrpo_float16 __attribute__((ext_vector_type(16)));
+typedef uint32_t chunkgrpo_uint16 __attribute__((ext_vector_type(16)));
+typedef int32_t chunkgrpo_int16 __attribute__((ext_vector_type(16)));
+typedef uint64_t chunkgrpo_counters __attribute__((ext_vector_type(CHUNKGRPO_COUNTERS)));
+typedef uint32_t chunkgrpo_words __attribute__((ext_vector_type(2 * CHUNKGRPO_COUNTERS)));
 
 #define CHUNKGRPO_VECTOR(type, name, expression) \
     static inline __attribute__((always_inline)) type chunkgrpo_##name(type u, type v) { return expression; }
@@ -37,35 +40,56 @@ CHUNKGRPO_VECTOR(chunkgrpo_uint8, uint8_or, u | v)
 CHUNKGRPO_VECTOR(chunkgrpo_uint8, uint8_shift_left, u << v)
 CHUNKGRPO_VECTOR(chunkgrpo_uint8, uint8_shift_right, u >> v)
 
-CHUNKGRPO_VECTOR(chunkgrpo_floats, floats_add, u + v)
-CHUNKGRPO_VECTOR(chunkgrpo_floats, floats_subtract, u - v)
-CHUNKGRPO_VECTOR(chunkgrpo_floats, floats_multiply, u *v)
-CHUNKGRPO_VECTOR(chunkgrpo_words, words_add, u + v)
-CHUNKGRPO_VECTOR(chunkgrpo_words, words_subtract, u - v)
-CHUNKGRPO_VECTOR(chunkgrpo_words, words_and, u &v)
-CHUNKGRPO_VECTOR(chunkgrpo_words, words_or, u | v)
-CHUNKGRPO_VECTOR(chunkgrpo_words, words_xor, u ^ v)
-CHUNKGRPO_VECTOR(chunkgrpo_words, words_shift_left, u << v)
-CHUNKGRPO_VECTOR(chunkgrpo_words, words_shift_right, u >> v)
-CHUNKGRPO_VECTOR(chunkgrpo_words, words_shift_right_signed, (chunkgrpo_words)((chunkgrpo_integers)u >> (chunkgrpo_integers)v))
+CHUNKGRPO_VECTOR(chunkgrpo_float16, float16_add, u + v)
+CHUNKGRPO_VECTOR(chunkgrpo_float16, float16_subtract, u - v)
+CHUNKGRPO_VECTOR(chunkgrpo_float16, float16_multiply, u *v)
+CHUNKGRPO_VECTOR(chunkgrpo_uint16, uint16_add, u + v)
+CHUNKGRPO_VECTOR(chunkgrpo_uint16, uint16_and, u &v)
+CHUNKGRPO_VECTOR(chunkgrpo_uint16, uint16_or, u | v)
+CHUNKGRPO_VECTOR(chunkgrpo_uint16, uint16_xor, u ^ v)
+CHUNKGRPO_VECTOR(chunkgrpo_uint16, uint16_shift_left, u << v)
+CHUNKGRPO_VECTOR(chunkgrpo_uint16, uint16_shift_right, u >> v)
+CHUNKGRPO_VECTOR(chunkgrpo_uint16, uint16_shift_right_signed, (chunkgrpo_uint16)((chunkgrpo_int16)u >> (chunkgrpo_int16)v))
 CHUNKGRPO_VECTOR(chunkgrpo_counters, counters_add, u + v)
 CHUNKGRPO_VECTOR(chunkgrpo_counters, counters_xor, u ^ v)
 CHUNKGRPO_VECTOR(chunkgrpo_counters, counters_shift_right, u >> v)
 /* Of the lower halves; a whole lane each. */
 CHUNKGRPO_VECTOR(chunkgrpo_counters, counters_multiply, (u & 0xffffffff) * (v & 0xffffffff))
-/* The even words of u and of v, in turns. */
-#if CHUNKGRPO_LANES == 16
-CHUNKGRPO_VECTOR(chunkgrpo_words, words_evens,
-                 __builtin_shufflevector(u, v, 0, 16, 2, 18, 4, 20, 6, 22, 8, 24, 10, 26, 12, 28, 14, 30))
+/* The lower halves: two of u, two of v, the next two of u, … */
+#define CHUNKGRPO_HALVES(...) __builtin_shufflevector((chunkgrpo_words)u, (chunkgrpo_words)v, __VA_ARGS__)
+static inline __attribute__((always_inline)) chunkgrpo_words chunkgrpo_counters_halves(chunkgrpo_counters u,
+                                                                                       chunkgrpo_counters v) {
+#if CHUNKGRPO_COUNTERS == 8
+    return CHUNKGRPO_HALVES(0, 2, 16, 18, 4, 6, 20, 22, 8, 10, 24, 26, 12, 14, 28, 30);
+#elif CHUNKGRPO_COUNTERS == 4
+    return CHUNKGRPO_HALVES(0, 2, 8, 10, 4, 6, 12, 14);
 #else
-CHUNKGRPO_VECTOR(chunkgrpo_words, words_evens, __builtin_shufflevector(u, v, 0, 8, 2, 10, 4, 12, 6, 14))
+    return CHUNKGRPO_HALVES(0, 2, 4, 6);
 #endif
+}
 
+#undef CHUNKGRPO_HALVES
 #undef CHUNKGRPO_VECTOR
 
 /* Rounded correctly, as IEEE 754 has it. */
-static inline __attribute__((always_inline)) chunkgrpo_floats chunkgrpo_floats_square_root(chunkgrpo_floats v) {
+static inline __attribute__((always_inline)) chunkgrpo_float16 chunkgrpo_float16_square_root(chunkgrpo_float16 v) {
     return __builtin_elementwise_sqrt(v);
+}
+
+/* Of signed numbers, to nearest. */
+static inline __attribute__((always_inline)) chunkgrpo_float16 chunkgrpo_float16_from_signed(chunkgrpo_uint16 v) {
+    return __builtin_convertvector((chunkgrpo_int16)v, chunkgrpo_float16);
+}
+
+/* u in the lanes where the highest bit of `sign` is set, else v. */
+static inline __attribute__((always_inline)) chunkgrpo_float16 chunkgrpo_float16_choose(
+    chunkgrpo_uint16 sign, chunkgrpo_float16 u, chunkgrpo_float16 v) {
+    return (chunkgrpo_int16)sign < 0 ? u : v;
+}
+
+/* Past the caches, to a 32-byte boundary. */
+static inline __attribute__((always_inline)) void chunkgrpo_uint8_stream(chunkgrpo_uint8 v, void *_Nonnull p) {
+    __builtin_nontemporal_store(v, (chunkgrpo_uint8 *)p);
 }
 
 #endif

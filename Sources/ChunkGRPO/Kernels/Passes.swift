@@ -17,7 +17,7 @@ private let threadingThreshold = 1 << 17
 /// Up to `blockSize` elements of one sample, and this thread's memory for numbers of the compute type.
 struct Block {
   let sample, offset, count: Int
-  let extra, noise: UnsafeMutableRawPointer
+  let extra, noise, scratch: UnsafeMutableRawPointer
 }
 
 /// What is done to the blocks of a batch. A structure and not a closure: threads get at it without memory from the heap.
@@ -45,12 +45,13 @@ private struct Work<P: Pass> {
       while offset < end {
         let block = Block(
           sample: sample, offset: offset, count: min(blockSize, end &- offset), extra: scratch,
-          noise: scratch + 8 &* blockSize)
+          noise: scratch + 8 &* blockSize, scratch: scratch + 16 &* blockSize)
         pass.run(block, kernels, &sums)
         offset &+= blockSize
       }
       (partial + unit).initialize(to: sums)
     }
+    chunkgrpo_support_finish_streams()
   }
 }
 
@@ -82,7 +83,16 @@ extension Pass {
   }
 }
 
+/// Half of the last cache; the rest is for the model.
+private let cacheShare = Int(chunkgrpo_support_cache_size()) / 2
+
 extension LatentsView {
+  /// Whether `count` arrays like this one are more than stays in the cache for whoever reads them next.
+  func exceedsCache(count: Int) -> Bool {
+    let (bytes, overflow) = (batch &* elements &* type.size).multipliedReportingOverflow(by: count)
+    return overflow || bytes >= cacheShare
+  }
+
   fileprivate func at(_ block: Block) -> UnsafeMutableRawPointer {
     base + (block.sample &* batchStride &+ block.offset) &* type.size
   }
@@ -107,11 +117,30 @@ struct LinearTerms {
   }
 }
 
+/// Normals as a function of (seed, sample id, step, element).
+struct LibraryNoise {
+  let seed: UInt64
+  let sampleIDs: UnsafePointer<UInt64>?
+  let step: UInt32
+
+  init(seed: UInt64, sampleIDs: UnsafePointer<UInt64>?, step: Int) {
+    self.seed = seed
+    self.sampleIDs = sampleIDs
+    self.step = UInt32(truncatingIfNeeded: step)
+  }
+
+  /// In the compute type and the order of the elements; as many as fill the last 64.
+  fileprivate func draw(_ block: Block, into memory: UnsafeMutableRawPointer, _ kernels: BlockKernels) {
+    kernels.normals(
+      seed, sampleIDs?[block.sample] ?? UInt64(block.sample), step, block.offset, memory, block.scratch, block.count)
+  }
+}
+
 /// Where the noise of a step comes from.
 enum NoiseSource {
   case none
   case given(LatentsView)
-  case library(seed: UInt64, sampleIDs: UnsafePointer<UInt64>?, step: UInt32)
+  case library(LibraryNoise)
 
   /// In the compute type.
   fileprivate func numbers(_ block: Block, _ type: ElementType, _ kernels: BlockKernels) -> UnsafeRawPointer {
@@ -121,9 +150,8 @@ enum NoiseSource {
     case .given(let noise):
       if type.size == type.computeSize { return UnsafeRawPointer(noise.at(block)) }
       kernels.widen(noise.at(block), block.noise, block.count)
-    case .library(let seed, let sampleIDs, let step):
-      kernels.normals(
-        seed, sampleIDs?[block.sample] ?? UInt64(block.sample), step, block.offset, block.noise, block.count)
+    case .library(let noise):
+      noise.draw(block, into: block.noise, kernels)
       kernels.reorder?(block.noise, block.count, true)
     }
     return UnsafeRawPointer(block.noise)
@@ -137,11 +165,13 @@ struct StepPass: Pass {
   let terms: LinearTerms?
   let noise: NoiseSource
   let next: LatentsView
+  /// Whether sums for the relative L1 change are wanted.
+  let change: Bool
 
   func run(_ block: Block, _ kernels: BlockKernels, _ sums: inout BlockSums) {
     kernels.step(
       c.a, c.b, c.s, x.at(block), v.at(block), terms?.sum(block, kernels), noise.numbers(block, x.type, kernels),
-      next.at(block), block.count, &sums)
+      next.at(block), change, block.count, &sums)
   }
 }
 
@@ -152,6 +182,8 @@ struct GradientOutput {
   let unconditional: LatentsView?
   let upstream: Column
   let scale, unconditionalScale: Double
+  /// Stores past the caches, which need not read first what they overwrite.
+  let streams: Bool
 }
 
 /// Σ (x' − m)² of given next latents, and in the same pass the gradients.
@@ -166,7 +198,8 @@ struct DifferencePass: Pass {
     let extra = terms?.sum(block, kernels)
     func difference(_ gradient: LatentsView?, _ scale: Double, _ sums: inout BlockSums) {
       kernels.difference(
-        c.a, c.b, x.at(block), v.at(block), extra, next.at(block), scale, gradient?.at(block), block.count, &sums)
+        c.a, c.b, x.at(block), v.at(block), extra, next.at(block), scale, gradient?.at(block), output?.streams ?? false,
+        block.count, &sums)
     }
     guard let output else { return difference(nil, 0, &sums) }
     let upstream = output.upstream[block.sample]
@@ -224,9 +257,13 @@ struct ChangePass: Pass {
 /// The library's normals alone, into x.
 struct NormalPass: Pass {
   let x: LatentsView
-  let noise: NoiseSource
+  let noise: LibraryNoise
 
   func run(_ block: Block, _ kernels: BlockKernels, _: inout BlockSums) {
-    kernels.narrow(noise.numbers(block, x.type, kernels), x.at(block), block.count)
+    if x.type.size == x.type.computeSize && block.count & 63 == 0 {
+      noise.draw(block, into: x.at(block), kernels)
+    } else {
+      kernels.narrow(NoiseSource.library(noise).numbers(block, x.type, kernels), x.at(block), block.count)
+    }
   }
 }

@@ -84,7 +84,7 @@ extension Sampler {
     try checkNoiseSize(latents)
     try divergenceFromSampled(
       kind, step, latents: latents, velocity: velocity,
-      source: .library(seed: seed, sampleIDs: sampleIDPointer, step: UInt32(truncatingIfNeeded: step)), next: next,
+      source: .library(LibraryNoise(seed: seed, sampleIDs: sampleIDPointer, step: step)), next: next,
       divergence: divergence, gradient: gradient)
   }
 

@@ -34,7 +34,7 @@ public func normal(
     "step = \(step) is neither \(initialNoiseStep) nor in 0 … \(Int32.max)")
   try checkNoiseSize(out)
   let threads = try resolvedThreads(threads)
-  let noise = NoiseSource.library(seed: seed, sampleIDs: sampleIDPointer, step: UInt32(truncatingIfNeeded: step))
+  let noise = LibraryNoise(seed: seed, sampleIDs: sampleIDPointer, step: step)
   NormalPass(x: out, noise: noise).run(threads: threads) { _, _ in }
 }
 

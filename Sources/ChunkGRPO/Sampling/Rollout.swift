@@ -31,7 +31,7 @@ public enum RolloutNoise {
 
   fileprivate func source(step: Int) -> NoiseSource {
     switch self {
-    case .library(let seed, let ids): .library(seed: seed, sampleIDs: ids, step: UInt32(truncatingIfNeeded: step))
+    case .library(let seed, let ids): .library(LibraryNoise(seed: seed, sampleIDs: ids, step: step))
     case .given(let noise): .given(noise[step])
     }
   }
@@ -109,7 +109,7 @@ extension Sampler {
       } else {
         try logProbVJP(
           firstStep + t, latents: latents[t], velocity: velocities[t], next: latents[t + 1], gradLogProb: column,
-          gradVelocity: gradVelocities[t])
+          gradVelocity: gradVelocities[t], steps: n)
       }
     }
   }

@@ -183,7 +183,7 @@ public struct Sampler: Sendable {
   ) throws {
     try self.step(
       step, latents: latents, velocity: velocity, extras: extras,
-      source: .library(seed: seed, sampleIDs: sampleIDPointer, step: UInt32(truncatingIfNeeded: step)), next: next,
+      source: .library(LibraryNoise(seed: seed, sampleIDs: sampleIDPointer, step: step)), next: next,
       logProb: Column(logProb), relativeL1: Column(relativeL1))
   }
 
@@ -215,12 +215,12 @@ public struct Sampler: Sendable {
     func finish(_ sample: Int, _ sums: SampleSums) {
       let value = density?.logProb(squaredError: sums.squares, elements: latents.elements) ?? 0
       let change = (sums.change / count) / (sums.magnitude / count + 1e-8)
-      // A NaN or infinity anywhere in x, v, noise or x' reaches one of the sums.
+      // A NaN or infinity anywhere in x, v, noise or x' reaches x' − m.
       if !(sums.squares + change + value).isFinite && broken == nil { broken = sample }
       logProb[sample] = value
       relativeL1[sample] = change
     }
-    StepPass(c: c, x: latents, v: velocity, terms: terms, noise: source, next: next)
+    StepPass(c: c, x: latents, v: velocity, terms: terms, noise: source, next: next, change: relativeL1.base != nil)
       .run(threads: threads, finish: finish)
     try throwIfBroken(broken, step: step, "latents, velocity, noise or next latents")
   }
@@ -285,10 +285,11 @@ public struct Sampler: Sendable {
       gradUnconditional: gradUnconditional, logProb: logProb)
   }
 
+  /// - Parameter steps: how many like this one follow one another.
   func logProbVJP(
     _ step: Int, latents: LatentsView, velocity: LatentsView, extras: StepExtras = StepExtras(), next: LatentsView,
     gradLogProb: Column, gradVelocity: LatentsView, gradUnconditional: LatentsView? = nil,
-    logProb: UnsafeMutablePointer<Double>? = nil
+    logProb: UnsafeMutablePointer<Double>? = nil, steps: Int = 1
   ) throws {
     let density = try checkedDensity(step, latents: latents, velocity: velocity, next: next)
     let (c, terms) = try mean(step, latents, extras)
@@ -313,7 +314,7 @@ public struct Sampler: Sendable {
     let w = extras.unconditional == nil ? 1 : extras.guidance
     let output = GradientOutput(
       gradient: gradVelocity, unconditional: gradUnconditional, upstream: gradLogProb, scale: slope * w,
-      unconditionalScale: slope * (1 - w))
+      unconditionalScale: slope * (1 - w), streams: latents.exceedsCache(count: 4 * steps))
     DifferencePass(c: c, x: latents, v: velocity, terms: terms, next: next, output: output)
       .run(threads: threads, finish: finish)
     try throwIfBroken(broken, step: step, "latents, velocity or next latents")
