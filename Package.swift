@@ -19,7 +19,7 @@ func wide(_ name: String, _ flags: [String], dependencies: [Target.Dependency] =
 let wideKernels: [Target] = [
   wide("KernelsAVX2", ["-march=x86-64-v3", "-DCHUNKGRPO_AVX2"], dependencies: ["BlockKernels", "CVectors"]),
   wide(
-    "KernelsAVX512", ["-march=x86-64-v4", "-mprefer-vector-width=512", "-DCHUNKGRPO_AVX512"],
+    "KernelsAVX512", ["-march=x86-64-v4", "-mprefer-vector-width=512", "-DCHUNKGRPO_AVX2", "-DCHUNKGRPO_AVX512"],
     dependencies: ["BlockKernels", "CVectors"]),
 ]
 

@@ -19,8 +19,24 @@ public struct BlockSums {
 /// Elements of a block; a block begins at a multiple of it.
 public let blockSize = 1024
 
-/// Bytes of the memory that `normals` works in.
-public let normalsScratchSize = 2048
+/// Which of the library's normals: those of a sample and step from element `first` on, a multiple of `blockSize`.
+public struct Draw {
+  public let seed, sampleID: UInt64
+  public let step: UInt32
+  public let first: Int
+  /// `scratchSize` bytes to work in, on a 64-byte boundary.
+  public let scratch: UnsafeMutableRawPointer
+
+  public static let scratchSize = 2048
+
+  public init(seed: UInt64, sampleID: UInt64, step: UInt32, first: Int, scratch: UnsafeMutableRawPointer) {
+    self.seed = seed
+    self.sampleID = sampleID
+    self.step = step
+    self.first = first
+    self.scratch = scratch
+  }
+}
 
 /// The inner loops, over the up to `blockSize` elements of one block of a sample, for one element type and one instruction
 /// set. Latents, velocities and gradients are in the element type; `extra` and `noise` are in the compute type: Double for
@@ -33,11 +49,6 @@ public final class BlockKernels: Sendable {
   public typealias Sums = UnsafeMutableRawPointer
   public typealias In = UnsafeRawPointer
   public typealias Out = UnsafeMutableRawPointer
-  public typealias Normals =
-    @Sendable (
-      _ seed: UInt64, _ sampleID: UInt64, _ step: UInt32, _ first: Int, _ noise: Out, _ scratch: Out, _ count: Int
-    ) -> Void
-
   /// extra = p·y + q·z, or p·y
   public let combine: @Sendable (_ p: Double, _ y: In, _ q: Double, _ z: In?, _ extra: Out, _ count: Int) -> Void
   /// next = m + s·noise with m = a·x + b·v + extra; sums of x' − m and where wanted x' − x and x, from x' as stored.
@@ -46,6 +57,15 @@ public final class BlockKernels: Sendable {
       _ a: Double, _ b: Double, _ s: Double, _ x: In, _ v: In, _ extra: In?, _ noise: In, _ next: Out, _ change: Bool,
       _ count: Int, _ sums: Sums
     ) -> Void
+  /// The same with the library's noise and no extra, for a multiple of 32: the normals stay in registers, and `words` is
+  /// room for a block of them. nil where the conversions of a type would take these registers.
+  public let noisyStep:
+    (
+      @Sendable (
+        _ a: Double, _ b: Double, _ s: Double, _ x: In, _ v: In, _ draw: Draw, _ words: Out, _ next: Out,
+        _ change: Bool, _ count: Int, _ sums: Sums
+      ) -> Void
+    )?
   /// d = x' − m, its square sum, and where wanted gradient = scale·d; `streams`: past the caches where it can be.
   public let difference:
     @Sendable (
@@ -65,11 +85,10 @@ public final class BlockKernels: Sendable {
     ) -> Void
   /// Sums of x' − x and x.
   public let change: @Sendable (_ x: In, _ next: In, _ count: Int, _ sums: Sums) -> Void
-  /// Normals in the compute type and the order of the elements, from element `first` of the sample on, a multiple of
-  /// `blockSize`; zeros to the end of the last 64. scratch: `normalsScratchSize` bytes, 64-byte aligned.
-  public let normals: Normals
-  /// From the order of the elements into the kernels' own (true) or back; nil where they are the same.
-  public let reorder: (@Sendable (_ numbers: Out, _ count: Int, _ splitting: Bool) -> Void)?
+  /// Normals in the compute type and the kernels' order, then zeros to the end of the last 64.
+  public let normals: @Sendable (_ draw: Draw, _ noise: Out, _ count: Int) -> Void
+  /// From the kernels' order into that of the elements; nil where they are the same.
+  public let unsplit: (@Sendable (_ numbers: Out, _ count: Int) -> Void)?
   /// Element type to compute type, in the kernels' order, into room for a multiple of sixteen.
   public let widen: @Sendable (_ from: In, _ to: Out, _ count: Int) -> Void
   /// Compute type in the kernels' order to element type, to nearest, ties to even.
@@ -78,32 +97,27 @@ public final class BlockKernels: Sendable {
   public init(
     combine: @Sendable @escaping (Double, In, Double, In?, Out, Int) -> Void,
     step: @Sendable @escaping (Double, Double, Double, In, In, In?, In, Out, Bool, Int, Sums) -> Void,
+    noisyStep: (@Sendable (Double, Double, Double, In, In, Draw, Out, Out, Bool, Int, Sums) -> Void)?,
     difference: @Sendable @escaping (Double, Double, In, In, In?, In, Double, Out?, Bool, Int, Sums) -> Void,
     distance: @Sendable @escaping (In, In, Double, Out?, Int, Sums) -> Void,
     meanDistance: @Sendable @escaping (Double, Double, Double, In, In, In, In, Double, Out?, Int, Sums) -> Void,
     change: @Sendable @escaping (In, In, Int, Sums) -> Void,
-    normals: @escaping Normals,
-    reorder: (@Sendable (Out, Int, Bool) -> Void)?,
+    normals: @Sendable @escaping (Draw, Out, Int) -> Void,
+    unsplit: (@Sendable (Out, Int) -> Void)?,
     widen: @Sendable @escaping (In, Out, Int) -> Void,
     narrow: @Sendable @escaping (In, Out, Int) -> Void
   ) {
     self.combine = combine
     self.step = step
+    self.noisyStep = noisyStep
     self.difference = difference
     self.distance = distance
     self.meanDistance = meanDistance
     self.change = change
     self.normals = normals
-    self.reorder = reorder
+    self.unsplit = unsplit
     self.widen = widen
     self.narrow = narrow
-  }
-
-  /// The same with other normals.
-  public func with(normals: @escaping Normals) -> BlockKernels {
-    BlockKernels(
-      combine: combine, step: step, difference: difference, distance: distance, meanDistance: meanDistance, change: change,
-      normals: normals, reorder: reorder, widen: widen, narrow: narrow)
   }
 }
 

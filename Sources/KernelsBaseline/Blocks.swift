@@ -181,6 +181,42 @@ private func step<E: LatentElement>(
   lanes.add(to: sums)
 }
 
+@Sendable
+private func noisyStep(
+  _ a: Double, _ b: Double, _ s: Double, _ x: In, _ v: In, _ draw: Draw, _ words: Out, _ next: Out, _ change: Bool,
+  _ count: Int, _ sums: Out
+) {
+  drawWords(draw, words, (count &+ 63) & ~63)
+  if change {
+    noisyStep(Affine(a, b), Float(s), x, v, words, next, change: true, count, sums)
+  } else {
+    noisyStep(Affine(a, b), Float(s), x, v, words, next, change: false, count, sums)
+  }
+}
+
+@inline(__always)
+private func noisyStep(
+  _ k: Affine<Float>, _ s: Float, _ x: In, _ v: In, _ words: In, _ next: Out, change: Bool, _ count: Int, _ sums: Out
+) {
+  let transform = BoxMuller.shared
+  var lanes = Lanes<Float>()
+  @inline(__always) func take(_ i: Int, _ noise: SIMD16<Float>) {
+    let x = Float.load(x + 4 &* i)
+    let mean = k.mean(x, v + 4 &* i)
+    let stored = Float.store(plus(mean, times(s, (noise.lowHalf, noise.highHalf))), next + 4 &* i)
+    lanes.addSquares(minus(stored, mean))
+    if change { lanes.addChange(stored, x) }
+  }
+  var i = 0
+  while i < count {
+    let (first, second) = transform.pointee.normals(at: words + 4 &* i)
+    take(i, first.lanes)
+    take(i &+ 16, second.lanes)
+    i &+= 32
+  }
+  lanes.add(to: sums)
+}
+
 @inline(__always)
 private func difference<E: LatentElement>(
   _: E.Type, _ a: Double, _ b: Double, _ x: In, _ v: In, _ extra: In?, _ next: In, _ scale: Double, _ gradient: Out?,
@@ -300,21 +336,16 @@ private func narrow<E: LatentElement>(_: E.Type, _ from: In, _ to: Out, _ count:
   }
 }
 
-/// From the order of the elements into that of a type that splits, or back.
+/// From the order of a type that splits into that of the elements.
 @Sendable
-private func reorder(_ numbers: Out, _ count: Int, _ splitting: Bool) {
+private func unsplit(_ numbers: Out, _ count: Int) {
   typealias Sixteen = SIMD16<Float>
   var i = 0
   while i < count {
     let values = numbers.loadUnaligned(fromByteOffset: 4 &* i, as: Sixteen.self)
     var ordered = Sixteen()
-    if splitting {
-      ordered.lowHalf = values.evenHalf
-      ordered.highHalf = values.oddHalf
-    } else {
-      ordered.evenHalf = values.lowHalf
-      ordered.oddHalf = values.highHalf
-    }
+    ordered.evenHalf = values.lowHalf
+    ordered.oddHalf = values.highHalf
     numbers.storeBytes(of: ordered, toByteOffset: 4 &* i, as: Sixteen.self)
     i &+= 16
   }
@@ -325,12 +356,13 @@ private func blockKernels<E: LatentElement>(_: E.Type) -> BlockKernels {
   BlockKernels(
     combine: { combine(E.self, $0, $1, $2, $3, $4, $5) },
     step: { step(E.self, $0, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10) },
+    noisyStep: E.self == Float.self ? noisyStep : nil,
     difference: { difference(E.self, $0, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10) },
     distance: { distance(E.self, $0, $1, $2, $3, $4, $5) },
     meanDistance: { meanDistance(E.self, $0, $1, $2, $3, $4, $5, $6, $7, $8, $9, $10) },
     change: { change(E.self, $0, $1, $2, $3) },
-    normals: E.Compute.self == Double.self ? doubleNormals : floatNormals,
-    reorder: E.splits ? reorder : nil,
+    normals: E.Compute.self == Double.self ? doubleNormals : E.splits ? splitNormals : floatNormals,
+    unsplit: E.splits ? unsplit : nil,
     widen: { widen(E.self, $0, $1, $2) },
     narrow: { narrow(E.self, $0, $1, $2) })
 }

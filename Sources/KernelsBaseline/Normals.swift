@@ -1,54 +1,48 @@
+internal import BlockKernels
+
 // Element e of a sample is word (e/16) mod 4 of counter 16·(e/64) + (e mod 16): sixteen counters make 64 elements without
 // a transposition.
 
-/// Normals of a sample from element `first` on, a multiple of 64, as f32; then zeros to the next multiple of 64.
-///
+/// Normals as f32, then zeros to the next multiple of 64.
+@Sendable func floatNormals(_ draw: Draw, _ noise: UnsafeMutableRawPointer, _ count: Int) {
+  floatNormals(draw, noise, count, splitting: false)
+}
+
+/// The same in the order of the types that split: of each sixteen, the even elements before the odd ones.
+@Sendable func splitNormals(_ draw: Draw, _ noise: UnsafeMutableRawPointer, _ count: Int) {
+  floatNormals(draw, noise, count, splitting: true)
+}
+
 /// All words first, then all normals in their place: each loop alone keeps its numbers in registers.
-public func floatNormals(
-  _ seed: UInt64, _ sampleID: UInt64, _ step: UInt32, _ first: Int, _ noise: UnsafeMutableRawPointer,
-  _ scratch: UnsafeMutableRawPointer, _ count: Int
-) {
+@inline(__always)
+private func floatNormals(_ draw: Draw, _ noise: UnsafeMutableRawPointer, _ count: Int, splitting: Bool) {
   let end = (count &+ 63) & ~63
-  let philox = Philox(seed: seed, sampleID: sampleID, step: step, keys: scratch.assumingMemoryBound(to: Counters.self))
-  var counter = UInt32(truncatingIfNeeded: first / 4)
+  drawWords(draw, noise, end)
+  let transform = BoxMuller.shared
+  func store(_ values: SIMD16<Float>, _ element: Int) {
+    let halves = splitting ? (values.evenHalf, values.oddHalf) : (values.lowHalf, values.highHalf)
+    noise.storeBytes(of: halves.0, toByteOffset: 4 &* element, as: SIMD8<Float>.self)
+    noise.storeBytes(of: halves.1, toByteOffset: 4 &* element &+ 32, as: SIMD8<Float>.self)
+  }
   var element = 0
   while element < end {
-    var lane = 0
-    while lane < 16 {
-      let words = philox.words(first: counter)
-      let memory = noise + 4 &* (element &+ lane)
-      memory.storeBytes(of: words.0, as: Counters.Halves.self)
-      memory.storeBytes(of: words.1, toByteOffset: 64, as: Counters.Halves.self)
-      memory.storeBytes(of: words.2, toByteOffset: 128, as: Counters.Halves.self)
-      memory.storeBytes(of: words.3, toByteOffset: 192, as: Counters.Halves.self)
-      counter = counter &+ UInt32(truncatingIfNeeded: Philox.count)
-      lane &+= Philox.count
-    }
-    element &+= 64
-  }
-  let transform = BoxMuller.shared
-  element = 0
-  while element < end {
-    let memory = noise + 4 &* element
-    let (cosine, sine) = transform.pointee.normals(
-      Words(memory.loadUnaligned(as: SIMD16<UInt32>.self)),
-      Words(memory.loadUnaligned(fromByteOffset: 64, as: SIMD16<UInt32>.self)))
-    memory.storeBytes(of: cosine.lanes, as: SIMD16<Float>.self)
-    memory.storeBytes(of: sine.lanes, toByteOffset: 64, as: SIMD16<Float>.self)
+    let (cosine, sine) = transform.pointee.normals(at: noise + 4 &* element)
+    store(cosine.lanes, element)
+    store(sine.lanes, element &+ 16)
     element &+= 32
   }
-  (noise + 4 &* count).initializeMemory(as: UInt8.self, repeating: 0, count: 4 &* (end &- count))
+  for element in count..<end {
+    let place = splitting ? element & ~15 | (element & 1) &<< 3 | (element & 15) &>> 1 : element
+    noise.storeBytes(of: 0, toByteOffset: 4 &* place, as: Float.self)
+  }
 }
 
 /// The same as f64.
-public func doubleNormals(
-  _ seed: UInt64, _ sampleID: UInt64, _ step: UInt32, _ first: Int, _ noise: UnsafeMutableRawPointer,
-  _ scratch: UnsafeMutableRawPointer, _ count: Int
-) {
+@Sendable func doubleNormals(_ draw: Draw, _ noise: UnsafeMutableRawPointer, _ count: Int) {
   // In the upper half of the memory they are read before anything is written there.
   let end = (count &+ 63) & ~63
   let floats = noise + 4 &* end
-  floatNormals(seed, sampleID, step, first, floats, scratch, count)
+  floatNormals(draw, floats, count)
   var element = 0
   while element < end {
     let values = floats.loadUnaligned(fromByteOffset: 4 &* element, as: SIMD16<Float>.self)
@@ -56,6 +50,40 @@ public func doubleNormals(
     for lane in 0..<16 { wide[lane] = Double(values[lane]) }
     noise.storeBytes(of: wide, toByteOffset: 8 &* element, as: SIMD16<Double>.self)
     element &+= 16
+  }
+}
+
+/// The words of `count` elements, a multiple of 64, each in its element's place.
+@inline(__always)
+func drawWords(_ draw: Draw, _ words: UnsafeMutableRawPointer, _ count: Int) {
+  let philox = Philox(
+    seed: draw.seed, sampleID: draw.sampleID, step: draw.step,
+    keys: draw.scratch.assumingMemoryBound(to: Counters.self))
+  var counter = UInt32(truncatingIfNeeded: draw.first / 4)
+  var element = 0
+  while element < count {
+    var lane = 0
+    while lane < 16 {
+      let (w0, w1, w2, w3) = philox.words(first: counter)
+      let place = words + 4 &* (element &+ lane)
+      place.storeBytes(of: w0, as: Counters.Halves.self)
+      place.storeBytes(of: w1, toByteOffset: 64, as: Counters.Halves.self)
+      place.storeBytes(of: w2, toByteOffset: 128, as: Counters.Halves.self)
+      place.storeBytes(of: w3, toByteOffset: 192, as: Counters.Halves.self)
+      counter = counter &+ UInt32(truncatingIfNeeded: Philox.count)
+      lane &+= Philox.count
+    }
+    element &+= 64
+  }
+}
+
+extension BoxMuller {
+  /// Normals of 32 elements, the first sixteen and the others, from the words in their place.
+  @inline(__always)
+  func normals(at words: UnsafeRawPointer) -> (Floats, Floats) {
+    normals(
+      Words(words.loadUnaligned(as: SIMD16<UInt32>.self)),
+      Words(words.loadUnaligned(fromByteOffset: 64, as: SIMD16<UInt32>.self)))
   }
 }
 

@@ -5,7 +5,7 @@ internal import BlockKernels
 // order of k, whatever the width of the vectors.
 
 // x86-64 has a fused multiply-add from x86-64-v3 on. Without, a sum would be other bits, or a call a number.
-#if CHUNKGRPO_AVX2 || CHUNKGRPO_AVX512 || !arch(x86_64)
+#if CHUNKGRPO_AVX2 || !arch(x86_64)
 
   #if CHUNKGRPO_AVX512
     private struct Columns {

@@ -15,7 +15,7 @@ public enum InstructionSet: String, Sendable {
   case baseline
   /// x86-64-v3: AVX2, FMA, F16C.
   case avx2
-  /// x86-64-v4 for the noise and the embedded network, x86-64-v3 for the rest, which is at the limit of the memory with it.
+  /// x86-64-v4.
   case avx512
 
   /// The widest that this processor and this build have; the environment variable CHUNKGRPO_SIMD can ask for less. Chosen
@@ -51,14 +51,10 @@ extension ElementType {
 
 private let kernelSet: KernelSet = {
   #if CHUNKGRPO_DISPATCH
-    if InstructionSet.current != .baseline {
-      let set = KernelsAVX2.kernels
-      guard InstructionSet.current == .avx512 else { return set }
-      return KernelSet(
-        float32: set.float32.with(normals: KernelsAVX512.floatNormals),
-        float64: set.float64.with(normals: KernelsAVX512.doubleNormals),
-        bfloat16: set.bfloat16.with(normals: KernelsAVX512.floatNormals),
-        float16: set.float16.with(normals: KernelsAVX512.floatNormals))
+    switch InstructionSet.current {
+    case .avx512: return KernelsAVX512.kernels
+    case .avx2: return KernelsAVX2.kernels
+    case .baseline: break
     }
   #endif
   return KernelsBaseline.kernels

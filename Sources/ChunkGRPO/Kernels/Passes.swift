@@ -129,10 +129,10 @@ struct LibraryNoise {
     self.step = UInt32(truncatingIfNeeded: step)
   }
 
-  /// In the compute type and the order of the elements; as many as fill the last 64.
-  fileprivate func draw(_ block: Block, into memory: UnsafeMutableRawPointer, _ kernels: BlockKernels) {
-    kernels.normals(
-      seed, sampleIDs?[block.sample] ?? UInt64(block.sample), step, block.offset, memory, block.scratch, block.count)
+  fileprivate func draw(_ block: Block) -> Draw {
+    Draw(
+      seed: seed, sampleID: sampleIDs?[block.sample] ?? UInt64(block.sample), step: step, first: block.offset,
+      scratch: block.scratch)
   }
 }
 
@@ -151,8 +151,7 @@ enum NoiseSource {
       if type.size == type.computeSize { return UnsafeRawPointer(noise.at(block)) }
       kernels.widen(noise.at(block), block.noise, block.count)
     case .library(let noise):
-      noise.draw(block, into: block.noise, kernels)
-      kernels.reorder?(block.noise, block.count, true)
+      kernels.normals(noise.draw(block), block.noise, block.count)
     }
     return UnsafeRawPointer(block.noise)
   }
@@ -169,6 +168,11 @@ struct StepPass: Pass {
   let change: Bool
 
   func run(_ block: Block, _ kernels: BlockKernels, _ sums: inout BlockSums) {
+    if case .library(let noise) = noise, terms == nil, block.count & 31 == 0, let noisyStep = kernels.noisyStep {
+      return noisyStep(
+        c.a, c.b, c.s, x.at(block), v.at(block), noise.draw(block), block.noise, next.at(block), change, block.count,
+        &sums)
+    }
     kernels.step(
       c.a, c.b, c.s, x.at(block), v.at(block), terms?.sum(block, kernels), noise.numbers(block, x.type, kernels),
       next.at(block), change, block.count, &sums)
@@ -261,7 +265,7 @@ struct NormalPass: Pass {
 
   func run(_ block: Block, _ kernels: BlockKernels, _: inout BlockSums) {
     if x.type.size == x.type.computeSize && block.count & 63 == 0 {
-      noise.draw(block, into: x.at(block), kernels)
+      kernels.normals(noise.draw(block), x.at(block), block.count)
     } else {
       kernels.narrow(NoiseSource.library(noise).numbers(block, x.type, kernels), x.at(block), block.count)
     }

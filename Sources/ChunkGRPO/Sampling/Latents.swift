@@ -149,7 +149,7 @@ public final class Latents {
     floats.withUnsafeMutableBytes {
       guard let wide = $0.baseAddress else { return }
       type.kernels.widen(base, wide, count)
-      type.kernels.reorder?(wide, count, false)
+      type.kernels.unsplit?(wide, count)
     }
     return floats.prefix(count).map(Double.init)
   }
