@@ -6,6 +6,7 @@
 #endif
 #include <sched.h>
 #include <string.h>
+#include <time.h>
 #include <unistd.h>
 
 static _Thread_local char message[1024];
@@ -49,6 +50,26 @@ long chunkgrpo_support_cache_size(void) {
     }
 #endif
     return size > 0 ? size : 32L << 20;
+}
+
+static long now(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_MONOTONIC, &time);
+    return 1000000000L * time.tv_sec + time.tv_nsec;
+}
+
+void chunkgrpo_support_spin(const int *value, int from, long nanoseconds) {
+    const long end = now() + nanoseconds;
+    do {
+        for (int i = 0; i < 16; i++) {
+            if (__atomic_load_n(value, __ATOMIC_ACQUIRE) != from) return;
+#if defined(__x86_64__)
+            __builtin_ia32_pause();
+#elif defined(__aarch64__)
+            __asm__ volatile("yield");
+#endif
+        }
+    } while (now() < end);
 }
 
 int chunkgrpo_support_cores(void) {

@@ -31,6 +31,9 @@ static inline void chunkgrpo_support_finish_streams(void) {
 #endif
 }
 
+/* Waits, awake, until another thread has given `value` another number than `from`, for this time at the most. */
+void chunkgrpo_support_spin(const int *_Nonnull value, int from, long nanoseconds);
+
 /* How many processors this process may run on. */
 int chunkgrpo_support_cores(void);
 

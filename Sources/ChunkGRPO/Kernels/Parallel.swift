@@ -1,7 +1,8 @@
 internal import CSupport
 import Glibc
 
-// A pool of threads that sleep between passes. It is one for the process, grows to what is asked for, and begins anew in a
+// A pool of threads that sleep between passes, but for a moment after each: the next is often a few microseconds away, and
+// to wake a thread takes tens of them. It is one for the process, grows to what is asked for, and begins anew in a
 // forked child. Only one pass has it at a time: a pass that finds it busy, or is called from within another, runs on its
 // own thread, so that many callers together don't take more threads than one.
 
@@ -54,8 +55,12 @@ private final class ThreadPool: @unchecked Sendable {
     var body: ((UnsafeMutableRawPointer, Range<Int>) -> Void)?
     var context: UnsafeMutableRawPointer?
     var units = 0, next = 0, part = 1
-    /// Threads that sleep or work, and those that are within `body`; how many more may join this pass.
-    var threads = 0, active = 0, places = 0
+    /// Threads that sleep or work; how many more may join this pass.
+    var threads = 0, places = 0
+    /// Passes so far, and the threads that are within `body`: what threads wait for, also without the mutex.
+    var passes: Int32 = 0, active: Int32 = 0
+    /// How long they stay awake for it, in nanoseconds: not at all where there is one processor for all.
+    var patience = 0
     var limit = 256
   }
 
@@ -84,6 +89,7 @@ private final class ThreadPool: @unchecked Sendable {
     state.pointee.threads = 0
     state.pointee.active = 0
     state.pointee.places = 0
+    state.pointee.patience = chunkgrpo_support_cores() > 1 ? 50_000 : 0
   }
 
   private func locked<R>(_ body: () -> R) -> R {
@@ -107,12 +113,29 @@ private final class ThreadPool: @unchecked Sendable {
     state.pointee.next = 0
     state.pointee.part = max(1, units / (workers &* 8))
     state.pointee.places = workers &- 1
+    state.pointee.passes &+= 1
     while state.pointee.threads < workers &- 1, start() { state.pointee.threads &+= 1 }
     for _ in 1..<workers { pthread_cond_signal(&state.pointee.work) }
     takeParts(context, body)
+    stayAwake(for: &state.pointee.active) { $0 == 0 }
     while state.pointee.active > 0 { pthread_cond_wait(&state.pointee.done, &state.pointee.mutex) }
     state.pointee.body = nil
     pthread_mutex_unlock(&state.pointee.mutex)
+  }
+
+  private var hasWork: Bool { state.pointee.places > 0 && state.pointee.next < state.pointee.units }
+
+  /// Gives the mutex away until `number` is another, and again while it is not the one wanted; but not for long.
+  private func stayAwake(for number: UnsafeMutablePointer<Int32>, until wanted: (Int32) -> Bool) {
+    guard state.pointee.patience > 0 else { return }
+    var before = number.pointee
+    while !wanted(before) {
+      pthread_mutex_unlock(&state.pointee.mutex)
+      chunkgrpo_support_spin(number, before, state.pointee.patience)
+      pthread_mutex_lock(&state.pointee.mutex)
+      if number.pointee == before { return }
+      before = number.pointee
+    }
   }
 
   /// With the mutex held, but not within `body`.
@@ -152,9 +175,8 @@ private final class ThreadPool: @unchecked Sendable {
   private func work() {
     pthread_mutex_lock(&state.pointee.mutex)
     while true {
-      while state.pointee.places == 0 || state.pointee.next >= state.pointee.units {
-        pthread_cond_wait(&state.pointee.work, &state.pointee.mutex)
-      }
+      if !hasWork { stayAwake(for: &state.pointee.passes) { _ in hasWork } }
+      while !hasWork { pthread_cond_wait(&state.pointee.work, &state.pointee.mutex) }
       guard let body = state.pointee.body, let context = state.pointee.context else { continue }
       state.pointee.places &-= 1
       state.pointee.active &+= 1
