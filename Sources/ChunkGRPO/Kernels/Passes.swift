@@ -37,9 +37,9 @@ private struct Work<P: Pass> {
 
   func run(_ units: Range<Int>) {
     let scratch = chunkgrpo_support_scratch(CHUNKGRPO_SUPPORT_BLOCK)
+    var (sample, segment) = (first &+ units.lowerBound).quotientAndRemainder(dividingBy: segments)
     for unit in units {
-      let sample = (first &+ unit) / segments
-      var offset = (first &+ unit &- sample &* segments) &* segmentSize
+      var offset = segment &* segmentSize
       let end = min(pass.x.elements, offset &+ segmentSize)
       var sums = BlockSums()
       while offset < end {
@@ -50,6 +50,8 @@ private struct Work<P: Pass> {
         offset &+= blockSize
       }
       (partial + unit).initialize(to: sums)
+      segment &+= 1
+      if segment == segments { (sample, segment) = (sample &+ 1, 0) }
     }
     chunkgrpo_support_finish_streams()
   }
@@ -64,6 +66,7 @@ extension Pass {
     let partial = chunkgrpo_support_scratch(CHUNKGRPO_SUPPORT_SUMS).assumingMemoryBound(to: BlockSums.self)
     var work = Work(pass: self, kernels: x.type.kernels, segments: segments, partial: partial)
     var total = BlockSums()
+    var (sample, segment) = (0, 0)
     while work.first < batch &* segments {
       let units = min(maxUnits, batch &* segments &- work.first)
       withUnsafeMutablePointer(to: &work) {
@@ -73,9 +76,11 @@ extension Pass {
       }
       for unit in 0..<units {
         total += partial[unit]
-        if (work.first &+ unit &+ 1) % segments == 0 {
-          finish((work.first &+ unit) / segments, total)
+        segment &+= 1
+        if segment == segments {
+          finish(sample, total)
           total = BlockSums()
+          (sample, segment) = (sample &+ 1, 0)
         }
       }
       work.first &+= units

@@ -18,7 +18,6 @@ from .noise import Source
 from .schedule import Schedule
 from .trajectory import Trajectory, VelocityFunction
 
-
 class Sampler:
     """An immutable sampler over one schedule; threads may share it.
 
@@ -132,7 +131,8 @@ class Sampler:
 
         The log-probability is taken from x' as it is stored, and is 0 for a deterministic step.
         """
-        if sample_ids is None and unconditional is None and previous_image is None and _is_one(guidance):
+        plain = unconditional is None and previous_image is None and type(guidance) is float and guidance == 1
+        if plain and sample_ids is None:
             quick = _quick.step(self._handle, k, x, v, noise, seed)
             if quick is not None:
                 return quick
@@ -188,7 +188,7 @@ class Sampler:
 
         Raises InvalidArgument where s = 0: a deterministic step has no density.
         """
-        if unconditional is None and previous_image is None and _is_one(guidance):
+        if unconditional is None and previous_image is None and type(guidance) is float and guidance == 1:
             quick = _quick.log_prob(self._handle, k, x, v, next_x)
             if quick is not None:
                 return quick
@@ -221,7 +221,7 @@ class Sampler:
     ) -> Any:
         """Vector-Jacobian product of `log_prob`: grad_log_prob (B,) times d log_prob / dv, like v. With
         `unconditional`, a pair: the gradients of v and of the unconditional velocity."""
-        if unconditional is None and previous_image is None and _is_one(guidance):
+        if unconditional is None and previous_image is None and type(guidance) is float and guidance == 1:
             quick = _quick.log_prob_vjp(self._handle, k, x, v, next_x, grad_log_prob)
             if quick is not None:
                 return quick
@@ -338,10 +338,6 @@ def _extras(x: Borrowed, unconditional: Any, guidance: Any, previous_image: Any)
             setattr(extras, field, ctypes.pointer(tensor))
             setattr(extras, "_tensor_of_" + field, tensor)  # alive as long as the struct
     return extras
-
-
-def _is_one(guidance: Any) -> bool:
-    return isinstance(guidance, (int, float)) and guidance == 1
 
 
 def _step(value: Any, name: str = "k") -> int:

@@ -167,9 +167,11 @@ class _LogProb(torch.autograd.Function):
         if known is not None:
             return known.view_as(known)
         sampler, k, guidance = call
-        cast_u = None if u is None else u.to(x.dtype)
         value: Tensor = sampler.log_prob(
-            *(k, x, v.to(x.dtype), next_x), unconditional=cast_u, guidance=guidance, previous_image=previous_image
+            *(k, x, v.detach().to(x.dtype), next_x),
+            unconditional=None if u is None else u.to(x.dtype),
+            guidance=guidance,
+            previous_image=previous_image,
         )
         return value
 
@@ -179,7 +181,7 @@ class _LogProb(torch.autograd.Function):
         sampler, k, guidance = ctx.call
         with torch.no_grad():
             grads = sampler.log_prob_vjp(
-                *(k, x, v.to(x.dtype), next_x, grad),
+                *(k, x, v.detach().to(x.dtype), next_x, grad),
                 unconditional=None if u is None else u.to(x.dtype),
                 guidance=guidance,
                 previous_image=previous_image,
