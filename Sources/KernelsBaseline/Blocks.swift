@@ -217,6 +217,31 @@ private func noisyStep(
   lanes.add(to: sums)
 }
 
+/// Where a kernel writes: a type, so that each has a loop of its own.
+private protocol Destination {
+  static var writes: Bool { get }
+  static func put<E: LatentElement>(_: E.Type, _ values: Pair<E.Compute>, _ out: Out)
+}
+
+private enum Nowhere: Destination {
+  static var writes: Bool { false }
+  @inline(__always) static func put<E: LatentElement>(_: E.Type, _ values: Pair<E.Compute>, _ out: Out) {}
+}
+
+private enum ThroughCaches: Destination {
+  static var writes: Bool { true }
+  @inline(__always) static func put<E: LatentElement>(_: E.Type, _ values: Pair<E.Compute>, _ out: Out) {
+    E.store(values, out)
+  }
+}
+
+private enum PastCaches: Destination {
+  static var writes: Bool { true }
+  @inline(__always) static func put<E: LatentElement>(_: E.Type, _ values: Pair<E.Compute>, _ out: Out) {
+    E.stream(values, out)
+  }
+}
+
 @inline(__always)
 private func difference<E: LatentElement>(
   _: E.Type, _ a: Double, _ b: Double, _ x: In, _ v: In, _ extra: In?, _ next: In, _ scale: Double, _ gradient: Out?,
@@ -226,18 +251,18 @@ private func difference<E: LatentElement>(
   let scale = E.Compute(scale)
   if let gradient {
     if streams && count & 15 == 0 && UInt(bitPattern: gradient) & 31 == 0 {
-      difference(k, x, v, extra, next, scale, gradient, .streamed, count, sums)
+      difference(k, x, v, extra, next, scale, gradient, PastCaches.self, count, sums)
     } else {
-      difference(k, x, v, extra, next, scale, gradient, .cached, count, sums)
+      difference(k, x, v, extra, next, scale, gradient, ThroughCaches.self, count, sums)
     }
   } else {
-    difference(k, x, v, extra, next, scale, Out(mutating: x), .none, count, sums)
+    difference(k, x, v, extra, next, scale, Out(mutating: x), Nowhere.self, count, sums)
   }
 }
 
 @inline(__always)
-private func difference<E: LatentElement>(
-  _ k: Affine<E>, _ x: In, _ v: In, _ extra: In?, _ next: In, _ scale: E.Compute, _ gradient: Out, _ writes: Writes,
+private func difference<E: LatentElement, D: Destination>(
+  _ k: Affine<E>, _ x: In, _ v: In, _ extra: In?, _ next: In, _ scale: E.Compute, _ gradient: Out, _: D.Type,
   _ count: Int, _ sums: Out
 ) {
   typealias C = E.Compute
@@ -245,25 +270,16 @@ private func difference<E: LatentElement>(
   @inline(__always) func take(_ next: In, _ mean: Pair<C>, _ gradient: Out) {
     let d = minus(E.load(next), mean)
     lanes.addSquares(d)
-    switch writes {
-    case .none: break
-    case .cached: E.store(times(scale, d), gradient)
-    case .streamed: E.stream(times(scale, d), gradient)
-    }
+    D.put(E.self, times(scale, d), gradient)
   }
   if let extra {
     let arrays = Arrays(E.self, x, v, extra, next, out: gradient, computed2: true)
-    sixteens(count, arrays, writes: writes != .none) { take($3, plus(k.mean(E.load($0), $1), C.load($2)), $4) }
+    sixteens(count, arrays, writes: D.writes) { take($3, plus(k.mean(E.load($0), $1), C.load($2)), $4) }
   } else {
     let arrays = Arrays(E.self, x, v, x, next, out: gradient)
-    sixteens(count, arrays, writes: writes != .none) { take($3, k.mean(E.load($0), $1), $4) }
+    sixteens(count, arrays, writes: D.writes) { take($3, k.mean(E.load($0), $1), $4) }
   }
   lanes.add(to: sums)
-}
-
-/// Whether a kernel writes, and whether through the caches or past them.
-private enum Writes {
-  case none, cached, streamed
 }
 
 @inline(__always)
