@@ -366,6 +366,36 @@ static void any_split_and_thread_count_gives_the_same_bits(void) {
     }
 }
 
+/* Beyond half a cache gradients on a 32-byte boundary are stored past it; one element further they cannot be. */
+static void large_gradients_are_the_same_bits_wherever_they_lie(void) {
+    const cgrpo_type types[] = {CGRPO_F32, CGRPO_BF16};
+    const int64_t size = (1 << 20) + 16;
+    for (int t = 0; t < 2; t++) {
+        array *x = array_filled(types[t], 4, size, 0, 1), *v = array_filled(types[t], 4, size, 0, 2);
+        array *next = array_filled(types[t], 4, size, 0, 3);
+        const size_t bytes = (size_t)(x->count * element_size(types[t]));
+        char *memory[2] = {(char *)malloc(bytes + 64), (char *)malloc(bytes + 64)};
+        double grad[4] = {0.5, -1, 2, -3}, log_prob[2][4];
+        for (int32_t threads = 1; threads <= 2; threads++) {
+            cgrpo_sampler *sampler = sampler_new(T, CGRPO_FLOW_SDE, eta, threads);
+            array gradients[2] = {*x, *x};
+            for (int i = 0; i < 2; i++) {
+                gradients[i].tensor.data = memory[i] + (-(uintptr_t)memory[i] & 31) + i * element_size(types[t]);
+                gradients[i].tensor.shape = x->shape;
+                memset(memory[i], 0, bytes + 64);
+                CHECK_OK(cgrpo_log_prob_vjp(sampler, 8, &x->tensor, &v->tensor, &next->tensor, grad,
+                                            &gradients[i].tensor, log_prob[i]));
+            }
+            CHECK(same_bits(&gradients[0], &gradients[1]));
+            CHECK(get(&gradients[0], x->count - 1) != 0);
+            CHECK_SAME_BITS(log_prob[0], log_prob[1], sizeof log_prob[0]);
+            cgrpo_sampler_destroy(sampler);
+        }
+        free(memory[0]), free(memory[1]);
+        free(x->tensor.data), free(v->tensor.data), free(next->tensor.data);
+    }
+}
+
 static void sums_stay_accurate_for_large_latents(void) {
     const int64_t size = 2025 * 64;
     cgrpo_sampler *sampler = sampler_new(T, CGRPO_FLOW_SDE, eta, 2);
@@ -393,6 +423,7 @@ int main(void) {
     RUN(the_librarys_noise_can_be_made_again);
     RUN(normals_are_normal_and_depend_on_seed_id_and_step);
     RUN(any_split_and_thread_count_gives_the_same_bits);
+    RUN(large_gradients_are_the_same_bits_wherever_they_lie);
     RUN(sums_stay_accurate_for_large_latents);
     return finish("sampler");
 }

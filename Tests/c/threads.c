@@ -8,6 +8,7 @@
 #include <errno.h>
 #include <pthread.h>
 #include <sys/wait.h>
+#include <time.h>
 #include <unistd.h>
 
 enum { B = 4, D = 3 * 16 * 1024 * 4, k = 5 };
@@ -177,6 +178,21 @@ static void the_pools_threads_take_no_signals(void) {
     work_free(w);
 }
 
+static double processor_seconds(void) {
+    struct timespec time;
+    clock_gettime(CLOCK_PROCESS_CPUTIME_ID, &time);
+    return (double)time.tv_sec + 1e-9 * (double)time.tv_nsec;
+}
+
+static void the_pool_sleeps_soon_after_a_call(void) {
+    work *w = work_new(3);
+    CHECK_OK(step(w));
+    double before = processor_seconds();
+    usleep(300000);
+    CHECK(processor_seconds() - before < 0.1); /* two threads that stayed awake would take most of 0.6 */
+    work_free(w);
+}
+
 static void a_steady_state_allocates_nothing(void) {
     const cgrpo_type types[] = {CGRPO_F32, CGRPO_BF16};
     for (int32_t threads = 1; threads <= 2; threads++)
@@ -213,6 +229,7 @@ int main(void) {
     RUN(a_forked_child_and_its_parent_go_on);
     RUN(many_callers_at_once_get_the_same_bits);
     RUN(the_pools_threads_take_no_signals);
+    RUN(the_pool_sleeps_soon_after_a_call);
     RUN(a_steady_state_allocates_nothing);
     return finish("threads");
 }

@@ -508,6 +508,19 @@ def test_the_short_way_leaves_what_is_not_plain_to_the_long_one():
     assert not torch.equal(SAMPLER.log_prob(3, one, zero, one), SAMPLER.log_prob(3, -one, zero, one))
 
 
+def test_numpy_keeps_the_address_where_it_is_read():
+    assert _quick._DATA == object.__basicsize__
+    for array in (np.zeros(3), np.zeros((4, 5), np.float32)[1:], np.frombuffer(bytearray(64))):
+        assert _quick._elements(array) == array.ctypes.data
+
+
+def test_without_that_address_the_numbers_are_the_same(monkeypatch):
+    x, v, e = (example(np.float32, seed=seed) for seed in range(3))
+    expected = SAMPLER.log_prob(3, x, v, e)
+    monkeypatch.setattr(_quick, "_DATA", 0)
+    np.testing.assert_array_equal(SAMPLER.log_prob(3, x, v, e), expected)
+
+
 def test_threads_do_not_share_what_a_call_uses():
     from concurrent.futures import ThreadPoolExecutor
 

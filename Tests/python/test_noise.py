@@ -81,13 +81,28 @@ def test_a_rollout_has_the_same_bits_for_any_threads_and_any_split(schedule, dyn
         np.testing.assert_array_equal(np.concatenate([first, second]), getattr(whole, name))
 
 
-def test_a_step_adds_the_noise_that_normal_gives(sampler, x_init):
-    x, v = x_init.astype(np.float64), np.ones(x_init.shape)
-    eps = cg.normal(x.shape, 7, 4, [3, 1, 4, 1, 5, 9], dtype=np.float64)
-    seeded = sampler.step(4, x, v, seed=7, sample_ids=[3, 1, 4, 1, 5, 9])
+@pytest.mark.parametrize("size", [5, 16, 32, 96, 1000, 1024, 1056, 2080])  # of whole and broken blocks and vectors
+@pytest.mark.parametrize("dtype", [np.float32, np.float64])
+def test_a_step_adds_the_noise_that_normal_gives(sampler, dtype, size):
+    ids = [3, 1, 4, 1, 5, 9]
+    x, v = (cg.normal((6, size), seed, 0, dtype=dtype) for seed in (1, 2))
+    eps = cg.normal(x.shape, 7, 4, ids, dtype=dtype)
+    seeded = sampler.step(4, x, v, seed=7, sample_ids=ids)
     given = sampler.step(4, x, v, noise=eps)
     np.testing.assert_array_equal(seeded[0], given[0])
     np.testing.assert_array_equal(seeded[1], given[1])
+
+
+@pytest.mark.parametrize("size", [5, 16, 32, 96, 1000, 1056])
+@dtypes("float16", "bfloat16")
+def test_a_step_of_a_short_type_adds_the_float32_noise(sampler, dtype_name, size):
+    dtype = as_dtype(dtype_name)
+    x, v = (cg.normal((3, size), seed, 0, dtype=dtype) for seed in (1, 2))
+    a, b, s = sampler.coefficients(4)
+    eps = cg.normal(x.shape, 7, 4)
+    exact = a * x.astype(np.float64) + b * v.astype(np.float64) + s * eps
+    ulp = 2.0 ** (-8 if dtype_name == "bfloat16" else -11)
+    np.testing.assert_allclose(sampler.step(4, x, v, seed=7)[0].astype(np.float64), exact, rtol=1.01 * ulp, atol=1e-6)
 
 
 def test_samples_of_a_group_share_their_initial_noise():

@@ -114,6 +114,19 @@ def test_log_probs_are_those_of_the_steps():
     assert torch.equal(together, apart)
 
 
+def test_autograd_takes_the_short_way(monkeypatch):
+    from chunkgrpo import _quick
+
+    taken = []
+    for name in ("log_prob", "log_prob_vjp"):
+        short_way = getattr(_quick, name)
+        monkeypatch.setattr(_quick, name, lambda *a, f=short_way: taken.append(f(*a)) or taken[-1])
+    x, v, _, _, next_x = transition(torch.float32)
+    v.requires_grad_()
+    torch.autograd.grad(cgt.log_prob(SAMPLER, 3, x, v, next_x).sum(), v)
+    assert len(taken) == 2 and all(result is not None for result in taken)
+
+
 def test_the_chunk_loss_is_that_of_autograd():
     new, old = 1e-3 * randn(4, 16, seed=1), 1e-3 * randn(4, 16, seed=2)
     advantages, chosen = torch.tensor([1.0, -0.5, 2.0, -1.5]), PLAN.select(4, 0.5, seed=3)

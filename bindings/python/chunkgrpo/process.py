@@ -10,9 +10,9 @@ def set_thread_limit(limit: int) -> None:
     """The most threads that any call takes, the caller's own among them: 1 ... 256; 1 = the library starts none. At
     first 256: each sampler's `threads` decides.
 
-    Threads come from one pool, which sleeps between calls and starts anew in a forked process. A call that finds it
-    taken runs on its own thread, so that the workers of a data loader or a server do not take more threads than one.
-    Results never depend on any of this.
+    Threads come from one pool, which starts anew in a forked process; they stay awake for 50 microseconds after a
+    call, then sleep. A call that finds the pool taken runs on its own thread, so that the workers of a data loader or a
+    server do not take more threads than one. Results never depend on any of this.
     """
     check(_abi.lib.cgrpo_set_thread_limit(_arrays.thread_count(limit, "limit")))
 
