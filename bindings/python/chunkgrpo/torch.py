@@ -181,7 +181,7 @@ class _LogProb(torch.autograd.Function):
         sampler, k, guidance = ctx.call
         with torch.no_grad():
             grads = sampler.log_prob_vjp(
-                *(k, x, v.detach().to(x.dtype), next_x, grad),
+                *(k, x, v.detach().to(x.dtype), next_x, grad.contiguous()),  # a sum's gradient is one number, expanded
                 unconditional=None if u is None else u.to(x.dtype),
                 guidance=guidance,
                 previous_image=previous_image,
