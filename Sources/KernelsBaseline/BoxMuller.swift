@@ -7,8 +7,8 @@
 /// an error of up to 2.5·10⁻⁷·r.
 struct BoxMuller {
   // Stored, a whole vector each: as operands in memory they take no register and no instruction of their own.
-  private let half: Floats = 0.5, one: Floats = 1.0, unit: Floats = 0x1p-32
-  private let fraction: Words = 0x007f_ffff, bias: Words = 0xffff_ff82  // −126
+  private let half: Floats = 0.5, one: Floats = 1.0, unit: Floats = 0x1p-32, minusUnit: Floats = -0x1p-32
+  private let fraction: Words = 0x007f_ffff, bias: Words = 0xffff_ff62  // −126 − 32
   // −2·ln(1 + m)/m on [−½, 0), to 2.5·10⁻⁸
   private let l0: Floats = -2.0, l1: Floats = 0.99999022, l2: Floats = -0.66727114, l3: Floats = 0.48728305
   private let l4: Floats = -0.5278589, l5: Floats = -0.3633891, l6: Floats = -2.419914, l7: Floats = -3.2812252
@@ -43,11 +43,10 @@ struct BoxMuller {
   @inline(__always)
   private func squaredRadius(_ w: Words) -> Floats {
     // Both ends want relative precision: near 0, where tails come from, in u; near 1, where small radii come from, in
-    // 1 − u. `small` is the lesser of the two.
-    let above = w.spreadSign
-    let small = (Floats(signed: w ^ above) + half) * unit
+    // 1 − u. `small` is the lesser of the two, times 2³².
+    let small = Floats(signed: w ^ w.spreadSign) + half
     // u = (1 + m)·2ᵉ with 1 + m in [½, 1); above ½, m = −(1 − u) and e = 0.
-    let m = w.choose(-small, else: ((small.bits & fraction) | half.bits).floats - one)
+    let m = w.choose(small * minusUnit, else: ((small.bits & fraction) | half.bits).floats - one)
     let exponent = (small.bits >> 23) + bias
     let e = Floats(signed: w.choose(0.0, else: exponent.floats).bits)
     let m2 = m * m

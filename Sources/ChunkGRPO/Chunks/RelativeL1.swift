@@ -12,7 +12,9 @@ public func relativeL1(_ latents: TrajectoryView, threads: Int = 1, into result:
       if !value.isFinite && broken == nil { broken = sample }
       result[sample &* n &+ t] = value
     }
-    ChangePass(x: latents[t], next: latents[t + 1]).run(threads: threads, finish: finish)
+    withExtendedLifetime(latents) {
+      ChangePass(x: latents[t].rows, next: latents[t + 1].rows).run(threads: threads, finish: finish)
+    }
     try throwIfBroken(broken, step: t, "latents")
   }
 }

@@ -23,7 +23,7 @@ struct Block {
 /// What is done to the blocks of a batch. A structure and not a closure: threads get at it without memory from the heap.
 protocol Pass {
   /// Latents of the batch's size.
-  var x: LatentsView { get }
+  var x: Rows { get }
   func run(_ block: Block, _ kernels: BlockKernels, _ sums: inout BlockSums)
 }
 
@@ -91,24 +91,45 @@ extension Pass {
 /// Half of the last cache; the rest is for the model.
 private let cacheShare = Int(chunkgrpo_support_cache_size()) / 2
 
+/// Latents as a pass has them: without their owner, for a block should count no references. Whoever makes a pass keeps
+/// them alive.
+struct Rows {
+  let base: UnsafeMutableRawPointer
+  let type: ElementType
+  let batch, elements: Int
+  /// Distance of two samples, and size of an element, in bytes.
+  private let stride, size: Int
+
+  fileprivate init(_ view: LatentsView) {
+    base = view.base
+    type = view.type
+    batch = view.batch
+    elements = view.elements
+    size = view.type.size
+    stride = view.batchStride &* size
+  }
+
+  fileprivate func at(_ block: Block) -> UnsafeMutableRawPointer {
+    base + (block.sample &* stride &+ block.offset &* size)
+  }
+}
+
 extension LatentsView {
+  var rows: Rows { Rows(self) }
+
   /// Whether `count` arrays like this one are more than stays in the cache for whoever reads them next.
   func exceedsCache(count: Int) -> Bool {
     let (bytes, overflow) = (batch &* elements &* type.size).multipliedReportingOverflow(by: count)
     return overflow || bytes >= cacheShare
-  }
-
-  fileprivate func at(_ block: Block) -> UnsafeMutableRawPointer {
-    base + (block.sample &* batchStride &+ block.offset) &* type.size
   }
 }
 
 /// p·y + q·z, which a mean has beside a·x + b·v: the unconditional velocity of guidance, and the image that the step
 /// before predicted.
 struct LinearTerms {
-  var y: LatentsView?
+  var y: Rows?
   var p = 0.0
-  var z: LatentsView?
+  var z: Rows?
   var q = 0.0
 
   fileprivate func sum(_ block: Block, _ kernels: BlockKernels) -> UnsafeRawPointer? {
@@ -144,7 +165,7 @@ struct LibraryNoise {
 /// Where the noise of a step comes from.
 enum NoiseSource {
   case none
-  case given(LatentsView)
+  case given(Rows)
   case library(LibraryNoise)
 
   /// In the compute type.
@@ -165,10 +186,10 @@ enum NoiseSource {
 /// next = m + s·ε with m = a·x + b·v + terms; the sums are taken from `next` as stored.
 struct StepPass: Pass {
   let c: StepCoefficients
-  let x, v: LatentsView
+  let x, v: Rows
   let terms: LinearTerms?
   let noise: NoiseSource
-  let next: LatentsView
+  let next: Rows
   /// Whether sums for the relative L1 change are wanted.
   let change: Bool
 
@@ -187,8 +208,8 @@ struct StepPass: Pass {
 /// Where gradients go: scale·upstream[sample]·(x' − m), and for guidance the same with another scale for the unconditional
 /// velocity.
 struct GradientOutput {
-  let gradient: LatentsView
-  let unconditional: LatentsView?
+  let gradient: Rows
+  let unconditional: Rows?
   let upstream: Column
   let scale, unconditionalScale: Double
   /// Stores past the caches, which need not read first what they overwrite.
@@ -198,14 +219,14 @@ struct GradientOutput {
 /// Σ (x' − m)² of given next latents, and in the same pass the gradients.
 struct DifferencePass: Pass {
   let c: StepCoefficients
-  let x, v: LatentsView
+  let x, v: Rows
   let terms: LinearTerms?
-  let next: LatentsView
+  let next: Rows
   var output: GradientOutput?
 
   func run(_ block: Block, _ kernels: BlockKernels, _ sums: inout BlockSums) {
     let extra = terms?.sum(block, kernels)
-    func difference(_ gradient: LatentsView?, _ scale: Double, _ sums: inout BlockSums) {
+    func difference(_ gradient: Rows?, _ scale: Double, _ sums: inout BlockSums) {
       kernels.difference(
         c.a, c.b, x.at(block), v.at(block), extra, next.at(block), scale, gradient?.at(block), output?.streams ?? false,
         block.count, &sums)
@@ -222,7 +243,7 @@ struct DifferencePass: Pass {
 
 /// Where the gradient of a distance goes: slope·upstream[sample] times the difference.
 struct DistanceGradient {
-  let view: LatentsView
+  let view: Rows
   let upstream: UnsafePointer<Double>
   let slope: Double
 
@@ -231,7 +252,7 @@ struct DistanceGradient {
 
 /// Σ (x − w)², of velocities
 struct VelocityDistancePass: Pass {
-  let x, w: LatentsView
+  let x, w: Rows
   let gradient: DistanceGradient?
 
   func run(_ block: Block, _ kernels: BlockKernels, _ sums: inout BlockSums) {
@@ -243,7 +264,7 @@ struct VelocityDistancePass: Pass {
 /// Σ (m − m')² with m = a·x + b·v and m' = x' − s·ε, the mean that x' was drawn from.
 struct MeanDistancePass: Pass {
   let c: StepCoefficients
-  let x, v, next: LatentsView
+  let x, v, next: Rows
   let noise: NoiseSource
   let gradient: DistanceGradient?
 
@@ -256,7 +277,7 @@ struct MeanDistancePass: Pass {
 
 /// Σ |x' − x| and Σ |x|.
 struct ChangePass: Pass {
-  let x, next: LatentsView
+  let x, next: Rows
 
   func run(_ block: Block, _ kernels: BlockKernels, _ sums: inout BlockSums) {
     kernels.change(x.at(block), next.at(block), block.count, &sums)
@@ -265,7 +286,7 @@ struct ChangePass: Pass {
 
 /// The library's normals alone, into x.
 struct NormalPass: Pass {
-  let x: LatentsView
+  let x: Rows
   let noise: LibraryNoise
 
   func run(_ block: Block, _ kernels: BlockKernels, _: inout BlockSums) {

@@ -38,7 +38,9 @@ extension Sampler {
     try distance(
       step, velocity, factor: factor, slope: 2 * factor, divergence, gradient, "velocity or other_velocity"
     ) { gradient, finish in
-      VelocityDistancePass(x: velocity, w: other, gradient: gradient).run(threads: threads, finish: finish)
+      withExtendedLifetime((velocity, other)) {
+        VelocityDistancePass(x: velocity.rows, w: other.rows, gradient: gradient).run(threads: threads, finish: finish)
+      }
     }
   }
 
@@ -63,7 +65,7 @@ extension Sampler {
     case .given(let noise):
       try latents.checkSame(noise, "noise")
       try divergenceFromSampled(
-        kind, step, latents: latents, velocity: velocity, source: .given(noise), next: next, divergence: divergence,
+        kind, step, latents: latents, velocity: velocity, source: .given(noise.rows), next: next, divergence: divergence,
         gradient: gradient)
     case .library(let seed, let sampleIDs):
       try checkSampleIDs(sampleIDs?.count, batch: latents.batch)
@@ -112,8 +114,12 @@ extension Sampler {
       step, velocity, factor: ofMeans, slope: 2 * c.b * ofMeans, divergence, gradient,
       "latents, velocity, noise or next latents"
     ) { gradient, finish in
-      MeanDistancePass(c: c, x: latents, v: velocity, next: next, noise: source, gradient: gradient)
+      withExtendedLifetime((latents, velocity, next)) {
+        MeanDistancePass(
+          c: c, x: latents.rows, v: velocity.rows, next: next.rows, noise: source, gradient: gradient
+        )
         .run(threads: threads, finish: finish)
+      }
     }
   }
 
@@ -155,7 +161,9 @@ extension Sampler {
           throw ChunkGRPOError.nonFinite("grad_divergence[\(i)] = \(upstream[i]) at step \(step) is not finite")
         }
       }
-      kernel(DistanceGradient(view: view, upstream: upstream, slope: slope / count), finish)
+      withExtendedLifetime(view) {
+        kernel(DistanceGradient(view: view.rows, upstream: upstream, slope: slope / count), finish)
+      }
     } else {
       kernel(nil, finish)
     }

@@ -35,7 +35,7 @@ public func normal(
   try checkNoiseSize(out)
   let threads = try resolvedThreads(threads)
   let noise = LibraryNoise(seed: seed, sampleIDs: sampleIDPointer, step: step)
-  NormalPass(x: out, noise: noise).run(threads: threads) { _, _ in }
+  withExtendedLifetime(out) { NormalPass(x: out.rows, noise: noise).run(threads: threads) { _, _ in } }
 }
 
 func checkNoiseSize(_ view: LatentsView) throws {

@@ -32,7 +32,7 @@ public enum RolloutNoise {
   fileprivate func source(step: Int) -> NoiseSource {
     switch self {
     case .library(let seed, let ids): .library(LibraryNoise(seed: seed, sampleIDs: ids, step: step))
-    case .given(let noise): .given(noise[step])
+    case .given(let noise): .given(noise[step].rows)
     }
   }
 }

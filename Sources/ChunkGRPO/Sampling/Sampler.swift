@@ -163,7 +163,7 @@ public struct Sampler: Sendable {
         logProb: Column(logProb), relativeL1: Column(relativeL1))
     case .given(let noise):
       try self.step(
-        step, latents: latents, velocity: velocity, extras: extras, source: .given(noise), next: next,
+        step, latents: latents, velocity: velocity, extras: extras, source: .given(noise.rows), next: next,
         logProb: Column(logProb), relativeL1: Column(relativeL1))
     case .library(let seed, let sampleIDs):
       try checkSampleIDs(sampleIDs?.count, batch: latents.batch)
@@ -194,7 +194,7 @@ public struct Sampler: Sendable {
     try check(step: step)
     try latents.checkSame(velocity, "velocity")
     try latents.checkSame(next, "next_latents")
-    if case .given(let noise) = source { try latents.checkSame(noise, "noise") }
+    if case .given(let noise) = source { try latents.rows.checkSame(noise, "noise") }
     if case .library = source { try checkNoiseSize(latents) }
     let s = coefficients[step].s
     try require(s == 0 || source != nil, "noise: step \(step) is stochastic (s = \(s)) and needs noise or a seed")
@@ -220,8 +220,13 @@ public struct Sampler: Sendable {
       logProb[sample] = value
       relativeL1[sample] = change
     }
-    StepPass(c: c, x: latents, v: velocity, terms: terms, noise: source, next: next, change: relativeL1.base != nil)
+    withExtendedLifetime((latents, velocity, next)) {
+      StepPass(
+        c: c, x: latents.rows, v: velocity.rows, terms: terms, noise: source, next: next.rows,
+        change: relativeL1.base != nil
+      )
       .run(threads: threads, finish: finish)
+    }
     try throwIfBroken(broken, step: step, "latents, velocity, noise or next latents")
   }
 
@@ -264,7 +269,10 @@ public struct Sampler: Sendable {
       if !value.isFinite && broken == nil { broken = sample }
       logProb[sample] = value
     }
-    DifferencePass(c: c, x: latents, v: velocity, terms: terms, next: next).run(threads: threads, finish: finish)
+    withExtendedLifetime((latents, velocity, next, extras)) {
+      DifferencePass(c: c, x: latents.rows, v: velocity.rows, terms: terms, next: next.rows)
+        .run(threads: threads, finish: finish)
+    }
     try throwIfBroken(broken, step: step, "latents, velocity or next latents")
   }
 
@@ -313,10 +321,12 @@ public struct Sampler: Sendable {
     // Guidance: ∂v/∂(conditional) = w and ∂v/∂(unconditional) = 1 − w.
     let w = extras.unconditional == nil ? 1 : extras.guidance
     let output = GradientOutput(
-      gradient: gradVelocity, unconditional: gradUnconditional, upstream: gradLogProb, scale: slope * w,
+      gradient: gradVelocity.rows, unconditional: gradUnconditional?.rows, upstream: gradLogProb, scale: slope * w,
       unconditionalScale: slope * (1 - w), streams: latents.exceedsCache(count: 4 * steps))
-    DifferencePass(c: c, x: latents, v: velocity, terms: terms, next: next, output: output)
-      .run(threads: threads, finish: finish)
+    withExtendedLifetime((latents, velocity, next, extras, gradVelocity, gradUnconditional)) {
+      DifferencePass(c: c, x: latents.rows, v: velocity.rows, terms: terms, next: next.rows, output: output)
+        .run(threads: threads, finish: finish)
+    }
     try throwIfBroken(broken, step: step, "latents, velocity or next latents")
   }
 
@@ -337,7 +347,7 @@ public struct Sampler: Sendable {
     if let u = extras.unconditional {
       try latents.checkSame(u, "unconditional")
       try require(Float(extras.guidance).isFinite, "guidance = \(extras.guidance) is not finite")
-      terms.y = u
+      terms.y = u.rows
       terms.p = c.b * (1 - extras.guidance)
       b *= extras.guidance
     } else {
@@ -350,7 +360,7 @@ public struct Sampler: Sendable {
           "previous_image: step \(step) is of second order and needs the image that the step before it predicted")
       }
       try latents.checkSame(h, "previous_image")
-      terms.z = h
+      terms.z = h.rows
       terms.q = c.c
     }
     return (StepCoefficients(a: c.a, b: b, s: c.s, c: c.c), terms.y == nil && terms.z == nil ? nil : terms)
@@ -410,7 +420,11 @@ struct Column {
 
 extension LatentsView {
   /// Throws unless `other` has the shape and element type of these latents.
-  func checkSame(_ other: LatentsView, _ name: String) throws {
+  func checkSame(_ other: LatentsView, _ name: String) throws { try rows.checkSame(other.rows, name) }
+}
+
+extension Rows {
+  func checkSame(_ other: Rows, _ name: String) throws {
     if other.type != type {
       throw ChunkGRPOError.wrongType("\(name) is \(other.type), but the latents are \(type)")
     }
