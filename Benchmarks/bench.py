@@ -294,8 +294,10 @@ def promises(results: Results) -> Iterator[Promise]:
         race = results.find(row)
         if race:
             for name in ("B", "D", "T"):
-                value = median(race, name) / median(race, "base")
-                yield at_most(f"{row[7:].replace('_', ' and ')}, {name} x 10", 10.5, value)
+                value, note = median(race, name) / median(race, "base"), ""
+                if "limit" in race["times"]:
+                    note = f"the limit's own: {median(race, 'limit x 10') / median(race, 'limit'):.2f}"
+                yield at_most(f"{row[7:].replace('_', ' and ')}, {name} x 10", 10.5, value, note=note)
     if probes := [race for race in results.races if race["row"] == "memory"]:
         few, many = (race["calls"]["loss_gradient, later"]["bytes"] for race in probes)
         note = f"{many} bytes beyond inputs and outputs, B S doubles are {8 * 4 * 16}"

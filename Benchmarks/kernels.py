@@ -349,6 +349,10 @@ class Bench:
                 kernel.batch, kernel.elements = batch, elements
                 kernel.x, kernel.v, kernel.next_x, kernel.grad = x, v, grad, grad
                 c[name] = self.library.job(kind, kernel, self.threads, 1, steps)
+            if kind == LOSS_GRADIENT:
+                for name, times in (("limit", 1), ("limit x 10", 10)):
+                    count = times * 4 * b * d * s
+                    c[name] = self.library.limit("read3_write1_streaming", count, self.threads, x, x, v, grad)
             self.report(row, c, f"{b}x{s}x{d}", "f32")
 
     def swift(self) -> None:
