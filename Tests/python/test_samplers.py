@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import chunkgrpo as cg
+from conftest import as_dtype, dtypes
 
 DYNAMICS = ["flow_sde", "dance_sde", "cps", "ode"]
 
@@ -91,3 +92,41 @@ def test_mean_squared_noise_is_d_times_the_variance(schedule, sampler):
     s = sampler.coefficients(5)[2]
     np.testing.assert_allclose(np.mean(next_x**2, axis=1), s * s, rtol=4 * np.sqrt(2 / 100_000))
     np.testing.assert_allclose(log_prob, -0.5 - np.log(s) - 0.5 * np.log(2 * np.pi), atol=4 * np.sqrt(0.5 / 100_000))
+
+
+@pytest.mark.parametrize("elements", [9, 20_000])  # one segment of a sample, and two
+@pytest.mark.parametrize("threads", [1, 3])
+@dtypes("float32", "bfloat16")
+def test_a_trajectory_of_many_steps_is_its_steps(dtype_name, threads, elements):
+    dtype, n = as_dtype(dtype_name), 39
+    sampler = cg.Sampler(cg.Schedule.shifted(n + 1, 3.0), threads=threads)
+    latents = cg.normal((3, (n + 1) * elements), 1, 0, dtype=dtype).reshape(3, n + 1, elements)
+    v = cg.normal((3, n * elements), 2, 0, dtype=dtype).reshape(3, n, elements)
+    grad = np.random.default_rng(0).standard_normal((3, n))
+    grad[:, [0, 7, 8, 20, n - 1]] = 0  # whole steps, which are skipped
+    grad[1, 5] = 0
+    values, grads = sampler.log_probs(latents, v), sampler.log_probs_vjp(latents, v, grad)
+    for k in range(n):
+        x, next_x = (np.ascontiguousarray(latents[:, j]) for j in (k, k + 1))
+        step_v = np.ascontiguousarray(v[:, k])
+        np.testing.assert_array_equal(values[:, k], sampler.log_prob(k, x, step_v, next_x))
+        expected = sampler.log_prob_vjp(k, x, step_v, next_x, grad[:, k].copy())
+        np.testing.assert_array_equal(grads[:, k].astype(np.float32), expected.astype(np.float32))
+
+
+def test_a_trajectory_names_the_first_step_that_is_not_finite():
+    sampler = cg.Sampler(cg.Schedule.shifted(25, 3.0))
+    latents, v = np.zeros((3, 25, 5), np.float32), np.zeros((3, 24, 5), np.float32)
+    v[0, 21, 2], v[2, 18, 1], v[1, 18, 1] = np.nan, np.inf, np.nan
+    for call in (lambda: sampler.log_probs(latents, v), lambda: sampler.log_probs_vjp(latents, v, np.ones((3, 24)))):
+        with pytest.raises(cg.NonFinite, match="sample 1 at step 18"):
+            call()
+
+
+def test_a_trajectory_has_no_second_order_steps():
+    sampler = cg.Sampler(cg.Schedule.shifted(8, 3.0), "dpm_sde")
+    x, v = np.zeros((2, 8, 5), np.float32), np.zeros((2, 7, 5), np.float32)
+    with pytest.raises(cg.InvalidArgument, match="second order"):
+        sampler.log_probs(x, v)
+    with pytest.raises(cg.InvalidArgument, match="second order"):
+        sampler.log_probs_vjp(x, v, np.ones((2, 7)))

@@ -9,14 +9,16 @@ typealias SampleSums = BlockSums
 
 /// The part of a sample that one thread works on.
 private let segmentSize = 16 * blockSize
-/// Segments whose sums are kept at a time.
-private let maxUnits = Int(CHUNKGRPO_SUPPORT_UNITS)
+/// Sums that are kept at a time.
+private let maxSums = Int(CHUNKGRPO_SUPPORT_UNITS)
+/// The most steps of a pass: few, for the more it has the fewer segments are worked on at a time.
+let maxSteps = 16
 /// Below this many elements a thread costs more than it brings.
 private let threadingThreshold = 1 << 17
 
 /// Up to `blockSize` elements of one sample, and this thread's memory for numbers of the compute type.
 struct Block {
-  let sample, offset, count: Int
+  let sample, step, offset, count: Int
   let extra, noise, scratch: UnsafeMutableRawPointer
 }
 
@@ -24,6 +26,9 @@ struct Block {
 protocol Pass {
   /// Latents of the batch's size.
   var x: Rows { get }
+  /// 1 … `maxSteps`: a segment of a sample is taken through all of them before the next one, so that what a step reads
+  /// that the last one has read is still in the cache. 1 by default.
+  var steps: Int { get }
   func run(_ block: Block, _ kernels: BlockKernels, _ sums: inout BlockSums)
 }
 
@@ -31,7 +36,7 @@ protocol Pass {
 private struct Work<P: Pass> {
   let pass: P
   let kernels: BlockKernels
-  let segments: Int
+  let segments, steps: Int
   let partial: UnsafeMutablePointer<BlockSums>
   var first = 0
 
@@ -39,17 +44,19 @@ private struct Work<P: Pass> {
     let scratch = chunkgrpo_support_scratch(CHUNKGRPO_SUPPORT_BLOCK)
     var (sample, segment) = (first &+ units.lowerBound).quotientAndRemainder(dividingBy: segments)
     for unit in units {
-      var offset = segment &* segmentSize
-      let end = min(pass.x.elements, offset &+ segmentSize)
-      var sums = BlockSums()
-      while offset < end {
-        let block = Block(
-          sample: sample, offset: offset, count: min(blockSize, end &- offset), extra: scratch,
-          noise: scratch + 8 &* blockSize, scratch: scratch + 16 &* blockSize)
-        pass.run(block, kernels, &sums)
-        offset &+= blockSize
+      let end = min(pass.x.elements, (segment &+ 1) &* segmentSize)
+      for step in 0..<steps {
+        var offset = segment &* segmentSize
+        var sums = BlockSums()
+        while offset < end {
+          let block = Block(
+            sample: sample, step: step, offset: offset, count: min(blockSize, end &- offset), extra: scratch,
+            noise: scratch + 8 &* blockSize, scratch: scratch + 16 &* blockSize)
+          pass.run(block, kernels, &sums)
+          offset &+= blockSize
+        }
+        (partial + (unit &* steps &+ step)).initialize(to: sums)
       }
-      (partial + unit).initialize(to: sums)
       segment &+= 1
       if segment == segments { (sample, segment) = (sample &+ 1, 0) }
     }
@@ -58,30 +65,40 @@ private struct Work<P: Pass> {
 }
 
 extension Pass {
+  var steps: Int { 1 }
+
   /// Runs over every sample on up to `threads` threads, then calls `finish` with each sample's sums, in order.
-  func run(threads: Int, finish: (Int, SampleSums) -> Void) {
-    let (batch, elements) = (x.batch, x.elements)
+  func run(threads: Int, finish: (_ sample: Int, SampleSums) -> Void) {
+    run(threads: threads) { sample, _, sums in finish(sample, sums) }
+  }
+
+  /// The same for the sums of each step: all steps of a sample, then the next sample.
+  func run(threads: Int, finish: (_ sample: Int, _ step: Int, SampleSums) -> Void) {
+    let (batch, elements, steps) = (x.batch, x.elements, steps)
     let segments = (elements &+ segmentSize &- 1) / segmentSize
-    let threads = batch &* elements < threadingThreshold ? 1 : threads
-    let partial = chunkgrpo_support_scratch(CHUNKGRPO_SUPPORT_SUMS).assumingMemoryBound(to: BlockSums.self)
-    var work = Work(pass: self, kernels: x.type.kernels, segments: segments, partial: partial)
-    var total = BlockSums()
+    let threads = batch &* elements &* steps < threadingThreshold ? 1 : threads
+    let sums = chunkgrpo_support_scratch(CHUNKGRPO_SUPPORT_SUMS).assumingMemoryBound(to: BlockSums.self)
+    let (totals, partial) = (sums, sums + steps)
+    var work = Work(pass: self, kernels: x.type.kernels, segments: segments, steps: steps, partial: partial)
+    totals.initialize(repeating: BlockSums(), count: steps)
     var (sample, segment) = (0, 0)
     while work.first < batch &* segments {
-      let units = min(maxUnits, batch &* segments &- work.first)
+      let units = min((maxSums &- steps) / steps, batch &* segments &- work.first)
       withUnsafeMutablePointer(to: &work) {
         parallel(units: units, threads: threads, context: $0) { context, units in
           context.assumingMemoryBound(to: Work<Self>.self).pointee.run(units)
         }
       }
       for unit in 0..<units {
-        total += partial[unit]
         segment &+= 1
-        if segment == segments {
-          finish(sample, total)
-          total = BlockSums()
-          (sample, segment) = (sample &+ 1, 0)
+        for step in 0..<steps {
+          totals[step] += partial[unit &* steps &+ step]
+          if segment == segments {
+            finish(sample, step, totals[step])
+            totals[step] = BlockSums()
+          }
         }
+        if segment == segments { (sample, segment) = (sample &+ 1, 0) }
       }
       work.first &+= units
     }
@@ -238,6 +255,52 @@ struct DifferencePass: Pass {
       difference(unconditional, output.unconditionalScale * upstream, &unused)
     }
     difference(output.gradient, output.scale * upstream, &sums)
+  }
+}
+
+/// Latents or velocities of several steps as a pass has them.
+struct StepRows {
+  let first: Rows
+  /// Distance of two steps, in bytes.
+  private let stride: Int
+
+  init(_ view: TrajectoryView, from step: Int) {
+    first = view[step].rows
+    stride = view.stepStride &* view.type.size
+  }
+
+  fileprivate func at(_ block: Block, step: Int) -> UnsafeMutableRawPointer { first.at(block) + step &* stride }
+}
+
+/// Σ (x_{t+1} − m)² of the steps of a trajectory, and in the same pass the gradients.
+struct TrajectoryPass: Pass {
+  struct Output {
+    let gradients: StepRows
+    /// ∂loss/∂ℓ of the first step's samples, `upstreamStride` apart; and for each step what it is multiplied by.
+    let upstream: UnsafePointer<Double>
+    let upstreamStride: Int
+    let slopes: UnsafePointer<Double>
+    let streams: Bool
+  }
+
+  /// Of the steps, all of first order.
+  let coefficients: UnsafePointer<StepCoefficients>
+  /// One step more than `v`.
+  let latents: StepRows
+  let v: StepRows
+  let steps: Int
+  let output: Output?
+
+  var x: Rows { latents.first }
+
+  func run(_ block: Block, _ kernels: BlockKernels, _ sums: inout BlockSums) {
+    let step = block.step
+    let (a, b) = (coefficients[step].a, coefficients[step].b)
+    let (x, v, next) = (latents.at(block, step: step), v.at(block, step: step), latents.at(block, step: step &+ 1))
+    guard let output else { return kernels.difference(a, b, x, v, nil, next, 0, nil, false, block.count, &sums) }
+    kernels.difference(
+      a, b, x, v, nil, next, output.upstream[block.sample &* output.upstreamStride &+ step] * output.slopes[step],
+      output.gradients.at(block, step: step), output.streams, block.count, &sums)
   }
 }
 

@@ -84,10 +84,11 @@ extension Sampler {
     firstStep: Int, latents: TrajectoryView, velocities: TrajectoryView, into logProbs: UnsafeMutablePointer<Double>
   ) throws {
     try check(firstStep: firstStep, latents: latents, velocities: velocities)
-    for t in 0..<velocities.count {
-      try logProb(
-        firstStep + t, latents: latents[t], velocity: velocities[t], extras: StepExtras(), next: latents[t + 1],
-        into: Column(logProbs + t, stride: velocities.count))
+    let n = velocities.count
+    for first in stride(from: 0, to: n, by: maxSteps) {
+      try run(firstStep, first..<min(n, first + maxSteps), latents, velocities, output: nil) { sample, t, value in
+        logProbs[sample &* n &+ t] = value
+      }
     }
   }
 
@@ -102,15 +103,59 @@ extension Sampler {
     try require(
       gradVelocities.count == n, "grad_velocities hold \(gradVelocities.count) steps, but the velocities have \(n)")
     try latents[0].checkSame(gradVelocities[0], "grad_velocities")
+    var first = 0
     for t in 0..<n {
       let column = Column(UnsafeMutablePointer(mutating: gradLogProbs + t), stride: n)
-      if (0..<latents.batch).allSatisfy({ column[$0] == 0 }) {
-        gradVelocities[t].clear()
-      } else {
-        try logProbVJP(
-          firstStep + t, latents: latents[t], velocity: velocities[t], next: latents[t + 1], gradLogProb: column,
-          gradVelocity: gradVelocities[t], steps: n)
+      try check(gradLogProb: column, batch: latents.batch, step: firstStep + t)
+      let isZero = (0..<latents.batch).allSatisfy { column[$0] == 0 }
+      if isZero { gradVelocities[t].clear() }
+      let end = isZero ? t : t + 1
+      if isZero || end - first == maxSteps || end == n {
+        if first < end {
+          try run(firstStep, first..<end, latents, velocities, output: (gradLogProbs, gradVelocities)) { _, _, _ in }
+        }
+        first = t + 1
       }
+    }
+  }
+
+  /// Takes columns `range` of a trajectory, up to `maxSteps`, through one pass. `finish` gets sample, column and
+  /// log-probability.
+  private func run(
+    _ firstStep: Int, _ range: Range<Int>, _ latents: TrajectoryView, _ velocities: TrajectoryView,
+    output: (upstream: UnsafePointer<Double>, gradients: TrajectoryView)?, finish: (Int, Int, Double) -> Void
+  ) throws {
+    let (first, count, elements) = (range.lowerBound, range.count, latents.elements)
+    var broken: (column: Int, sample: Int)?
+    try withUnsafeTemporaryAllocation(of: StepDensity.self, capacity: maxSteps) { densities in
+      try withUnsafeTemporaryAllocation(of: Double.self, capacity: maxSteps) { slopes in
+        for j in 0..<count {
+          densities[j] = try checkedDensity(firstStep + first + j)
+          slopes[j] = densities[j].slope(b: coefficients[firstStep + first + j].b, elements: elements)
+        }
+        try withExtendedLifetime((latents, velocities, output)) {
+          try coefficients.withUnsafeBufferPointer { coefficients in
+            guard let all = coefficients.baseAddress, let slopes = slopes.baseAddress else { return }
+            let pass = TrajectoryPass(
+              coefficients: all + firstStep + first, latents: StepRows(latents, from: first),
+              v: StepRows(velocities, from: first), steps: count,
+              output: output.map {
+                TrajectoryPass.Output(
+                  gradients: StepRows($0.gradients, from: first), upstream: $0.upstream + first,
+                  upstreamStride: velocities.count, slopes: UnsafePointer(slopes),
+                  streams: latents[0].exceedsCache(count: 4 * velocities.count))
+              })
+            pass.run(threads: threads) { sample, j, sums in
+              let value = densities[j].logProb(squaredError: sums.squares, elements: elements)
+              if !value.isFinite && (first + j, sample) < broken ?? (Int.max, 0) { broken = (first + j, sample) }
+              finish(sample, first + j, value)
+            }
+          }
+        }
+      }
+    }
+    if let broken {
+      try throwIfBroken(broken.sample, step: firstStep + broken.column, "latents, velocity or next latents")
     }
   }
 
@@ -123,10 +168,9 @@ extension Sampler {
     try require(
       latents.count > n, "latents hold \(latents.count) steps; \(n) velocities need \(n + 1) of them, one more")
     try latents[0].checkSame(velocities[0], "velocities")
-    for t in 0..<n where coefficients[firstStep + t].s == 0 {
-      throw ChunkGRPOError.invalidArgument(
-        "step \(firstStep + t) is deterministic (s = 0) and has no log-probability: use a stochastic sampler with eta > 0"
-      )
+    for t in firstStep..<firstStep + n {
+      _ = try checkedDensity(t)
+      if coefficients[t].c != 0 { try checkedImage(nil, t) }
     }
   }
 }

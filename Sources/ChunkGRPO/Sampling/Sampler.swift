@@ -293,11 +293,10 @@ public struct Sampler: Sendable {
       gradUnconditional: gradUnconditional, logProb: logProb)
   }
 
-  /// - Parameter steps: how many like this one follow one another.
   func logProbVJP(
     _ step: Int, latents: LatentsView, velocity: LatentsView, extras: StepExtras = StepExtras(), next: LatentsView,
     gradLogProb: Column, gradVelocity: LatentsView, gradUnconditional: LatentsView? = nil,
-    logProb: UnsafeMutablePointer<Double>? = nil, steps: Int = 1
+    logProb: UnsafeMutablePointer<Double>? = nil
   ) throws {
     let density = try checkedDensity(step, latents: latents, velocity: velocity, next: next)
     let (c, terms) = try mean(step, latents, extras)
@@ -312,17 +311,13 @@ public struct Sampler: Sendable {
       if !value.isFinite && broken == nil { broken = sample }
       logProb?[sample] = value
     }
-    for i in 0..<latents.batch {
-      guard gradLogProb[i].isFinite else {
-        throw ChunkGRPOError.nonFinite("grad_log_prob[\(i)] = \(gradLogProb[i]) at step \(step) is not finite")
-      }
-    }
-    let slope = 2 * density.precision * coefficients[step].b / Double(latents.elements)
+    try check(gradLogProb: gradLogProb, batch: latents.batch, step: step)
+    let slope = density.slope(b: coefficients[step].b, elements: latents.elements)
     // Guidance: ∂v/∂(conditional) = w and ∂v/∂(unconditional) = 1 − w.
     let w = extras.unconditional == nil ? 1 : extras.guidance
     let output = GradientOutput(
       gradient: gradVelocity.rows, unconditional: gradUnconditional?.rows, upstream: gradLogProb, scale: slope * w,
-      unconditionalScale: slope * (1 - w), streams: latents.exceedsCache(count: 4 * steps))
+      unconditionalScale: slope * (1 - w), streams: latents.exceedsCache(count: 4))
     withExtendedLifetime((latents, velocity, next, extras, gradVelocity, gradUnconditional)) {
       DifferencePass(c: c, x: latents.rows, v: velocity.rows, terms: terms, next: next.rows, output: output)
         .run(threads: threads, finish: finish)
@@ -355,10 +350,7 @@ public struct Sampler: Sendable {
         extras.guidance == 1, "guidance = \(extras.guidance) needs the unconditional velocity")
     }
     if c.c != 0 {
-      guard let h = extras.previousImage else {
-        throw ChunkGRPOError.invalidArgument(
-          "previous_image: step \(step) is of second order and needs the image that the step before it predicted")
-      }
+      let h = try checkedImage(extras.previousImage, step)
       try latents.checkSame(h, "previous_image")
       terms.z = h.rows
       terms.q = c.c
@@ -381,11 +373,32 @@ public struct Sampler: Sendable {
     try check(step: step)
     try latents.checkSame(velocity, "velocity")
     try latents.checkSame(next, "next_latents")
+    return try checkedDensity(step)
+  }
+
+  func checkedDensity(_ step: Int) throws -> StepDensity {
     guard let density = density(coefficients[step]) else {
       throw ChunkGRPOError.invalidArgument(
         "step \(step) is deterministic (s = 0) and has no log-probability: use a stochastic sampler with eta > 0")
     }
     return density
+  }
+
+  @discardableResult
+  func checkedImage(_ previous: LatentsView?, _ step: Int) throws -> LatentsView {
+    guard let previous else {
+      throw ChunkGRPOError.invalidArgument(
+        "previous_image: step \(step) is of second order and needs the image that the step before it predicted")
+    }
+    return previous
+  }
+
+  func check(gradLogProb: Column, batch: Int, step: Int) throws {
+    for i in 0..<batch {
+      guard gradLogProb[i].isFinite else {
+        throw ChunkGRPOError.nonFinite("grad_log_prob[\(i)] = \(gradLogProb[i]) at step \(step) is not finite")
+      }
+    }
   }
 
   func check(step: Int) throws {
@@ -394,8 +407,11 @@ public struct Sampler: Sendable {
 }
 
 /// ℓ = −precision·‖x'−m‖²/D + constant
-private struct StepDensity {
+struct StepDensity {
   let precision, constant: Double
+
+  /// What x' − m is multiplied by in ∂ℓ/∂v.
+  func slope(b: Double, elements: Int) -> Double { 2 * precision * b / Double(elements) }
 
   func logProb(squaredError: Double, elements: Int) -> Double {
     constant - precision * (squaredError / Double(elements))
