@@ -1,145 +1,6 @@
 internal import BlockKernels
-internal import CSupport
-import Glibc
 
-// One pass over a batch for each thing that a sampler does. A pass reads every sample once, in blocks: sums are in the
-// compute type within a block and in `Double` between blocks, in an order that depends on the number of elements alone.
-
-typealias SampleSums = BlockSums
-
-/// The part of a sample that one thread works on.
-private let segmentSize = 16 * blockSize
-/// Sums that are kept at a time.
-private let maxSums = Int(CHUNKGRPO_SUPPORT_UNITS)
-/// The most steps of a pass: few, for the more it has the fewer segments are worked on at a time.
-let maxSteps = 16
-/// Below this many elements a thread costs more than it brings.
-private let threadingThreshold = 1 << 17
-
-/// Up to `blockSize` elements of one sample, and this thread's memory for numbers of the compute type.
-struct Block {
-  let sample, step, offset, count: Int
-  let extra, noise, scratch: UnsafeMutableRawPointer
-}
-
-/// What is done to the blocks of a batch. A structure and not a closure: threads get at it without memory from the heap.
-protocol Pass {
-  /// Latents of the batch's size.
-  var x: Rows { get }
-  /// 1 … `maxSteps`: a segment of a sample is taken through all of them before the next one, so that what a step reads
-  /// that the last one has read is still in the cache. 1 by default.
-  var steps: Int { get }
-  func run(_ block: Block, _ kernels: BlockKernels, _ sums: inout BlockSums)
-}
-
-/// A pass over some of the units of a batch: the segments of its samples, in order.
-private struct Work<P: Pass> {
-  let pass: P
-  let kernels: BlockKernels
-  let segments, steps: Int
-  let partial: UnsafeMutablePointer<BlockSums>
-  var first = 0
-
-  func run(_ units: Range<Int>) {
-    let scratch = chunkgrpo_support_scratch(CHUNKGRPO_SUPPORT_BLOCK)
-    var (sample, segment) = (first &+ units.lowerBound).quotientAndRemainder(dividingBy: segments)
-    for unit in units {
-      let end = min(pass.x.elements, (segment &+ 1) &* segmentSize)
-      for step in 0..<steps {
-        var offset = segment &* segmentSize
-        var sums = BlockSums()
-        while offset < end {
-          let block = Block(
-            sample: sample, step: step, offset: offset, count: min(blockSize, end &- offset), extra: scratch,
-            noise: scratch + 8 &* blockSize, scratch: scratch + 16 &* blockSize)
-          pass.run(block, kernels, &sums)
-          offset &+= blockSize
-        }
-        (partial + (unit &* steps &+ step)).initialize(to: sums)
-      }
-      segment &+= 1
-      if segment == segments { (sample, segment) = (sample &+ 1, 0) }
-    }
-    chunkgrpo_support_finish_streams()
-  }
-}
-
-extension Pass {
-  var steps: Int { 1 }
-
-  /// Runs over every sample on up to `threads` threads, then calls `finish` with each sample's sums, in order.
-  func run(threads: Int, finish: (_ sample: Int, SampleSums) -> Void) {
-    run(threads: threads) { sample, _, sums in finish(sample, sums) }
-  }
-
-  /// The same for the sums of each step: all steps of a sample, then the next sample.
-  func run(threads: Int, finish: (_ sample: Int, _ step: Int, SampleSums) -> Void) {
-    let (batch, elements, steps) = (x.batch, x.elements, steps)
-    let segments = (elements &+ segmentSize &- 1) / segmentSize
-    let threads = batch &* elements &* steps < threadingThreshold ? 1 : threads
-    let sums = chunkgrpo_support_scratch(CHUNKGRPO_SUPPORT_SUMS).assumingMemoryBound(to: BlockSums.self)
-    let (totals, partial) = (sums, sums + steps)
-    var work = Work(pass: self, kernels: x.type.kernels, segments: segments, steps: steps, partial: partial)
-    totals.initialize(repeating: BlockSums(), count: steps)
-    var (sample, segment) = (0, 0)
-    while work.first < batch &* segments {
-      let units = min((maxSums &- steps) / steps, batch &* segments &- work.first)
-      withUnsafeMutablePointer(to: &work) {
-        parallel(units: units, threads: threads, context: $0) { context, units in
-          context.assumingMemoryBound(to: Work<Self>.self).pointee.run(units)
-        }
-      }
-      for unit in 0..<units {
-        segment &+= 1
-        for step in 0..<steps {
-          totals[step] += partial[unit &* steps &+ step]
-          if segment == segments {
-            finish(sample, step, totals[step])
-            totals[step] = BlockSums()
-          }
-        }
-        if segment == segments { (sample, segment) = (sample &+ 1, 0) }
-      }
-      work.first &+= units
-    }
-  }
-}
-
-/// Half of the last cache; the rest is for the model.
-private let cacheShare = Int(chunkgrpo_support_cache_size()) / 2
-
-/// Latents as a pass has them: without their owner, for a block should count no references. Whoever makes a pass keeps
-/// them alive.
-struct Rows {
-  let base: UnsafeMutableRawPointer
-  let type: ElementType
-  let batch, elements: Int
-  /// Distance of two samples, and size of an element, in bytes.
-  private let stride, size: Int
-
-  fileprivate init(_ view: LatentsView) {
-    base = view.base
-    type = view.type
-    batch = view.batch
-    elements = view.elements
-    size = view.type.size
-    stride = view.batchStride &* size
-  }
-
-  fileprivate func at(_ block: Block) -> UnsafeMutableRawPointer {
-    base + (block.sample &* stride &+ block.offset &* size)
-  }
-}
-
-extension LatentsView {
-  var rows: Rows { Rows(self) }
-
-  /// Whether `count` arrays like this one are more than stays in the cache for whoever reads them next.
-  func exceedsCache(count: Int) -> Bool {
-    let (bytes, overflow) = (batch &* elements &* type.size).multipliedReportingOverflow(by: count)
-    return overflow || bytes >= cacheShare
-  }
-}
+// What is done to the blocks of a batch: one pass for each thing that a sampler does.
 
 /// p·y + q·z, which a mean has beside a·x + b·v: the unconditional velocity of guidance, and the image that the step
 /// before predicted.
@@ -149,7 +10,7 @@ struct LinearTerms {
   var z: Rows?
   var q = 0.0
 
-  fileprivate func sum(_ block: Block, _ kernels: BlockKernels) -> UnsafeRawPointer? {
+  func sum(_ block: Block, _ kernels: BlockKernels) -> UnsafeRawPointer? {
     guard let first = y ?? z else { return nil }
     if y == nil {
       kernels.combine(q, first.at(block), 0, nil, block.extra, block.count)
@@ -157,46 +18,6 @@ struct LinearTerms {
       kernels.combine(p, first.at(block), q, z?.at(block), block.extra, block.count)
     }
     return UnsafeRawPointer(block.extra)
-  }
-}
-
-/// Normals as a function of (seed, sample id, step, element).
-struct LibraryNoise {
-  let seed: UInt64
-  let sampleIDs: UnsafePointer<UInt64>?
-  let step: UInt32
-
-  init(seed: UInt64, sampleIDs: UnsafePointer<UInt64>?, step: Int) {
-    self.seed = seed
-    self.sampleIDs = sampleIDs
-    self.step = UInt32(truncatingIfNeeded: step)
-  }
-
-  fileprivate func draw(_ block: Block) -> Draw {
-    Draw(
-      seed: seed, sampleID: sampleIDs?[block.sample] ?? UInt64(block.sample), step: step, first: block.offset,
-      scratch: block.scratch)
-  }
-}
-
-/// Where the noise of a step comes from.
-enum NoiseSource {
-  case none
-  case given(Rows)
-  case library(LibraryNoise)
-
-  /// In the compute type.
-  fileprivate func numbers(_ block: Block, _ type: ElementType, _ kernels: BlockKernels) -> UnsafeRawPointer {
-    switch self {
-    case .none:
-      memset(block.noise, 0, blockSize &* type.computeSize)
-    case .given(let noise):
-      if type.size == type.computeSize { return UnsafeRawPointer(noise.at(block)) }
-      kernels.widen(noise.at(block), block.noise, block.count)
-    case .library(let noise):
-      kernels.normals(noise.draw(block), block.noise, block.count)
-    }
-    return UnsafeRawPointer(block.noise)
   }
 }
 
@@ -258,20 +79,6 @@ struct DifferencePass: Pass {
   }
 }
 
-/// Latents or velocities of several steps as a pass has them.
-struct StepRows {
-  let first: Rows
-  /// Distance of two steps, in bytes.
-  private let stride: Int
-
-  init(_ view: TrajectoryView, from step: Int) {
-    first = view[step].rows
-    stride = view.stepStride &* view.type.size
-  }
-
-  fileprivate func at(_ block: Block, step: Int) -> UnsafeMutableRawPointer { first.at(block) + step &* stride }
-}
-
 /// Σ (x_{t+1} − m)² of the steps of a trajectory, and in the same pass the gradients.
 struct TrajectoryPass: Pass {
   struct Output {
@@ -310,7 +117,7 @@ struct DistanceGradient {
   let upstream: UnsafePointer<Double>
   let slope: Double
 
-  fileprivate func scale(_ block: Block) -> Double { slope * upstream[block.sample] }
+  func scale(_ block: Block) -> Double { slope * upstream[block.sample] }
 }
 
 /// Σ (x − w)², of velocities

@@ -1,0 +1,105 @@
+internal import BlockKernels
+internal import CSupport
+
+// A pass over a batch reads every sample once, in blocks, on one thread or several: sums are in the
+// compute type within a block and in `Double` between blocks, in an order that depends on the number of elements alone.
+
+typealias SampleSums = BlockSums
+
+/// The part of a sample that one thread works on.
+private let segmentSize = 16 * blockSize
+/// Sums that are kept at a time.
+private let maxSums = Int(CHUNKGRPO_SUPPORT_UNITS)
+/// The most steps of a pass: few, for the more it has the fewer segments are worked on at a time.
+let maxSteps = 16
+/// Below this many elements a thread costs more than it brings.
+private let threadingThreshold = 1 << 17
+
+/// Up to `blockSize` elements of one sample, and this thread's memory for numbers of the compute type.
+struct Block {
+  let sample, step, offset, count: Int
+  let extra, noise, scratch: UnsafeMutableRawPointer
+}
+
+/// What is done to the blocks of a batch. A structure and not a closure: threads get at it without memory from the heap.
+protocol Pass {
+  /// Latents of the batch's size.
+  var x: Rows { get }
+  /// 1 … `maxSteps`: a segment of a sample is taken through all of them before the next one, so that what a step reads
+  /// that the last one has read is still in the cache. 1 by default.
+  var steps: Int { get }
+  func run(_ block: Block, _ kernels: BlockKernels, _ sums: inout BlockSums)
+}
+
+/// A pass over some of the units of a batch: the segments of its samples, in order.
+private struct Work<P: Pass> {
+  let pass: P
+  let kernels: BlockKernels
+  let segments, steps: Int
+  let partial: UnsafeMutablePointer<BlockSums>
+  var first = 0
+
+  func run(_ units: Range<Int>) {
+    let scratch = chunkgrpo_support_scratch(CHUNKGRPO_SUPPORT_BLOCK)
+    var (sample, segment) = (first &+ units.lowerBound).quotientAndRemainder(dividingBy: segments)
+    for unit in units {
+      let end = min(pass.x.elements, (segment &+ 1) &* segmentSize)
+      for step in 0..<steps {
+        var offset = segment &* segmentSize
+        var sums = BlockSums()
+        while offset < end {
+          let block = Block(
+            sample: sample, step: step, offset: offset, count: min(blockSize, end &- offset), extra: scratch,
+            noise: scratch + 8 &* blockSize, scratch: scratch + 16 &* blockSize)
+          pass.run(block, kernels, &sums)
+          offset &+= blockSize
+        }
+        (partial + (unit &* steps &+ step)).initialize(to: sums)
+      }
+      segment &+= 1
+      if segment == segments { (sample, segment) = (sample &+ 1, 0) }
+    }
+    chunkgrpo_support_finish_streams()
+  }
+}
+
+extension Pass {
+  var steps: Int { 1 }
+
+  /// Runs over every sample on up to `threads` threads, then calls `finish` with each sample's sums, in order.
+  func run(threads: Int, finish: (_ sample: Int, SampleSums) -> Void) {
+    run(threads: threads) { sample, _, sums in finish(sample, sums) }
+  }
+
+  /// The same for the sums of each step: all steps of a sample, then the next sample.
+  func run(threads: Int, finish: (_ sample: Int, _ step: Int, SampleSums) -> Void) {
+    let (batch, elements, steps) = (x.batch, x.elements, steps)
+    let segments = (elements &+ segmentSize &- 1) / segmentSize
+    let threads = batch &* elements &* steps < threadingThreshold ? 1 : threads
+    let sums = chunkgrpo_support_scratch(CHUNKGRPO_SUPPORT_SUMS).assumingMemoryBound(to: BlockSums.self)
+    let (totals, partial) = (sums, sums + steps)
+    var work = Work(pass: self, kernels: x.type.kernels, segments: segments, steps: steps, partial: partial)
+    totals.initialize(repeating: BlockSums(), count: steps)
+    var (sample, segment) = (0, 0)
+    while work.first < batch &* segments {
+      let units = min((maxSums &- steps) / steps, batch &* segments &- work.first)
+      withUnsafeMutablePointer(to: &work) {
+        parallel(units: units, threads: threads, context: $0) { context, units in
+          context.assumingMemoryBound(to: Work<Self>.self).pointee.run(units)
+        }
+      }
+      for unit in 0..<units {
+        segment &+= 1
+        for step in 0..<steps {
+          totals[step] += partial[unit &* steps &+ step]
+          if segment == segments {
+            finish(sample, step, totals[step])
+            totals[step] = BlockSums()
+          }
+        }
+        if segment == segments { (sample, segment) = (sample &+ 1, 0) }
+      }
+      work.first &+= units
+    }
+  }
+}

@@ -1,0 +1,51 @@
+internal import CSupport
+
+/// Half of the last cache; the rest is for the model.
+private let cacheShare = Int(chunkgrpo_support_cache_size()) / 2
+
+/// Latents as a pass has them: without their owner, for a block should count no references. Whoever makes a pass keeps
+/// them alive.
+struct Rows {
+  let base: UnsafeMutableRawPointer
+  let type: ElementType
+  let batch, elements: Int
+  /// Distance of two samples, and size of an element, in bytes.
+  private let stride, size: Int
+
+  init(_ view: LatentsView) {
+    base = view.base
+    type = view.type
+    batch = view.batch
+    elements = view.elements
+    size = view.type.size
+    stride = view.batchStride &* size
+  }
+
+  func at(_ block: Block) -> UnsafeMutableRawPointer {
+    base + (block.sample &* stride &+ block.offset &* size)
+  }
+}
+
+extension LatentsView {
+  var rows: Rows { Rows(self) }
+
+  /// Whether `count` arrays like this one are more than stays in the cache for whoever reads them next.
+  func exceedsCache(count: Int) -> Bool {
+    let (bytes, overflow) = (batch &* elements &* type.size).multipliedReportingOverflow(by: count)
+    return overflow || bytes >= cacheShare
+  }
+}
+
+/// Latents or velocities of several steps as a pass has them.
+struct StepRows {
+  let first: Rows
+  /// Distance of two steps, in bytes.
+  private let stride: Int
+
+  init(_ view: TrajectoryView, from step: Int) {
+    first = view[step].rows
+    stride = view.stepStride &* view.type.size
+  }
+
+  func at(_ block: Block, step: Int) -> UnsafeMutableRawPointer { first.at(block) + step &* stride }
+}
