@@ -65,7 +65,8 @@ extension Sampler {
     case .given(let noise):
       try latents.checkSame(noise, "noise")
       try divergenceFromSampled(
-        kind, step, latents: latents, velocity: velocity, source: .given(noise.rows), next: next, divergence: divergence,
+        kind, step, latents: latents, velocity: velocity, source: .given(noise.rows), next: next,
+        divergence: divergence,
         gradient: gradient)
     case .library(let seed, let sampleIDs):
       try checkSampleIDs(sampleIDs?.count, batch: latents.batch)
