@@ -31,6 +31,11 @@ static inline void chunkgrpo_support_finish_streams(void) {
 #endif
 }
 
+/* Adds to a number that several threads add to, and returns what it was. */
+static inline long chunkgrpo_support_take(long *_Nonnull number, long count) {
+    return __atomic_fetch_add(number, count, __ATOMIC_RELAXED);
+}
+
 /* Waits, awake, until another thread has given `value` another number than `from`, for this time at the most. */
 void chunkgrpo_support_spin(const int *_Nonnull value, int from, long nanoseconds);
 

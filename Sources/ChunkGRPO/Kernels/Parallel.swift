@@ -47,7 +47,8 @@ package func resolvedThreads(_ threads: Int) throws -> Int {
 private let pool = ThreadPool()
 
 private final class ThreadPool: @unchecked Sendable {
-  /// In C's memory, at a fixed address. `mutex` guards all that follows it, `busy` is held by the pass that has the pool.
+  /// In C's memory, at a fixed address. `busy` is held by the pass that has the pool; `mutex` guards all that follows it, but
+  /// `next`, which the threads of a pass add to as they take its parts.
   private struct State {
     var busy = pthread_mutex_t()
     var mutex = pthread_mutex_t()
@@ -123,7 +124,9 @@ private final class ThreadPool: @unchecked Sendable {
     pthread_mutex_unlock(&state.pointee.mutex)
   }
 
-  private var hasWork: Bool { state.pointee.places > 0 && state.pointee.next < state.pointee.units }
+  private var hasWork: Bool {
+    state.pointee.places > 0 && chunkgrpo_support_take(&state.pointee.next, 0) < state.pointee.units
+  }
 
   /// Gives the mutex away until `number` is another, and again while it is not the one wanted; but not for long.
   private func stayAwake(for number: UnsafeMutablePointer<Int32>, until wanted: (Int32) -> Bool) {
@@ -138,18 +141,18 @@ private final class ThreadPool: @unchecked Sendable {
     }
   }
 
-  /// With the mutex held, but not within `body`.
+  /// Gives the mutex away while there are parts to take.
   private func takeParts(
     _ context: UnsafeMutableRawPointer, _ body: (UnsafeMutableRawPointer, Range<Int>) -> Void
   ) {
-    while state.pointee.next < state.pointee.units {
-      let first = state.pointee.next
-      let end = min(state.pointee.units, first &+ state.pointee.part)
-      state.pointee.next = end
-      pthread_mutex_unlock(&state.pointee.mutex)
-      body(context, first..<end)
-      pthread_mutex_lock(&state.pointee.mutex)
+    let (units, part) = (state.pointee.units, state.pointee.part)
+    pthread_mutex_unlock(&state.pointee.mutex)
+    while true {
+      let first = chunkgrpo_support_take(&state.pointee.next, part)
+      if first >= units { break }
+      body(context, first..<min(units, first &+ part))
     }
+    pthread_mutex_lock(&state.pointee.mutex)
   }
 
   /// A thread that cannot be had is no error: the others take its parts.
