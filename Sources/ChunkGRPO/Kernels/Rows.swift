@@ -32,7 +32,7 @@ extension LatentsView {
   /// Whether `count` arrays like this one are more than stays in the cache for whoever reads them next.
   func exceedsCache(count: Int) -> Bool {
     let (bytes, overflow) = (batch &* elements &* type.size).multipliedReportingOverflow(by: count)
-    return overflow || bytes >= cacheShare
+    return overflow || bytes > cacheShare
   }
 }
 
