@@ -83,15 +83,15 @@ struct DifferencePass: Pass {
 struct TrajectoryPass: Pass {
   struct Output {
     let gradients: StepRows
-    /// ∂loss/∂ℓ of the first step's samples, `upstreamStride` apart; and for each step what it is multiplied by.
+    /// ∂loss/∂ℓ of the first step's samples, `upstreamStride` apart.
     let upstream: UnsafePointer<Double>
     let upstreamStride: Int
-    let slopes: UnsafePointer<Double>
     let streams: Bool
   }
 
   /// Of the steps, all of first order.
   let coefficients: UnsafePointer<StepCoefficients>
+  let densities: UnsafePointer<StepDensity>
   /// One step more than `v`.
   let latents: StepRows
   let v: StepRows
@@ -105,8 +105,9 @@ struct TrajectoryPass: Pass {
     let (a, b) = (coefficients[step].a, coefficients[step].b)
     let (x, v, next) = (latents.at(block, step: step), v.at(block, step: step), latents.at(block, step: step &+ 1))
     guard let output else { return kernels.difference(a, b, x, v, nil, next, 0, nil, false, block.count, &sums) }
+    let upstream = output.upstream[block.sample &* output.upstreamStride &+ step]
     kernels.difference(
-      a, b, x, v, nil, next, output.upstream[block.sample &* output.upstreamStride &+ step] * output.slopes[step],
+      a, b, x, v, nil, next, upstream * densities[step].slope(b: b, elements: self.x.elements),
       output.gradients.at(block, step: step), output.streams, block.count, &sums)
   }
 }

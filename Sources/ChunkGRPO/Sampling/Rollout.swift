@@ -125,31 +125,25 @@ extension Sampler {
     _ firstStep: Int, _ range: Range<Int>, _ latents: TrajectoryView, _ velocities: TrajectoryView,
     output: (upstream: UnsafePointer<Double>, gradients: TrajectoryView)?, finish: (Int, Int, Double) -> Void
   ) throws {
-    let (first, count, elements) = (range.lowerBound, range.count, latents.elements)
+    let (first, elements) = (range.lowerBound, latents.elements)
     var broken: (column: Int, sample: Int)?
     try withUnsafeTemporaryAllocation(of: StepDensity.self, capacity: maxSteps) { densities in
-      try withUnsafeTemporaryAllocation(of: Double.self, capacity: maxSteps) { slopes in
-        for j in 0..<count {
-          densities[j] = try checkedDensity(firstStep + first + j)
-          slopes[j] = densities[j].slope(b: coefficients[firstStep + first + j].b, elements: elements)
-        }
-        try withExtendedLifetime((latents, velocities, output)) {
-          try coefficients.withUnsafeBufferPointer { coefficients in
-            guard let all = coefficients.baseAddress, let slopes = slopes.baseAddress else { return }
-            let pass = TrajectoryPass(
-              coefficients: all + firstStep + first, latents: StepRows(latents, from: first),
-              v: StepRows(velocities, from: first), steps: count,
-              output: output.map {
-                TrajectoryPass.Output(
-                  gradients: StepRows($0.gradients, from: first), upstream: $0.upstream + first,
-                  upstreamStride: velocities.count, slopes: UnsafePointer(slopes),
-                  streams: latents[0].exceedsCache(count: 4 * velocities.count))
-              })
-            pass.run(threads: threads) { sample, j, sums in
-              let value = densities[j].logProb(squaredError: sums.squares, elements: elements)
-              if !value.isFinite && (first + j, sample) < broken ?? (Int.max, 0) { broken = (first + j, sample) }
-              finish(sample, first + j, value)
-            }
+      for t in range { densities[t - first] = try checkedDensity(firstStep + t) }
+      withExtendedLifetime((latents, velocities, output)) {
+        coefficients.withUnsafeBufferPointer { coefficients in
+          guard let coefficients = coefficients.baseAddress, let densities = densities.baseAddress else { return }
+          let pass = TrajectoryPass(
+            coefficients: coefficients + firstStep + first, densities: UnsafePointer(densities),
+            latents: StepRows(latents, from: first), v: StepRows(velocities, from: first), steps: range.count,
+            output: output.map {
+              TrajectoryPass.Output(
+                gradients: StepRows($0.gradients, from: first), upstream: $0.upstream + first,
+                upstreamStride: velocities.count, streams: latents[0].exceedsCache(count: 4 * velocities.count))
+            })
+          pass.run(threads: threads) { sample, j, sums in
+            let value = densities[j].logProb(squaredError: sums.squares, elements: elements)
+            if !value.isFinite && (first + j, sample) < broken ?? (Int.max, 0) { broken = (first + j, sample) }
+            finish(sample, first + j, value)
           }
         }
       }
