@@ -44,11 +44,12 @@ struct BoxMuller {
   private func squaredRadius(_ w: Words) -> Floats {
     // Both ends want relative precision: near 0, where tails come from, in u; near 1, where small radii come from, in
     // 1 − u. `small` is the lesser of the two, times 2³².
-    let small = Floats(signed: w ^ w.spreadSign) + half
+    let high = w.spreadSign
+    let small = Floats(signed: w ^ high) + half
     // u = (1 + m)·2ᵉ with 1 + m in [½, 1); above ½, m = −(1 − u) and e = 0.
     let m = w.choose(small * minusUnit, else: ((small.bits & fraction) | half.bits).floats - one)
     let exponent = (small.bits >> 23) + bias
-    let e = Floats(signed: w.choose(0.0, else: exponent.floats).bits)
+    let e = Floats(signed: exponent.without(high))
     let m2 = m * m
     let even = (((l8 * m2 + l6) * m2 + l4) * m2 + l2) * m2 + l0
     let odd = ((l7 * m2 + l5) * m2 + l3) * m2 + l1

@@ -58,7 +58,7 @@ private func floatNormals(_ draw: Draw, _ noise: UnsafeMutableRawPointer, _ coun
 func drawWords(_ draw: Draw, _ words: UnsafeMutableRawPointer, _ count: Int) {
   let philox = Philox(
     seed: draw.seed, sampleID: draw.sampleID, step: draw.step,
-    keys: draw.scratch.assumingMemoryBound(to: Counters.self))
+    constants: draw.scratch.assumingMemoryBound(to: Counters.self))
   var counter = UInt32(truncatingIfNeeded: draw.first / 4)
   var element = 0
   while element < count {
@@ -89,9 +89,9 @@ extension BoxMuller {
 
 /// Uniform draws in (0, 1), 32 bits each: word 0 of the counters in order.
 public func uniforms(seed: UInt64, sampleID: UInt64, step: UInt32, count: Int) -> [Double] {
-  withUnsafeTemporaryAllocation(of: Counters.self, capacity: Philox.keyCount) { keys in
-    guard let keys = keys.baseAddress else { return [] }
-    let philox = Philox(seed: seed, sampleID: sampleID, step: step, keys: keys)
+  withUnsafeTemporaryAllocation(of: Counters.self, capacity: Philox.constantCount) { constants in
+    guard let constants = constants.baseAddress else { return [] }
+    let philox = Philox(seed: seed, sampleID: sampleID, step: step, constants: constants)
     var result: [Double] = []
     result.reserveCapacity(count)
     while result.count < count {

@@ -35,6 +35,7 @@ struct Words: ExpressibleByIntegerLiteral {
 
   @inline(__always) static func + (u: Words, v: Words) -> Words { Words(chunkgrpo_uint16_add(u.lanes, v.lanes)) }
   @inline(__always) static func & (u: Words, v: Words) -> Words { Words(chunkgrpo_uint16_and(u.lanes, v.lanes)) }
+  @inline(__always) func without(_ bits: Words) -> Words { Words(chunkgrpo_uint16_without(lanes, bits.lanes)) }
   @inline(__always) static func | (u: Words, v: Words) -> Words { Words(chunkgrpo_uint16_or(u.lanes, v.lanes)) }
   @inline(__always) static func ^ (u: Words, v: Words) -> Words { Words(chunkgrpo_uint16_xor(u.lanes, v.lanes)) }
   @inline(__always) static func << (u: Words, v: Words) -> Words {
