@@ -41,7 +41,7 @@ public struct NetworkKernels: Sendable {
   public typealias Out = UnsafeMutableRawPointer
 
   /// C = A·B + bias, or C += A·B + bias, for row-major B (k, n), C (m, n) and bias (n) or nil; A(i, j) lies at
-  /// i·rowStride + j·columnStride. n is a multiple of `productColumns`; `packed` is B with its first so many columns as a
+  /// i·rowStride + j·columnStride. n is a multiple of `productColumns`; `packed` is B with its first `panel` columns as a
   /// matrix of their own, then the next. Nil where there is no fused multiply-add.
   public let product:
     (
@@ -51,6 +51,8 @@ public struct NetworkKernels: Sendable {
         _ adding: Bool
       ) -> Void
     )?
+  /// Columns of B that a product takes at a time.
+  public let panel: Int
   /// x (rows, columns) to y (columns, rows), of which a row is `stride` after the one before it.
   public let transpose: @Sendable (_ x: In, _ rows: Int, _ columns: Int, _ y: Out, _ stride: Int) -> Void
 
@@ -94,6 +96,7 @@ public struct NetworkKernels: Sendable {
 
   public init(
     product: (@Sendable (Int, Int, Int, In, Int, Int, In, Bool, In?, Out, Bool) -> Void)?,
+    panel: Int,
     transpose: @Sendable @escaping (In, Int, Int, Out, Int) -> Void,
     siluForward: @Sendable @escaping (In, Int, Out, Out) -> Void,
     siluBackward: @Sendable @escaping (Out, In, Int, Int, Out) -> Void,
@@ -109,6 +112,7 @@ public struct NetworkKernels: Sendable {
     squares: @Sendable @escaping (In, Int) -> Double
   ) {
     self.product = product
+    self.panel = panel
     self.transpose = transpose
     self.siluForward = siluForward
     self.siluBackward = siluBackward

@@ -270,7 +270,7 @@ extension UnsafeMutableRawPointer {
 @inline(__always)
 private func tableOfKernels<S: NetworkNumber>(_: S.Type) -> NetworkKernels {
   NetworkKernels(
-    product: S.self == Float.self ? floatProduct : nil,
+    product: S.self == Float.self ? floatProduct : nil, panel: productPanel,
     transpose: { transpose(S.self, $0.of(S.self), $1, $2, $3.of(S.self), $4) },
     siluForward: { siluForward($0.of(S.self), $1, $2.of(S.self), $3.of(S.self)) },
     siluBackward: { siluBackward($0.of(S.self), $1.of(S.self), $2, $3, $4.of(S.self)) },

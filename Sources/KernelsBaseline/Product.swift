@@ -1,8 +1,9 @@
 internal import BlockKernels
 
-// A product of matrices that stay in the second-level cache, at the limit of the multiply-adds: 6 rows of C at a time, and as
-// many columns as there are registers for. Nothing is copied, so that few rows pay too. Every number is one sum in the
-// order of k, whatever the width of the vectors.
+// A product of matrices that stay in the caches, near the limit of the multiply-adds: 6 rows of C at a time, and as many
+// columns as there are registers for. Of B as many rows of these columns as stay in the first-level cache lie side by side:
+// rows of a power of two would share a few of its lines. Every number is one sum in the order of k, whatever the width of
+// the vectors.
 
 // x86-64 has a fused multiply-add from x86-64-v3 on. Without, a sum would be other bits, or a call a number.
 #if CHUNKGRPO_AVX2 || !arch(x86_64)
@@ -68,61 +69,92 @@ internal import BlockKernels
     }
   #endif
 
+  /// Terms of a sum that are taken at a time: so many rows of a panel stay in the first-level cache.
+  private let depth = 4096 / Columns.count
+
   /// See `NetworkKernels.product`.
   private func multiply(
     _ m: Int, _ n: Int, _ k: Int, _ a: UnsafePointer<Float>, _ rowStride: Int, _ columnStride: Int,
     _ b: UnsafePointer<Float>, _ packed: Bool, _ bias: UnsafePointer<Float>?, _ c: UnsafeMutablePointer<Float>,
     _ adding: Bool
   ) {
-    let stride = packed ? productColumns : n
-    var j = 0
-    while j < n {
-      let within = j % productColumns
-      let first = b + (packed ? (j &- within) &* k &+ within : j)
-      let start = bias.map { Columns($0 + j) } ?? Columns()
-      var i = 0
-      while i < m {
-        // Rows beyond the last are it again, and not stored.
-        let last = m &- 1
-        let a0 = a + i &* rowStride
-        let a1 = a + min(i &+ 1, last) &* rowStride
-        let a2 = a + min(i &+ 2, last) &* rowStride
-        let a3 = a + min(i &+ 3, last) &* rowStride
-        let a4 = a + min(i &+ 4, last) &* rowStride
-        let a5 = a + min(i &+ 5, last) &* rowStride
-        var c0 = start
-        var c1 = start
-        var c2 = start
-        var c3 = start
-        var c4 = start
-        var c5 = start
-        var row = first
-        var at = 0
-        for _ in 0..<k {
-          let columns = Columns(row)
-          c0.addProduct(a0[at], columns)
-          c1.addProduct(a1[at], columns)
-          c2.addProduct(a2[at], columns)
-          c3.addProduct(a3[at], columns)
-          c4.addProduct(a4[at], columns)
-          c5.addProduct(a5[at], columns)
-          row += stride
-          at &+= columnStride
-        }
-        let out = c + (i &* n &+ j)
-        let rows = m &- i
-        c0.store(out, adding: adding)
-        if rows > 1 { c1.store(out + n, adding: adding) }
-        if rows > 2 { c2.store(out + 2 &* n, adding: adding) }
-        if rows > 3 { c3.store(out + 3 &* n, adding: adding) }
-        if rows > 4 { c4.store(out + 4 &* n, adding: adding) }
-        if rows > 5 { c5.store(out + 5 &* n, adding: adding) }
-        i &+= 6
+    withUnsafeTemporaryAllocation(of: Float.self, capacity: packed ? 1 : depth &* Columns.count) { memory in
+      guard let copy = memory.baseAddress else { return }
+      var j = 0
+      while j < n {
+        var start = 0
+        repeat {
+          let end = min(k, start &+ depth)
+          var panel = b + (j &* k &+ start &* Columns.count)
+          if !packed {
+            var row = b + (start &* n &+ j)
+            var out = copy
+            for _ in start..<end {
+              Columns(row).store(out, adding: false)
+              row += n
+              out += Columns.count
+            }
+            panel = UnsafePointer(copy)
+          }
+          multiply(
+            m, n, end &- start, a + start &* columnStride, rowStride, columnStride, panel,
+            start > 0 ? nil : bias.map { $0 + j }, c + j, adding || start > 0)
+          start = end
+        } while start < k
+        j &+= Columns.count
       }
-      j &+= Columns.count
     }
   }
 
+  /// The same for one panel of B.
+  @inline(__always)
+  private func multiply(
+    _ m: Int, _ n: Int, _ k: Int, _ a: UnsafePointer<Float>, _ rowStride: Int, _ columnStride: Int,
+    _ panel: UnsafePointer<Float>, _ bias: UnsafePointer<Float>?, _ c: UnsafeMutablePointer<Float>, _ adding: Bool
+  ) {
+    let start = bias.map { Columns($0) } ?? Columns()
+    var i = 0
+    while i < m {
+      // Rows beyond the last are it again, and not stored.
+      let last = m &- 1
+      let a0 = a + i &* rowStride
+      let a1 = a + min(i &+ 1, last) &* rowStride
+      let a2 = a + min(i &+ 2, last) &* rowStride
+      let a3 = a + min(i &+ 3, last) &* rowStride
+      let a4 = a + min(i &+ 4, last) &* rowStride
+      let a5 = a + min(i &+ 5, last) &* rowStride
+      var c0 = start
+      var c1 = start
+      var c2 = start
+      var c3 = start
+      var c4 = start
+      var c5 = start
+      var row = panel
+      var at = 0
+      for _ in 0..<k {
+        let columns = Columns(row)
+        c0.addProduct(a0[at], columns)
+        c1.addProduct(a1[at], columns)
+        c2.addProduct(a2[at], columns)
+        c3.addProduct(a3[at], columns)
+        c4.addProduct(a4[at], columns)
+        c5.addProduct(a5[at], columns)
+        row += Columns.count
+        at &+= columnStride
+      }
+      let out = c + i &* n
+      let rows = m &- i
+      c0.store(out, adding: adding)
+      if rows > 1 { c1.store(out + n, adding: adding) }
+      if rows > 2 { c2.store(out + 2 &* n, adding: adding) }
+      if rows > 3 { c3.store(out + 3 &* n, adding: adding) }
+      if rows > 4 { c4.store(out + 4 &* n, adding: adding) }
+      if rows > 5 { c5.store(out + 5 &* n, adding: adding) }
+      i &+= 6
+    }
+  }
+
+  let productPanel = Columns.count
   let floatProduct:
     (
       @Sendable (
@@ -137,6 +169,7 @@ internal import BlockKernels
 
 #else
 
+  let productPanel = productColumns
   let floatProduct:
     (
       @Sendable (

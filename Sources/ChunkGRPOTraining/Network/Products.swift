@@ -61,14 +61,15 @@ extension NetworkShape {
     _ p: UnsafePointer<S>, into transposed: UnsafeMutablePointer<S>, threads: Int
   ) {
     var blocks: [(layer: Linear, row: Int)] = []
+    let panel = S.kernels.panel
     for layer in layers {
-      for row in stride(from: 0, to: layer.outputs, by: productColumns) { blocks.append((layer, row)) }
+      for row in stride(from: 0, to: layer.outputs, by: panel) { blocks.append((layer, row)) }
     }
     parallel(units: blocks.count, threads: threads) { units in
       for (layer, row) in blocks[units] {
         S.kernels.transpose(
-          p + (layer.weight &+ row &* layer.inputs), min(productColumns, layer.outputs &- row), layer.inputs,
-          transposed + (layer.weight &+ row &* layer.inputs), min(productColumns, layer.outputs &- row))
+          p + (layer.weight &+ row &* layer.inputs), min(panel, layer.outputs &- row), layer.inputs,
+          transposed + (layer.weight &+ row &* layer.inputs), min(panel, layer.outputs &- row))
       }
     }
   }
