@@ -35,14 +35,28 @@ private func layout(
     Int(bitPattern: base) % type.size == 0, "\(name).data is not aligned to its elements of \(type.size) bytes")
 
   var layout = Layout(base: base, type: type)
-  var contiguous = 1  // elements that the axes seen so far span, from the last one on
+  var total = 1  // elements of the axes seen so far, from the last one on
+  guard let strides = tensor.strides else {
+    for axis in stride(from: rank - 1, through: 0, by: -1) {
+      let inside = total
+      let size = try count(shape[axis], "\(name).shape[\(axis)]", 1...maxCount)
+      total = try product(total, size, "\(name)")
+      if axis == leading - 1 { layout.elements = inside }
+      if axis == 0 {
+        layout.batch = .init(size: size, stride: inside)
+      } else if axis < leading {
+        layout.steps = .init(size: size, stride: inside)
+      }
+    }
+    return layout
+  }
   for axis in stride(from: rank - 1, through: 0, by: -1) {
     let size = try count(shape[axis], "\(name).shape[\(axis)]", 1...maxCount)
-    let given = tensor.strides.map { $0[axis] } ?? Int64(contiguous)
+    let given = strides[axis]
     guard let step = Int(exactly: given), abs(max(step, -maxCount - 1)) <= maxCount else {
       throw ChunkGRPOError.invalidArgument("\(name).strides[\(axis)] = \(given) is too large")
     }
-    contiguous = try product(contiguous, size, "\(name)")
+    total = try product(total, size, "\(name)")
     if axis >= leading {
       try require(
         size == 1 || step == layout.elements,

@@ -511,13 +511,15 @@ def test_the_short_way_leaves_what_is_not_plain_to_the_long_one():
 def test_numpy_keeps_the_address_where_it_is_read():
     assert _quick._DATA == object.__basicsize__
     for array in (np.zeros(3), np.zeros((4, 5), np.float32)[1:], np.frombuffer(bytearray(64))):
-        assert _quick._elements(array) == array.ctypes.data
+        assert _quick._pointer(id(array) + _quick._DATA).value == array.ctypes.data
 
 
 def test_without_that_address_the_numbers_are_the_same(monkeypatch):
     x, v, e = (example(np.float32, seed=seed) for seed in range(3))
     expected = SAMPLER.log_prob(3, x, v, e)
     monkeypatch.setattr(_quick, "_DATA", 0)
+    monkeypatch.setattr(_quick, "_kinds", {})
+    assert _quick.log_prob(SAMPLER._handle, 3, x, v, e) is None
     np.testing.assert_array_equal(SAMPLER.log_prob(3, x, v, e), expected)
 
 

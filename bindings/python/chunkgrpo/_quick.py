@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import sys
-from ctypes import CFUNCTYPE, addressof, c_char, c_int32, c_int64, c_void_p, pointer
+from ctypes import CFUNCTYPE, addressof, c_int32, c_int64, c_void_p, pointer
 from typing import Any, Optional
 
 import numpy as np
@@ -25,13 +25,13 @@ _log_prob = CFUNCTYPE(c_int32, c_void_p, c_int64, *[c_void_p] * 4)(("cgrpo_log_p
 _log_prob_vjp = CFUNCTYPE(c_int32, c_void_p, c_int64, *[c_void_p] * 6)(("cgrpo_log_prob_vjp", _abi.lib))
 _step = CFUNCTYPE(c_int32, c_void_p, c_int64, *[c_void_p] * 6)(("cgrpo_step", _abi.lib))
 
-_memory: Any = c_char.from_buffer
+_array, _empty = np.ndarray, np.empty
 _pointer: Any = c_void_p.from_address
 
 
 def _data_offset() -> int:
-    """Where an array of numpy has the address of its elements, 0 if that is not known: a field of numpy's own C
-    interface, first after the object's header, which is read in a third of the time that a buffer takes."""
+    """Where an array of numpy has the address of its elements, 0 if that is not known, which leaves only the long way: a
+    field of numpy's own C interface, first after the object's header, read in a third of the time that a buffer takes."""
     if sys.implementation.name != "cpython":
         return 0
     array = np.zeros(3)
@@ -39,12 +39,6 @@ def _data_offset() -> int:
 
 
 _DATA = _data_offset()
-
-
-def _elements(array: Any) -> int:
-    """The address of the elements of a writable array of numpy."""
-    address: int = _pointer(id(array) + _DATA).value if _DATA else addressof(_memory(array))
-    return address
 
 
 class _Call:
@@ -59,9 +53,14 @@ class _Call:
 
 
 class _Arrays:
-    """Arrays of numpy of one shape and type, and descriptors that are free."""
+    """Arrays of numpy of one shape and type, and descriptors that are free.
 
-    array_type: Any = np.ndarray
+    The methods that every call takes are long instead of several: a call of Python's own takes as long as most of what
+    they ask."""
+
+    array_type: Any = _array
+    of_numpy: Any = None
+    """Makes a vector of numpy's one of this kind, where it is another. To allocate takes numpy half the time."""
 
     def __init__(self, shape: tuple[int, ...], dtype: Any, number: int) -> None:
         self.shape, self.dtype, self.number = shape, dtype, number
@@ -70,31 +69,34 @@ class _Arrays:
         self.vectors: Any = None
         """(B,) float64."""
 
-    def take(self) -> _Call:
-        try:
-            return self.free.pop()
-        except IndexError:
-            return _Call(self.shape, self.number)
+    def call(self) -> _Call:
+        return _Call(self.shape, self.number)
 
-    def address(self, array: Any) -> int:
-        """Where an array lies; 0 if it is another kind of array, or not plain."""
-        if type(array) is np.ndarray and array.shape == self.shape and array.dtype == self.dtype:
-            return self.place(array)
-        return 0
+    def addresses(self, x: Any, v: Any, w: Any) -> Optional[tuple[Any, Any, Any]]:
+        """Where x, which is known to be of this kind, and v and w lie; None if one is another kind of array, or not
+        plain. w may be v."""
+        shape, dtype = self.shape, self.dtype
+        if (
+            type(v) is _array
+            and v.shape == shape
+            and v.dtype == dtype
+            and v.flags.carray
+            and x.flags.carray
+            and (w is v or (type(w) is _array and w.shape == shape and w.dtype == dtype and w.flags.carray))
+        ):
+            return _pointer(id(x) + _DATA).value, _pointer(id(v) + _DATA).value, _pointer(id(w) + _DATA).value
+        return None
 
-    def place(self, array: Any) -> int:
-        """The same of one that is known to be of this kind."""
-        return _elements(array) if array.flags.carray else 0
+    def address(self, array: Any) -> Any:
+        """The same of one array that may be of another kind."""
+        if type(array) is _array and array.shape == self.shape and array.dtype == self.dtype and array.flags.carray:
+            return _pointer(id(array) + _DATA).value
+        return None
 
-    def like(self, array: Any) -> tuple[Any, int]:
+    def like(self, array: Any) -> tuple[Any, Any]:
         """A fresh one, and where it lies."""
-        fresh = np.empty(self.shape, self.dtype)
-        return fresh, _elements(fresh)
-
-    def doubles(self) -> tuple[Any, int]:
-        """A fresh vector (B,) of float64."""
-        fresh = np.empty(self.batch)
-        return fresh, _elements(fresh)
+        fresh = _empty(self.shape, self.dtype)
+        return fresh, _pointer(id(fresh) + _DATA).value
 
 
 class _Tensors(_Arrays):
@@ -103,33 +105,45 @@ class _Tensors(_Arrays):
     def __init__(self, shape: tuple[int, ...], dtype: Any, number: int) -> None:
         super().__init__(shape, dtype, number)
         torch = sys.modules["torch"]
-        self.array_type, self.empty_like, self.from_numpy = torch.Tensor, torch.empty_like, torch.from_numpy
+        self.array_type, self.empty_like, self.of_numpy = torch.Tensor, torch.empty_like, torch.from_numpy
         self.itemsize = dtype.itemsize
         self.bytes = dtype.itemsize * math.prod(shape)
 
-    def address(self, array: Any) -> int:
-        if type(array) is self.array_type and array.dtype is self.dtype and array.shape == self.shape:
-            return self.place(array)
-        return 0
+    def addresses(self, x: Any, v: Any, w: Any) -> Optional[tuple[Any, Any, Any]]:
+        tensor, shape, dtype = self.array_type, self.shape, self.dtype
+        if (
+            type(v) is tensor
+            and v.dtype is dtype
+            and v.shape == shape
+            and (w is v or (type(w) is tensor and w.dtype is dtype and w.shape == shape))
+        ):
+            at_x = self.place(x)
+            at_v = at_w = self.place(v)
+            if w is not v:
+                at_w = self.place(w)
+            if at_x and at_v and at_w:
+                return at_x, at_v, at_w
+        return None
 
-    def place(self, array: Any) -> int:
+    def address(self, array: Any) -> Any:
+        if type(array) is self.array_type and array.shape == self.shape and array.dtype is self.dtype:
+            return self.place(array) or None
+        return None
+
+    def place(self, array: Any) -> Any:
+        """Where a tensor of this kind lies; 0 if it is not plain, or its storage was given back."""
         if (
             array.is_contiguous()
             and array.is_cpu
             and not array.requires_grad
             and array.untyped_storage().nbytes() >= array.storage_offset() * self.itemsize + self.bytes
         ):
-            address: int = array.data_ptr()
-            return address
+            return array.data_ptr()
         return 0
 
-    def like(self, array: Any) -> tuple[Any, int]:
+    def like(self, array: Any) -> tuple[Any, Any]:
         fresh = self.empty_like(array)
         return fresh, fresh.data_ptr()
-
-    def doubles(self) -> tuple[Any, int]:
-        fresh = np.empty(self.batch)  # half the time of an empty tensor
-        return self.from_numpy(fresh), _elements(fresh)
 
 
 _kinds: dict[Any, Optional[_Arrays]] = {}
@@ -169,10 +183,9 @@ def _new_kind(x: Any) -> Optional[_Arrays]:
         _kinds.clear()
     shape, dtype = tuple(x.shape), x.dtype
     number = TYPES.get(dtype.name if numpy else str(dtype).rpartition(".")[2])
-    # Of numpy's, those whose memory ctypes reads. Of PyTorch's, a single element may be contiguous and yet stand for
-    # its negative.
+    # Of PyTorch's, a single element may be contiguous and yet stand for its negative.
     kind: Optional[_Arrays] = None
-    if number is not None and math.prod(shape) >= 2 and (not numpy or (dtype.kind == "f" and dtype.isnative)):
+    if _DATA and number and math.prod(shape) >= 2 and (not numpy or (dtype.kind == "f" and dtype.isnative)):
         kind = (_Arrays if numpy else _Tensors)(shape, dtype, number)
         double = np.dtype(np.float64) if numpy else sys.modules["torch"].float64
         kind.vectors = type(kind)(shape[:1], double, _abi.F64)
@@ -184,21 +197,24 @@ def log_prob(handle: Handle, k: Any, x: Any, v: Any, next_x: Any) -> Any:
         kind = _kind(x)
         if kind is None or type(k) is not int or not 0 <= k < 2**31:
             return None
-        at_x, at_v, at_next = kind.place(x), kind.address(v), kind.address(next_x)
+        found = kind.addresses(x, v, next_x)
     except RuntimeError:  # of tensors that have no memory
         return None
-    if not (at_x and at_v and at_next):
+    if found is None:
         return None
-    values, at_values = kind.doubles()
-    call = kind.take()
+    values = _empty(kind.batch)
+    try:
+        call = kind.free.pop()
+    except IndexError:
+        call = kind.call()
     a, b, c, _ = call.tensors
-    a.data, b.data, c.data = at_x, at_v, at_next
+    a.data, b.data, c.data = found
     p, q, r, _ = call.pointers
-    status = _log_prob(handle._as_parameter_, k, p, q, r, at_values)
+    status = _log_prob(handle._as_parameter_, k, p, q, r, _pointer(id(values) + _DATA).value)
     kind.free.append(call)
     if status:
         check(status)
-    return values
+    return values if kind.of_numpy is None else kind.of_numpy(values)
 
 
 def log_prob_vjp(handle: Handle, k: Any, x: Any, v: Any, next_x: Any, grad_log_prob: Any) -> Any:
@@ -206,16 +222,20 @@ def log_prob_vjp(handle: Handle, k: Any, x: Any, v: Any, next_x: Any, grad_log_p
         kind = _kind(x)
         if kind is None or type(k) is not int or not 0 <= k < 2**31:
             return None
-        at_x, at_v, at_next = kind.place(x), kind.address(v), kind.address(next_x)
+        found = kind.addresses(x, v, next_x)
         at_upstream = kind.vectors.address(grad_log_prob)
     except RuntimeError:
         return None
-    if not (at_x and at_v and at_next and at_upstream):
+    if found is None or at_upstream is None:
         return None
     grad, at_grad = kind.like(x)
-    call = kind.take()
+    try:
+        call = kind.free.pop()
+    except IndexError:
+        call = kind.call()
     a, b, c, d = call.tensors
-    a.data, b.data, c.data, d.data = at_x, at_v, at_next, at_grad
+    a.data, b.data, c.data = found
+    d.data = at_grad
     p, q, r, s = call.pointers
     status = _log_prob_vjp(handle._as_parameter_, k, p, q, r, at_upstream, s, None)
     kind.free.append(call)
@@ -229,24 +249,29 @@ def step(handle: Handle, k: Any, x: Any, v: Any, noise: Any, seed: Any) -> Optio
         kind = _kind(x)
         if kind is None or type(k) is not int or not 0 <= k < 2**31 or (noise is None) == (seed is None):
             return None
-        at_x, at_v = kind.place(x), kind.address(v)
-        at_noise = kind.address(noise) if seed is None else type(seed) is int and 0 <= seed < 2**64
+        if noise is None and not (type(seed) is int and 0 <= seed < 2**64):
+            return None
+        found = kind.addresses(x, v, v if noise is None else noise)
     except RuntimeError:
         return None
-    if not (at_x and at_v and at_noise):
+    if found is None:
         return None
     next_x, at_next = kind.like(x)
-    values, at_values = kind.doubles()
-    call = kind.take()
+    values = _empty(kind.batch)
+    try:
+        call = kind.free.pop()
+    except IndexError:
+        call = kind.call()
     a, b, c, d = call.tensors
-    a.data, b.data, d.data = at_x, at_v, at_next
-    if seed is None:
-        c.data, call.noise.given = at_noise, call.given
-    else:
+    a.data, b.data, c.data = found
+    d.data = at_next
+    if noise is None:
         call.noise.given, call.noise.seed = None, seed
+    else:
+        call.noise.given = call.given
     p, q, _, s = call.pointers
-    status = _step(handle._as_parameter_, k, p, q, call.noise_pointer, s, at_values, None)
+    status = _step(handle._as_parameter_, k, p, q, call.noise_pointer, s, _pointer(id(values) + _DATA).value, None)
     kind.free.append(call)
     if status:
         check(status)
-    return next_x, values
+    return next_x, values if kind.of_numpy is None else kind.of_numpy(values)
