@@ -24,7 +24,7 @@ public struct Draw {
   public let seed, sampleID: UInt64
   public let step: UInt32
   public let first: Int
-  /// Room for the generator's keys, twenty vectors, on a 64-byte boundary.
+  /// Room for the generator's constants, twenty vectors, on a 64-byte boundary.
   public let scratch: UnsafeMutableRawPointer
 
   public init(seed: UInt64, sampleID: UInt64, step: UInt32, first: Int, scratch: UnsafeMutableRawPointer) {

@@ -24,9 +24,9 @@ void chunkgrpo_support_set_error(const char *text, size_t length) {
 const char *chunkgrpo_support_last_error(void) { return message; }
 
 void *chunkgrpo_support_scratch(long part) {
-    /* Two blocks of 1,024 numbers of at most 8 bytes and twenty vectors, keys of the noise; three numbers a unit. */
+    /* Two blocks of 1,024 numbers of at most 8 bytes and twenty vectors of the noise's; three numbers a sum. */
     static _Thread_local _Alignas(64) unsigned char block[2 * 1024 * 8 + 20 * 64];
-    static _Thread_local _Alignas(64) unsigned char sums[CHUNKGRPO_SUPPORT_UNITS * 3 * sizeof(double)];
+    static _Thread_local _Alignas(64) unsigned char sums[CHUNKGRPO_SUPPORT_MAX_SUMS * 3 * sizeof(double)];
     return part == CHUNKGRPO_SUPPORT_BLOCK ? block : sums;
 }
 

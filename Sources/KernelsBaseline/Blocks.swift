@@ -287,12 +287,22 @@ private func distance<E: LatentElement>(
   _: E.Type, _ v: In, _ w: In, _ scale: Double, _ gradient: Out?, _ count: Int, _ sums: Out
 ) {
   let scale = E.Compute(scale)
+  if let gradient {
+    distance(E.self, v, w, scale, gradient, ThroughCaches.self, count, sums)
+  } else {
+    distance(E.self, v, w, scale, Out(mutating: v), Nowhere.self, count, sums)
+  }
+}
+
+@inline(__always)
+private func distance<E: LatentElement, D: Destination>(
+  _: E.Type, _ v: In, _ w: In, _ scale: E.Compute, _ gradient: Out, _: D.Type, _ count: Int, _ sums: Out
+) {
   var lanes = Lanes<E.Compute>()
-  let arrays = Arrays(E.self, v, w, v, v, out: gradient ?? Out(mutating: v))
-  sixteens(count, arrays, writes: gradient != nil) { v, w, _, _, out in
+  sixteens(count, Arrays(E.self, v, w, v, v, out: gradient), writes: D.writes) { v, w, _, _, out in
     let d = minus(E.load(v), E.load(w))
     lanes.addSquares(d)
-    if gradient != nil { E.store(times(scale, d), out) }
+    D.put(E.self, times(scale, d), out)
   }
   lanes.add(to: sums)
 }
@@ -302,15 +312,26 @@ private func meanDistance<E: LatentElement>(
   _: E.Type, _ a: Double, _ b: Double, _ s: Double, _ x: In, _ v: In, _ noise: In, _ next: In, _ scale: Double,
   _ gradient: Out?, _ count: Int, _ sums: Out
 ) {
+  let (k, s, scale) = (Affine<E>(a, b), E.Compute(s), E.Compute(scale))
+  if let gradient {
+    meanDistance(k, s, x, v, noise, next, scale, gradient, ThroughCaches.self, count, sums)
+  } else {
+    meanDistance(k, s, x, v, noise, next, scale, Out(mutating: x), Nowhere.self, count, sums)
+  }
+}
+
+@inline(__always)
+private func meanDistance<E: LatentElement, D: Destination>(
+  _ k: Affine<E>, _ s: E.Compute, _ x: In, _ v: In, _ noise: In, _ next: In, _ scale: E.Compute, _ gradient: Out,
+  _: D.Type, _ count: Int, _ sums: Out
+) {
   typealias C = E.Compute
-  let k = Affine<E>(a, b)
-  let (s, scale) = (C(s), C(scale))
   var lanes = Lanes<C>()
-  let arrays = Arrays(E.self, x, v, noise, next, out: gradient ?? Out(mutating: x), computed2: true)
-  sixteens(count, arrays, writes: gradient != nil) { x, v, noise, next, out in
+  let arrays = Arrays(E.self, x, v, noise, next, out: gradient, computed2: true)
+  sixteens(count, arrays, writes: D.writes) { x, v, noise, next, out in
     let d = minus(k.mean(E.load(x), v), minus(E.load(next), times(s, C.load(noise))))
     lanes.addSquares(d)
-    if gradient != nil { E.store(times(scale, d), out) }
+    D.put(E.self, times(scale, d), out)
   }
   lanes.add(to: sums)
 }

@@ -107,31 +107,35 @@ private final class Fixture {
     for (a, b) in zip(reference, v) { #expect(abs(a - Double(b)) < 2e-6 * scale) }
   }
 
-  /// Sizes that the library's own products take, where the processor has what they need, and rows that are no multiple of six.
-  @Test func ownProductsAgreeWithDouble() throws {
-    let shape = try NetworkShape(latentSize: 64, conditionSize: 64, width: 128, blocks: 2, embeddingSize: 64)
+  /// Sizes that the library's own products take, where the processor has what they need, and rows that are no multiple of
+  /// six: few, and sums of more terms than a product takes at a time.
+  @Test(arguments: [(128, 7), (320, 301)])
+  func ownProductsAgreeWithDouble(width: Int, rows: Int) throws {
+    let shape = try NetworkShape(latentSize: 64, conditionSize: 64, width: width, blocks: 2, embeddingSize: 64)
     let parameters = try normals(shape.parameterCount, seed: 1).map { 0.1 * $0 }
-    let latents = try normals(7 * 64, seed: 2)
+    let latents = try normals(rows * 64, seed: 2)
     let conditions = try normals(4 * 64, seed: 3)
-    let weights = try normals(7 * 64, seed: 4)
+    let weights = try normals(rows * 64, seed: 4)
+    let contextOfRow = (0..<rows).map { Int32($0 * $0 % 4) }
 
     func pass<S: NetworkScalar>(_: S.Type) throws -> (velocity: [S], gradient: [S]) {
-      let network = try VelocityNetwork<S>(shape, maxRows: 7, maxContexts: 4, training: true)
+      let network = try VelocityNetwork<S>(shape, maxRows: rows, maxContexts: 4, training: true)
       let p = parameters.map { S($0) }
       var transposed = [S](repeating: 0, count: p.count)
       shape.transpose(p, into: &transposed, threads: 1)
-      var v = [S](repeating: 0, count: 7 * 64)
+      var v = [S](repeating: 0, count: rows * 64)
       var g = [S](repeating: .nan, count: p.count)
       try [1, 0.83, 0.4, 0.02].withUnsafeBufferPointer {
         try network.setContexts(
           parameters: p, transposed: transposed, sigmas: $0, conditions: conditions.map { S($0) })
       }
-      try ([0, 2, 2, 1, 3, 0, 2] as [Int32]).withUnsafeBufferPointer {
+      try contextOfRow.withUnsafeBufferPointer {
         try network.forward(
           parameters: p, transposed: transposed, latents: latents.map { S($0) }, contextOfRow: $0, velocity: &v)
       }
       try network.backward(
         parameters: p, gradVelocity: weights.map { S($0) }, gradParameters: &g, adding: false)
+      try network.backward(parameters: p, gradVelocity: weights.map { S($0) }, gradParameters: &g, adding: true)
       return (v, g)
     }
     let reference = try pass(Double.self)
@@ -140,10 +144,12 @@ private final class Fixture {
       let largest = a.reduce(0) { max($0, abs($1)) }
       return zip(a, b).allSatisfy { abs($0 - Double($1)) < 1e-5 * largest }
     }
-    #expect(agree(reference.velocity, single.velocity))
+    let velocitiesAgree = agree(reference.velocity, single.velocity)
+    #expect(velocitiesAgree)
     for tensor in shape.tensors {
       let own = tensor.offset..<tensor.offset + tensor.count
-      #expect(agree(reference.gradient[own], single.gradient[own]), "\(tensor.name)")
+      let agrees = agree(reference.gradient[own], single.gradient[own])
+      #expect(agrees, "\(tensor.name)")
     }
   }
 

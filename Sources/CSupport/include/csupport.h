@@ -9,12 +9,12 @@
 void chunkgrpo_support_set_error(const char *_Nonnull message, size_t length);
 const char *_Nonnull chunkgrpo_support_last_error(void);
 
-/* Memory of this thread's, 64-byte aligned, for the length of a pass: two blocks of numbers, or the sums of as many units
-   as a pass takes at a time. */
+/* Memory of this thread's, 64-byte aligned, for the length of a pass: two blocks of numbers and what the noise keeps, or as
+   many sums as a pass has at a time. */
 enum {
     CHUNKGRPO_SUPPORT_BLOCK = 0,
     CHUNKGRPO_SUPPORT_SUMS = 1,
-    CHUNKGRPO_SUPPORT_UNITS = 512,
+    CHUNKGRPO_SUPPORT_MAX_SUMS = 512,
 };
 void *_Nonnull chunkgrpo_support_scratch(long part);
 

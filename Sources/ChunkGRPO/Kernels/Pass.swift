@@ -9,7 +9,7 @@ typealias SampleSums = BlockSums
 /// The part of a sample that one thread works on.
 private let segmentSize = 16 * blockSize
 /// Sums that are kept at a time.
-private let maxSums = Int(CHUNKGRPO_SUPPORT_UNITS)
+private let maxSums = Int(CHUNKGRPO_SUPPORT_MAX_SUMS)
 /// The most steps of a pass: few, for the more it has the fewer segments are worked on at a time.
 let maxSteps = 16
 /// Below this many elements a thread costs more than it brings.
