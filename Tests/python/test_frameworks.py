@@ -506,6 +506,10 @@ def test_the_short_way_leaves_what_is_not_plain_to_the_long_one():
     zero = torch.zeros(1, 1)
     assert torch.equal(SAMPLER.log_prob(3, one, zero, zero), SAMPLER.log_prob(3, torch.tensor([[-2.0]]), zero, zero))
     assert not torch.equal(SAMPLER.log_prob(3, one, zero, one), SAMPLER.log_prob(3, -one, zero, one))
+    lone = torch.view_as_complex(torch.tensor([[1.0, 2.0]], dtype=torch.float64)).conj().imag
+    arrays = [torch.randn(1, 8) for _ in range(3)]
+    expected = SAMPLER.log_prob_vjp(3, *arrays, torch.tensor([-2.0], dtype=torch.float64))
+    assert lone.is_neg() and torch.equal(SAMPLER.log_prob_vjp(3, *arrays, lone), expected)
 
 
 def test_numpy_keeps_the_address_where_it_is_read():

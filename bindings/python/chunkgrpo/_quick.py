@@ -127,7 +127,8 @@ class _Tensors(_Arrays):
 
     def address(self, array: Any) -> Any:
         if type(array) is self.array_type and array.shape == self.shape and array.dtype is self.dtype:
-            return self.place(array) or None
+            # A vector may have one element; see `_new_kind`.
+            return None if array.is_neg() else self.place(array) or None
         return None
 
     def place(self, array: Any) -> Any:
