@@ -58,6 +58,6 @@ let package = Package(
 
     // Unit tests
     .testTarget(name: "ChunkGRPOTests", dependencies: ["ChunkGRPO"]),
-    .testTarget(name: "ChunkGRPOTrainingTests", dependencies: ["ChunkGRPOTraining"]),
+    .testTarget(name: "ChunkGRPOTrainingTests", dependencies: ["ChunkGRPOTraining", "BlockKernels"]),
   ] + (dispatch ? wideKernels : [])
 )

@@ -3,7 +3,7 @@ internal import BlockKernels
 // A product of matrices that stay in the caches, near the limit of the multiply-adds: 6 rows of C at a time, and as many
 // columns as there are registers for. Of B as many rows of these columns as stay in the first-level cache lie side by side:
 // rows of a power of two would share a few of its lines. Every number is one sum in the order of k, whatever the width of
-// the vectors.
+// the vectors and the depth of a panel.
 
 // x86-64 has a fused multiply-add from x86-64-v3 on. Without, a sum would be other bits, or a call a number.
 #if CHUNKGRPO_AVX2 || !arch(x86_64)
@@ -34,19 +34,20 @@ internal import BlockKernels
         d.addProduct(x, y.d)
       }
 
-      @inline(__always) func store(_ p: UnsafeMutablePointer<Float>, adding: Bool) {
-        var sum = self
-        if adding {
-          let old = Columns(p)
-          sum.a += old.a
-          sum.b += old.b
-          sum.c += old.c
-          sum.d += old.d
-        }
-        UnsafeMutableRawPointer(p).storeBytes(of: sum.a, as: SIMD16<Float>.self)
-        UnsafeMutableRawPointer(p + 16).storeBytes(of: sum.b, as: SIMD16<Float>.self)
-        UnsafeMutableRawPointer(p + 32).storeBytes(of: sum.c, as: SIMD16<Float>.self)
-        UnsafeMutableRawPointer(p + 48).storeBytes(of: sum.d, as: SIMD16<Float>.self)
+      @inline(__always) static func + (u: Columns, v: Columns) -> Columns {
+        var sum = u
+        sum.a += v.a
+        sum.b += v.b
+        sum.c += v.c
+        sum.d += v.d
+        return sum
+      }
+
+      @inline(__always) func store(_ p: UnsafeMutablePointer<Float>) {
+        UnsafeMutableRawPointer(p).storeBytes(of: a, as: SIMD16<Float>.self)
+        UnsafeMutableRawPointer(p + 16).storeBytes(of: b, as: SIMD16<Float>.self)
+        UnsafeMutableRawPointer(p + 32).storeBytes(of: c, as: SIMD16<Float>.self)
+        UnsafeMutableRawPointer(p + 48).storeBytes(of: d, as: SIMD16<Float>.self)
       }
     }
   #else
@@ -62,9 +63,14 @@ internal import BlockKernels
 
       @inline(__always) mutating func addProduct(_ x: Float, _ y: Columns) { a.addProduct(x, y.a) }
 
-      @inline(__always) func store(_ p: UnsafeMutablePointer<Float>, adding: Bool) {
-        let sum = adding ? a + Columns(p).a : a
-        UnsafeMutableRawPointer(p).storeBytes(of: sum, as: SIMD16<Float>.self)
+      @inline(__always) static func + (u: Columns, v: Columns) -> Columns {
+        var sum = u
+        sum.a += v.a
+        return sum
+      }
+
+      @inline(__always) func store(_ p: UnsafeMutablePointer<Float>) {
+        UnsafeMutableRawPointer(p).storeBytes(of: a, as: SIMD16<Float>.self)
       }
     }
   #endif
@@ -85,16 +91,11 @@ internal import BlockKernels
         var start = 0
         repeat {
           let end = min(k, start &+ depth)
-          var panel = b + (j &* k &+ start &* Columns.count)
-          if !packed {
-            var row = b + (start &* n &+ j)
-            var out = copy
-            for _ in start..<end {
-              Columns(row).store(out, adding: false)
-              row += n
-              out += Columns.count
-            }
-            panel = UnsafePointer(copy)
+          var panel = UnsafePointer(copy)
+          if packed {
+            panel = b + (j &* k &+ start &* Columns.count)
+          } else {
+            for row in start..<end { Columns(b + (row &* n &+ j)).store(copy + (row &- start) &* Columns.count) }
           }
           multiply(
             m, n, end &- start, a + start &* columnStride, rowStride, columnStride, panel,
@@ -106,7 +107,7 @@ internal import BlockKernels
     }
   }
 
-  /// The same for one panel of B.
+  /// The same for one panel of B. A sum begins with what is in C, where it is added to, and the bias.
   @inline(__always)
   private func multiply(
     _ m: Int, _ n: Int, _ k: Int, _ a: UnsafePointer<Float>, _ rowStride: Int, _ columnStride: Int,
@@ -116,40 +117,41 @@ internal import BlockKernels
     var i = 0
     while i < m {
       // Rows beyond the last are it again, and not stored.
-      let last = m &- 1
+      let rows = min(6, m &- i)
+      @inline(__always) func row(_ r: Int) -> Int { i &+ min(r, rows &- 1) }
+      @inline(__always) func sum(_ r: Int) -> Columns { adding ? Columns(c + row(r) &* n) + start : start }
       let a0 = a + i &* rowStride
-      let a1 = a + min(i &+ 1, last) &* rowStride
-      let a2 = a + min(i &+ 2, last) &* rowStride
-      let a3 = a + min(i &+ 3, last) &* rowStride
-      let a4 = a + min(i &+ 4, last) &* rowStride
-      let a5 = a + min(i &+ 5, last) &* rowStride
-      var c0 = start
-      var c1 = start
-      var c2 = start
-      var c3 = start
-      var c4 = start
-      var c5 = start
-      var row = panel
+      let a1 = a + row(1) &* rowStride
+      let a2 = a + row(2) &* rowStride
+      let a3 = a + row(3) &* rowStride
+      let a4 = a + row(4) &* rowStride
+      let a5 = a + row(5) &* rowStride
+      var c0 = sum(0)
+      var c1 = sum(1)
+      var c2 = sum(2)
+      var c3 = sum(3)
+      var c4 = sum(4)
+      var c5 = sum(5)
+      var columns = panel
       var at = 0
       for _ in 0..<k {
-        let columns = Columns(row)
-        c0.addProduct(a0[at], columns)
-        c1.addProduct(a1[at], columns)
-        c2.addProduct(a2[at], columns)
-        c3.addProduct(a3[at], columns)
-        c4.addProduct(a4[at], columns)
-        c5.addProduct(a5[at], columns)
-        row += Columns.count
+        let y = Columns(columns)
+        c0.addProduct(a0[at], y)
+        c1.addProduct(a1[at], y)
+        c2.addProduct(a2[at], y)
+        c3.addProduct(a3[at], y)
+        c4.addProduct(a4[at], y)
+        c5.addProduct(a5[at], y)
+        columns += Columns.count
         at &+= columnStride
       }
       let out = c + i &* n
-      let rows = m &- i
-      c0.store(out, adding: adding)
-      if rows > 1 { c1.store(out + n, adding: adding) }
-      if rows > 2 { c2.store(out + 2 &* n, adding: adding) }
-      if rows > 3 { c3.store(out + 3 &* n, adding: adding) }
-      if rows > 4 { c4.store(out + 4 &* n, adding: adding) }
-      if rows > 5 { c5.store(out + 5 &* n, adding: adding) }
+      c0.store(out)
+      if rows > 1 { c1.store(out + n) }
+      if rows > 2 { c2.store(out + 2 &* n) }
+      if rows > 3 { c3.store(out + 3 &* n) }
+      if rows > 4 { c4.store(out + 4 &* n) }
+      if rows > 5 { c5.store(out + 5 &* n) }
       i &+= 6
     }
   }

@@ -1,0 +1,45 @@
+import BlockKernels
+import ChunkGRPO
+import Testing
+
+@Suite struct ProductTests {
+  /// Bit for bit, so that processors whose vectors have other widths agree: a sum begins with what is there already and the
+  /// bias, and takes its terms in order, each rounded once.
+  @Test(
+    "A product's numbers are sums in the order of k, for any layout and more terms than one panel",
+    arguments: [(1, 64, 1), (7, 128, 301), (13, 64, 700)])
+  func sumsInOrder(m: Int, n: Int, k: Int) throws {
+    guard let product = networkKernels.float32.product else { return }  // OpenBLAS's, in its own order
+    let panel = networkKernels.float32.panel
+    let a = try normals(m * k, seed: 1).map { Float($0) }
+    let b = try normals(k * n, seed: 2).map { Float($0) }
+    let bias = try normals(n, seed: 3).map { Float($0) }
+    let old = try normals(m * n, seed: 4).map { Float($0) }
+    var packed = [Float](repeating: 0, count: k * n)
+    for i in 0..<k {
+      for j in 0..<n { packed[j / panel * panel * k + i * panel + j % panel] = b[i * n + j] }
+    }
+    for (isPacked, isTransposed, isAdding, hasBias) in [
+      (false, false, false, false), (true, false, false, true), (false, true, true, false), (true, true, true, true),
+    ] {
+      // A(i, t), or its transpose with A(i, t) at t·m + i.
+      let left = isTransposed ? (0..<k * m).map { a[$0 % m * k + $0 / m] } : a
+      var c = old
+      bias.withUnsafeBytes { bias in
+        product(
+          m, n, k, left, isTransposed ? 1 : k, isTransposed ? m : 1, isPacked ? packed : b, isPacked,
+          hasBias ? bias.baseAddress : nil, &c, isAdding)
+      }
+      var expected = [Float](repeating: 0, count: m * n)
+      for i in 0..<m {
+        for j in 0..<n {
+          var sum = (isAdding ? old[i * n + j] : 0) + (hasBias ? bias[j] : 0)
+          for t in 0..<k { sum.addProduct(a[i * k + t], b[t * n + j]) }
+          expected[i * n + j] = sum
+        }
+      }
+      let agrees = c == expected
+      #expect(agrees, "packed \(isPacked), transposed \(isTransposed), adding \(isAdding), bias \(hasBias)")
+    }
+  }
+}
