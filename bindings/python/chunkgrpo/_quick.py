@@ -10,7 +10,7 @@ from __future__ import annotations
 
 import math
 import sys
-from ctypes import CFUNCTYPE, addressof, c_int32, c_int64, c_void_p, pointer
+from ctypes import CFUNCTYPE, byref, c_int32, c_int64, c_void_p, pointer
 from typing import Any, Optional
 
 import numpy as np
@@ -20,11 +20,15 @@ from ._arrays import TYPES
 from ._handle import Handle
 from .errors import check
 
-# Declared for addresses, which ctypes passes on faster than arrays.
-_log_prob = CFUNCTYPE(c_int32, c_void_p, c_int64, *[c_void_p] * 4)(("cgrpo_log_prob", _abi.lib))
-_log_prob_vjp = CFUNCTYPE(c_int32, c_void_p, c_int64, *[c_void_p] * 6)(("cgrpo_log_prob_vjp", _abi.lib))
-_step = CFUNCTYPE(c_int32, c_void_p, c_int64, *[c_void_p] * 6)(("cgrpo_step", _abi.lib))
+# Nothing is declared, so that arguments made before the call (byref, from_param) are taken as they are: to convert each in
+# the call takes as long as the library does.
+_log_prob = CFUNCTYPE(c_int32)(("cgrpo_log_prob", _abi.lib))
+_log_prob_vjp = CFUNCTYPE(c_int32)(("cgrpo_log_prob_vjp", _abi.lib))
+_step = CFUNCTYPE(c_int32)(("cgrpo_step", _abi.lib))
 
+_address: Any = c_void_p.from_param
+_steps: dict[Any, Any] = {k: c_int64.from_param(k) for k in range(1024)}
+"""Step numbers as arguments; more steps go the long way."""
 _array, _empty = np.ndarray, np.empty
 _pointer: Any = c_void_p.from_address
 
@@ -47,9 +51,9 @@ class _Call:
     def __init__(self, shape: tuple[int, ...], number: int) -> None:
         self.sizes = (c_int64 * len(shape))(*shape)
         self.tensors = [_abi.Tensor(shape=self.sizes, ndim=len(shape), type=number) for _ in range(4)]
-        self.pointers = [addressof(tensor) for tensor in self.tensors]
+        self.pointers = [byref(tensor) for tensor in self.tensors]
         self.noise = _abi.new(_abi.Noise)
-        self.noise_pointer, self.given = addressof(self.noise), pointer(self.tensors[2])
+        self.noise_pointer, self.given = byref(self.noise), pointer(self.tensors[2])
 
 
 class _Arrays:
@@ -156,7 +160,8 @@ def _met_torch() -> Any:
     global _torch
     torch = sys.modules.get("torch")
     if torch is not None:
-        _torch = torch.compiler.is_compiling, torch.Tensor, torch.is_inference_mode_enabled
+        is_compiling = getattr(torch.compiler, "is_dynamo_compiling", torch.compiler.is_compiling)  # the faster, if there
+        _torch = is_compiling, torch.Tensor, torch.is_inference_mode_enabled
     return _torch
 
 
@@ -196,7 +201,8 @@ def _new_kind(x: Any) -> Optional[_Arrays]:
 def log_prob(handle: Handle, k: Any, x: Any, v: Any, next_x: Any) -> Any:
     try:
         kind = _kind(x)
-        if kind is None or type(k) is not int or not 0 <= k < 2**31:
+        number = _steps.get(k) if type(k) is int else None
+        if kind is None or number is None:
             return None
         found = kind.addresses(x, v, next_x)
     except RuntimeError:  # of tensors that have no memory
@@ -211,7 +217,7 @@ def log_prob(handle: Handle, k: Any, x: Any, v: Any, next_x: Any) -> Any:
     a, b, c, _ = call.tensors
     a.data, b.data, c.data = found
     p, q, r, _ = call.pointers
-    status = _log_prob(handle._as_parameter_, k, p, q, r, _pointer(id(values) + _DATA).value)
+    status = _log_prob(handle._as_parameter_, number, p, q, r, _address(_pointer(id(values) + _DATA).value))
     kind.free.append(call)
     if status:
         check(status)
@@ -221,7 +227,8 @@ def log_prob(handle: Handle, k: Any, x: Any, v: Any, next_x: Any) -> Any:
 def log_prob_vjp(handle: Handle, k: Any, x: Any, v: Any, next_x: Any, grad_log_prob: Any) -> Any:
     try:
         kind = _kind(x)
-        if kind is None or type(k) is not int or not 0 <= k < 2**31:
+        number = _steps.get(k) if type(k) is int else None
+        if kind is None or number is None:
             return None
         found = kind.addresses(x, v, next_x)
         at_upstream = kind.vectors.address(grad_log_prob)
@@ -238,7 +245,7 @@ def log_prob_vjp(handle: Handle, k: Any, x: Any, v: Any, next_x: Any, grad_log_p
     a.data, b.data, c.data = found
     d.data = at_grad
     p, q, r, s = call.pointers
-    status = _log_prob_vjp(handle._as_parameter_, k, p, q, r, at_upstream, s, None)
+    status = _log_prob_vjp(handle._as_parameter_, number, p, q, r, _address(at_upstream), s, None)
     kind.free.append(call)
     if status:
         check(status)
@@ -248,7 +255,8 @@ def log_prob_vjp(handle: Handle, k: Any, x: Any, v: Any, next_x: Any, grad_log_p
 def step(handle: Handle, k: Any, x: Any, v: Any, noise: Any, seed: Any) -> Optional[tuple[Any, Any]]:
     try:
         kind = _kind(x)
-        if kind is None or type(k) is not int or not 0 <= k < 2**31 or (noise is None) == (seed is None):
+        number = _steps.get(k) if type(k) is int else None
+        if kind is None or number is None or (noise is None) == (seed is None):
             return None
         if noise is None and not (type(seed) is int and 0 <= seed < 2**64):
             return None
@@ -271,7 +279,8 @@ def step(handle: Handle, k: Any, x: Any, v: Any, noise: Any, seed: Any) -> Optio
     else:
         call.noise.given = call.given
     p, q, _, s = call.pointers
-    status = _step(handle._as_parameter_, k, p, q, call.noise_pointer, s, _pointer(id(values) + _DATA).value, None)
+    at_values = _address(_pointer(id(values) + _DATA).value)
+    status = _step(handle._as_parameter_, number, p, q, call.noise_pointer, s, at_values, None)
     kind.free.append(call)
     if status:
         check(status)
