@@ -64,10 +64,11 @@ extension Sampler {
         gradient: gradient)
     case .given(let noise):
       try latents.checkSame(noise, "noise")
-      try divergenceFromSampled(
-        kind, step, latents: latents, velocity: velocity, source: .given(noise.rows), next: next,
-        divergence: divergence,
-        gradient: gradient)
+      try withExtendedLifetime(noise) {
+        try divergenceFromSampled(
+          kind, step, latents: latents, velocity: velocity, source: .given(noise.rows), next: next,
+          divergence: divergence, gradient: gradient)
+      }
     case .library(let seed, let sampleIDs):
       try checkSampleIDs(sampleIDs?.count, batch: latents.batch)
       try sampleIDs.withOptionalPointer {

@@ -62,6 +62,7 @@ extension Sampler {
     // A copy, so that a rollout that fails leaves the caller's as it was.
     let wanted = needsPreviousImage || buffers.previousImage != nil
     let image = try wanted ? Latents(type: x.type, batch: x.batch, elements: x.elements).view : nil
+    defer { withExtendedLifetime(noise) {} }  // a step has its rows without their owner
     if let image, let given = buffers.previousImage { image.copy(from: given) }
     for k in range {
       try velocity(k, schedule.sigmas[k], x[k], scratch.view)
@@ -164,7 +165,7 @@ extension Sampler {
     try latents[0].checkSame(velocities[0], "velocities")
     for t in firstStep..<firstStep + n {
       _ = try checkedDensity(t)
-      if coefficients[t].c != 0 { try checkedImage(nil, t) }
+      if coefficients[t].c != 0 { throw needsImage(t) }
     }
   }
 }

@@ -162,9 +162,11 @@ public struct Sampler: Sendable {
         step, latents: latents, velocity: velocity, extras: extras, source: nil, next: next,
         logProb: Column(logProb), relativeL1: Column(relativeL1))
     case .given(let noise):
-      try self.step(
-        step, latents: latents, velocity: velocity, extras: extras, source: .given(noise.rows), next: next,
-        logProb: Column(logProb), relativeL1: Column(relativeL1))
+      try withExtendedLifetime(noise) {
+        try self.step(
+          step, latents: latents, velocity: velocity, extras: extras, source: .given(noise.rows), next: next,
+          logProb: Column(logProb), relativeL1: Column(relativeL1))
+      }
     case .library(let seed, let sampleIDs):
       try checkSampleIDs(sampleIDs?.count, batch: latents.batch)
       try sampleIDs.withOptionalPointer {
@@ -199,9 +201,11 @@ public struct Sampler: Sendable {
     let s = coefficients[step].s
     try require(s == 0 || source != nil, "noise: step \(step) is stochastic (s = \(s)) and needs noise or a seed")
     let (c, terms) = try mean(step, latents, extras)
-    try self.step(
-      step, c, latents: latents, velocity: velocity, terms: terms, source: s == 0 ? .none : source ?? .none, next: next,
-      logProb: logProb, relativeL1: relativeL1)
+    try withExtendedLifetime(extras) {
+      try self.step(
+        step, c, latents: latents, velocity: velocity, terms: terms, source: s == 0 ? .none : source ?? .none,
+        next: next, logProb: logProb, relativeL1: relativeL1)
+    }
   }
 
   /// The step of `c`, whatever the coefficients of `step` are.
@@ -350,7 +354,7 @@ public struct Sampler: Sendable {
         extras.guidance == 1, "guidance = \(extras.guidance) needs the unconditional velocity")
     }
     if c.c != 0 {
-      let h = try checkedImage(extras.previousImage, step)
+      guard let h = extras.previousImage else { throw needsImage(step) }
       try latents.checkSame(h, "previous_image")
       terms.z = h.rows
       terms.q = c.c
@@ -384,13 +388,9 @@ public struct Sampler: Sendable {
     return density
   }
 
-  @discardableResult
-  func checkedImage(_ previous: LatentsView?, _ step: Int) throws -> LatentsView {
-    guard let previous else {
-      throw ChunkGRPOError.invalidArgument(
-        "previous_image: step \(step) is of second order and needs the image that the step before it predicted")
-    }
-    return previous
+  func needsImage(_ step: Int) -> ChunkGRPOError {
+    .invalidArgument(
+      "previous_image: step \(step) is of second order and needs the image that the step before it predicted")
   }
 
   func check(gradLogProb: Column, batch: Int, step: Int) throws {
