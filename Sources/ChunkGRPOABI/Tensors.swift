@@ -36,42 +36,35 @@ private func layout(
 
   var layout = Layout(base: base, type: type)
   var total = 1  // elements of the axes seen so far, from the last one on
-  guard let strides = tensor.strides else {
-    for axis in stride(from: rank - 1, through: 0, by: -1) {
-      let inside = total
-      let size = try count(shape[axis], "\(name).shape[\(axis)]", 1...maxCount)
-      total = try product(total, size, "\(name)")
-      if axis == leading - 1 { layout.elements = inside }
-      if axis == 0 {
-        layout.batch = .init(size: size, stride: inside)
-      } else if axis < leading {
-        layout.steps = .init(size: size, stride: inside)
-      }
-    }
-    return layout
-  }
   for axis in stride(from: rank - 1, through: 0, by: -1) {
     let size = try count(shape[axis], "\(name).shape[\(axis)]", 1...maxCount)
-    let given = strides[axis]
-    guard let step = Int(exactly: given), abs(max(step, -maxCount - 1)) <= maxCount else {
-      throw ChunkGRPOError.invalidArgument("\(name).strides[\(axis)] = \(given) is too large")
+    var step = total
+    if let given = tensor.strides?[axis] {
+      guard let exact = Int(exactly: given), abs(max(exact, -maxCount - 1)) <= maxCount else {
+        throw ChunkGRPOError.invalidArgument("\(name).strides[\(axis)] = \(given) is too large")
+      }
+      step = exact
     }
     total = try product(total, size, "\(name)")
-    if axis >= leading {
-      try require(
-        size == 1 || step == layout.elements,
-        "\(name).strides[\(axis)] = \(step): the axes after the first \(leading) must be contiguous")
-      layout.elements *= size
-    } else {
-      try require(
-        !writable || size == 1 || abs(step) >= layout.elements,
-        "\(name).strides[\(axis)] = \(step) makes the samples overlap, and they are written")
-      _ = try product(size, abs(step), "\(name)")
-      if axis == 0 {
-        layout.batch = .init(size: size, stride: step)
+    // Strides of the library's own making need no check.
+    if tensor.strides != nil {
+      if axis >= leading {
+        try require(
+          size == 1 || step == layout.elements,
+          "\(name).strides[\(axis)] = \(step): the axes after the first \(leading) must be contiguous")
       } else {
-        layout.steps = .init(size: size, stride: step)
+        try require(
+          !writable || size == 1 || abs(step) >= layout.elements,
+          "\(name).strides[\(axis)] = \(step) makes the samples overlap, and they are written")
+        _ = try product(size, abs(step), "\(name)")
       }
+    }
+    if axis >= leading {
+      layout.elements = total
+    } else if axis == 0 {
+      layout.batch = .init(size: size, stride: step)
+    } else {
+      layout.steps = .init(size: size, stride: step)
     }
   }
   // Batch and step together: the outer axis must step over all that the inner one spans.

@@ -57,10 +57,7 @@ class _Call:
 
 
 class _Arrays:
-    """Arrays of numpy of one shape and type, and descriptors that are free.
-
-    The methods that every call takes are long instead of several: a call of Python's own takes as long as most of what
-    they ask."""
+    """Arrays of numpy of one shape and type, and descriptors that are free."""
 
     array_type: Any = _array
     of_numpy: Any = None
@@ -73,12 +70,15 @@ class _Arrays:
         self.vectors: Any = None
         """(B,) float64."""
 
-    def call(self) -> _Call:
-        return _Call(self.shape, self.number)
+    def take(self) -> _Call:
+        try:
+            return self.free.pop()
+        except IndexError:
+            return _Call(self.shape, self.number)
 
     def addresses(self, x: Any, v: Any, w: Any) -> Optional[tuple[Any, Any, Any]]:
         """Where x, which is known to be of this kind, and v and w lie; None if one is another kind of array, or not
-        plain. w may be v."""
+        plain. w may be v. One method for all three, for a call of Python's own takes as long as most of what it asks."""
         shape, dtype = self.shape, self.dtype
         if (
             type(v) is _array
@@ -121,10 +121,8 @@ class _Tensors(_Arrays):
             and v.shape == shape
             and (w is v or (type(w) is tensor and w.dtype is dtype and w.shape == shape))
         ):
-            at_x = self.place(x)
-            at_v = at_w = self.place(v)
-            if w is not v:
-                at_w = self.place(w)
+            at_x, at_v = self.place(x), self.place(v)
+            at_w = at_v if w is v else self.place(w)
             if at_x and at_v and at_w:
                 return at_x, at_v, at_w
         return None
@@ -210,10 +208,7 @@ def log_prob(handle: Handle, k: Any, x: Any, v: Any, next_x: Any) -> Any:
     if found is None:
         return None
     values = _empty(kind.batch)
-    try:
-        call = kind.free.pop()
-    except IndexError:
-        call = kind.call()
+    call = kind.take()
     a, b, c, _ = call.tensors
     a.data, b.data, c.data = found
     p, q, r, _ = call.pointers
@@ -237,10 +232,7 @@ def log_prob_vjp(handle: Handle, k: Any, x: Any, v: Any, next_x: Any, grad_log_p
     if found is None or at_upstream is None:
         return None
     grad, at_grad = kind.like(x)
-    try:
-        call = kind.free.pop()
-    except IndexError:
-        call = kind.call()
+    call = kind.take()
     a, b, c, d = call.tensors
     a.data, b.data, c.data = found
     d.data = at_grad
@@ -267,10 +259,7 @@ def step(handle: Handle, k: Any, x: Any, v: Any, noise: Any, seed: Any) -> Optio
         return None
     next_x, at_next = kind.like(x)
     values = _empty(kind.batch)
-    try:
-        call = kind.free.pop()
-    except IndexError:
-        call = kind.call()
+    call = kind.take()
     a, b, c, d = call.tensors
     a.data, b.data, c.data = found
     d.data = at_next
