@@ -1,4 +1,4 @@
-internal import BlockKernels
+internal import KernelTable
 import Glibc
 
 /// Borrowed latents, velocities or noise: `batch` samples of `elements` contiguous values each.

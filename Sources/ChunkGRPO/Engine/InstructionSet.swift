@@ -1,4 +1,4 @@
-package import BlockKernels
+package import KernelTable
 internal import CSupport
 import Glibc
 internal import KernelsBaseline

@@ -1,4 +1,4 @@
-internal import BlockKernels
+internal import KernelTable
 import Glibc
 
 /// Normals as a function of (seed, sample id, step, element).

@@ -1,4 +1,4 @@
-internal import BlockKernels
+internal import KernelTable
 internal import CSupport
 
 // A pass over a batch reads every sample once, in blocks, on one thread or several. Sums are in the compute type within a
