@@ -12,7 +12,7 @@ import PackageDescription
 
 func wide(_ name: String, _ flags: [String], dependencies: [Target.Dependency] = []) -> Target {
   .target(
-    name: name, dependencies: dependencies,
+    name: name, dependencies: dependencies, exclude: ["README.md"],
     swiftSettings: [.unsafeFlags(flags.flatMap { $0.hasPrefix("-D") ? [$0, "-Xcc", $0] : ["-Xcc", $0] })])
 }
 
@@ -45,7 +45,7 @@ let package = Package(
     .target(name: "ChunkGRPOABI", dependencies: ["ChunkGRPO", "ChunkGRPOTraining", "CChunkGRPO", "CSupport"]),
     .target(name: "CChunkGRPO", path: "include", sources: ["shim.c"], publicHeadersPath: "."),
     .target(name: "KernelTable"),
-    .target(name: "KernelsBaseline", dependencies: ["KernelTable", "CVectors"]),
+    .target(name: "KernelsBaseline", dependencies: ["KernelTable", "CVectors"], exclude: ["README.md"]),
     .target(name: "CVectors"),
     .target(name: "CSupport"),
     .systemLibrary(
