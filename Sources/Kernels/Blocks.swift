@@ -32,13 +32,83 @@ private enum Destination {
   }
 }
 
-/// Calls `body` with where `gradient` is to be written, and some address where it is not.
-@inline(__always)
-private func withDestination(
-  _ gradient: Out?, else unused: In, past: Bool = false, _ body: (_ destination: Destination, _ gradient: Out) -> Void
-) {
-  guard let gradient else { return body(.nowhere, Out(mutating: unused)) }
-  if past { body(.pastCaches, gradient) } else { body(.throughCaches, gradient) }
+/// A kernel that may write a gradient.
+private protocol GradientKernel {
+  func run(_ destination: Destination, _ gradient: Out)
+}
+
+extension GradientKernel {
+  /// - Parameter unused: some address where there is no gradient to write.
+  @inline(__always)
+  fileprivate func run(gradient: Out?, else unused: In, past: Bool = false) {
+    guard let gradient else { return run(.nowhere, Out(mutating: unused)) }
+    if past { run(.pastCaches, gradient) } else { run(.throughCaches, gradient) }
+  }
+}
+
+private struct Difference<E: LatentElement>: GradientKernel {
+  typealias C = E.Compute
+  let k: DifferenceArguments
+  let sums: UnsafeMutablePointer<BlockSums>
+
+  @inline(__always)
+  func run(_ destination: Destination, _ gradient: Out) {
+    let affine = Affine<E>(k.a, k.b)
+    let scale = C(k.scale)
+    var lanes = Lanes<C>()
+    @inline(__always) func take(_ next: In, _ mean: Pair<C>, _ gradient: Out) {
+      let d = minus(E.load(next), mean)
+      lanes.addSquares(d)
+      destination.put(E.self, times(scale, d), gradient)
+    }
+    if let extra = k.extra {
+      let arrays = Arrays(E.self, k.x, k.v, extra, k.next, out: gradient, computed2: true)
+      sixteens(k.count, arrays, writes: destination.writes) {
+        take($3, plus(affine.mean(E.load($0), $1), C.load($2)), $4)
+      }
+    } else {
+      let arrays = Arrays(E.self, k.x, k.v, k.x, k.next, out: gradient)
+      sixteens(k.count, arrays, writes: destination.writes) { take($3, affine.mean(E.load($0), $1), $4) }
+    }
+    lanes.add(to: sums)
+  }
+}
+
+private struct Distance<E: LatentElement>: GradientKernel {
+  let k: DistanceArguments
+  let sums: UnsafeMutablePointer<BlockSums>
+
+  @inline(__always)
+  func run(_ destination: Destination, _ gradient: Out) {
+    let scale = E.Compute(k.scale)
+    var lanes = Lanes<E.Compute>()
+    sixteens(k.count, Arrays(E.self, k.v, k.w, k.v, k.v, out: gradient), writes: destination.writes) {
+      v, w, _, _, out in
+      let d = minus(E.load(v), E.load(w))
+      lanes.addSquares(d)
+      destination.put(E.self, times(scale, d), out)
+    }
+    lanes.add(to: sums)
+  }
+}
+
+private struct MeanDistance<E: LatentElement>: GradientKernel {
+  typealias C = E.Compute
+  let k: MeanDistanceArguments
+  let sums: UnsafeMutablePointer<BlockSums>
+
+  @inline(__always)
+  func run(_ destination: Destination, _ gradient: Out) {
+    let (affine, s, scale) = (Affine<E>(k.a, k.b), C(k.s), C(k.scale))
+    var lanes = Lanes<C>()
+    let arrays = Arrays(E.self, k.x, k.v, k.noise, k.next, out: gradient, computed2: true)
+    sixteens(k.count, arrays, writes: destination.writes) { x, v, noise, next, out in
+      let d = minus(affine.mean(E.load(x), v), minus(E.load(next), times(s, C.load(noise))))
+      lanes.addSquares(d)
+      destination.put(E.self, times(scale, d), out)
+    }
+    lanes.add(to: sums)
+  }
 }
 
 /// The kernels of one element type.
@@ -98,60 +168,18 @@ extension TypedKernels {
 
   static func difference(_ arguments: UnsafePointer<DifferenceArguments>, _ sums: Sums) {
     let k = arguments.pointee
-    let affine = Affine<E>(k.a, k.b)
-    let scale = C(k.scale)
-    var lanes = Lanes<C>()
-    @inline(__always) func run(_ destination: Destination, _ gradient: Out) {
-      @inline(__always) func take(_ next: In, _ mean: Pair<C>, _ gradient: Out) {
-        let d = minus(E.load(next), mean)
-        lanes.addSquares(d)
-        destination.put(E.self, times(scale, d), gradient)
-      }
-      if let extra = k.extra {
-        let arrays = Arrays(E.self, k.x, k.v, extra, k.next, out: gradient, computed2: true)
-        sixteens(k.count, arrays, writes: destination.writes) {
-          take($3, plus(affine.mean(E.load($0), $1), C.load($2)), $4)
-        }
-      } else {
-        let arrays = Arrays(E.self, k.x, k.v, k.x, k.next, out: gradient)
-        sixteens(k.count, arrays, writes: destination.writes) { take($3, affine.mean(E.load($0), $1), $4) }
-      }
-    }
     let past = k.streams && k.count & 15 == 0 && UInt(bitPattern: k.gradient) & 31 == 0
-    withDestination(k.gradient, else: k.x, past: past) { run($0, $1) }
-    lanes.add(to: sums)
+    Difference<E>(k: k, sums: sums).run(gradient: k.gradient, else: k.x, past: past)
   }
 
   static func distance(_ arguments: UnsafePointer<DistanceArguments>, _ sums: Sums) {
     let k = arguments.pointee
-    let scale = C(k.scale)
-    var lanes = Lanes<C>()
-    @inline(__always) func run(_ destination: Destination, _ gradient: Out) {
-      let arrays = Arrays(E.self, k.v, k.w, k.v, k.v, out: gradient)
-      sixteens(k.count, arrays, writes: destination.writes) { v, w, _, _, out in
-        let d = minus(E.load(v), E.load(w))
-        lanes.addSquares(d)
-        destination.put(E.self, times(scale, d), out)
-      }
-    }
-    withDestination(k.gradient, else: k.v) { run($0, $1) }
-    lanes.add(to: sums)
+    Distance<E>(k: k, sums: sums).run(gradient: k.gradient, else: k.v)
   }
 
   static func meanDistance(_ arguments: UnsafePointer<MeanDistanceArguments>, _ sums: Sums) {
     let k = arguments.pointee
-    let (affine, s, scale) = (Affine<E>(k.a, k.b), C(k.s), C(k.scale))
-    var lanes = Lanes<C>()
-    @inline(__always) func run(_ destination: Destination, _ gradient: Out) {
-      let arrays = Arrays(E.self, k.x, k.v, k.noise, k.next, out: gradient, computed2: true)
-      sixteens(k.count, arrays, writes: destination.writes) { x, v, noise, next, out in
-        let d = minus(affine.mean(E.load(x), v), minus(E.load(next), times(s, C.load(noise))))
-        lanes.addSquares(d)
-        destination.put(E.self, times(scale, d), out)
-      }
-    }
-    withDestination(k.gradient, else: k.x) { run($0, $1) }
-    lanes.add(to: sums)
+    MeanDistance<E>(k: k, sums: sums).run(gradient: k.gradient, else: k.x)
   }
 
   static func change(from x: In, to next: In, count: Int, _ sums: Sums) {

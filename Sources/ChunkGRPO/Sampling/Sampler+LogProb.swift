@@ -15,7 +15,7 @@ extension Sampler {
     logProb: UnsafeMutablePointer<Double>
   ) throws {
     let density = try checkedDensity(step, latents: latents, velocity: velocity, next: next)
-    try differences(step, density, latents, velocity, extras, next, output: nil, keeping: (), logProb)
+    try differences(step, density, latents, velocity, extras, next, output: nil, keeping: nil, logProb)
   }
 
   /// Vector-Jacobian product: gradVelocity = gradLogProb[i] · ∂ℓ[i]/∂v[i], with ∂ℓ/∂v = b·(x'−m)/(D·s²).
@@ -64,9 +64,10 @@ extension Sampler {
   }
 
   /// The pass behind both.
-  private func differences<Owners>(
+  private func differences(
     _ step: Int, _ density: StepDensity, _ latents: LatentsView, _ velocity: LatentsView, _ extras: StepExtras,
-    _ next: LatentsView, output: GradientOutput?, keeping owners: Owners, _ logProb: UnsafeMutablePointer<Double>?
+    _ next: LatentsView, output: GradientOutput?, keeping owners: (LatentsView, LatentsView?)?,
+    _ logProb: UnsafeMutablePointer<Double>?
   ) throws {
     let (c, terms) = try mean(step, coefficients[step], latents, extras)
     let pass = DifferencePass(
