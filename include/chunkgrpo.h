@@ -45,13 +45,17 @@ extern "C" {
  * - Handles of type `const` may be used from several threads at once. Other handles: one thread at a time.
  * ================================================================================================================ */
 
-/** Version of the binary interface that this header describes. */
+/** Version of the library that this header belongs to. */
+#define CGRPO_VERSION "0.1.0"
+
+/** Version of the binary interface that this header describes. It changes when programs built against an older header no
+ *  longer run, and is the number in the shared library's name. */
 #define CGRPO_ABI_VERSION 2
 
 /** The binary interface of the loaded library; it equals CGRPO_ABI_VERSION when header and library fit. */
 uint32_t cgrpo_abi_version(void);
 
-/** Semantic version of the loaded library, such as "0.1.0". Static storage. */
+/** Semantic version of the loaded library, such as CGRPO_VERSION. Static storage. */
 const char *cgrpo_version(void);
 
 typedef int32_t cgrpo_status;

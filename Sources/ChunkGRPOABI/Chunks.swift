@@ -14,7 +14,7 @@ func plan(_ sizes: UnsafePointer<Int64>?, _ chunkCount: Int64, steps: Int? = nil
   return plan
 }
 
-func array(_ pointer: UnsafePointer<Double>?, _ name: String, _ rows: Int, _ columns: Int) throws -> [Double] {
+func array<T>(_ pointer: UnsafePointer<T>?, _ name: String, _ rows: Int, _ columns: Int) throws -> [T] {
   let pointer = try nonNull(pointer, name)
   return Array(UnsafeBufferPointer(start: pointer, count: try product(rows, columns, name)))
 }

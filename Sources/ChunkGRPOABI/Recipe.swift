@@ -13,7 +13,7 @@ private func cRecipe(_ r: Recipe) -> cgrpo_recipe {
   c.steps = Int64(r.steps)
   c.schedule = cScheduleOptions(base: r.base, shift: r.shift)
   c.flash_ratio = r.flashRatio
-  c.sampler = cSamplerOptions(r.sampler)
+  c.sampler = cgrpo_sampler_options(r.sampler)
   c.has_window = r.window == nil ? 0 : 1
   c.truncated_timesteps = r.truncatedTimesteps ? 1 : 0
   c.window = r.window.map(cWindowOptions) ?? defaultWindowOptions()
@@ -29,7 +29,7 @@ private func cRecipe(_ r: Recipe) -> cgrpo_recipe {
     }
   }
   c.chunk_fraction = r.chunkFraction
-  c.loss = cChunkLossOptions(r.loss)
+  c.loss = cgrpo_chunk_loss_options(r.loss)
   (c.learning_rate, c.weight_decay, c.max_grad_norm) = (r.learningRate, r.weightDecay, r.maxGradNorm)
   return c
 }

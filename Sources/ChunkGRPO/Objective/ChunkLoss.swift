@@ -2,7 +2,7 @@ import Glibc
 
 /// Bounds on the importance ratio: [1 − low, 1 + high].
 public struct ClipRange: Sendable, Equatable {
-  public let low, high: Double
+  public var low, high: Double
 
   public init(low: Double, high: Double) {
     self.low = low
