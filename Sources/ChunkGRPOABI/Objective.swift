@@ -21,12 +21,8 @@ private func advantageOptions(_ o: cgrpo_advantage_options, count n: Int) throws
   try require(o.reserved == 0, "options.reserved = \(o.reserved) must be 0")
   var options = AdvantageOptions()
   let groupSize = try count(o.group_size, "group_size", 0...maxCount)
-  if let ids = o.group_ids {
-    try require(groupSize == 0, "group_ids and group_size = \(groupSize) exclude each other")
-    options.groups = .ids((0..<n).map { Int(ids[$0]) })
-  } else if groupSize > 0 {
-    options.groups = .size(groupSize)
-  }
+  options.groupIDs = o.group_ids.map { ids in (0..<n).map { Int(ids[$0]) } }
+  options.groupSize = groupSize == 0 ? nil : groupSize
   options.clamp = o.clamp
   options.epsilon = o.epsilon
   options.floor = o.floor
@@ -35,10 +31,8 @@ private func advantageOptions(_ o: cgrpo_advantage_options, count n: Int) throws
   options.deviation = try enumeration(o.deviation, "deviation")
   options.subtractsMedian = try flag(o.subtract_median, "subtract_median")
   options.trim = o.trim
-  let kinds = try count(o.reward_count, "reward_count", 1...1 << 20)
-  options.rewardWeights =
-    try o.reward_weights.map { try array($0, "reward_weights", kinds, 1) }
-    ?? [Double](repeating: 1, count: kinds)
+  options.rewardCount = try count(o.reward_count, "reward_count", 1...1 << 20)
+  options.rewardWeights = try o.reward_weights.map { try array($0, "reward_weights", options.rewardCount, 1) }
   options.mixing = try enumeration(o.mixing, "mixing")
   return options
 }
@@ -53,7 +47,7 @@ public func cgrpo_advantages(
     let rewards = try nonNull(rewards, "rewards")
     let n = try count(rewardCount, "count", 1...maxCount)
     let o = try advantageOptions(readStruct(options, "options", current: cAdvantageOptions()), count: n)
-    let values = try advantages(array(rewards, "rewards", n, o.rewardWeights?.count ?? 1), o)
+    let values = try advantages(array(rewards, "rewards", n, o.rewardCount), o)
     result.update(from: values, count: n)
   }
 }
