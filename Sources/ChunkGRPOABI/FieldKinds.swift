@@ -33,6 +33,10 @@ protocol OptionStruct {
   static var defaults: Options { get }
 }
 
+extension OptionStruct where Options: ChunkGRPO.Options {
+  static var defaults: Options { Options() }
+}
+
 extension OptionStruct {
   /// Numbers and choices of `options`; arrays are null.
   init(_ options: Options) {
@@ -46,19 +50,11 @@ extension OptionStruct {
     for field in Self.fields { try field.read(self, &options, extent) }
     return options
   }
-
 }
 
-/// A Swift options type that has a struct in the header.
-protocol HeaderOptions {
-  associatedtype Struct: OptionStruct where Struct.Options == Self
-}
-
-extension HeaderOptions {
-  /// The caller's options, or all defaults where there are none.
-  static func read(_ pointer: UnsafePointer<Struct>?, _ extent: Extent = Extent()) throws -> Self {
-    try readStruct(pointer, "options", current: Struct(Struct.defaults)).options(extent)
-  }
+/// The caller's options, or all defaults where there are none.
+func read<C: OptionStruct>(_ options: UnsafePointer<C>?, _ extent: Extent = Extent()) throws -> C.Options {
+  try readStruct(options, "options", current: C(C.defaults)).options(extent)
 }
 
 // MARK: - Kinds of fields
@@ -144,6 +140,18 @@ extension Field {
       result[keyPath: s] = try options[keyPath: c].map {
         let (rows, columns) = try size(options, extent)
         return try ChunkGRPOABI.array($0, name, rows, columns)
+      }
+    }
+  }
+
+  /// The same for ids.
+  static func array(
+    _ name: String, _ c: WritableKeyPath<C, UnsafePointer<Int64>?>, _ s: WritableKeyPath<S, [Int]?>,
+    _ size: @escaping (Extent) -> Int
+  ) -> Field {
+    Field { options, result, extent in
+      result[keyPath: s] = try options[keyPath: c].map {
+        try ChunkGRPOABI.array($0, name, size(extent), 1).map { Int($0) }
       }
     }
   }

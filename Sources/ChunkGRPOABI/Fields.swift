@@ -4,10 +4,19 @@ import ChunkGRPOTraining
 
 // The options of the header, in its order: a line per field.
 
-extension SamplerOptions: HeaderOptions { typealias Struct = cgrpo_sampler_options }
+extension cgrpo_schedule_options: OptionStruct {
+  nonisolated(unsafe) static let fields: [Field<Self, ScheduleOptions>] = [
+    .choice("base", \.base, \.base),
+    .choice("shift_kind", \.shift_kind, \.shiftKind),
+    .number(\.shift, \.shift),
+    .number(\.mu, \.mu),
+    .number(\.terminal, \.terminal),
+    .choice("spacing", \.spacing, \.spacing),
+    .reserved(\.reserved),
+  ]
+}
 
 extension cgrpo_sampler_options: OptionStruct {
-  static var defaults: SamplerOptions { SamplerOptions() }
   nonisolated(unsafe) static let fields: [Field<Self, SamplerOptions>] = [
     .choice("dynamics", \.dynamics, \.dynamics),
     .choice("log_prob_form", \.log_prob_form, \.logProbForm),
@@ -23,10 +32,72 @@ extension cgrpo_sampler_options: OptionStruct {
   ]
 }
 
-extension ChunkLossOptions: HeaderOptions { typealias Struct = cgrpo_chunk_loss_options }
+extension cgrpo_window_options: OptionStruct {
+  nonisolated(unsafe) static let fields: [Field<Self, SDEWindowOptions>] = [
+    .count("size", \.size, \.size),
+    .count("first", \.first, \.first),
+    .count("end", \.end, \.end),
+    .count("stride", \.stride, \.stride),
+    .choice("strategy", \.strategy, \.strategy),
+    .choice("at_end", \.at_end, \.atEnd),
+    .count("iterations", \.iterations, \.iterations),
+    .count("least", \.least, \.least),
+    .count("threshold", \.threshold, \.threshold),
+    .number(\.decay, \.decay),
+    .number(\.seed, \.seed),
+  ]
+}
+
+extension cgrpo_adaptive_options: OptionStruct {
+  nonisolated(unsafe) static let fields: [Field<Self, AdaptiveChunkOptions>] = [
+    .count("max_size", \.max_size, \.maxSize),
+    .count("min_size", \.min_size, \.minSize),
+  ]
+}
+
+extension cgrpo_optimal_options: OptionStruct {
+  nonisolated(unsafe) static let fields: [Field<Self, OptimalChunkOptions>] = [
+    .count("chunk_count", \.chunk_count, \.count),
+    .number(\.explained, \.explained),
+    .count("min_size", \.min_size, \.minSize),
+    .count("max_size", \.max_size, \.maxSize),
+  ]
+}
+
+extension cgrpo_select_options: OptionStruct {
+  nonisolated(unsafe) static let fields: [Field<Self, ChunkSelectionOptions>] = [
+    .number(\.fraction, \.fraction),
+    .array("weights", \.weights, \.weights) { ($1.samples, $1.chunks) },
+    .choice("weighting", \.weighting, \.weighting),
+    .reserved(\.reserved),
+    .array("fixed", \.fixed, "fixed_count", \.fixed_count, \.fixed),
+    .number(\.seed, \.seed),
+    .array("sample_ids", \.sample_ids, \.sampleIDs) { ($1.samples, 1) },
+  ]
+}
+
+extension cgrpo_advantage_options: OptionStruct {
+  nonisolated(unsafe) static let fields: [Field<Self, AdvantageOptions>] = [
+    .count("group_size", \.group_size, \.groupSize),
+    .number(\.clamp, \.clamp),
+    .number(\.epsilon, \.epsilon),
+    .number(\.floor, \.floor),
+    .array("group_ids", \.group_ids, \.groupIDs) { $0.samples },
+    .choice("baseline", \.baseline, \.baseline),
+    .choice("scale", \.scale, \.scale),
+    .choice("deviation", \.deviation, \.deviation),
+    .flag("subtract_median", \.subtract_median, \.subtractsMedian),
+    .number(\.trim, \.trim),
+    .count("reward_count", \.reward_count, \.rewardCount, 1...1 << 20),
+    .array("reward_weights", \.reward_weights, \.rewardWeights) { options, _ in
+      (try count(options.reward_count, "reward_count", 1...1 << 20), 1)
+    },
+    .choice("mixing", \.mixing, \.mixing),
+    .reserved(\.reserved),
+  ]
+}
 
 extension cgrpo_chunk_loss_options: OptionStruct {
-  static var defaults: ChunkLossOptions { ChunkLossOptions() }
   nonisolated(unsafe) static let fields: [Field<Self, ChunkLossOptions>] = [
     .choice("surrogate", \.surrogate, \.surrogate),
     .choice("average", \.average, \.average),
@@ -57,8 +128,6 @@ extension cgrpo_chunk_loss_options: OptionStruct {
     .reserved(\.reserved),
   ]
 }
-
-extension TrainerOptions: HeaderOptions { typealias Struct = cgrpo_trainer_options }
 
 extension cgrpo_trainer_options: OptionStruct {
   static var defaults: TrainerOptions { TrainerOptions(latentSize: 0, conditionSize: 0) }
@@ -93,8 +162,6 @@ extension cgrpo_trainer_options: OptionStruct {
     .number(\.seed, \.seed),
   ]
 }
-
-extension PretrainOptions: HeaderOptions { typealias Struct = cgrpo_pretrain_options }
 
 extension cgrpo_pretrain_options: OptionStruct {
   static var defaults: PretrainOptions { PretrainOptions() }

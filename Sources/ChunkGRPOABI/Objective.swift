@@ -1,40 +1,11 @@
 public import CChunkGRPO
 import ChunkGRPO
 
-/// Those of its fields that are numbers; arrays are null.
-func cAdvantageOptions(_ o: AdvantageOptions = AdvantageOptions()) -> cgrpo_advantage_options {
-  cgrpo_advantage_options(
-    struct_size: MemoryLayout<cgrpo_advantage_options>.stride, group_size: 0, clamp: o.clamp, epsilon: o.epsilon,
-    floor: o.floor, group_ids: nil, baseline: o.baseline.rawValue, scale: o.scale.rawValue,
-    deviation: o.deviation.rawValue, subtract_median: o.subtractsMedian ? 1 : 0, trim: o.trim, reward_count: 1,
-    reward_weights: nil, mixing: o.mixing.rawValue, reserved: 0)
-}
-
 @_cdecl("cgrpo_advantage_options_init") @implementation
 public func cgrpo_advantage_options_init(
   _ options: UnsafeMutablePointer<cgrpo_advantage_options>!, _ structSize: Int
 ) {
-  initStruct(options, size: structSize, defaults: cAdvantageOptions())
-}
-
-private func advantageOptions(_ o: cgrpo_advantage_options, count n: Int) throws -> AdvantageOptions {
-  try require(o.reserved == 0, "options.reserved = \(o.reserved) must be 0")
-  var options = AdvantageOptions()
-  let groupSize = try count(o.group_size, "group_size", 0...maxCount)
-  options.groupIDs = o.group_ids.map { ids in (0..<n).map { Int(ids[$0]) } }
-  options.groupSize = groupSize == 0 ? nil : groupSize
-  options.clamp = o.clamp
-  options.epsilon = o.epsilon
-  options.floor = o.floor
-  options.baseline = try enumeration(o.baseline, "baseline")
-  options.scale = try enumeration(o.scale, "scale")
-  options.deviation = try enumeration(o.deviation, "deviation")
-  options.subtractsMedian = try flag(o.subtract_median, "subtract_median")
-  options.trim = o.trim
-  options.rewardCount = try count(o.reward_count, "reward_count", 1...1 << 20)
-  options.rewardWeights = try o.reward_weights.map { try array($0, "reward_weights", options.rewardCount, 1) }
-  options.mixing = try enumeration(o.mixing, "mixing")
-  return options
+  initStruct(options, size: structSize)
 }
 
 @_cdecl("cgrpo_advantages") @implementation
@@ -46,7 +17,7 @@ public func cgrpo_advantages(
     let result = try nonNull(result, "advantages")
     let rewards = try nonNull(rewards, "rewards")
     let n = try count(rewardCount, "count", 1...maxCount)
-    let o = try advantageOptions(readStruct(options, "options", current: cAdvantageOptions()), count: n)
+    let o = try read(options, Extent(samples: n))
     let values = try advantages(array(rewards, "rewards", n, o.rewardCount), o)
     result.update(from: values, count: n)
   }

@@ -27,7 +27,7 @@ public func cgrpo_sampler_create(
     let sigmas = try nonNull(sigmas, "sigmas")
     let n = try count(sigmaCount, "sigma_count", 2...Schedule.maxSteps + 1)
     let schedule = try Schedule(Array(UnsafeBufferPointer(start: sigmas, count: n)))
-    let sampler = try Sampler(schedule, .read(options, Extent(steps: n - 1)))
+    let sampler = try Sampler(schedule, read(options, Extent(steps: n - 1)))
     out.pointee = retained(SamplerHandle(sampler))
   }
 }

@@ -55,7 +55,7 @@ public func cgrpo_trainer_create(
   guarded {
     let out = try nonNull(out, "trainer")
     // Null is no set of defaults here: two sizes have none.
-    out.pointee = retained(try TrainerHandle(ChunkGRPOTrainer(.read(nonNull(options, "options")))))
+    out.pointee = retained(try TrainerHandle(ChunkGRPOTrainer(read(nonNull(options, "options")))))
   }
 }
 
@@ -101,7 +101,7 @@ public func cgrpo_trainer_pretrain(
     let conditions = try rows(conditions, "conditions", columns: c)
     try sameRows(images, "images", d, conditions, "conditions", c)
     try trainer.pretrain(
-      images: UnsafeBufferPointer(images), conditions: UnsafeBufferPointer(conditions), options: .read(options)
+      images: UnsafeBufferPointer(images), conditions: UnsafeBufferPointer(conditions), options: read(options)
     ) { done, total, loss in
       if let progress {
         let status = progress(user, Int64(done), Int64(total), loss)
