@@ -486,7 +486,7 @@ cgrpo_status cgrpo_plan_adaptive(const double *relative_l1, int64_t batch, int64
 
 typedef struct cgrpo_optimal_options {
     size_t struct_size;
-    int64_t chunk_count; /* 0: the smallest number of chunks that explains `explained`; else K */
+    int64_t chunk_count; /* 0 = the smallest number of chunks that explains `explained`; else K */
     double explained;    /* 0.9; in (0, 1): share of the variance of the logarithm of the curve */
     int64_t min_size;    /* 1 */
     int64_t max_size;    /* 0 = no bound */
