@@ -126,6 +126,7 @@ test-swift: setup-native ## Run the Swift tests
 
 test-c: setup-native lib ## Run the C tests
 	@printf '\n== C tests ==\n'
+	@scripts/generate-bindings --check || { echo 'FAILED: the generated files'; exit 1; }
 	@$(MAKE) --no-print-directory -C Tests/c || { echo 'FAILED: the C tests'; exit 1; }
 
 test-budget: setup-native lib ## Count the instructions of the hot kernels against their budget

@@ -48,8 +48,8 @@ extern "C" {
 /** Version of the library that this header belongs to. */
 #define CGRPO_VERSION "0.1.0"
 
-/** Version of the binary interface that this header describes. It changes when programs built against an older header no
- *  longer run, and is the number in the shared library's name. */
+/** Version of the binary interface that this header describes. It changes when programs built against an older header
+ * no longer run, and is the number in the shared library's name. */
 #define CGRPO_ABI_VERSION 2
 
 /** The binary interface of the loaded library; it equals CGRPO_ABI_VERSION when header and library fit. */
@@ -271,6 +271,16 @@ typedef struct cgrpo_sampler cgrpo_sampler;
 cgrpo_status cgrpo_sampler_create(const double *sigmas, int64_t sigma_count, const cgrpo_sampler_options *options,
                                   cgrpo_sampler **sampler);
 void cgrpo_sampler_destroy(cgrpo_sampler *sampler); /* null is fine */
+
+/**
+ * The sigmas and options of a sampler: cgrpo_sampler_create with them makes its equal. Each may be null. The arrays are
+ * the sampler's own memory, valid until it is destroyed.
+ *
+ * options      set its struct_size before the call
+ * sigmas       (sigma_count = T + 1)
+ */
+cgrpo_status cgrpo_sampler_info(const cgrpo_sampler *sampler, cgrpo_sampler_options *options, const double **sigmas,
+                                int64_t *sigma_count);
 
 /** a, b, s and c of one step, step 0 ... T - 1. `c` may be null; only second-order steps have one other than 0. */
 cgrpo_status cgrpo_sampler_coefficients(const cgrpo_sampler *sampler, int64_t step, double *a, double *b, double *s,

@@ -4,7 +4,16 @@ import ChunkGRPO
 /// What a `cgrpo_sampler *` points to.
 final class SamplerHandle {
   let sampler: Sampler
-  init(_ sampler: Sampler) { self.sampler = sampler }
+  /// The arrays that it was made from, which `cgrpo_sampler_info` shows to the caller.
+  let sigmas, etas: CArray<Double>
+  let window: CArray<Int64>
+
+  init(_ sampler: Sampler) {
+    self.sampler = sampler
+    sigmas = CArray(sampler.schedule.sigmas)
+    etas = CArray(sampler.options.etas ?? [])
+    window = CArray(sampler.options.window?.map(Int64.init) ?? [])
+  }
 }
 
 func sampler(_ handle: OpaquePointer?) throws -> Sampler {
@@ -34,6 +43,25 @@ public func cgrpo_sampler_create(
 
 @_cdecl("cgrpo_sampler_destroy") @implementation
 public func cgrpo_sampler_destroy(_ sampler: OpaquePointer!) { release(sampler) }
+
+@_cdecl("cgrpo_sampler_info") @implementation
+public func cgrpo_sampler_info(
+  _ handle: OpaquePointer!, _ options: UnsafeMutablePointer<cgrpo_sampler_options>!,
+  _ sigmas: UnsafeMutablePointer<UnsafePointer<Double>?>!, _ sigmaCount: UnsafeMutablePointer<Int64>!
+) -> cgrpo_status {
+  guarded {
+    let handle: SamplerHandle = try borrowed(handle, "sampler")
+    if let options {
+      var made = cgrpo_sampler_options(handle.sampler.options)
+      made.etas = handle.etas.pointer
+      made.window = handle.window.pointer
+      made.window_count = handle.window.count
+      try writeStruct(made, to: options, "options")
+    }
+    sigmas?.pointee = handle.sigmas.pointer
+    sigmaCount?.pointee = handle.sigmas.count
+  }
+}
 
 @_cdecl("cgrpo_sampler_coefficients") @implementation
 public func cgrpo_sampler_coefficients(

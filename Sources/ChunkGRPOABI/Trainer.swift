@@ -6,16 +6,12 @@ import ChunkGRPOTraining
 private final class TrainerHandle {
   let trainer: ChunkGRPOTrainer
   /// The trainer's chunk sizes, which `cgrpo_trainer_info` shows to the caller.
-  let chunkSizes: UnsafeMutableBufferPointer<Int64>
+  let chunkSizes: CArray<Int64>
 
   init(_ trainer: ChunkGRPOTrainer) {
     self.trainer = trainer
-    let sizes = trainer.options.chunkSizes ?? []
-    chunkSizes = .allocate(capacity: sizes.count)
-    _ = chunkSizes.initialize(fromContentsOf: sizes.map(Int64.init))
+    chunkSizes = CArray(trainer.options.chunkSizes?.map(Int64.init) ?? [])
   }
-
-  deinit { chunkSizes.deallocate() }
 }
 
 private func handle(_ pointer: OpaquePointer?) throws -> TrainerHandle { try borrowed(pointer, "trainer") }
@@ -71,10 +67,8 @@ public func cgrpo_trainer_info(
     let handle = try handle(pointer)
     if let options {
       var made = cgrpo_trainer_options(handle.trainer.options)
-      if !handle.chunkSizes.isEmpty {
-        made.chunk_sizes = UnsafePointer(handle.chunkSizes.baseAddress)
-        made.chunk_count = Int64(handle.chunkSizes.count)
-      }
+      made.chunk_sizes = handle.chunkSizes.pointer
+      made.chunk_count = handle.chunkSizes.count
       try writeStruct(made, to: options, "options")
     }
     parameterCount?.pointee = Int64(handle.trainer.parameterCount)

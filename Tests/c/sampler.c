@@ -413,6 +413,44 @@ static void sums_stay_accurate_for_large_latents(void) {
     cgrpo_sampler_destroy(sampler);
 }
 
+/* A sampler made again from them takes the same steps. */
+static void info_makes_an_equal_sampler(void) {
+    static const double sigmas[] = {1, 0.8, 0.5, 0.2, 0}, etas[] = {0.1, 0.2, 0.3, 0.4};
+    static const int64_t window[] = {1, 2};
+    cgrpo_sampler_options options, told;
+    cgrpo_sampler *sampler, *again;
+    const double *found = NULL;
+    int64_t count = 0;
+    cgrpo_sampler_options_init(&options, sizeof options);
+    options.dynamics = CGRPO_DYNAMICS_DANCE_SDE;
+    options.log_prob_form = CGRPO_LOG_PROB_FORM_SQUARED_ERROR;
+    options.last_step = CGRPO_LAST_STEP_ODE;
+    options.threads = 2;
+    options.etas = etas;
+    options.window = window;
+    options.window_count = 2;
+    options.after = CGRPO_DYNAMICS_DPM_ODE;
+    options.dpm_order = 1;
+    CHECK_OK(cgrpo_sampler_create(sigmas, 5, &options, &sampler));
+    memset(&told, 0xa5, sizeof told);
+    told.struct_size = sizeof told;
+    CHECK_OK(cgrpo_sampler_info(sampler, &told, &found, &count));
+    CHECK(count == 5 && told.window_count == 2 && told.etas != etas && told.window != window);
+    CHECK_SAME_BITS(found, sigmas, sizeof sigmas);
+    CHECK_SAME_BITS(told.etas, etas, sizeof etas);
+    CHECK_SAME_BITS(told.window, window, sizeof window);
+    CHECK_OK(cgrpo_sampler_create(found, count, &told, &again));
+    told.etas = etas, told.window = window;
+    CHECK_SAME_BITS(&told, &options, sizeof told);
+    for (int64_t k = 0; k < 4; k++) {
+        double one[4], two[4];
+        CHECK_OK(cgrpo_sampler_coefficients(sampler, k, &one[0], &one[1], &one[2], &one[3]));
+        CHECK_OK(cgrpo_sampler_coefficients(again, k, &two[0], &two[1], &two[2], &two[3]));
+        CHECK_SAME_BITS(one, two, sizeof one);
+    }
+    cgrpo_sampler_destroy(sampler), cgrpo_sampler_destroy(again);
+}
+
 int main(void) {
     RUN(schedules_are_their_formulas);
     RUN(coefficients_are_their_formulas);
@@ -430,5 +468,6 @@ int main(void) {
     RUN(any_split_and_thread_count_gives_the_same_bits);
     RUN(large_gradients_are_the_same_bits_wherever_they_lie);
     RUN(sums_stay_accurate_for_large_latents);
+    RUN(info_makes_an_equal_sampler);
     return finish("sampler");
 }

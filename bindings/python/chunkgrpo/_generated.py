@@ -729,6 +729,7 @@ FUNCTIONS = {
     "cgrpo_sampler_options_init": "nothing SamplerOptions* size",
     "cgrpo_sampler_create": "int32 float64* int64 SamplerOptions* handle*",
     "cgrpo_sampler_destroy": "nothing handle",
+    "cgrpo_sampler_info": "int32 handle SamplerOptions* float64** int64*",
     "cgrpo_sampler_coefficients": "int32 handle int64 float64* float64* float64* float64*",
     "cgrpo_noise_init": "nothing Noise* size",
     "cgrpo_normal": "int32 uint64 uint64* int64 int32 Tensor*",
