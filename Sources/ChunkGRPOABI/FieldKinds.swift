@@ -14,8 +14,12 @@ struct Field<C, S> {
   }
 
   /// A field of one number.
-  init(_ read: @escaping (C, inout S) throws -> Void, write: @escaping (S, inout C) -> Void) {
-    self.init({ c, s, _ in try read(c, &s) }, write: write)
+  private init<A, B>(
+    _ c: WritableKeyPath<C, A>, _ s: WritableKeyPath<S, B>, read: @escaping (A) throws -> B, write: @escaping (B) -> A
+  ) {
+    self.init({ options, result, _ in result[keyPath: s] = try read(options[keyPath: c]) }) {
+      $1[keyPath: c] = write($0[keyPath: s])
+    }
   }
 }
 
@@ -62,73 +66,42 @@ func read<C: OptionStruct>(_ options: UnsafePointer<C>?, _ extent: Extent = Exte
 extension Field {
   /// A number that the library checks itself, or whose every value is right.
   static func number<T>(_ c: WritableKeyPath<C, T>, _ s: WritableKeyPath<S, T>) -> Field {
-    Field {
-      $1[keyPath: s] = $0[keyPath: c]
-    } write: {
-      $1[keyPath: c] = $0[keyPath: s]
-    }
+    Field(c, s, read: { $0 }, write: { $0 })
   }
 
   /// A number of which 0 stands for nil.
   static func number<T: Numeric>(_ c: WritableKeyPath<C, T>, _ s: WritableKeyPath<S, T?>) -> Field {
-    Field {
-      $1[keyPath: s] = $0[keyPath: c] == 0 ? nil : $0[keyPath: c]
-    } write: {
-      $1[keyPath: c] = $0[keyPath: s] ?? 0
-    }
+    Field(c, s, read: { $0 == 0 ? nil : $0 }, write: { $0 ?? 0 })
   }
 
   /// A whole number. The library states its own bounds; these keep it from overflowing there.
   static func count<T: FixedWidthInteger>(
     _ name: String, _ c: WritableKeyPath<C, T>, _ s: WritableKeyPath<S, Int>, _ range: ClosedRange<Int> = 0...maxCount
   ) -> Field {
-    Field {
-      $1[keyPath: s] = try ChunkGRPOABI.count(Int64($0[keyPath: c]), name, range)
-    } write: {
-      $1[keyPath: c] = T(clamping: $0[keyPath: s])
-    }
+    Field(c, s, read: { try ChunkGRPOABI.count(Int64($0), name, range) }, write: { T(clamping: $0) })
   }
 
   /// A whole number of which 0 stands for nil.
-  static func count(
-    _ name: String, _ c: WritableKeyPath<C, Int64>, _ s: WritableKeyPath<S, Int?>,
-    _ range: ClosedRange<Int> = 0...maxCount
-  ) -> Field {
-    Field {
-      let value = try ChunkGRPOABI.count($0[keyPath: c], name, range)
-      $1[keyPath: s] = value == 0 ? nil : value
-    } write: {
-      $1[keyPath: c] = Int64($0[keyPath: s] ?? 0)
-    }
+  static func count(_ name: String, _ c: WritableKeyPath<C, Int64>, _ s: WritableKeyPath<S, Int?>) -> Field {
+    Field(
+      c, s, read: { $0 == 0 ? nil : try ChunkGRPOABI.count($0, name, 0...maxCount) }, write: { Int64($0 ?? 0) })
   }
 
   static func flag(_ name: String, _ c: WritableKeyPath<C, Int32>, _ s: WritableKeyPath<S, Bool>) -> Field {
-    Field {
-      $1[keyPath: s] = try ChunkGRPOABI.flag($0[keyPath: c], name)
-    } write: {
-      $1[keyPath: c] = $0[keyPath: s] ? 1 : 0
-    }
+    Field(c, s, read: { try ChunkGRPOABI.flag($0, name) }, write: { $0 ? 1 : 0 })
   }
 
   static func choice<E: RawRepresentable<Int32>>(
     _ name: String, _ c: WritableKeyPath<C, Int32>, _ s: WritableKeyPath<S, E>
   ) -> Field {
-    Field {
-      $1[keyPath: s] = try enumeration($0[keyPath: c], name)
-    } write: {
-      $1[keyPath: c] = $0[keyPath: s].rawValue
-    }
+    Field(c, s, read: { try enumeration($0, name) }, write: { $0.rawValue })
   }
 
   /// A choice of which 0 stands for nil.
   static func choice<E: RawRepresentable<Int32>>(
     _ name: String, _ c: WritableKeyPath<C, Int32>, _ s: WritableKeyPath<S, E?>
   ) -> Field {
-    Field {
-      $1[keyPath: s] = $0[keyPath: c] == 0 ? nil : try enumeration($0[keyPath: c], name)
-    } write: {
-      $1[keyPath: c] = $0[keyPath: s]?.rawValue ?? 0
-    }
+    Field(c, s, read: { $0 == 0 ? nil : try enumeration($0, name) }, write: { $0?.rawValue ?? 0 })
   }
 
   /// An array that is copied, or null for nil; its size follows from the call.
