@@ -1,8 +1,8 @@
 # chunkgrpo: `make demo` watches a small flow-matching model learn; `make test` runs every test. `make help` lists the rest.
 
-VERSION := 0.1.0
-# First number of the library's file name: changes when programs built against an older header no longer run.
-ABI := 1
+# Both are written in the header.
+VERSION := $(shell sed -n 's/^\#define CGRPO_VERSION "\(.*\)"/\1/p' include/chunkgrpo.h)
+ABI := $(shell sed -n 's/^\#define CGRPO_ABI_VERSION //p' include/chunkgrpo.h)
 
 PREFIX ?= /usr/local
 DESTDIR ?=

@@ -1,9 +1,9 @@
 // swift-tools-version: 6.0
 import PackageDescription
 
-// With CHUNKGRPO_DISPATCH=1 the kernels are also compiled for wider vectors, and chosen when the program runs; `make` sets
-// it. Unsafe flags for one target are the only way to say it, and a package that another depends on by version may not
-// have any, so that they are left out by default.
+// The folders KernelsBaseline, KernelsAVX2 and KernelsAVX512 are links to Kernels: one source, compiled for each.
+// With CHUNKGRPO_DISPATCH=1 the wider two are built too, and chosen when the program runs; `make` sets it. SwiftPM accepts
+// -march only through unsafeFlags, and rejects those in dependencies by version, so this is opt-in.
 #if arch(x86_64)
   let dispatch = Context.environment["CHUNKGRPO_DISPATCH"] == "1"
 #else
@@ -12,15 +12,15 @@ import PackageDescription
 
 func wide(_ name: String, _ flags: [String], dependencies: [Target.Dependency] = []) -> Target {
   .target(
-    name: name, dependencies: dependencies,
+    name: name, dependencies: dependencies, exclude: ["README.md"],
     swiftSettings: [.unsafeFlags(flags.flatMap { $0.hasPrefix("-D") ? [$0, "-Xcc", $0] : ["-Xcc", $0] })])
 }
 
 let wideKernels: [Target] = [
-  wide("KernelsAVX2", ["-march=x86-64-v3", "-DCHUNKGRPO_AVX2"], dependencies: ["BlockKernels", "CVectors"]),
+  wide("KernelsAVX2", ["-march=x86-64-v3", "-DCHUNKGRPO_AVX2"], dependencies: ["KernelTable", "CVectors"]),
   wide(
     "KernelsAVX512", ["-march=x86-64-v4", "-mprefer-vector-width=512", "-DCHUNKGRPO_AVX2", "-DCHUNKGRPO_AVX512"],
-    dependencies: ["BlockKernels", "CVectors"]),
+    dependencies: ["KernelTable", "CVectors"]),
 ]
 
 let package = Package(
@@ -36,16 +36,16 @@ let package = Package(
     // Public API
     .target(
       name: "ChunkGRPO",
-      dependencies: ["BlockKernels", "KernelsBaseline", "CSupport"]
+      dependencies: ["KernelTable", "KernelsBaseline", "CSupport"]
         + (dispatch ? ["KernelsAVX2", "KernelsAVX512"] : []),
       swiftSettings: dispatch ? [.define("CHUNKGRPO_DISPATCH")] : []),
-    .target(name: "ChunkGRPOTraining", dependencies: ["BlockKernels", "ChunkGRPO", "COpenBLAS"]),
+    .target(name: "ChunkGRPOTraining", dependencies: ["KernelTable", "ChunkGRPO", "COpenBLAS"]),
 
     // Implementation details
     .target(name: "ChunkGRPOABI", dependencies: ["ChunkGRPO", "ChunkGRPOTraining", "CChunkGRPO", "CSupport"]),
     .target(name: "CChunkGRPO", path: "include", sources: ["shim.c"], publicHeadersPath: "."),
-    .target(name: "BlockKernels"),
-    .target(name: "KernelsBaseline", dependencies: ["BlockKernels", "CVectors"]),
+    .target(name: "KernelTable"),
+    .target(name: "KernelsBaseline", dependencies: ["KernelTable", "CVectors"], exclude: ["README.md"]),
     .target(name: "CVectors"),
     .target(name: "CSupport"),
     .systemLibrary(
@@ -53,6 +53,6 @@ let package = Package(
 
     // Unit tests
     .testTarget(name: "ChunkGRPOTests", dependencies: ["ChunkGRPO"]),
-    .testTarget(name: "ChunkGRPOTrainingTests", dependencies: ["ChunkGRPOTraining", "BlockKernels"]),
+    .testTarget(name: "ChunkGRPOTrainingTests", dependencies: ["ChunkGRPOTraining", "KernelTable"]),
   ] + (dispatch ? wideKernels : [])
 )

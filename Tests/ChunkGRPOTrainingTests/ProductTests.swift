@@ -1,4 +1,4 @@
-import BlockKernels
+import KernelTable
 import ChunkGRPO
 import Testing
 

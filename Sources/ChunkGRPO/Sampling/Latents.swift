@@ -1,5 +1,5 @@
-internal import BlockKernels
 import Glibc
+internal import KernelTable
 
 /// Borrowed latents, velocities or noise: `batch` samples of `elements` contiguous values each.
 ///

@@ -1,60 +1,5 @@
 import Glibc
 
-/// Which number stands for the log-probability of a step.
-public enum LogProbForm: Int32, Sendable {
-  /// ℓ = −‖x'−m‖²/(2·D·s²) − ln s − ½·ln 2π, the mean over the D elements.
-  case gaussian = 1
-  /// ℓ = −‖x'−m‖²/D: what Flow-GRPO and Flow-Factory use with CPS.
-  case squaredError = 2
-}
-
-/// What the last step does, which is never trained.
-public enum LastStep: Int32, Sendable {
-  /// The same as the others (Flow-GRPO).
-  case asOthers = 1
-  /// No noise: with a final σ of 0 the result is the predicted image x0 = x − σ·v (GCPO, DanceGRPO).
-  case ode = 2
-}
-
-/// How a sampler steps.
-public struct SamplerOptions: Sendable, Equatable {
-  public var dynamics = Dynamics.flowSDE
-  /// Noise scale, ≥ 0; for CPS at most 1. DPM-Solver++ has none.
-  public var eta = 0.7
-  /// One for each of the T steps instead of `eta`.
-  public var etas: [Double]?
-  /// The steps that take `dynamics`, in rising order; nil = all. The others take `outside`, and those after the last of
-  /// them `after` (MixGRPO, arXiv 2507.21802).
-  public var window: [Int]?
-  public var outside = Dynamics.ode
-  /// nil = the same as `outside`; `.dpmODE` is MixGRPO-Flash.
-  public var after: Dynamics?
-  /// Of DPM-Solver++: 1 or 2. The first and the last step are of first order.
-  public var dpmOrder = 2
-  public var logProbForm = LogProbForm.gaussian
-  public var lastStep = LastStep.asOthers
-  /// 1 … 256; 0 = one a core.
-  public var threads = 1
-
-  public init() {}
-}
-
-/// What a step may need beside latents and velocity.
-public struct StepExtras {
-  /// Classifier-free guidance: the velocity is u + w·(v − u) for the `velocity` v of the call and this u. nil = v alone.
-  public var unconditional: LatentsView?
-  /// w; 1 = v alone.
-  public var guidance: Double
-  /// x0 = x − σ·v of the step before: second-order steps need it.
-  public var previousImage: LatentsView?
-
-  public init(unconditional: LatentsView? = nil, guidance: Double = 1, previousImage: LatentsView? = nil) {
-    self.unconditional = unconditional
-    self.guidance = guidance
-    self.previousImage = previousImage
-  }
-}
-
 /// An immutable sampler over one schedule. Every step is `x' = a·x + b·v + c·h + s·ε`; see `Dynamics` for the numbers.
 ///
 /// All latents, velocities and noise of a call have one shape and one element type. Results are the same bits for any
@@ -77,16 +22,17 @@ public struct Sampler: Sendable {
   ///   - eta: noise scale, ≥ 0; for CPS at most 1.
   ///   - threads: 1 … 256; 0 = one a core.
   public init(
-    _ schedule: Schedule, dynamics: Dynamics = .flowSDE, eta: Double = 0.7, logProbForm: LogProbForm = .gaussian,
-    lastStep: LastStep = .asOthers, threads: Int = 1
+    _ schedule: Schedule, dynamics: Dynamics = SamplerOptions().dynamics, eta: Double = SamplerOptions().eta,
+    logProbForm: LogProbForm = SamplerOptions().logProbForm, lastStep: LastStep = SamplerOptions().lastStep,
+    threads: Int = SamplerOptions().threads
   ) throws {
-    var options = SamplerOptions()
-    options.dynamics = dynamics
-    options.eta = eta
-    options.logProbForm = logProbForm
-    options.lastStep = lastStep
-    options.threads = threads
-    try self.init(schedule, options)
+    try self.init(
+      schedule,
+      SamplerOptions {
+        ($0.dynamics, $0.eta, $0.logProbForm, $0.lastStep, $0.threads) = (
+          dynamics, eta, logProbForm, lastStep, threads
+        )
+      })
   }
 
   public init(_ schedule: Schedule, _ options: SamplerOptions) throws {

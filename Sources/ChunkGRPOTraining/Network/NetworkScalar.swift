@@ -1,4 +1,4 @@
-internal import BlockKernels
+internal import KernelTable
 internal import COpenBLAS
 import ChunkGRPO
 

@@ -1,4 +1,4 @@
-internal import BlockKernels
+internal import KernelTable
 import ChunkGRPO
 
 /// The products of one layer. Those that stay within the caches take the library's own kernel, which needs no copies of

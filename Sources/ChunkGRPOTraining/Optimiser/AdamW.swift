@@ -1,4 +1,4 @@
-internal import BlockKernels
+internal import KernelTable
 import ChunkGRPO
 import Glibc
 

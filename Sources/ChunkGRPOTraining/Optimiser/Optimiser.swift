@@ -1,4 +1,4 @@
-internal import BlockKernels
+internal import KernelTable
 import ChunkGRPO
 
 /// Numbers of a pass over all weights that one thread takes at a time, and the most whose squares are summed in f32.

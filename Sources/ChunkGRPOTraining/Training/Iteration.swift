@@ -97,8 +97,12 @@ extension ChunkGRPOTrainer {
 
   private func selection(_ batch: Int, _ weights: [Double]?) throws -> [UInt8] {
     try plan.chunks.select(
-      batch: batch, fraction: options.chunkFraction, weights: weights, seed: RandomStream.rollout.seed(options.seed),
-      sampleIDs: (0..<UInt64(batch)).map { state.samplesDrawn &+ $0 })
+      batch: batch,
+      ChunkSelectionOptions {
+        ($0.fraction, $0.weights) = (options.chunkFraction, weights)
+        $0.seed = RandomStream.rollout.seed(options.seed)
+        $0.sampleIDs = (0..<UInt64(batch)).map { state.samplesDrawn &+ $0 }
+      })
   }
 
   private func rollOut(_ prompts: Prompts, batch: Int) throws -> Experience {

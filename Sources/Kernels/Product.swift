@@ -1,4 +1,4 @@
-internal import BlockKernels
+internal import KernelTable
 
 // A product of matrices that stay in the caches, near the limit of the multiply-adds: 6 rows of C at a time, and as many
 // columns as there are registers for. Of B as many rows of these columns as stay in the first-level cache lie side by side:

@@ -1,6 +1,6 @@
-package import BlockKernels
 internal import CSupport
 import Glibc
+package import KernelTable
 internal import KernelsBaseline
 
 #if CHUNKGRPO_DISPATCH

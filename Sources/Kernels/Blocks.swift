@@ -1,4 +1,4 @@
-public import BlockKernels
+public import KernelTable
 
 private typealias In = UnsafeRawPointer
 private typealias Out = UnsafeMutableRawPointer

@@ -1,4 +1,4 @@
-public import BlockKernels
+public import KernelTable
 
 // The elementwise half of the network, sixteen numbers at a time: one fused pass a kernel. Sums are of sixteen lanes,
 // whatever the width of the vectors.

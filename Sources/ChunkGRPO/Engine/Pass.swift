@@ -1,5 +1,5 @@
-internal import BlockKernels
 internal import CSupport
+internal import KernelTable
 
 // A pass over a batch reads every sample once, in blocks, on one thread or several. Sums are in the compute type within a
 // block and in `Double` between blocks, in an order that depends on the number of elements alone.

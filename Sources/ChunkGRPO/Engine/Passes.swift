@@ -1,4 +1,4 @@
-internal import BlockKernels
+internal import KernelTable
 
 // What is done to the blocks of a batch: one pass for each thing that a sampler does.
 

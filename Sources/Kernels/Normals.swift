@@ -1,4 +1,4 @@
-internal import BlockKernels
+internal import KernelTable
 
 // Element e of a sample is word (e/16) mod 4 of counter 16·(e/64) + (e mod 16): sixteen counters make 64 elements without
 // a transposition.

@@ -1,5 +1,5 @@
-internal import BlockKernels
 import Glibc
+internal import KernelTable
 
 /// Normals as a function of (seed, sample id, step, element).
 struct LibraryNoise {
