@@ -18,10 +18,7 @@ extension ChunkGRPOTrainer {
     images: UnsafeBufferPointer<Float>, conditions: UnsafeBufferPointer<Float>,
     options: PretrainOptions = PretrainOptions(), progress: Progress? = nil
   ) throws {
-    try requireBounds("steps", options.steps, 1...1 << 40)
-    try requireBounds("batch_size", options.batchSize, 1...1 << 30)
-    try requireLearningRate(options.learningRate)
-    try requireDecay(options.emaDecay)
+    try options.check()
     let count = try rows("images", images, of: plan.shape.latentSize)
     let conditionRows = try rows("conditions", conditions, of: plan.shape.conditionSize)
     try require(conditionRows == count, "conditions has \(conditionRows) rows for \(count) images")

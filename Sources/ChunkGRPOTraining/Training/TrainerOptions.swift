@@ -1,6 +1,6 @@
 import ChunkGRPO
 
-/// Everything that a trainer is made from. The names and defaults of `cgrpo_trainer_options`.
+/// Everything that a trainer is made from. The fields of `cgrpo_trainer_options`, in its order; the defaults are here alone.
 public struct TrainerOptions: Equatable, Sendable {
   // Network
   /// D, 1 … 1,048,576.
@@ -11,16 +11,17 @@ public struct TrainerOptions: Equatable, Sendable {
   public var width = 256
   /// 1 … 256.
   public var blocks = 3
-  /// Of time and condition; even, 2 … 16,384.
+  /// Size of the embeddings of time and condition; even, 2 … 16,384.
   public var embeddingSize = 128
 
   // Sampling
   /// T, 2 … 10,000.
   public var steps = 17
-  /// Of the sigmas; > 0.
+  /// Shift of the sigmas; > 0.
   public var shift = 3.0
+  /// Flow-SDE, Dance-SDE or CPS.
   public var dynamics = Dynamics.flowSDE
-  /// One initial noise a group, or one a sample.
+  /// One initial noise per group instead of per sample.
   public var shareNoise = true
   /// > 0; for CPS at most 1.
   public var eta = 0.7
@@ -28,13 +29,13 @@ public struct TrainerOptions: Equatable, Sendable {
   // Objective
   /// Sizes that sum to T − 1; nil = 2, 3, 4, 7 where T is 17, else chunks of 4.
   public var chunkSizes: [Int]? = nil
-  /// Samples a prompt, ≥ 2.
+  /// Samples per prompt, ≥ 2.
   public var groupSize = 12
-  /// Of the chunks of each sample, the part that is trained; in (0, 1].
+  /// Share of the chunks of each sample that is trained; in (0, 1].
   public var chunkFraction = 0.5
-  /// Chunks are drawn by relative L1 instead of uniformly.
+  /// Draw chunks by relative L1 instead of uniformly.
   public var weightedSelection = false
-  /// 0 = one a core. The results are the same for any number.
+  /// 0 = one per core. The results are the same for any number.
   public var threads = 0
   /// > 0, `.infinity` for none.
   public var advantageClamp = 5.0
@@ -44,18 +45,21 @@ public struct TrainerOptions: Equatable, Sendable {
   public var kl = 0.0
 
   // Optimiser
-  /// Optimiser steps a rollout, ≥ 1: its prompts are dealt out to them, at least one each.
+  /// Optimiser steps per rollout, ≥ 1: its prompts are dealt out to them, at least one each.
   public var updatesPerRollout = 2
+  /// ≥ 0.
   public var learningRate = 3e-4
+  /// [0, 1).
   public var beta1 = 0.9, beta2 = 0.999
+  /// > 0.
   public var adamEpsilon = 1e-8
-  /// Decoupled.
+  /// Decoupled; ≥ 0.
   public var weightDecay = 1e-4
   /// > 0, `.infinity` for none.
   public var maxGradNorm = 1.0
-  /// Of the averaged weights, an optimiser step of Chunk-GRPO; [0, 1).
+  /// Decay of the averaged parameters per optimiser step of Chunk-GRPO; [0, 1).
   public var emaDecay = 0.9
-  /// Of the weights and of every draw.
+  /// Seed of the parameters and of every draw.
   public var seed: UInt64 = 0
 
   public init(latentSize: Int, conditionSize: Int) {
@@ -64,62 +68,40 @@ public struct TrainerOptions: Equatable, Sendable {
   }
 }
 
-/// How flow matching is pretrained. The names and defaults of `cgrpo_pretrain_options`.
-public struct PretrainOptions: Equatable, Sendable {
-  /// Optimiser steps, ≥ 1.
-  public var steps = 2000
-  public var batchSize = 256
-  /// At first; falls to a tenth along a cosine.
-  public var learningRate = 2e-3
-  /// Of the averaged weights, which the network has afterwards; [0, 1). It rises to this over the first steps.
-  public var emaDecay = 0.99
+extension TrainerOptions {
+  /// Every option under its name in the header: what a checkpoint holds.
+  static var fields: [TextField<TrainerOptions>] {
+    [
+      .init("latent_size", \.latentSize), .init("condition_size", \.conditionSize), .init("width", \.width),
+      .init("blocks", \.blocks), .init("embedding_size", \.embeddingSize),
+      .init("steps", \.steps), .init("shift", \.shift), .init("dynamics", \.dynamics),
+      .init("share_noise", \.shareNoise), .init("eta", \.eta),
+      .init("chunk_sizes", \.chunkSizes), .init("group_size", \.groupSize), .init("chunk_fraction", \.chunkFraction),
+      .init("weighted_selection", \.weightedSelection), .init("threads", \.threads),
+      .init("advantage_clamp", \.advantageClamp), .init("clip_low", \.clipLow), .init("clip_high", \.clipHigh),
+      .init("kl", \.kl),
+      .init("updates_per_rollout", \.updatesPerRollout), .init("learning_rate", \.learningRate),
+      .init("beta1", \.beta1), .init("beta2", \.beta2), .init("adam_epsilon", \.adamEpsilon),
+      .init("weight_decay", \.weightDecay), .init("max_grad_norm", \.maxGradNorm), .init("ema_decay", \.emaDecay),
+      .init("seed", \.seed),
+    ]
+  }
 
-  public init() {}
-}
-
-/// What options stand for, checked.
-struct TrainingPlan {
-  let shape: NetworkShape
-  let sampler: Sampler
-  let chunks: ChunkPlan
-  let clip: ClipRange
-  let adam: AdamW
-
-  init(_ o: TrainerOptions) throws {
-    shape = try NetworkShape(
-      latentSize: o.latentSize, conditionSize: o.conditionSize, width: o.width, blocks: o.blocks,
-      embeddingSize: o.embeddingSize)
-    try requireBounds("steps", o.steps, 2...10_000)
-    try require(
-      [.flowSDE, .danceSDE, .cps].contains(o.dynamics), "dynamics: the trainer takes flow_sde, dance_sde or cps")
-    try require(o.eta > 0, "eta = \(o.eta) must be positive: without noise there is nothing to train")
-    sampler = try Sampler(
-      .shifted(steps: o.steps, shift: o.shift), dynamics: o.dynamics, eta: o.eta, lastStep: .ode, threads: o.threads)
-    let trained = o.steps - 1
-    if let sizes = o.chunkSizes {
-      chunks = try ChunkPlan(sizes)
-      try require(
-        chunks.steps == trained,
-        "chunk_sizes sum to \(chunks.steps), but \(o.steps) steps have \(trained) trained ones: all but the last")
-    } else {
-      chunks = try o.steps == 17 ? ChunkPlan([2, 3, 4, 7]) : .fixed(steps: trained, size: min(4, trained))
-    }
-    try requireBounds("group_size", o.groupSize, 2...1 << 20)
-    try require(o.chunkFraction > 0 && o.chunkFraction <= 1, "chunk_fraction = \(o.chunkFraction) is outside (0, 1]")
-    try require(
-      Double(chunks.count) * o.chunkFraction + 1e-9 >= 1,
-      "chunk_fraction = \(o.chunkFraction) of \(chunks.count) chunks is none: at least \(1 / Double(chunks.count)) trains one"
-    )
-    try require(o.advantageClamp > 0, "advantage_clamp = \(o.advantageClamp) must be positive")
-    try require(o.clipLow >= 0 && o.clipLow <= 1, "clip_low = \(o.clipLow) is outside [0, 1]")
-    try require(o.clipHigh >= 0, "clip_high = \(o.clipHigh) must be at least 0")
-    try require(o.kl >= 0 && o.kl.isFinite, "kl = \(o.kl) must be at least 0 and finite")
-    clip = ClipRange(low: o.clipLow, high: o.clipHigh)
-    try requireBounds("updates_per_rollout", o.updatesPerRollout, 1...1 << 20)
-    try requireLearningRate(o.learningRate)
-    adam = try AdamW(beta1: o.beta1, beta2: o.beta2, epsilon: o.adamEpsilon, weightDecay: o.weightDecay)
-    try require(o.maxGradNorm > 0, "max_grad_norm = \(o.maxGradNorm) must be positive")
-    try requireDecay(o.emaDecay)
+  /// Checks the bounds that no other type checks: `TrainingPlan` makes the others.
+  func check() throws {
+    try requireBounds("steps", steps, 2...10_000)
+    try require([.flowSDE, .danceSDE, .cps].contains(dynamics), "dynamics: the trainer takes flow_sde, dance_sde or cps")
+    try require(eta > 0, "eta = \(eta) must be positive: without noise there is nothing to train")
+    try requireBounds("group_size", groupSize, 2...1 << 20)
+    try require(chunkFraction > 0 && chunkFraction <= 1, "chunk_fraction = \(chunkFraction) is outside (0, 1]")
+    try require(advantageClamp > 0, "advantage_clamp = \(advantageClamp) must be positive")
+    try require(clipLow >= 0 && clipLow <= 1, "clip_low = \(clipLow) is outside [0, 1]")
+    try require(clipHigh >= 0, "clip_high = \(clipHigh) must be at least 0")
+    try require(kl >= 0 && kl.isFinite, "kl = \(kl) must be at least 0 and finite")
+    try requireBounds("updates_per_rollout", updatesPerRollout, 1...1 << 20)
+    try requireLearningRate(learningRate)
+    try require(maxGradNorm > 0, "max_grad_norm = \(maxGradNorm) must be positive")
+    try requireDecay(emaDecay)
   }
 }
 

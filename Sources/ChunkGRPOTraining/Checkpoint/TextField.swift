@@ -1,0 +1,67 @@
+import ChunkGRPO
+
+/// A value that a checkpoint holds as text: safetensors files have no other metadata.
+protocol TextValue {
+  var text: String { get }
+  /// Nil where `text` is none that the property gives.
+  init?(text: String)
+}
+
+/// One property of `Root` under the name that it has in a checkpoint.
+struct TextField<Root> {
+  let name: String
+  let text: (Root) -> String
+  /// Sets the property; false where the text is no such value.
+  let read: (_ text: String, _ root: inout Root) -> Bool
+
+  init<Value: TextValue>(_ name: String, _ path: WritableKeyPath<Root, Value>) {
+    self.name = name
+    text = { $0[keyPath: path].text }
+    read = {
+      guard let value = Value(text: $0) else { return false }
+      $1[keyPath: path] = value
+      return true
+    }
+  }
+}
+
+extension TextValue where Self: LosslessStringConvertible {
+  var text: String { description }
+  init?(text: String) { self.init(text) }
+}
+
+extension Int: TextValue {}
+extension UInt64: TextValue {}
+extension Bool: TextValue {}
+
+extension Double: TextValue {
+  /// NaN is no option, and a number that only overflows to infinity is not what was written.
+  init?(text: String) {
+    guard let value = Double(text), !value.isNaN, value.isFinite || text == value.text else { return nil }
+    self = value
+  }
+}
+
+extension Dynamics: TextValue {
+  /// The number of `cgrpo_dynamics`.
+  var text: String { rawValue.description }
+  init?(text: String) {
+    guard let value = Int32(text).flatMap(Dynamics.init) else { return nil }
+    self = value
+  }
+}
+
+extension [Int]?: TextValue {
+  /// Such as "2,3,4,7"; "default" where there are none.
+  var text: String { self?.map(\.description).joined(separator: ",") ?? "default" }
+  init?(text: String) {
+    if text == "default" {
+      self = nil
+      return
+    }
+    let parts = text.split(separator: ",", omittingEmptySubsequences: false)
+    let values = parts.compactMap { Int($0) }
+    guard values.count == parts.count else { return nil }
+    self = values
+  }
+}
