@@ -1,5 +1,5 @@
-import KernelTable
 import ChunkGRPO
+import KernelTable
 import Testing
 
 @Suite struct ProductTests {

@@ -1,7 +1,7 @@
 import ChunkGRPO
 import Glibc
 
-/// A failure of the file system, with the path and the system's reason.
+/// A failure of the file system with the path and the system's reason.
 func ioError(_ what: String, _ path: String) -> ChunkGRPOError {
   let reason = strerror(errno).map { String(cString: $0) } ?? "error \(errno)"
   return ChunkGRPOError(.io, "cannot \(what) \(path): \(reason)")
@@ -11,10 +11,10 @@ func corrupt(_ path: String, _ why: String) -> ChunkGRPOError {
   ChunkGRPOError(.io, "\(path) is no checkpoint: \(why)")
 }
 
-/// Writes the parts to `path` so that it is there whole or, whenever the machine stops, not at all: written aside, flushed,
-/// renamed.
+/// Writes `parts`, one after the other, aside, flushes and renames them to `path`: whenever the machine stops, the file is
+/// whole or not there. A file that an interrupted call left aside is written over.
 func writeAtomically(_ parts: [UnsafeRawBufferPointer], to path: String) throws {
-  let aside = path + temporarySuffix
+  let aside = path + ".part"
   let file = open(aside, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o644)
   guard file >= 0 else { throw ioError("write", aside) }
   do {
@@ -31,8 +31,6 @@ func writeAtomically(_ parts: [UnsafeRawBufferPointer], to path: String) throws 
     throw error
   }
 }
-
-let temporarySuffix = ".part"
 
 private func writeAll(_ part: UnsafeRawBufferPointer, to file: Int32, _ path: String) throws {
   guard let base = part.baseAddress else { return }
@@ -53,13 +51,8 @@ func flushDirectory(_ path: String) throws {
   guard fsync(directory) == 0 else { throw ioError("flush", path) }
 }
 
-/// Calls `body` with the bytes of a regular file.
-func withFile<R>(_ path: String, _ body: (UnsafeRawBufferPointer) throws -> R) throws -> R {
-  let bytes = try readFile(path)
-  return try withExtendedLifetime(bytes) { try body(UnsafeRawBufferPointer(bytes.values)) }
-}
-
-private func readFile(_ path: String) throws -> Buffer<UInt8> {
+/// The bytes of a regular file.
+func readFile(_ path: String) throws -> Buffer<UInt8> {
   let file = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC)  // a pipe of that name must not block
   guard file >= 0 else { throw ioError("read", path) }
   defer { close(file) }
@@ -76,17 +69,4 @@ private func readFile(_ path: String) throws -> Buffer<UInt8> {
     done += count
   }
   return bytes
-}
-
-/// Names of the entries of a directory.
-func entries(of path: String) -> [String] {
-  guard let directory = opendir(path) else { return [] }
-  defer { closedir(directory) }
-  var names: [String] = []
-  while let entry = readdir(directory) {
-    withUnsafePointer(to: &entry.pointee.d_name) {
-      $0.withMemoryRebound(to: CChar.self, capacity: 256) { names.append(String(cString: $0)) }
-    }
-  }
-  return names
 }

@@ -1,12 +1,12 @@
-internal import KernelTable
 internal import COpenBLAS
 import ChunkGRPO
+package import KernelTable
 
-/// What the network computes in: `Float` to train, `Double` to check it.
-public protocol NetworkScalar: BinaryFloatingPoint & SIMDScalar & BitwiseCopyable & Codable {
-  static var elementType: ElementType { get }
+/// A type that the network computes in: `Float`; the tests check it against `Double`.
+package protocol NetworkScalar: BinaryFloatingPoint, BitwiseCopyable {
+  static var kernels: NetworkKernels { get }
 
-  /// C = op(A)·op(B) + beta·C for row-major matrices, by OpenBLAS; op(A) is (m, k), op(B) (k, n).
+  /// C = op(A)·op(B) + beta·C for row-major matrices; op(A) is (m, k), op(B) (k, n).
   static func gemm(
     _ transposeA: Bool, _ transposeB: Bool, _ m: Int, _ n: Int, _ k: Int,
     _ a: UnsafePointer<Self>, _ lda: Int, _ b: UnsafePointer<Self>, _ ldb: Int, _ beta: Self,
@@ -14,38 +14,22 @@ public protocol NetworkScalar: BinaryFloatingPoint & SIMDScalar & BitwiseCopyabl
 }
 
 extension NetworkScalar {
-  static var kernels: NetworkKernels { elementType == .float32 ? networkKernels.float32 : networkKernels.float64 }
+  /// Whether the library has a kernel for products of its own.
+  static var hasProduct: Bool { kernels.product != nil }
 }
 
-// Sizes fit Int32: the shape bounds them and rows come in bounded batches.
 extension Float: NetworkScalar {
-  public static var elementType: ElementType { .float32 }
+  package static var kernels: NetworkKernels { networkKernels.float32 }
 
-  public static func gemm(
+  /// Sizes fit Int32: the shape bounds them and rows come in bounded batches.
+  package static func gemm(
     _ transposeA: Bool, _ transposeB: Bool, _ m: Int, _ n: Int, _ k: Int,
     _ a: UnsafePointer<Float>, _ lda: Int, _ b: UnsafePointer<Float>, _ ldb: Int, _ beta: Float,
     _ c: UnsafeMutablePointer<Float>, _ ldc: Int
   ) {
+    func size(_ value: Int) -> Int32 { Int32(truncatingIfNeeded: value) }
     cblas_sgemm(
-      CblasRowMajor, transposeA ? CblasTrans : CblasNoTrans, transposeB ? CblasTrans : CblasNoTrans,
-      Int32(truncatingIfNeeded: m), Int32(truncatingIfNeeded: n), Int32(truncatingIfNeeded: k), 1, a,
-      Int32(truncatingIfNeeded: lda), b,
-      Int32(truncatingIfNeeded: ldb), beta, c, Int32(truncatingIfNeeded: ldc))
-  }
-}
-
-extension Double: NetworkScalar {
-  public static var elementType: ElementType { .float64 }
-
-  public static func gemm(
-    _ transposeA: Bool, _ transposeB: Bool, _ m: Int, _ n: Int, _ k: Int,
-    _ a: UnsafePointer<Double>, _ lda: Int, _ b: UnsafePointer<Double>, _ ldb: Int, _ beta: Double,
-    _ c: UnsafeMutablePointer<Double>, _ ldc: Int
-  ) {
-    cblas_dgemm(
-      CblasRowMajor, transposeA ? CblasTrans : CblasNoTrans, transposeB ? CblasTrans : CblasNoTrans,
-      Int32(truncatingIfNeeded: m), Int32(truncatingIfNeeded: n), Int32(truncatingIfNeeded: k), 1, a,
-      Int32(truncatingIfNeeded: lda), b,
-      Int32(truncatingIfNeeded: ldb), beta, c, Int32(truncatingIfNeeded: ldc))
+      CblasRowMajor, transposeA ? CblasTrans : CblasNoTrans, transposeB ? CblasTrans : CblasNoTrans, size(m), size(n),
+      size(k), 1, a, size(lda), b, size(ldb), beta, c, size(ldc))
   }
 }

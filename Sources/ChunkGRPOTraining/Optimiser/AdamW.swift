@@ -1,20 +1,20 @@
-internal import KernelTable
 import ChunkGRPO
 import Glibc
+internal import KernelTable
 
 /// Adam with decoupled weight decay (arXiv 1711.05101), in the order of operations of `torch.optim.AdamW`:
 ///
 ///     w ← w − lr·weightDecay·w
 ///     m ← β1·m + (1 − β1)·g,   v ← β2·v + (1 − β2)·g²
 ///     w ← w − lr/(1 − β1ᵗ) · m / (√(v/(1 − β2ᵗ)) + ε)
-public struct AdamW: Equatable, Sendable {
-  public let beta1, beta2, epsilon, weightDecay: Double
+package struct AdamW: Equatable, Sendable {
+  package let beta1, beta2, epsilon, weightDecay: Double
 
   /// - Parameters:
   ///   - beta1, beta2: in [0, 1).
   ///   - epsilon: > 0.
   ///   - weightDecay: ≥ 0.
-  public init(beta1: Double = 0.9, beta2: Double = 0.999, epsilon: Double = 1e-8, weightDecay: Double = 1e-4) throws {
+  package init(beta1: Double = 0.9, beta2: Double = 0.999, epsilon: Double = 1e-8, weightDecay: Double = 1e-4) throws {
     try require(beta1 >= 0 && beta1 < 1, "beta1 = \(beta1) is outside [0, 1)")
     try require(beta2 >= 0 && beta2 < 1, "beta2 = \(beta2) is outside [0, 1)")
     try require(
@@ -32,7 +32,7 @@ public struct AdamW: Equatable, Sendable {
   /// - Parameters:
   ///   - step: t, counted from 1 since the moments were zero.
   ///   - gradientScale: multiplies the gradients, for clipping.
-  public func update(
+  package func update(
     parameters: UnsafeMutablePointer<Float>, gradients: UnsafePointer<Float>,
     firstMoment: UnsafeMutablePointer<Float>, secondMoment: UnsafeMutablePointer<Float>, count: Int, step: Int,
     learningRate: Double, gradientScale: Double = 1

@@ -1,6 +1,6 @@
 import ChunkGRPO
 
-/// Conditions with equal rows told apart once, so that the network computes their context once.
+/// The rows of conditions, with equal ones found: the network computes their context once.
 struct Prompts {
   /// The rows of `conditions` that are different from all before them.
   let distinct: [Int]
@@ -13,14 +13,13 @@ struct Prompts {
   init(_ conditions: UnsafeBufferPointer<Float>, size: Int) {
     self.conditions = conditions
     self.size = size
-    let row = { UnsafeRawBufferPointer(UnsafeBufferPointer(rebasing: conditions[$0 * size..<($0 + 1) * size])) }
+    let row = { conditions[$0 * size..<($0 + 1) * size].lazy.map(\.bitPattern) }
     var distinct: [Int] = []
     var index: [Int] = []
     var byHash: [UInt64: [Int]] = [:]
     for r in 0..<conditions.count / size {
-      let bytes = row(r)
-      let hash = fnv1a(bytes)
-      if let known = byHash[hash]?.first(where: { row(distinct[$0]).elementsEqual(bytes) }) {
+      let hash = fnv1a(row(r))
+      if let known = byHash[hash]?.first(where: { row(distinct[$0]).elementsEqual(row(r)) }) {
         index.append(known)
       } else {
         byHash[hash, default: []].append(distinct.count)
@@ -42,7 +41,7 @@ struct Prompts {
 /// Numbers `values` from 0 in the order of their first appearance.
 ///
 /// - Returns: for each value its number, and the value of each number.
-func numbered(_ values: [Int]) -> (numbers: [Int32], values: [Int]) {
+func numbered(_ values: some Sequence<Int>) -> (numbers: [Int32], values: [Int]) {
   var numbers: [Int: Int32] = [:]
   var distinct: [Int] = []
   let result = values.map { value -> Int32 in
@@ -53,11 +52,4 @@ func numbered(_ values: [Int]) -> (numbers: [Int32], values: [Int]) {
     return number
   }
   return (result, distinct)
-}
-
-/// The 64-bit FNV-1a hash.
-func fnv1a(_ bytes: UnsafeRawBufferPointer, from start: UInt64 = 0xcbf2_9ce4_8422_2325) -> UInt64 {
-  var hash = start
-  for byte in bytes { hash = (hash ^ UInt64(byte)) &* 0x0000_0100_0000_01b3 }
-  return hash
 }

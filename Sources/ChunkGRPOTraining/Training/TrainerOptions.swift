@@ -70,7 +70,7 @@ public struct TrainerOptions: Equatable, Sendable {
 
 extension TrainerOptions {
   /// Every option under its name in the header: what a checkpoint holds.
-  static var fields: [TextField<TrainerOptions>] {
+  package static var fields: [TextField<TrainerOptions>] {
     [
       .init("latent_size", \.latentSize), .init("condition_size", \.conditionSize), .init("width", \.width),
       .init("blocks", \.blocks), .init("embedding_size", \.embeddingSize),
@@ -90,7 +90,8 @@ extension TrainerOptions {
   /// Checks the bounds that no other type checks: `TrainingPlan` makes the others.
   func check() throws {
     try requireBounds("steps", steps, 2...10_000)
-    try require([.flowSDE, .danceSDE, .cps].contains(dynamics), "dynamics: the trainer takes flow_sde, dance_sde or cps")
+    try require(
+      [.flowSDE, .danceSDE, .cps].contains(dynamics), "dynamics: the trainer takes flow_sde, dance_sde or cps")
     try require(eta > 0, "eta = \(eta) must be positive: without noise there is nothing to train")
     try requireBounds("group_size", groupSize, 2...1 << 20)
     try require(chunkFraction > 0 && chunkFraction <= 1, "chunk_fraction = \(chunkFraction) is outside (0, 1]")
