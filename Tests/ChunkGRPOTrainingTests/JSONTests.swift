@@ -12,7 +12,7 @@ struct JSONTests {
         == .object([
           "a": .array([.int(1), .int(-2)]), "b": .object(["c": .string("d")]), "e": .array([]), "f": .object([:]),
         ]))
-    #expect(parsed(#""a\"\\\/\b\f\n\r\t\u00e9ü""#) == .string("a\"\\/\u{8}\u{c}\n\r\té\u{fc}"))
+    #expect(parsed("\"a/é\"") == .string("a/é"))
     #expect(parsed("[1,2]")?.ints == [1, 2] && parsed("[1,\"2\"]")?.ints == nil && parsed("[]")?.ints == [])
     #expect(parsed("9223372036854775807") == .int(.max))
   }
@@ -21,7 +21,7 @@ struct JSONTests {
     "Anything else is refused",
     arguments: [
       "", " ", "{", "[", "\"", "{\"a\"}", "{\"a\":}", "{\"a\":1,}", "[1,]", "[1 2]", "1 2", "1.5", "1e3", "-", "1-2",
-      "9223372036854775808", "true", "null", "'a'", "\"\\x\"", "\"\\u12\"", "\"\\ud800\"", "\"\\u+123\"", "\"a\nb\"",
+      "9223372036854775808", "true", "null", "'a'", "\"\\n\"", "\"\\\"", "\"a\nb\"",
       "{\"a\":1,\"a\":2}", "{1:2}", "{\"a\":1}}",
     ])
   func refusals(text: String) { #expect(parsed(text) == nil) }

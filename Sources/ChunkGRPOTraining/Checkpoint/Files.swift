@@ -15,31 +15,18 @@ func corrupt(_ path: String, _ why: String) -> ChunkGRPOError {
 /// whole or not there. A file that an interrupted call left aside is written over.
 func writeAtomically(_ parts: [UnsafeRawBufferPointer], to path: String) throws {
   let aside = path + ".part"
-  let file = open(aside, O_WRONLY | O_CREAT | O_TRUNC | O_CLOEXEC, 0o644)
-  guard file >= 0 else { throw ioError("write", aside) }
-  do {
-    for part in parts { try writeAll(part, to: file, aside) }
-    guard fsync(file) == 0 else { throw ioError("flush", aside) }
-  } catch {
-    close(file)
+  guard let file = fopen(aside, "we") else { throw ioError("write", aside) }
+  let isWritten = parts.allSatisfy { fwrite($0.baseAddress, 1, $0.count, file) == $0.count }
+  guard isWritten && fflush(file) == 0 && fsync(fileno(file)) == 0 else {
+    let error = ioError("write", aside)
+    fclose(file)
     unlink(aside)
     throw error
   }
-  guard close(file) == 0, rename(aside, path) == 0 else {
+  guard fclose(file) == 0, rename(aside, path) == 0 else {
     let error = ioError("write", path)
     unlink(aside)
     throw error
-  }
-}
-
-private func writeAll(_ part: UnsafeRawBufferPointer, to file: Int32, _ path: String) throws {
-  guard let base = part.baseAddress else { return }
-  var done = 0
-  while done < part.count {
-    let written = write(file, base + done, part.count - done)
-    if written < 0 && errno == EINTR { continue }
-    guard written > 0 else { throw ioError("write", path) }
-    done += written
   }
 }
 
@@ -53,20 +40,14 @@ func flushDirectory(_ path: String) throws {
 
 /// The bytes of a regular file.
 func readFile(_ path: String) throws -> Buffer<UInt8> {
-  let file = open(path, O_RDONLY | O_NONBLOCK | O_CLOEXEC)  // a pipe of that name must not block
-  guard file >= 0 else { throw ioError("read", path) }
-  defer { close(file) }
   var info = stat()
-  guard fstat(file, &info) == 0 else { throw ioError("read", path) }
-  guard info.st_mode & S_IFMT == S_IFREG else { throw corrupt(path, "it is no file") }
+  guard stat(path, &info) == 0 else { throw ioError("read", path) }
+  guard info.st_mode & S_IFMT == S_IFREG else { throw corrupt(path, "it is no file") }  // to open a pipe would block
+  guard let file = fopen(path, "re") else { throw ioError("read", path) }
+  defer { fclose(file) }
   let bytes = try Buffer<UInt8>(count: Int(info.st_size), for: path)
-  var done = 0
-  while done < bytes.count {
-    let count = read(file, bytes.base + done, bytes.count - done)
-    if count < 0 && errno == EINTR { continue }
-    guard count >= 0 else { throw ioError("read", path) }
-    if count == 0 { throw corrupt(path, "it became shorter while it was read") }
-    done += count
-  }
+  let count = fread(bytes.base, 1, bytes.count, file)
+  guard ferror(file) == 0 else { throw ioError("read", path) }
+  guard count == bytes.count else { throw corrupt(path, "it became shorter while it was read") }
   return bytes
 }

@@ -1,4 +1,4 @@
-/// The JSON of a safetensors header: objects, arrays, strings and whole numbers.
+/// The JSON of a safetensors header: objects, arrays, strings without escapes and whole numbers.
 package enum JSON: Equatable {
   case object([String: JSON])
   case array([JSON])
@@ -87,38 +87,10 @@ private struct Parser {
 
   /// The rest of a string after its opening quote.
   private mutating func string() -> String? {
-    var text: [UInt8] = []
-    while let byte = next {
-      position += 1
-      switch byte {
-      case UInt8(ascii: "\""): return String(validating: text, as: UTF8.self)
-      case UInt8(ascii: "\\"):
-        guard let scalar = escaped() else { return nil }
-        text += String(scalar).utf8
-      case 0..<0x20: return nil
-      default: text.append(byte)
-      }
-    }
-    return nil
-  }
-
-  private mutating func escaped() -> Unicode.Scalar? {
-    guard let byte = next else { return nil }
-    position += 1
-    switch byte {
-    case UInt8(ascii: "\""), UInt8(ascii: "\\"), UInt8(ascii: "/"): return Unicode.Scalar(byte)
-    case UInt8(ascii: "b"): return "\u{8}"
-    case UInt8(ascii: "f"): return "\u{c}"
-    case UInt8(ascii: "n"): return "\n"
-    case UInt8(ascii: "r"): return "\r"
-    case UInt8(ascii: "t"): return "\t"
-    case UInt8(ascii: "u"):
-      // Pairs of surrogates name no tensor, and a lone one is no character.
-      let digits = String(decoding: bytes[position...].prefix(4), as: UTF8.self)
-      position = min(position + 4, bytes.count)
-      guard digits.count == 4, digits.allSatisfy(\.isHexDigit) else { return nil }
-      return UInt32(digits, radix: 16).flatMap(Unicode.Scalar.init)
-    default: return nil
-    }
+    guard let end = bytes[position...].firstIndex(of: UInt8(ascii: "\"")) else { return nil }
+    let text = bytes[position..<end]
+    position = end + 1
+    if text.contains(where: { $0 < 0x20 || $0 == UInt8(ascii: "\\") }) { return nil }
+    return String(validating: text, as: UTF8.self)
   }
 }

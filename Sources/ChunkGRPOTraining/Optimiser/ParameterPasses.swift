@@ -30,14 +30,14 @@ extension TrainingWorkspace {
 }
 
 extension TrainingState {
-  /// This state becomes `old`, which may be itself, after one step of `adam` with gradients that are multiplied by `scale`.
+  /// This state becomes `old`, which may be itself, after one step of AdamW with gradients that are multiplied by `scale`.
   /// The average follows.
   func step(
-    from old: TrainingState, _ adam: AdamW, gradients: Buffer<Float>, scale: Double, learningRate: Double,
+    from old: TrainingState, _ options: TrainerOptions, gradients: Buffer<Float>, scale: Double, learningRate: Double,
     emaDecay: Double, threads: Int
   ) {
     counters.optimiserSteps = old.counters.optimiserSteps + 1
-    let factors = adam.factors(step: counters.optimiserSteps, learningRate: learningRate, gradientScale: scale)
+    let factors = options.adamW(step: counters.optimiserSteps, learningRate: learningRate, gradientScale: scale)
     let share = Float(1 - emaDecay)
     forEachItem(parameters.count, threads: threads) { _, first, count in
       networkKernels.adamW(

@@ -19,8 +19,8 @@ struct Experience {
   /// Whether the networks hold the activations of the first optimiser step since the rollout.
   var isRecorded = false
 
-  /// Row of `prompts.distinct` that the sample was made for.
-  func prompt(_ sample: Int) -> Int { prompts.index[sample / groupSize] }
+  /// Number among `prompts` of the condition that the sample was made for.
+  func prompt(_ sample: Int) -> Int32 { prompts.index[sample / groupSize] }
 
   func isSelected(_ sample: Int, chunk: Int) -> Bool { selection[sample * chunks.count + chunk] != 0 }
 

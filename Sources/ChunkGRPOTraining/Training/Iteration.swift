@@ -1,4 +1,5 @@
 import ChunkGRPO
+import Glibc
 
 extension ChunkGRPOTrainer {
   /// Rewards of the B images (B, D): one finite number each. `prompts[i]` is the row of `conditions` that image i was made
@@ -35,12 +36,11 @@ extension ChunkGRPOTrainer {
       var report = IterationReport()
       report.iteration = iterations + 1
 
-      var clock = Stopwatch()
+      let start = seconds()
       var experience = try rollOut(Prompts(conditions, size: plan.shape.conditionSize), batch: batch)
-      report.rolloutSeconds = clock.lap()
-
+      let rolledOut = seconds()
       let rewards = try evaluate(experience, reward)
-      report.rewardSeconds = clock.lap()
+      let rewarded = seconds()
       report.rewardMean = rewards.reduce(0, +) / Double(batch)
       report.rewardStd =
         (rewards.reduce(0) { $0 + ($1 - report.rewardMean) * ($1 - report.rewardMean) } / Double(batch)).squareRoot()
@@ -62,7 +62,9 @@ extension ChunkGRPOTrainer {
       draft.counters.iterations += 1
       draft.counters.samplesDrawn &+= UInt64(batch)
       commit()
-      report.updateSeconds = clock.lap()
+      report.rolloutSeconds = rolledOut - start
+      report.rewardSeconds = rewarded - rolledOut
+      report.updateSeconds = seconds() - rewarded
       return report
     }
   }
@@ -158,4 +160,11 @@ extension ChunkGRPOTrainer {
     }
     return rewards
   }
+}
+
+/// Of a clock that only goes forward.
+private func seconds() -> Double {
+  var time = timespec()
+  clock_gettime(CLOCK_MONOTONIC, &time)
+  return Double(time.tv_sec) + 1e-9 * Double(time.tv_nsec)
 }

@@ -41,7 +41,7 @@ extension ChunkGRPOTrainer {
       throw ChunkGRPOError.nonFinite("the gradient is not finite in iteration \(iterations + 1)")
     }
     draft.step(
-      from: first ? state : draft, plan.adam, gradients: lanes[0].gradients, scale: min(1, options.maxGradNorm / norm),
+      from: first ? state : draft, options, gradients: lanes[0].gradients, scale: min(1, options.maxGradNorm / norm),
       learningRate: options.learningRate, emaDecay: options.emaDecay, threads: workspace.threads)
     return Update(loss: whole.loss, gradNorm: norm, stats: whole.stats)
   }

@@ -53,7 +53,7 @@ extension ChunkGRPOTrainer {
         let turn = Double(step) / Double(options.steps)
         // Early on the average follows closely: it forgets the first parameters.
         draft.step(
-          from: draft, plan.adam, gradients: lanes[0].gradients, scale: min(1, self.options.maxGradNorm / norm),
+          from: draft, self.options, gradients: lanes[0].gradients, scale: min(1, self.options.maxGradNorm / norm),
           learningRate: options.learningRate * (0.1 + 0.45 * (1 + cos(.pi * turn))),
           emaDecay: min(options.emaDecay, Double(1 + step) / Double(10 + step)), threads: workspace.threads)
         let done = step + 1

@@ -55,9 +55,9 @@ private struct RolloutPass {
 
   private let network: VelocityNetwork<Float>
   private let ids: [UInt64]
-  /// For each sample its prompt's place in `prompts`, which is also its context's among those of a step.
+  /// For each sample its prompt's place in `prompts`, and so its context's among those of a step.
   private let promptOfSample: [Int32]
-  private let prompts: [Int]
+  private let prompts: [Int32]
   /// Steps whose contexts are computed together: as many as fit.
   private let span: Int
   private let conditions: Buffer<Float>

@@ -87,7 +87,7 @@ extension TrainerOptions {
     ]
   }
 
-  /// Checks the bounds that no other type checks: `TrainingPlan` makes the others.
+  /// Checks the bounds that no other type checks; `TrainingPlan` makes those types.
   func check() throws {
     try requireBounds("steps", steps, 2...10_000)
     try require(
@@ -101,6 +101,12 @@ extension TrainerOptions {
     try require(kl >= 0 && kl.isFinite, "kl = \(kl) must be at least 0 and finite")
     try requireBounds("updates_per_rollout", updatesPerRollout, 1...1 << 20)
     try requireLearningRate(learningRate)
+    try require(beta1 >= 0 && beta1 < 1, "beta1 = \(beta1) is outside [0, 1)")
+    try require(beta2 >= 0 && beta2 < 1, "beta2 = \(beta2) is outside [0, 1)")
+    try require(
+      Float(adamEpsilon) > 0 && Float(adamEpsilon).isFinite,
+      "adam_epsilon = \(adamEpsilon) must be positive and finite, in f32 too")
+    try require(weightDecay >= 0 && weightDecay.isFinite, "weight_decay = \(weightDecay) must be at least 0 and finite")
     try require(maxGradNorm > 0, "max_grad_norm = \(maxGradNorm) must be positive")
     try requireDecay(emaDecay)
   }
