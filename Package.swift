@@ -12,7 +12,7 @@ import PackageDescription
 
 func wide(_ name: String, _ flags: [String], dependencies: [Target.Dependency] = []) -> Target {
   .target(
-    name: name, dependencies: dependencies,
+    name: name, dependencies: dependencies, exclude: ["README.md"],
     swiftSettings: [.unsafeFlags(flags.flatMap { $0.hasPrefix("-D") ? [$0, "-Xcc", $0] : ["-Xcc", $0] })])
 }
 
@@ -36,17 +36,20 @@ let package = Package(
     // Public API
     .target(
       name: "ChunkGRPO",
-      dependencies: ["KernelTable", "KernelsBaseline", "CSupport"]
+      dependencies: ["KernelTable", "KernelsBaseline", "CSupport", "Platform"]
         + (dispatch ? ["KernelsAVX2", "KernelsAVX512"] : []),
       swiftSettings: dispatch ? [.define("CHUNKGRPO_DISPATCH")] : []),
-    .target(name: "ChunkGRPOTraining", dependencies: ["KernelTable", "ChunkGRPO", "COpenBLAS"]),
+    .target(name: "ChunkGRPOTraining", dependencies: ["KernelTable", "ChunkGRPO", "COpenBLAS", "Platform"]),
 
     // Implementation details
-    .target(name: "ChunkGRPOABI", dependencies: ["ChunkGRPO", "ChunkGRPOTraining", "CChunkGRPO", "CSupport"]),
+    .target(
+      name: "ChunkGRPOABI", dependencies: ["ChunkGRPO", "ChunkGRPOTraining", "CChunkGRPO", "CSupport", "Platform"]),
     .target(name: "CChunkGRPO", path: "include", sources: ["shim.c"], publicHeadersPath: "."),
-    .target(name: "KernelTable"),
-    .target(name: "KernelsBaseline", dependencies: ["KernelTable", "CVectors"]),
+    .target(name: "KernelTable", dependencies: ["CKernelTable"]),
+    .target(name: "CKernelTable"),
+    .target(name: "KernelsBaseline", dependencies: ["KernelTable", "CVectors"], exclude: ["README.md"]),
     .target(name: "CVectors"),
+    .target(name: "Platform"),
     .target(name: "CSupport"),
     .systemLibrary(
       name: "COpenBLAS", pkgConfig: "openblas", providers: [.apt(["libopenblas-dev"])]),

@@ -45,7 +45,9 @@ public func cgrpo_plan_fixed(
 }
 
 private func defaultAdaptiveOptions() -> cgrpo_adaptive_options {
-  cgrpo_adaptive_options(struct_size: MemoryLayout<cgrpo_adaptive_options>.stride, max_size: 7, min_size: 2)
+  let o = AdaptiveChunkOptions()
+  return cgrpo_adaptive_options(
+    struct_size: MemoryLayout<cgrpo_adaptive_options>.stride, max_size: Int64(o.maxSize), min_size: Int64(o.minSize))
 }
 
 @_cdecl("cgrpo_adaptive_options_init") @implementation
@@ -64,14 +66,19 @@ public func cgrpo_plan_adaptive(
     let o = try readStruct(options, "options", current: defaultAdaptiveOptions())
     let plan = try ChunkPlan.adaptive(
       relativeL1: array(relativeL1, "relative_l1", batch, steps), steps: steps,
-      maxSize: count(o.max_size, "max_size", 0...maxCount), minSize: count(o.min_size, "min_size", 1...maxCount))
+      AdaptiveChunkOptions {
+        $0.maxSize = try count(o.max_size, "max_size", 0...maxCount)
+        $0.minSize = try count(o.min_size, "min_size", 1...maxCount)
+      })
     try write(plan, sizes, capacity, chunkCount)
   }
 }
 
 private func defaultOptimalOptions() -> cgrpo_optimal_options {
-  cgrpo_optimal_options(
-    struct_size: MemoryLayout<cgrpo_optimal_options>.stride, chunk_count: 0, explained: 0.9, min_size: 1, max_size: 0)
+  let o = OptimalChunkOptions()
+  return cgrpo_optimal_options(
+    struct_size: MemoryLayout<cgrpo_optimal_options>.stride, chunk_count: Int64(o.count ?? 0), explained: o.explained,
+    min_size: Int64(o.minSize), max_size: Int64(o.maxSize))
 }
 
 @_cdecl("cgrpo_optimal_options_init") @implementation
@@ -91,9 +98,13 @@ public func cgrpo_plan_optimal(
     let o = try readStruct(options, "options", current: defaultOptimalOptions())
     let k = try count(o.chunk_count, "chunk_count", 0...steps)
     let fit = try ChunkPlan.optimal(
-      relativeL1: array(relativeL1, "relative_l1", batch, steps), steps: steps, count: k == 0 ? nil : k,
-      explained: o.explained, minSize: count(o.min_size, "min_size", 1...maxCount),
-      maxSize: count(o.max_size, "max_size", 0...maxCount))
+      relativeL1: array(relativeL1, "relative_l1", batch, steps), steps: steps,
+      OptimalChunkOptions {
+        $0.count = k == 0 ? nil : k
+        $0.explained = o.explained
+        $0.minSize = try count(o.min_size, "min_size", 1...maxCount)
+        $0.maxSize = try count(o.max_size, "max_size", 0...maxCount)
+      })
     try write(fit.plan, sizes, capacity, chunkCount)
     curve?.update(from: fit.curve, count: steps)
     explained?.pointee = fit.explained
@@ -138,8 +149,9 @@ public func cgrpo_chunk_weights(
 
 private func defaultSelectOptions() -> cgrpo_select_options {
   cgrpo_select_options(
-    struct_size: MemoryLayout<cgrpo_select_options>.stride, fraction: 1, weights: nil,
-    weighting: ChunkWeighting.normalised.rawValue, reserved: 0, fixed: nil, fixed_count: 0, seed: 0, sample_ids: nil)
+    struct_size: MemoryLayout<cgrpo_select_options>.stride, fraction: ChunkSelectionOptions().fraction, weights: nil,
+    weighting: ChunkSelectionOptions().weighting.rawValue, reserved: 0, fixed: nil, fixed_count: 0, seed: 0,
+    sample_ids: nil)
 }
 
 @_cdecl("cgrpo_select_options_init") @implementation
@@ -158,21 +170,21 @@ public func cgrpo_chunk_select(
     let k = try count(chunkCount, "chunk_count", 1...Schedule.maxSteps)
     let o = try readStruct(options, "options", current: defaultSelectOptions())
     try require(o.reserved == 0, "options.reserved = \(o.reserved) must be 0")
-    let result: [UInt8]
-    if let fixed = o.fixed {
-      try require(
-        o.fraction == 1 && o.weights == nil, "fixed chunks exclude a fraction below 1 and weights")
-      let n = try count(o.fixed_count, "fixed_count", 1...k)
-      result = try selectChunks(
-        batch: batch, count: k, fixed: (0..<n).map { try count(fixed[$0], "fixed[\($0)]", 0...k - 1) })
-    } else {
-      try require(o.fixed_count == 0, "fixed is null, but fixed_count = \(o.fixed_count)")
-      result = try selectChunks(
-        batch: batch, count: k, fraction: o.fraction,
-        weights: o.weights.map { try array($0, "weights", batch, k) },
-        weighting: enumeration(o.weighting, "weighting"), seed: o.seed,
-        sampleIDs: o.sample_ids.map { Array(UnsafeBufferPointer(start: $0, count: batch)) })
-    }
+    let result = try selectChunks(
+      batch: batch, count: k,
+      ChunkSelectionOptions {
+        $0.fraction = o.fraction
+        $0.weights = try o.weights.map { try array($0, "weights", batch, k) }
+        $0.weighting = try enumeration(o.weighting, "weighting")
+        $0.seed = o.seed
+        $0.sampleIDs = o.sample_ids.map { Array(UnsafeBufferPointer(start: $0, count: batch)) }
+        if let fixed = o.fixed {
+          let n = try count(o.fixed_count, "fixed_count", 1...k)
+          $0.fixed = try (0..<n).map { try count(fixed[$0], "fixed[\($0)]", 0...k - 1) }
+        } else {
+          try require(o.fixed_count == 0, "fixed is null, but fixed_count = \(o.fixed_count)")
+        }
+      })
     selection.update(from: result, count: result.count)
   }
 }

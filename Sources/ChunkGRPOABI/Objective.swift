@@ -21,12 +21,8 @@ private func advantageOptions(_ o: cgrpo_advantage_options, count n: Int) throws
   try require(o.reserved == 0, "options.reserved = \(o.reserved) must be 0")
   var options = AdvantageOptions()
   let groupSize = try count(o.group_size, "group_size", 0...maxCount)
-  if let ids = o.group_ids {
-    try require(groupSize == 0, "group_ids and group_size = \(groupSize) exclude each other")
-    options.groups = .ids((0..<n).map { Int(ids[$0]) })
-  } else if groupSize > 0 {
-    options.groups = .size(groupSize)
-  }
+  options.groupIDs = o.group_ids.map { ids in (0..<n).map { Int(ids[$0]) } }
+  options.groupSize = groupSize == 0 ? nil : groupSize
   options.clamp = o.clamp
   options.epsilon = o.epsilon
   options.floor = o.floor
@@ -35,10 +31,8 @@ private func advantageOptions(_ o: cgrpo_advantage_options, count n: Int) throws
   options.deviation = try enumeration(o.deviation, "deviation")
   options.subtractsMedian = try flag(o.subtract_median, "subtract_median")
   options.trim = o.trim
-  let kinds = try count(o.reward_count, "reward_count", 1...1 << 20)
-  options.rewardWeights =
-    try o.reward_weights.map { try array($0, "reward_weights", kinds, 1) }
-    ?? [Double](repeating: 1, count: kinds)
+  options.rewardCount = try count(o.reward_count, "reward_count", 1...1 << 20)
+  options.rewardWeights = try o.reward_weights.map { try array($0, "reward_weights", options.rewardCount, 1) }
   options.mixing = try enumeration(o.mixing, "mixing")
   return options
 }
@@ -53,7 +47,7 @@ public func cgrpo_advantages(
     let rewards = try nonNull(rewards, "rewards")
     let n = try count(rewardCount, "count", 1...maxCount)
     let o = try advantageOptions(readStruct(options, "options", current: cAdvantageOptions()), count: n)
-    let values = try advantages(array(rewards, "rewards", n, o.rewardWeights?.count ?? 1), o)
+    let values = try advantages(array(rewards, "rewards", n, o.rewardCount), o)
     result.update(from: values, count: n)
   }
 }
@@ -222,7 +216,7 @@ func cStats(_ stats: ChunkStats) -> cgrpo_chunk_stats {
 /// Both, or neither, of a gradient's two arguments.
 private func gradient(
   _ upstream: UnsafePointer<Double>?, _ tensor: UnsafePointer<cgrpo_tensor>?
-) throws -> (UnsafePointer<Double>, LatentsView)? {
+) throws -> DivergenceGradient? {
   try require(
     (upstream == nil) == (tensor == nil), "grad_divergence and grad_velocity: give both or neither of them")
   guard let upstream, let tensor else { return nil }
@@ -260,19 +254,8 @@ public func cgrpo_divergence_from_sampled(
     let velocity = try latentsView(velocity, "velocity")
     let next = try latentsView(nextLatents, "next_latents")
     let gradient = try gradient(gradDivergence, gradVelocity)
-    guard let n = try readNoise(noise) else {
-      return try sampler.divergenceFromSampled(
-        kind, k, latents: latents, velocity: velocity, noise: nil, next: next, divergence: divergence,
-        gradient: gradient)
-    }
-    if let given = n.given {
-      try sampler.divergenceFromSampled(
-        kind, k, latents: latents, velocity: velocity, noise: .given(latentsView(given, "noise.given")), next: next,
-        divergence: divergence, gradient: gradient)
-    } else {
-      try sampler.divergenceFromSampled(
-        kind, k, latents: latents, velocity: velocity, seed: n.seed, sampleIDPointer: n.sample_ids, next: next,
-        divergence: divergence, gradient: gradient)
-    }
+    try sampler.divergenceFromSampled(
+      kind, k, latents: latents, velocity: velocity, noise: stepNoise(noise, "noise.given"), next: next,
+      divergence: divergence, gradient: gradient)
   }
 }

@@ -11,12 +11,12 @@ private func recipe(_ name: UnsafePointer<CChar>?) throws -> Recipe {
 private func cRecipe(_ r: Recipe) -> cgrpo_recipe {
   var c = cgrpo_recipe()
   c.steps = Int64(r.steps)
-  c.schedule = cScheduleOptions(base: r.base, shift: r.shift)
+  c.schedule = cScheduleOptions(r.schedule)
   c.flash_ratio = r.flashRatio
   c.sampler = cSamplerOptions(r.sampler)
   c.has_window = r.window == nil ? 0 : 1
   c.truncated_timesteps = r.truncatedTimesteps ? 1 : 0
-  c.window = r.window.map(cWindowOptions) ?? defaultWindowOptions()
+  c.window = cWindowOptions(r.window ?? SDEWindowOptions())
   c.group_size = Int64(r.groupSize)
   c.share_noise = r.sharesNoise ? 1 : 0
   c.advantages = cAdvantageOptions(r.advantages)

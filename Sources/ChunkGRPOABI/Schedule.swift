@@ -20,26 +20,15 @@ private func write(_ schedule: Schedule, to sigmas: UnsafeMutablePointer<Double>
   for (k, sigma) in schedule.sigmas.enumerated() { sigmas[k] = sigma }
 }
 
-func cScheduleOptions(base: ScheduleBase, shift: ScheduleShift) -> cgrpo_schedule_options {
-  var o = defaultScheduleOptions()
-  o.base = base.rawValue
-  switch shift {
-  case .fixed(let shift): (o.shift_kind, o.shift) = (1, shift)
-  case .exponential(let mu): (o.shift_kind, o.mu) = (2, mu)
-  case .linear(let mu): (o.shift_kind, o.mu) = (3, mu)
-  }
-  return o
-}
-
-private func defaultScheduleOptions() -> cgrpo_schedule_options {
+func cScheduleOptions(_ o: ScheduleOptions = ScheduleOptions()) -> cgrpo_schedule_options {
   cgrpo_schedule_options(
-    struct_size: MemoryLayout<cgrpo_schedule_options>.stride, base: ScheduleBase.linear.rawValue, shift_kind: 1,
-    shift: 1, mu: 0, terminal: 0, spacing: ScheduleSpacing.shifted.rawValue, reserved: 0)
+    struct_size: MemoryLayout<cgrpo_schedule_options>.stride, base: o.base.rawValue, shift_kind: o.shiftKind.rawValue,
+    shift: o.shift, mu: o.mu, terminal: o.terminal ?? 0, spacing: o.spacing.rawValue, reserved: 0)
 }
 
 @_cdecl("cgrpo_schedule_options_init") @implementation
 public func cgrpo_schedule_options_init(_ options: UnsafeMutablePointer<cgrpo_schedule_options>!, _ structSize: Int) {
-  initStruct(options, size: structSize, defaults: defaultScheduleOptions())
+  initStruct(options, size: structSize, defaults: cScheduleOptions())
 }
 
 @_cdecl("cgrpo_schedule_make") @implementation
@@ -47,18 +36,16 @@ public func cgrpo_schedule_make(
   _ steps: Int64, _ options: UnsafePointer<cgrpo_schedule_options>!, _ sigmas: UnsafeMutablePointer<Double>!
 ) -> cgrpo_status {
   guarded {
-    let o = try readStruct(options, "options", current: defaultScheduleOptions())
+    let o = try readStruct(options, "options", current: cScheduleOptions())
     try require(o.reserved == 0, "options.reserved = \(o.reserved) must be 0")
-    let shift: ScheduleShift
-    switch o.shift_kind {
-    case 1: shift = .fixed(o.shift)
-    case 2: shift = .exponential(mu: o.mu)
-    case 3: shift = .linear(mu: o.mu)
-    default: throw ChunkGRPOError.invalidArgument("shift_kind = \(o.shift_kind) is none of its values")
-    }
     let schedule = try Schedule.make(
-      steps: scheduleSteps(steps), base: enumeration(o.base, "base"), shift: shift,
-      terminal: o.terminal == 0 ? nil : o.terminal, spacing: enumeration(o.spacing, "spacing"))
+      steps: scheduleSteps(steps),
+      ScheduleOptions {
+        $0.base = try enumeration(o.base, "base")
+        $0.shiftKind = try enumeration(o.shift_kind, "shift_kind")
+        ($0.shift, $0.mu, $0.terminal) = (o.shift, o.mu, o.terminal == 0 ? nil : o.terminal)
+        $0.spacing = try enumeration(o.spacing, "spacing")
+      })
     try write(schedule, to: sigmas)
   }
 }

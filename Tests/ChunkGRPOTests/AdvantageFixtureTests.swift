@@ -52,7 +52,7 @@ struct AdvantageFixtureTests {
           c.inputs["trimmed_ratio"] as? Double ?? 0 < 0.99
         else { continue }
         var o = AdvantageOptions()
-        o.groups = .size(c.inputs["group_size"] as? Int ?? rewards.count)
+        o.groupSize = c.inputs["group_size"] as? Int ?? rewards.count
         o.clamp = .infinity
         o.trim = c.inputs["trimmed_ratio"] as? Double ?? 0
         o.subtractsMedian = c.flag("use_half_half_adv")
@@ -75,7 +75,7 @@ struct AdvantageFixtureTests {
       }
       let names = table.keys.sorted()
       var o = AdvantageOptions()
-      o.groups = .size(c.inputs["group_size"] as? Int ?? 1)
+      o.groupSize = c.inputs["group_size"] as? Int ?? 1
       o.clamp = .infinity
       o.trim = c.inputs["trimmed_ratio"] as? Double ?? 0
       o.mixing = .normalisedSum
@@ -97,7 +97,7 @@ struct AdvantageFixtureTests {
       o.deviation = .population
       o.epsilon = 1e-4
       o.clamp = .infinity
-      if let ids = c.ids("prompts") { o.groups = .ids(ids) }
+      if let ids = c.ids("prompts") { o.groupIDs = ids }
       if c.kind != "per_prompt:group_std" { o.scale = .batch }
       try meets(c, rewards, o)
       count += 1
@@ -114,7 +114,7 @@ struct AdvantageFixtureTests {
       else { continue }
       let names = table.keys.sorted()
       var o = AdvantageOptions()
-      o.groups = .ids(ids)
+      o.groupIDs = ids
       o.deviation = .population
       (o.epsilon, o.floor) = (0, 1e-6)
       o.clamp = .infinity
@@ -134,7 +134,7 @@ struct AdvantageFixtureTests {
     for c in try cases("verl-project/") {
       guard let ids = c.ids("group_ids"), c.expected["advantages"] is [Double] else { continue }
       var o = AdvantageOptions()
-      o.groups = .ids(ids)
+      o.groupIDs = ids
       o.epsilon = c.inputs["epsilon"] as? Double ?? 0
       o.clamp = .infinity
       if c.kind == "dr_grpo" { o.scale = .none }
@@ -160,7 +160,7 @@ struct AdvantageFixtureTests {
     var count = 0
     for c in try cases("huggingface/trl") {
       var o = AdvantageOptions()
-      o.groups = .size(c.inputs["group_size"] as? Int ?? 1)
+      o.groupSize = c.inputs["group_size"] as? Int ?? 1
       o.clamp = .infinity
       o.epsilon = 1e-4
       let rewards: [Double]

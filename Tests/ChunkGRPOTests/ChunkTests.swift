@@ -19,11 +19,11 @@ struct ChunkTests {
   func adaptiveTurningPoints() throws {
     // Falls over steps 0-5, rises over 6-9, falls over 10-15: a turning point closes its run.
     let curve: [Double] = [9, 8, 7, 6, 5, 4, 4.5, 5, 6, 7, 6, 5, 4, 3, 2, 1]
-    #expect(try ChunkPlan.adaptive(relativeL1: curve, steps: 16, maxSize: 0).sizes == [6, 4, 6])
-    #expect(try ChunkPlan.adaptive(relativeL1: curve, steps: 16, maxSize: 4).sizes == [3, 3, 4, 3, 3])
+    #expect(try ChunkPlan.adaptive(relativeL1: curve, steps: 16, .init { $0.maxSize = 0 }).sizes == [6, 4, 6])
+    #expect(try ChunkPlan.adaptive(relativeL1: curve, steps: 16, .init { $0.maxSize = 4 }).sizes == [3, 3, 4, 3, 3])
     // The mean over the batch decides, not a single sample.
     let noisy = curve.map { $0 + 0.01 } + curve.map { $0 - 0.01 }
-    #expect(try ChunkPlan.adaptive(relativeL1: noisy, steps: 16, maxSize: 0).sizes == [6, 4, 6])
+    #expect(try ChunkPlan.adaptive(relativeL1: noisy, steps: 16, .init { $0.maxSize = 0 }).sizes == [6, 4, 6])
   }
 
   @Test("Any curve gives a plan that covers every step once, within the bounds on chunk sizes")
@@ -33,7 +33,8 @@ struct ChunkTests {
       let curve = try normals(steps, seed: UInt64(seed)).map { abs($0) }
       let maxSize = [0, 3, 5, 7][seed % 4]
       let minSize = 1 + seed % 2
-      let plan = try ChunkPlan.adaptive(relativeL1: curve, steps: steps, maxSize: maxSize, minSize: minSize)
+      let plan = try ChunkPlan.adaptive(
+        relativeL1: curve, steps: steps, .init { ($0.maxSize, $0.minSize) = (maxSize, minSize) })
       #expect(plan.steps == steps)
       #expect(maxSize == 0 || plan.sizes.allSatisfy { $0 <= maxSize })
       #expect(steps < minSize || plan.sizes.allSatisfy { $0 >= minSize })
@@ -60,7 +61,7 @@ struct ChunkTests {
       }
       for count in 1...steps {
         let least = all.filter { $0.count == count }.map(cost).min() ?? .nan
-        let plan = try ChunkPlan.optimal(relativeL1: curve, steps: steps, count: count).plan
+        let plan = try ChunkPlan.optimal(relativeL1: curve, steps: steps, .init { $0.count = count }).plan
         #expect(plan.count == count && cost(plan.sizes) < least + 1e-12)
       }
     }
@@ -72,12 +73,12 @@ struct ChunkTests {
     let curve = zip(levels, [2, 3, 4, 7]).flatMap { Array(repeating: $0, count: $1) }
     for seed in 0..<20 {
       let noisy = zip(curve, try normals(16, seed: UInt64(seed))).map { $0 * exp(0.03 * $1) }
-      let fit = try ChunkPlan.optimal(relativeL1: noisy, steps: 16, explained: 0.97)
+      let fit = try ChunkPlan.optimal(relativeL1: noisy, steps: 16, .init { $0.explained = 0.97 })
       #expect(fit.plan.sizes == [2, 3, 4, 7] && fit.explained > 0.97)
     }
     #expect(try ChunkPlan.optimal(relativeL1: Array(repeating: 0.3, count: 12), steps: 12).plan.sizes == [12])
     #expect(
-      try ChunkPlan.optimal(relativeL1: curve, steps: 16, count: 4).description
+      try ChunkPlan.optimal(relativeL1: curve, steps: 16, .init { $0.count = 4 }).description
         == "4 chunks over 16 steps: 0-1 | 2-4 | 5-8 | 9-15; 100.0 % of the curve's variance explained")
   }
 
@@ -101,7 +102,7 @@ struct ChunkTests {
     let w = [0.1, 0.2, 0.3, 0.4]
     let n = 40_000
     let chosen = try plan.select(
-      batch: n, fraction: 0.5, weights: (0..<n).flatMap { _ in w }, seed: 1)
+      batch: n, .init { ($0.fraction, $0.weights, $0.seed) = (0.5, (0..<n).flatMap { _ in w }, 1) })
     for j in 0..<4 {
       // P(j first) + Σ_i P(i first)·P(j second | i)
       let p = w[j] + (0..<4).filter { $0 != j }.reduce(0) { $0 + w[$1] * w[j] / (1 - w[$1]) }
@@ -115,18 +116,19 @@ struct ChunkTests {
   func softmaxSelection() throws {
     let plan = try ChunkPlan([1, 1, 1, 1, 1])
     let w = try normals(5 * 200, seed: 8)
-    let soft = try plan.select(batch: 200, fraction: 0.4, weights: w, weighting: .softmax, seed: 3)
-    let hard = try plan.select(batch: 200, fraction: 0.4, weights: w.map { exp($0) }, seed: 3)
+    let soft = try plan.select(
+      batch: 200, .init { ($0.fraction, $0.weights, $0.weighting, $0.seed) = (0.4, w, .softmax, 3) })
+    let hard = try plan.select(batch: 200, .init { ($0.fraction, $0.weights, $0.seed) = (0.4, w.map { exp($0) }, 3) })
     #expect(soft == hard)
   }
 
   @Test("A sample's selection depends on seed and id alone")
   func selectionIsPerSample() throws {
     let plan = try ChunkPlan([4, 4, 4, 4])
-    let all = try plan.select(batch: 50, fraction: 0.5, seed: 9)
-    let some = try plan.select(batch: 2, fraction: 0.5, seed: 9, sampleIDs: [31, 7])
+    let all = try plan.select(batch: 50, .init { ($0.fraction, $0.seed) = (0.5, 9) })
+    let some = try plan.select(batch: 2, .init { ($0.fraction, $0.seed, $0.sampleIDs) = (0.5, 9, [31, 7]) })
     #expect(Array(some[0..<4]) == Array(all[31 * 4..<32 * 4]) && Array(some[4..<8]) == Array(all[28..<32]))
-    #expect(try plan.select(batch: 50, fraction: 0.5, seed: 10) != all)
+    #expect(try plan.select(batch: 50, .init { ($0.fraction, $0.seed) = (0.5, 10) }) != all)
   }
 
   @Test("Plans and selections refuse what makes no sense, and say which argument")
@@ -135,18 +137,21 @@ struct ChunkTests {
     for (name, body) in [
       ("sizes", { _ = try ChunkPlan([]) }), ("sizes[1]", { _ = try ChunkPlan([2, 0]) }),
       ("sizes[1]", { _ = try ChunkPlan([2, .max]) }), ("size", { _ = try ChunkPlan.fixed(steps: 4, size: 5) }),
-      ("min_size", { _ = try ChunkPlan.adaptive(relativeL1: [1, 2], steps: 2, maxSize: 3, minSize: 3) }),
+      (
+        "min_size",
+        { _ = try ChunkPlan.adaptive(relativeL1: [1, 2], steps: 2, .init { ($0.maxSize, $0.minSize) = (3, 3) }) }
+      ),
       ("relative_l1", { _ = try plan.weights(relativeL1: [1, 2, 3]) }),
-      ("fraction", { _ = try plan.select(batch: 2, fraction: 0) }),
-      ("fraction", { _ = try plan.select(batch: 2, fraction: 0.2) }),
-      ("fraction", { _ = try plan.select(batch: 2, fraction: .nan) }),
-      ("weights", { _ = try plan.select(batch: 2, fraction: 0.5, weights: [1, 2]) }),
-      ("weights", { _ = try plan.select(batch: 1, fraction: 0.5, weights: [1, 0, 0, 0]) }),
-      ("weights", { _ = try plan.select(batch: 1, fraction: 0.5, weights: [1, -1, 1, 1]) }),
-      ("batch", { _ = try plan.select(batch: .max) }),
-      ("sample_ids", { _ = try plan.select(batch: 2, sampleIDs: [1]) }),
-      ("chunks", { _ = try plan.select(batch: 2, chunks: [4]) }),
-      ("chunks", { _ = try plan.select(batch: 2, chunks: [1, 1]) }),
+      ("fraction", { _ = try plan.select(batch: 2, .init { $0.fraction = 0 }) }),
+      ("fraction", { _ = try plan.select(batch: 2, .init { $0.fraction = 0.2 }) }),
+      ("fraction", { _ = try plan.select(batch: 2, .init { $0.fraction = .nan }) }),
+      ("weights", { _ = try plan.select(batch: 2, .init { ($0.fraction, $0.weights) = (0.5, [1, 2]) }) }),
+      ("weights", { _ = try plan.select(batch: 1, .init { ($0.fraction, $0.weights) = (0.5, [1, 0, 0, 0]) }) }),
+      ("weights", { _ = try plan.select(batch: 1, .init { ($0.fraction, $0.weights) = (0.5, [1, -1, 1, 1]) }) }),
+      ("batch", { _ = try plan.select(batch: .max, .init()) }),
+      ("sample_ids", { _ = try plan.select(batch: 2, .init { $0.sampleIDs = [1] }) }),
+      ("chunks", { _ = try plan.select(batch: 2, .init { $0.fixed = [4] }) }),
+      ("chunks", { _ = try plan.select(batch: 2, .init { $0.fixed = [1, 1] }) }),
     ] as [(String, () throws -> Void)] {
       let thrown = error(body)
       #expect(thrown?.code == .invalidArgument)

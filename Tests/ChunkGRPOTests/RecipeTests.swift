@@ -16,13 +16,13 @@ struct RecipeTests {
       let plan = try recipe.plan(iteration: iteration)
       #expect(!trained.isEmpty && plan.steps == trained.count && sampler.schedule.sigmas.last == 0)
       if let window = recipe.window {
-        #expect(try trained == window.steps(iteration: iteration).filter { $0 < sampler.trainedSteps })
+        #expect(try trained == SDEWindow(window).steps(iteration: iteration).filter { $0 < sampler.trainedSteps })
       }
     }
     let trained = try recipe.trainedSteps().count
     let rewards = try normals(recipe.groupSize * 2, seed: 1)
     var o = recipe.advantages
-    o.groups = .size(recipe.groupSize)
+    o.groupSize = recipe.groupSize
     let a = try advantages(rewards, o)
     var loss = recipe.loss
     if loss.surrogate == .divergenceMask { loss.divergence = Array(repeating: 0, count: a.count * trained) }

@@ -113,16 +113,17 @@ struct SamplerFixtureTests {
     let d = initial.count / b
     let trajectory = try Latents(type: .float64, steps: sampler.steps + 1, batch: b, elements: d)
     let given = try Latents(type: .float64, steps: sampler.steps, batch: b, elements: d)
-    for (e, value) in initial.enumerated() { trajectory[0].doubles(e / d)[e % d] = value }
+    for (e, value) in initial.enumerated() { trajectory.view.doubles(e / d)[e % d] = value }
     for (k, values) in noise.enumerated() {
-      for (e, value) in (values ?? []).enumerated() { given[k].doubles(e / d)[e % d] = value }
+      for (e, value) in (values ?? []).enumerated() { try given[k].doubles(e / d)[e % d] = value }
     }
     var logProbs = [Double](repeating: 0, count: b * sampler.trainedSteps)
-    try sampler.rollout(
-      TrajectoryBuffers(latents: trajectory.trajectory, logProbs: &logProbs, relativeL1: nil), range: 0..<sampler.steps,
-      noise: .given(given.trajectory)
-    ) { k, _, _, v in
-      for (e, value) in velocities[k].enumerated() { v.doubles(e / d)[e % d] = value }
+    try logProbs.withUnsafeMutableBufferPointer { logProbs in
+      let buffers = TrajectoryBuffers(
+        latents: trajectory.trajectory, logProbs: logProbs.baseAddress, relativeL1: nil)
+      try sampler.rollout(buffers, range: 0..<sampler.steps, noise: .given(given.trajectory)) { k, _, _, v in
+        for (e, value) in velocities[k].enumerated() { v.doubles(e / d)[e % d] = value }
+      }
     }
     let values = trajectory.values
     return (
@@ -276,20 +277,22 @@ struct SamplerFixtureTests {
       let overlap = c.inputs["prog_overlap"] as? Bool == true ? c.inputs["prog_overlap_step"] as? Int : nil
       if overlap == 0 { continue }  // never moves: `fixed`
       let iterations = c.inputs["iters_per_group"] as? Int ?? 1
-      let strategy: SDEWindow.Strategy
-      switch c.inputs["sample_strategy"] as? String {
-      case "decay":
-        strategy = .linearDecay(
-          most: c.inputs["max_iters_per_group"] as? Int ?? iterations,
-          least: c.inputs["min_iters_per_group"] as? Int ?? max(1, iterations / 4))
-      case "exp_decay":
-        strategy = .exponentialDecay(
-          iterations: iterations, threshold: c.inputs["exp_decay_thre_timestep"] as? Int ?? 13,
-          k: c.inputs["exp_decay_k"] as? Double ?? 0.1)
-      default: strategy = .progressive(iterations: iterations)
-      }
       let window = try SDEWindow(
-        size: size, end: end, first: c.inputs["cur_timestep"] as? Int ?? 0, stride: overlap, strategy: strategy)
+        SDEWindowOptions {
+          ($0.size, $0.end, $0.stride, $0.iterations) = (size, end, overlap, iterations)
+          $0.first = c.inputs["cur_timestep"] as? Int ?? 0
+          switch c.inputs["sample_strategy"] as? String {
+          case "decay":
+            $0.strategy = .linearDecay
+            $0.iterations = c.inputs["max_iters_per_group"] as? Int ?? iterations
+            $0.least = c.inputs["min_iters_per_group"] as? Int ?? max(1, iterations / 4)
+          case "exp_decay":
+            $0.strategy = .exponentialDecay
+            $0.threshold = c.inputs["exp_decay_thre_timestep"] as? Int ?? 13
+            $0.decay = c.inputs["exp_decay_k"] as? Double ?? 0.1
+          default: break
+          }
+        })
       var iteration = 0
       for run in runs {
         let expected = run["window"] as? [Int] ?? []
@@ -315,15 +318,17 @@ struct SamplerFixtureTests {
       let range = try #require(c.inputs["sde_window_range"] as? [Int])
       let windows = try #require(c.expected["windows"] as? [[Int]])
       if c.kind.hasSuffix("progressive") {
+        let iterations = try #require(c.inputs["iters_per_group"] as? Int)
         let ours = try SDEWindow(
-          size: size, end: range[1], first: range[0],
-          strategy: .progressive(iterations: #require(c.inputs["iters_per_group"] as? Int)), atEnd: .stay)
+          .init { ($0.size, $0.first, $0.end, $0.iterations, $0.atEnd) = (size, range[0], range[1], iterations, .stay) }
+        )
         for (i, expected) in windows.enumerated() {
           #expect(try ours.steps(iteration: i) == Array(expected[0]..<expected[1]))
         }
       } else {
         // Their draws are Python's; the windows that can be drawn are the same.
-        let ours = try SDEWindow(size: size, end: range[1], first: range[0], strategy: .random(seed: 1))
+        let ours = try SDEWindow(
+          .init { ($0.size, $0.first, $0.end, $0.strategy, $0.seed) = (size, range[0], range[1], .random, 1) })
         let drawn = Set(try (0..<400).map { try ours.steps(iteration: $0) })
         #expect(drawn.count == range[1] - range[0] - size + 1)
         for expected in windows { #expect(drawn.contains(Array(expected[0]..<expected[1]))) }
@@ -333,12 +338,16 @@ struct SamplerFixtureTests {
 
   @Test("Every strategy's windows hold steps within the bounds, for any iteration")
   func windowProperties() throws {
-    for strategy in [
-      SDEWindow.Strategy.fixed, .random(seed: 3), .subset(count: 3, seed: 4), .progressive(iterations: 2),
-      .linearDecay(most: 9, least: 2), .exponentialDecay(iterations: 7, threshold: 4, k: 0.3),
-    ] {
+    let strategies: [(inout SDEWindowOptions) -> Void] = [
+      { $0.strategy = .fixed }, { ($0.strategy, $0.seed) = (.random, 3) },
+      { ($0.strategy, $0.size, $0.seed) = (.subset, 3, 4) }, { $0.iterations = 2 },
+      { ($0.strategy, $0.iterations, $0.least) = (.linearDecay, 9, 2) },
+      { ($0.strategy, $0.iterations, $0.threshold, $0.decay) = (.exponentialDecay, 7, 4, 0.3) },
+    ]
+    for strategy in strategies {
       for stride in 1...5 {
-        let window = try SDEWindow(size: 4, end: 14, first: 2, stride: stride, strategy: strategy)
+        let options = SDEWindowOptions { ($0.first, $0.end, $0.stride) = (2, 14, stride) }.with(strategy)
+        let window = try SDEWindow(options)
         var seen: Set<[Int]> = []
         for iteration in 0..<300 {
           let steps = try window.steps(iteration: iteration)
@@ -346,13 +355,13 @@ struct SamplerFixtureTests {
           #expect(steps.allSatisfy { (2..<14).contains($0) })
           seen.insert(steps)
         }
-        #expect(strategy == .fixed ? seen.count == 1 : seen.count > 2)
+        #expect(options.strategy == .fixed ? seen.count == 1 : seen.count > 2)
       }
     }
-    let stops = try SDEWindow(size: 4, end: 8, strategy: .progressive(iterations: 2), atEnd: .stop)
+    let stops = try SDEWindow(.init { ($0.end, $0.iterations, $0.atEnd) = (8, 2, .stop) })
     #expect(try stops.steps(iteration: 3) == [4, 5, 6, 7])
     #expect(throws: ChunkGRPOError.self) { try stops.steps(iteration: 4) }
-    let stays = try SDEWindow(size: 4, end: 8, strategy: .progressive(iterations: 2), atEnd: .stay)
+    let stays = try SDEWindow(.init { ($0.end, $0.iterations, $0.atEnd) = (8, 2, .stay) })
     #expect(try stays.steps(iteration: 400) == [4, 5, 6, 7])
   }
 
@@ -388,8 +397,8 @@ struct SamplerFixtureTests {
       ),
       ("ratio", { _ = try Schedule.flash(steps: 10, shift: 3, kept: 8, ratio: 0.1) }),
       ("kept", { _ = try Schedule.flash(steps: 10, shift: 3, kept: 10, ratio: 0.5) }),
-      ("size", { _ = try SDEWindow(size: 5, end: 4, strategy: .fixed) }),
-      ("stride", { _ = try SDEWindow(size: 2, end: 4, stride: 0, strategy: .fixed) }),
+      ("size", { _ = try SDEWindow(.init { ($0.size, $0.end) = (5, 4) }) }),
+      ("stride", { _ = try SDEWindow(.init { ($0.size, $0.end, $0.stride) = (2, 4, 0) }) }),
     ] as [(String, () throws -> Void)] {
       let thrown = error(body)
       #expect(

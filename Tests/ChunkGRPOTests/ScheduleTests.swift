@@ -23,17 +23,20 @@ struct ScheduleTests {
     let cases = try JSONDecoder().decode([Case].self, from: fixture("schedules.json"))
     #expect(cases.count == 30)
     for c in cases {
-      let shift: ScheduleShift =
+      let shiftKind: ScheduleShift =
         c.config.use_dynamic_shifting != true
-        ? .fixed(c.config.shift ?? 1)
-        : c.config.time_shift_type == "linear" ? .linear(mu: c.mu ?? .nan) : .exponential(mu: c.mu ?? .nan)
+        ? .static : c.config.time_shift_type == "linear" ? .linear : .exponential
       let spacing: ScheduleSpacing =
         c.config.use_karras_sigmas == true
         ? .karras
         : c.config.use_exponential_sigmas == true ? .exponential : c.config.use_beta_sigmas == true ? .beta : .shifted
       let schedule = try Schedule.make(
-        steps: c.steps, base: c.input_sigmas == nil ? .diffusers : .linear, shift: shift,
-        terminal: c.config.shift_terminal, spacing: spacing)
+        steps: c.steps,
+        ScheduleOptions {
+          $0.base = c.input_sigmas == nil ? .diffusers : .linear
+          ($0.shiftKind, $0.shift, $0.mu) = (shiftKind, c.config.shift ?? 1, c.mu ?? .nan)
+          ($0.terminal, $0.spacing) = (c.config.shift_terminal, spacing)
+        })
       for (ours, theirs) in zip(schedule.sigmas, c.sigmas) {
         #expect(abs(ours - theirs) < 1e-6, "\(c.name), \(c.steps) steps")
       }
@@ -51,9 +54,14 @@ struct ScheduleTests {
   func schedulesFall() throws {
     for steps in [2, 3, 17, 50, 1000] {
       for base in [ScheduleBase.linear, .diffusers] {
-        for shift in [ScheduleShift.fixed(0.3), .fixed(3), .exponential(mu: 1.15), .linear(mu: 0.5)] {
+        for (kind, shift, mu) in [
+          (ScheduleShift.static, 0.3, 0), (.static, 3, 0), (.exponential, 1, 1.15), (.linear, 1, 0.5),
+        ] {
           for spacing in [ScheduleSpacing.shifted, .karras, .exponential, .beta] {
-            let sigmas = try Schedule.make(steps: steps, base: base, shift: shift, spacing: spacing).sigmas
+            let sigmas = try Schedule.make(
+              steps: steps,
+              .init { ($0.base, $0.shiftKind, $0.shift, $0.mu, $0.spacing) = (base, kind, shift, mu, spacing) }
+            ).sigmas
             #expect(sigmas.count == steps + 1 && sigmas[steps] == 0 && sigmas[0] <= 1)
             #expect(zip(sigmas, sigmas.dropFirst()).allSatisfy { $0 > $1 })
           }

@@ -9,8 +9,18 @@ struct AdamWTests {
   private func update(
     _ w: inout [Float], _ g: [Float], _ m: inout [Float], _ v: inout [Float], _ factors: AdamWFactors
   ) {
-    let (oldW, oldM, oldV) = (w, m, v)
-    networkKernels.adamW(factors, g, oldW, oldM, oldV, &w, &m, &v, w.count)
+    w.withUnsafeMutableBytes { w in
+      m.withUnsafeMutableBytes { m in
+        v.withUnsafeMutableBytes { v in
+          g.withUnsafeBytes { g in
+            var arguments = AdamWArguments(
+              factors: factors, g: g.baseAddress!, w: w.baseAddress!, m: m.baseAddress!, v: v.baseAddress!,
+              newW: w.baseAddress!, newM: m.baseAddress!, newV: v.baseAddress!, count: w.count / 4)
+            kernelSet.adamW(&arguments)
+          }
+        }
+      }
+    }
   }
 
   @Test("Ten steps follow the paper's recurrence, computed in f64")

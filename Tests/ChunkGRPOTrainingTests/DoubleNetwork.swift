@@ -4,7 +4,7 @@ import KernelTable
 
 /// The network in f64, which gradients are checked in.
 extension Double: NetworkScalar {
-  public static var kernels: NetworkKernels { networkKernels.float64 }
+  public static var kernels: any NetworkKernels.Type { kernelSet.network64 }
 
   public static func gemm(
     _ transposeA: Bool, _ transposeB: Bool, _ m: Int, _ n: Int, _ k: Int,

@@ -1,21 +1,32 @@
+/// Options of `ChunkPlan.adaptive`.
+public struct AdaptiveChunkOptions: Options {
+  /// A longer run is halved until it fits; 0 = no bound.
+  public var maxSize = 7
+  /// A shorter run joins its shorter neighbour. At most (maxSize + 1)/2, so that halves keep it.
+  public var minSize = 2
+
+  public init() {}
+
+  func check() throws {
+    try require(maxSize >= 0, "max_size = \(maxSize) must be at least 0")
+    let most = maxSize == 0 ? Int.max : (maxSize &+ 1) / 2
+    try require(
+      minSize >= 1 && minSize <= most, "min_size = \(minSize) is outside 1 … \(most), half of max_size rounded up")
+  }
+}
+
 extension ChunkPlan {
   /// Boundaries from the temporal dynamics (arXiv 2510.21583): consecutive steps whose relative L1, averaged over the
   /// batch, moves in the same direction form a run; a turning point closes its run.
   ///
-  /// - Parameters:
-  ///   - relativeL1: (B, S).
-  ///   - maxSize: a longer run is halved until it fits; 0 = no bound.
-  ///   - minSize: a shorter run joins its shorter neighbour. At most (maxSize + 1)/2, so that halves keep it.
+  /// - Parameter relativeL1: (B, S).
   public static func adaptive(
-    relativeL1: [Double], steps: Int, maxSize: Int = 7, minSize: Int = 2
+    relativeL1: [Double], steps: Int, _ options: AdaptiveChunkOptions = AdaptiveChunkOptions()
   ) throws -> ChunkPlan {
-    try require(maxSize >= 0, "max_size = \(maxSize) must be at least 0")
-    try require(
-      minSize >= 1 && (maxSize == 0 || minSize <= (maxSize &+ 1) / 2),
-      "min_size = \(minSize) is outside 1 … \(maxSize == 0 ? Int.max : (maxSize &+ 1) / 2), half of max_size rounded up"
-    )
+    try options.check()
+    let maxSize = options.maxSize
     let curve = try meanCurve(relativeL1, steps: steps)
-    let runs = merged(monotoneRuns(curve), minSize: minSize)
+    let runs = merged(monotoneRuns(curve), minSize: options.minSize)
     return try ChunkPlan(maxSize == 0 ? runs : runs.flatMap { halved($0, maxSize: maxSize) })
   }
 

@@ -1,4 +1,4 @@
-import Glibc
+internal import Platform
 
 /// How chunk weights become probabilities.
 public enum ChunkWeighting: Int32, Sendable {
@@ -8,34 +8,39 @@ public enum ChunkWeighting: Int32, Sendable {
   case softmax = 2
 }
 
-extension ChunkPlan {
-  /// Which chunks of which sample to train: (B, K), 1 or 0.
-  ///
-  /// ⌊K·fraction⌋ chunks of each sample, drawn without replacement: uniformly, or with probabilities from `weights`
-  /// (B, K). A function of (seed, sample id) alone: the same for any batch split.
-  public func select(
-    batch: Int, fraction: Double = 1, weights: [Double]? = nil, weighting: ChunkWeighting = .normalised,
-    seed: UInt64 = 0, sampleIDs: [UInt64]? = nil
-  ) throws -> [UInt8] {
-    try selectChunks(
-      batch: batch, count: count, fraction: fraction, weights: weights, weighting: weighting, seed: seed,
-      sampleIDs: sampleIDs)
-  }
+/// Options of `selectChunks`.
+public struct ChunkSelectionOptions: Options {
+  /// Of the K chunks of each sample ⌊K·fraction⌋ are drawn, in (0, 1].
+  public var fraction = 1.0
+  /// (B, K): probabilities are made from these; nil = uniform.
+  public var weights: [Double]?
+  public var weighting = ChunkWeighting.normalised
+  /// These chunks in every sample, instead of a draw.
+  public var fixed: [Int]?
+  public var seed: UInt64 = 0
+  /// B of them; nil = 0 … B − 1.
+  public var sampleIDs: [UInt64]?
 
-  /// The same chunks in every sample: (B, K), 1 or 0.
-  public func select(batch: Int, chunks: [Int]) throws -> [UInt8] {
-    try selectChunks(batch: batch, count: count, fixed: chunks)
+  public init() {}
+}
+
+extension ChunkPlan {
+  /// Which chunks of which sample to train: see `selectChunks`.
+  public func select(batch: Int, _ options: ChunkSelectionOptions) throws -> [UInt8] {
+    try selectChunks(batch: batch, count: count, options)
   }
 }
 
-/// The Philox step number that stands for chunk selection; steps of a rollout are below 2³¹.
-private let selectionStep = UInt32.max - 1
-
-/// `ChunkPlan.select` for a caller that has no plan but its number of chunks.
-public func selectChunks(
-  batch: Int, count: Int, fraction: Double, weights: [Double]?, weighting: ChunkWeighting, seed: UInt64,
-  sampleIDs: [UInt64]?
-) throws -> [UInt8] {
+/// Which of `count` chunks of which sample to train: (B, K), 1 or 0.
+///
+/// The fixed ones, or ⌊K·fraction⌋ of each sample, drawn without replacement: uniformly, or with probabilities from
+/// `weights`. A function of (seed, sample id) alone: the same for any batch split.
+public func selectChunks(batch: Int, count: Int, _ options: ChunkSelectionOptions) throws -> [UInt8] {
+  let (fraction, weights, sampleIDs) = (options.fraction, options.weights, options.sampleIDs)
+  if let fixed = options.fixed {
+    try require(fraction == 1 && weights == nil, "fixed chunks exclude a fraction below 1 and weights")
+    return try selectChunks(batch: batch, count: count, fixed: fixed)
+  }
   let size = try checkSelectionSize(batch: batch, count: count)
   try require(fraction > 0 && fraction <= 1, "fraction = \(fraction) is outside (0, 1]")
   // The small addition keeps 0.29 × 100 at 29.
@@ -50,11 +55,13 @@ public func selectChunks(
   var selection = [UInt8](repeating: 0, count: size)
   for i in 0..<batch {
     // Exponential races, in logarithms: the chunks with the smallest ln(E/p) are a weighted draw without replacement.
-    let draws = uniforms(seed: seed, sampleID: sampleIDs?[i] ?? UInt64(i), step: selectionStep, count: count)
+    let draws = uniforms(
+      seed: options.seed, sampleID: sampleIDs?[i] ?? UInt64(i), step: ReservedStep.chunkSelection.rawValue, count: count
+    )
     var finish = draws.map { log(-log($0)) }
     var drawn = Array(0..<count)
     if let weights {
-      let p = try logProbabilities(Array(weights[i * count..<(i + 1) * count]), weighting: weighting, sample: i)
+      let p = try logProbabilities(Array(weights[i * count..<(i + 1) * count]), weighting: options.weighting, sample: i)
       drawn = drawn.filter { p[$0] > -.infinity }
       try require(
         drawn.count >= chosen,
@@ -67,7 +74,7 @@ public func selectChunks(
 }
 
 /// The chunks `fixed` of every sample.
-public func selectChunks(batch: Int, count: Int, fixed: [Int]) throws -> [UInt8] {
+private func selectChunks(batch: Int, count: Int, fixed: [Int]) throws -> [UInt8] {
   var row = [UInt8](repeating: 0, count: try checkSelectionSize(batch: 1, count: count))
   let size = try checkSelectionSize(batch: batch, count: count)
   try require(!fixed.isEmpty, "fixed chunks: at least one is to be trained")

@@ -1,4 +1,16 @@
-import Glibc
+internal import Platform
+
+/// Options of `ChunkPlan.optimal`.
+public struct OptimalChunkOptions: Options {
+  /// K, 1 … S; nil = the smallest number that explains `explained` of the curve's variance.
+  public var count: Int?
+  /// In (0, 1). A share, unlike a penalty on K, asks for no estimate of the curve's noise.
+  public var explained = 0.9
+  /// Bounds on the size of a chunk; a greatest size of 0 = none.
+  public var minSize = 1, maxSize = 0
+
+  public init() {}
+}
 
 /// A plan found from a relative-L1 curve, and how well it describes it: enough to print or to plot.
 public struct ChunkFit: Sendable, CustomStringConvertible {
@@ -21,20 +33,17 @@ extension ChunkPlan {
   /// cut the steps, the one whose chunks differ least from their own means (Fisher 1958, by dynamic programming). The curve
   /// is taken in logarithms, for a relative change of the dynamics should count the same at every level.
   ///
-  /// - Parameters:
-  ///   - relativeL1: (B, S), positive.
-  ///   - count: K, 1 … S; nil = the smallest number that explains `explained` of the curve's variance.
-  ///   - explained: in (0, 1). A share, unlike a penalty on K, asks for no estimate of the curve's noise.
-  ///   - minSize, maxSize: bounds on the size of a chunk; maxSize 0 = none.
+  /// - Parameter relativeL1: (B, S), positive.
   public static func optimal(
-    relativeL1: [Double], steps: Int, count: Int? = nil, explained: Double = 0.9, minSize: Int = 1, maxSize: Int = 0
+    relativeL1: [Double], steps: Int, _ options: OptimalChunkOptions = OptimalChunkOptions()
   ) throws -> ChunkFit {
+    let (count, explained, minSize) = (options.count, options.explained, options.minSize)
     let curve = try meanCurve(relativeL1, steps: steps)
     try require(
       steps <= maxOptimalSteps, "steps = \(steps) is more than \(maxOptimalSteps), which segmentation can take")
     try require(explained > 0 && explained < 1, "explained = \(explained) is outside (0, 1)")
-    try require(maxSize >= 0, "max_size = \(maxSize) must be at least 0")
-    let maxSize = maxSize == 0 ? steps : min(maxSize, steps)
+    try require(options.maxSize >= 0, "max_size = \(options.maxSize) must be at least 0")
+    let maxSize = options.maxSize == 0 ? steps : min(options.maxSize, steps)
     try require(
       minSize >= 1 && minSize <= maxSize, "min_size = \(minSize) is outside 1 … \(maxSize), max_size or the steps")
     try require(

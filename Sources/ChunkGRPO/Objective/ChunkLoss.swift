@@ -1,35 +1,4 @@
-import Glibc
-
-/// Bounds on the importance ratio: [1 − low, 1 + high].
-public struct ClipRange: Sendable, Equatable {
-  public let low, high: Double
-
-  public init(low: Double, high: Double) {
-    self.low = low
-    self.high = high
-  }
-
-  /// 5e-5 on both sides, GCPO's.
-  public static let gcpo = ClipRange(low: 5e-5, high: 5e-5)
-}
-
-/// Over the N selected chunks that have a step.
-public struct ChunkStats: Sendable, Equatable {
-  /// N
-  public var selected = 0
-  /// The standard deviation is the population's.
-  public var ratioMean = 0.0, ratioStd = 0.0, ratioMin = 0.0, ratioMax = 0.0
-  /// Share of chunks that a bound took hold of, by whether their ratio is below or above 1. In the clipped surrogate
-  /// that is A < 0 and ratio < 1 − low, or A > 0 and ratio > 1 + high: those have no gradient. A log-clipped chunk
-  /// counts when any of its steps was clipped, a masked one when it was dropped.
-  public var clipFractionLow = 0.0, clipFractionHigh = 0.0
-  /// Mean of the KL estimate.
-  public var approximateKL = 0.0
-  /// (Σρ)² / (N·Σρ²), in (0, 1]; 1 on policy.
-  public var effectiveSampleSize = 0.0
-
-  public init() {}
-}
+internal import Platform
 
 public struct ChunkLoss: Sendable {
   public let loss: Double
@@ -54,11 +23,9 @@ public func chunkLoss(
   new: [Double], old: [Double], advantages: [Double], plan: ChunkPlan, clip: ClipRange = .gcpo, kl: Double = 0,
   selection: [UInt8]? = nil
 ) throws -> ChunkLoss {
-  var options = ChunkLossOptions()
-  options.clip = clip
-  options.kl = kl
-  options.selection = selection
-  return try chunkLoss(new: new, old: old, advantages: advantages, plan: plan, options: options)
+  try chunkLoss(
+    new: new, old: old, advantages: advantages, plan: plan,
+    options: ChunkLossOptions { ($0.clip, $0.kl, $0.selection) = (clip, kl, selection) })
 }
 
 /// The chunk objective, by default that of Chunk-GRPO (arXiv 2510.21583):

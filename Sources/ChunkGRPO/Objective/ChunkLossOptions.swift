@@ -45,7 +45,7 @@ public enum LossAverage: Int32, Sendable {
 }
 
 /// Options of `chunkLoss`. The defaults are GCPO's objective.
-public struct ChunkLossOptions: Sendable, Equatable {
+public struct ChunkLossOptions: Options {
   public var surrogate = Surrogate.clipped
   /// Bounds on ρ: low in [0, 1], high ≥ 0. For `.logClipped`, bounds on log ratios: both ≥ 0. Not for `.unclipped` and
   /// `.divergenceMask`.

@@ -11,27 +11,29 @@ extension Recipe {
     case "gcpo": gcpo
     case "dancegrpo": dancegrpo
     case "flow_grpo": flowGRPO
-    case "flow_grpo_fast": try flowGRPOFast()
-    case "mixgrpo": try mixGRPO()
-    case "mixgrpo_flash": try mixGRPOFlash()
+    case "flow_grpo_fast": flowGRPOFast()
+    case "mixgrpo": mixGRPO()
+    case "mixgrpo_flash": mixGRPOFlash()
     case "flow_factory": try flowFactory()
     case "grpo_guard": grpoGuard
-    case "flow_dppo": try flowDPPO()
+    case "flow_dppo": flowDPPO()
     default:
       throw ChunkGRPOError.invalidArgument("recipe \(name) is none of \(names.joined(separator: ", "))")
     }
   }
 
-  private static func options<T>(_ options: T, _ change: (inout T) -> Void) -> T {
-    var changed = options
-    change(&changed)
-    return changed
+  private static func shifted(_ shift: Double, base: ScheduleBase = .linear) -> ScheduleOptions {
+    ScheduleOptions { ($0.shift, $0.base) = (shift, base) }
+  }
+
+  private static func clipped(_ bound: Double) -> ChunkLossOptions {
+    ChunkLossOptions { $0.clip = ClipRange(low: bound, high: bound) }
   }
 
   /// Chunk-GRPO's own (arXiv 2510.21583).
   static let gcpo = Recipe(
-    name: "gcpo", source: "xingzhejun/GCPO scripts/finetune/finetune_hpsv3_chunk.sh", steps: 17, shift: .fixed(3),
-    truncatedTimesteps: true, sampler: options(SamplerOptions()) { $0.lastStep = .ode }, groupSize: 12,
+    name: "gcpo", source: "xingzhejun/GCPO scripts/finetune/finetune_hpsv3_chunk.sh", steps: 17, schedule: shifted(3),
+    truncatedTimesteps: true, sampler: SamplerOptions { $0.lastStep = .ode }, groupSize: 12,
     sharesNoise: true, advantages: AdvantageOptions(), chunkSizes: [2, 3, 4, 7], chunkFraction: 0.5,
     loss: ChunkLossOptions(), learningRate: 1e-5, maxGradNorm: 0.01,
     follows: ["the model sees int(1000 sigma)", "the image is the prediction of the last step, which is not trained"],
@@ -41,20 +43,20 @@ extension Recipe {
 
   static let dancegrpo = Recipe(
     name: "dancegrpo", source: "XueZeyue/DanceGRPO scripts/finetune/finetune_flux_grpo.sh", steps: 16,
-    shift: .fixed(3), truncatedTimesteps: true,
-    sampler: options(SamplerOptions()) { ($0.dynamics, $0.eta, $0.lastStep) = (.danceSDE, 0.3, .ode) }, groupSize: 12,
+    schedule: shifted(3), truncatedTimesteps: true,
+    sampler: SamplerOptions { ($0.dynamics, $0.eta, $0.lastStep) = (.danceSDE, 0.3, .ode) }, groupSize: 12,
     sharesNoise: true, advantages: AdvantageOptions(), chunkSizes: nil, chunkFraction: 0.6,
-    loss: options(ChunkLossOptions()) { $0.clip = ClipRange(low: 1e-4, high: 1e-4) }, learningRate: 1e-5,
+    loss: clipped(1e-4), learningRate: 1e-5,
     maxGradNorm: 1,
     follows: ["the model sees int(1000 sigma)", "9 of the 15 trained steps of each sample, drawn at random"],
     refuses: ["two rewards with a clip each: mix them into one advantage instead"])
 
   static let flowGRPO = Recipe(
-    name: "flow_grpo", source: "yifan123/flow_grpo config/grpo.py general_ocr_sd3", steps: 10, base: .diffusers,
-    shift: .fixed(3), sampler: SamplerOptions(), groupSize: 24, sharesNoise: false,
-    advantages: options(AdvantageOptions()) { ($0.scale, $0.deviation, $0.epsilon) = (.batch, .population, 1e-4) },
+    name: "flow_grpo", source: "yifan123/flow_grpo config/grpo.py general_ocr_sd3", steps: 10,
+    schedule: shifted(3, base: .diffusers), sampler: SamplerOptions(), groupSize: 24, sharesNoise: false,
+    advantages: AdvantageOptions { ($0.scale, $0.deviation, $0.epsilon) = (.batch, .population, 1e-4) },
     chunkSizes: nil,
-    loss: options(ChunkLossOptions()) { $0.clip = ClipRange(low: 1e-4, high: 1e-4) }, learningRate: 3e-4,
+    loss: clipped(1e-4), learningRate: 3e-4,
     maxGradNorm: 1,
     follows: [
       "diffusers shifts sigma twice on SD3 (its issue 13243)",
@@ -65,14 +67,14 @@ extension Recipe {
       "its tracker fails on a second update: RewardHistory",
     ])
 
-  static func flowGRPOFast() throws -> Recipe {
+  static func flowGRPOFast() -> Recipe {
     Recipe(
       name: "flow_grpo_fast", source: "yifan123/flow_grpo config/grpo.py geneval_sd3_fast_nocfg", steps: 10,
-      base: .diffusers, shift: .fixed(3),
-      sampler: options(SamplerOptions()) { ($0.dynamics, $0.eta, $0.logProbForm) = (.cps, 0.8, .squaredError) },
-      window: try SDEWindow(size: 3, end: 5, strategy: .random(seed: 0)), groupSize: 24, sharesNoise: false,
+      schedule: shifted(3, base: .diffusers),
+      sampler: SamplerOptions { ($0.dynamics, $0.eta, $0.logProbForm) = (.cps, 0.8, .squaredError) },
+      window: SDEWindowOptions { ($0.size, $0.end, $0.strategy) = (3, 5, .random) }, groupSize: 24, sharesNoise: false,
       advantages: flowGRPO.advantages, chunkSizes: nil,
-      loss: options(ChunkLossOptions()) { $0.clip = ClipRange(low: 1e-5, high: 1e-5) }, learningRate: 3e-4,
+      loss: clipped(1e-5), learningRate: 3e-4,
       maxGradNorm: 1,
       follows: [
         "diffusers shifts sigma twice on SD3 (its issue 13243)",
@@ -81,25 +83,25 @@ extension Recipe {
       refuses: ["windows drawn by Python's generator, another on each rank: they follow from seed and iteration"])
   }
 
-  static func mixGRPO() throws -> Recipe {
+  static func mixGRPO() -> Recipe {
     Recipe(
       name: "mixgrpo", source: "Tencent-Hunyuan/MixGRPO scripts/finetune/finetune_flux_grpo_MixGRPO.sh", steps: 25,
-      shift: .fixed(3), truncatedTimesteps: true, sampler: options(SamplerOptions()) { $0.lastStep = .ode },
-      window: try SDEWindow(size: 4, end: 23, stride: 1, strategy: .progressive(iterations: 25)), groupSize: 12,
-      sharesNoise: true, advantages: options(AdvantageOptions()) { $0.mixing = .normalisedSum }, chunkSizes: nil,
-      loss: options(ChunkLossOptions()) { $0.clip = ClipRange(low: 1e-4, high: 1e-4) }, learningRate: 1e-5,
+      schedule: shifted(3), truncatedTimesteps: true, sampler: SamplerOptions { $0.lastStep = .ode },
+      window: SDEWindowOptions { ($0.size, $0.end, $0.stride) = (4, 23, 1) }, groupSize: 12,
+      sharesNoise: true, advantages: AdvantageOptions { $0.mixing = .normalisedSum }, chunkSizes: nil,
+      loss: clipped(1e-4), learningRate: 1e-5,
       maxGradNorm: 1,
       follows: ["the model sees int(1000 sigma)", "windows end at step T - 2, which is never trained"],
       refuses: ["windows without a step before it rolls back: the next is the first again"])
   }
 
-  static func mixGRPOFlash() throws -> Recipe {
-    let mix = try mixGRPO()
+  static func mixGRPOFlash() -> Recipe {
+    let mix = mixGRPO()
     return Recipe(
       name: "mixgrpo_flash", source: "Tencent-Hunyuan/MixGRPO scripts/finetune/finetune_flux_grpo_MixGRPO_Flash.sh",
-      steps: mix.steps, shift: mix.shift, truncatedTimesteps: true,
-      sampler: options(mix.sampler) { $0.after = .dpmODE },
-      window: try SDEWindow(size: 4, end: 23, stride: 1, strategy: .progressive(iterations: 20)), flashRatio: 0.4,
+      steps: mix.steps, schedule: mix.schedule, truncatedTimesteps: true,
+      sampler: mix.sampler.with { $0.after = .dpmODE },
+      window: mix.window?.with { $0.iterations = 20 }, flashRatio: 0.4,
       groupSize: mix.groupSize, sharesNoise: true, advantages: mix.advantages, chunkSizes: nil, loss: mix.loss,
       learningRate: mix.learningRate, maxGradNorm: mix.maxGradNorm, follows: mix.follows,
       refuses: mix.refuses + [
@@ -111,13 +113,14 @@ extension Recipe {
   static func flowFactory() throws -> Recipe {
     Recipe(
       name: "flow_factory", source: "X-GenGroup/Flow-Factory examples/grpo/*/flux1/default.yaml", steps: 10,
-      shift: .exponential(mu: try Schedule.fluxMu(pixels: 384 * 384)), sampler: SamplerOptions(),
-      window: try SDEWindow(size: 1, end: 4, first: 1, strategy: .subset(count: 1, seed: 0)), groupSize: 16,
+      schedule: try ScheduleOptions { ($0.shiftKind, $0.mu) = (.exponential, try Schedule.fluxMu(pixels: 384 * 384)) },
+      sampler: SamplerOptions(),
+      window: SDEWindowOptions { ($0.size, $0.first, $0.end, $0.strategy) = (1, 1, 4, .subset) }, groupSize: 16,
       sharesNoise: false,
-      advantages: options(AdvantageOptions()) {
+      advantages: AdvantageOptions {
         ($0.deviation, $0.epsilon, $0.floor, $0.mixing) = (.population, 0, 1e-6, .gdpo)
       }, chunkSizes: nil,
-      loss: options(ChunkLossOptions()) { $0.clip = ClipRange(low: 1e-4, high: 1e-4) }, learningRate: 1e-5,
+      loss: clipped(1e-4), learningRate: 1e-5,
       maxGradNorm: 1, follows: ["x' is rounded to its storage type before the log-probability, as everywhere here"],
       refuses: [
         "steps drawn by torch's generator: they follow from seed and iteration", "group ids that pass through f32",
@@ -125,11 +128,11 @@ extension Recipe {
   }
 
   static let grpoGuard = Recipe(
-    name: "grpo_guard", source: "yifan123/flow_grpo config/grpo_guard.py", steps: 10, base: .diffusers,
-    shift: .fixed(3),
+    name: "grpo_guard", source: "yifan123/flow_grpo config/grpo_guard.py", steps: 10,
+    schedule: shifted(3, base: .diffusers),
     sampler: SamplerOptions(), groupSize: 24, sharesNoise: false,
-    advantages: options(flowGRPO.advantages) { $0.scale = .group }, chunkSizes: nil,
-    loss: options(ChunkLossOptions()) { $0.clip = ClipRange(low: 2e-6, high: 2e-6) }, learningRate: 1e-4,
+    advantages: flowGRPO.advantages.with { $0.scale = .group }, chunkSizes: nil,
+    loss: clipped(2e-6), learningRate: 1e-4,
     maxGradNorm: 1,
     follows: ["diffusers shifts sigma twice on SD3 (its issue 13243)"],
     refuses: [
@@ -137,13 +140,14 @@ extension Recipe {
       "ratio_bias and ratio_scale depend on the batch: give them to the loss, from Sampler.divergence",
     ])
 
-  static func flowDPPO() throws -> Recipe {
+  static func flowDPPO() -> Recipe {
     Recipe(
       name: "flow_dppo", source: "verl-project/verl-omni examples (Qwen-Image)", steps: 10,
-      shift: .fixed(3), sampler: options(SamplerOptions()) { $0.eta = 1.2 },
-      window: try SDEWindow(size: 2, end: 5, strategy: .random(seed: 42)), groupSize: 16, sharesNoise: false,
-      advantages: options(AdvantageOptions()) { ($0.scale, $0.epsilon, $0.clamp) = (.batch, 1e-4, .infinity) },
-      chunkSizes: nil, loss: options(ChunkLossOptions()) { $0.surrogate = .divergenceMask }, learningRate: 3e-4,
+      schedule: shifted(3), sampler: SamplerOptions { $0.eta = 1.2 },
+      window: SDEWindowOptions { ($0.size, $0.end, $0.strategy, $0.seed) = (2, 5, .random, 42) }, groupSize: 16,
+      sharesNoise: false,
+      advantages: AdvantageOptions { ($0.scale, $0.epsilon, $0.clamp) = (.batch, 1e-4, .infinity) },
+      chunkSizes: nil, loss: ChunkLossOptions { $0.surrogate = .divergenceMask }, learningRate: 3e-4,
       maxGradNorm: 1, follows: ["advantages are not clamped"],
       refuses: ["the divergence depends on the batch: give it to the loss, from Sampler.divergence"])
   }

@@ -9,20 +9,19 @@ public struct Recipe: Sendable, CustomStringConvertible {
 
   /// T, before `flashRatio` shortens it.
   public var steps: Int
-  public var base = ScheduleBase.linear
-  public var shift: ScheduleShift
+  public var schedule: ScheduleOptions
   /// Timesteps that the model sees are whole numbers, int(1000·σ), while the step uses σ.
   public var truncatedTimesteps = false
   /// η, dynamics, log-probability, last step; the window comes from `window`.
   public var sampler: SamplerOptions
   /// Where the stochastic and trained steps lie; nil = all trained steps.
-  public var window: SDEWindow?
+  public var window: SDEWindowOptions?
   /// Less than 1: after the window, so much of the steps is left (MixGRPO-Flash).
   public var flashRatio = 1.0
 
-  /// Samples a prompt.
+  /// Samples per prompt.
   public var groupSize: Int
-  /// One initial noise a prompt.
+  /// One initial noise per prompt.
   public var sharesNoise: Bool
   public var advantages: AdvantageOptions
   /// Sizes over the S trained steps; nil = step level: chunks of one step over the trained ones.
@@ -41,19 +40,19 @@ public struct Recipe: Sendable, CustomStringConvertible {
 
   /// The schedule of an iteration: with `flashRatio`, it depends on the window.
   public func schedule(iteration: Int = 0) throws -> Schedule {
-    guard flashRatio < 1, let window, case .fixed(let shift) = shift else {
-      return try Schedule.make(steps: steps, base: base, shift: shift)
+    guard flashRatio < 1, let window, schedule.shiftKind == .static else {
+      return try Schedule.make(steps: steps, schedule)
     }
-    let kept = (try window.steps(iteration: iteration).last ?? 0) + 1
+    let kept = (try SDEWindow(window).steps(iteration: iteration).last ?? 0) + 1
     // At least one step is left to reach σ = 0.
     let ratio = max(flashRatio, min(1, 2 / Double(steps + 1 - kept)))
-    return try Schedule.flash(steps: steps, shift: shift, kept: kept, ratio: ratio)
+    return try Schedule.flash(steps: steps, shift: schedule.shift, kept: kept, ratio: ratio)
   }
 
   /// The sampler of an iteration.
   public func sampler(iteration: Int = 0, threads: Int = 1) throws -> Sampler {
     var options = sampler
-    options.window = try window?.steps(iteration: iteration)
+    options.window = try window.map { try SDEWindow($0).steps(iteration: iteration) }
     options.threads = threads
     return try Sampler(schedule(iteration: iteration), options)
   }
@@ -71,11 +70,12 @@ public struct Recipe: Sendable, CustomStringConvertible {
     func line(_ name: String, _ value: String) {
       lines.append("  \(name)\(String(repeating: " ", count: max(1, 14 - name.count)))\(value)")
     }
-    line("schedule", "\(steps) steps, \(shiftText)\(base == .diffusers ? ", diffusers' base points" : "")")
+    line("schedule", "\(steps) steps, \(shiftText)\(schedule.base == .diffusers ? ", diffusers' base points" : "")")
     line("timesteps", truncatedTimesteps ? "int(1000 sigma)" : "1000 sigma")
     line("sampler", samplerText)
     line(
-      "rollout", "\(groupSize) samples a prompt, \(sharesNoise ? "one initial noise a prompt" : "noise of their own")")
+      "rollout",
+      "\(groupSize) samples per prompt, \(sharesNoise ? "one initial noise per prompt" : "noise of their own")")
     line("advantages", advantageText)
     line(
       "chunks",
@@ -89,10 +89,10 @@ public struct Recipe: Sendable, CustomStringConvertible {
   }
 
   private var shiftText: String {
-    switch shift {
-    case .fixed(let shift): "shift \(shift)"
-    case .exponential(let mu): "exponential shift, mu \(mu)"
-    case .linear(let mu): "linear shift, mu \(mu)"
+    switch schedule.shiftKind {
+    case .static: "shift \(schedule.shift)"
+    case .exponential: "exponential shift, mu \(schedule.mu)"
+    case .linear: "linear shift, mu \(schedule.mu)"
     }
   }
 
@@ -101,7 +101,8 @@ public struct Recipe: Sendable, CustomStringConvertible {
     if sampler.logProbForm == .squaredError { text += ", log-prob without 1/(2 s^2)" }
     if sampler.lastStep == .ode { text += ", last step without noise" }
     if let window {
-      text += ", \(window.strategy) window of \(window.size) within \(window.first) ..< \(window.end)"
+      let every = window.strategy == .progressive ? ", \(window.iterations) iterations each" : ""
+      text += ", \(window.strategy) window of \(window.size) within \(window.first) ..< \(window.end)\(every)"
       text += ", then \(sampler.after ?? sampler.outside)"
       if flashRatio < 1 { text += " with \(flashRatio) of the steps" }
     }

@@ -30,6 +30,6 @@ public struct Schedule: Sendable, Equatable {
 
   /// Static shift, σ = shift·t / (1 + (shift − 1)·t) with t linear (SD3, arXiv 2403.03206; GCPO uses shift 3).
   public static func shifted(steps: Int, shift: Double) throws -> Schedule {
-    try make(steps: steps, shift: .fixed(shift))
+    try make(steps: steps, ScheduleOptions { $0.shift = shift })
   }
 }

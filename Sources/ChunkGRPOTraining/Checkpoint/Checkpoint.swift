@@ -1,5 +1,5 @@
 import ChunkGRPO
-import Glibc
+internal import Platform
 
 /// A checkpoint is a directory with one file, model.safetensors. Its tensors are the parameters, their average and the
 /// moments; its metadata are the options, under the names of the header, and the counters.

@@ -1,6 +1,6 @@
 internal import COpenBLAS
 import ChunkGRPO
-import Glibc
+internal import Platform
 
 /// The OpenBLAS of this process. `Linear` says which products it takes.
 ///

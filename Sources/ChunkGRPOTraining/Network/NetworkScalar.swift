@@ -4,7 +4,7 @@ package import KernelTable
 
 /// A type that the network computes in: `Float`; the tests check it against `Double`.
 package protocol NetworkScalar: BinaryFloatingPoint, BitwiseCopyable {
-  static var kernels: NetworkKernels { get }
+  static var kernels: any NetworkKernels.Type { get }
 
   /// C = op(A)·op(B) + beta·C for row-major matrices; op(A) is (m, k), op(B) (k, n).
   static func gemm(
@@ -13,13 +13,8 @@ package protocol NetworkScalar: BinaryFloatingPoint, BitwiseCopyable {
     _ c: UnsafeMutablePointer<Self>, _ ldc: Int)
 }
 
-extension NetworkScalar {
-  /// Whether the library has a kernel for products of its own.
-  static var hasProduct: Bool { kernels.product != nil }
-}
-
 extension Float: NetworkScalar {
-  package static var kernels: NetworkKernels { networkKernels.float32 }
+  package static var kernels: any NetworkKernels.Type { kernelSet.network32 }
 
   /// Sizes fit Int32: the shape bounds them and rows come in bounded batches.
   package static func gemm(

@@ -18,13 +18,16 @@ extension Linear {
     adding: Bool = false
   ) {
     let p = parameters.values
-    if let transposed = parameters.transposed, let product = S.kernels.product, fits(columns: outputs, inputs) {
-      return product(rows, outputs, inputs, x, inputs, 1, transposed + weight, true, bias.map { p + $0 }, y, adding)
+    if let transposed = parameters.transposed, S.kernels.hasProduct, fits(columns: outputs, inputs) {
+      var product = ProductArguments(
+        m: rows, n: outputs, k: inputs, a: x, rowStride: inputs, columnStride: 1, b: transposed + weight, packed: true,
+        bias: bias.map { p + $0 }, c: y, adding: adding)
+      return S.kernels.product(&product)
     }
     if let bias {
       for r in 0..<rows {
         if adding {
-          S.kernels.add(p + bias, y + r &* outputs, outputs)
+          S.kernels.add(p + bias, to: y + r &* outputs, count: outputs)
         } else {
           (y + r &* outputs).update(from: p + bias, count: outputs)
         }
@@ -39,8 +42,11 @@ extension Linear {
     _ parameters: NetworkParameters<S>, _ dy: UnsafePointer<S>, rows: Int, to dx: UnsafeMutablePointer<S>
   ) {
     let p = parameters.values
-    if let product = S.kernels.product, fits(columns: inputs, outputs) {
-      return product(rows, inputs, outputs, dy, outputs, 1, p + weight, false, nil, dx, false)
+    if S.kernels.hasProduct, fits(columns: inputs, outputs) {
+      var product = ProductArguments(
+        m: rows, n: inputs, k: outputs, a: dy, rowStride: outputs, columnStride: 1, b: p + weight, packed: false,
+        bias: nil, c: dx, adding: false)
+      return S.kernels.product(&product)
     }
     S.gemm(false, false, rows, inputs, outputs, dy, outputs, p + weight, inputs, 0, dx, inputs)
   }
@@ -49,8 +55,11 @@ extension Linear {
   func weightGradient<S: NetworkScalar>(
     _ dy: UnsafePointer<S>, _ x: UnsafePointer<S>, rows: Int, _ g: UnsafeMutablePointer<S>, adding: Bool
   ) {
-    if let product = S.kernels.product, fits(columns: inputs, rows) {
-      return product(outputs, inputs, rows, dy, 1, outputs, x, false, nil, g + weight, adding)
+    if S.kernels.hasProduct, fits(columns: inputs, rows) {
+      var product = ProductArguments(
+        m: outputs, n: inputs, k: rows, a: dy, rowStride: 1, columnStride: outputs, b: x, packed: false, bias: nil,
+        c: g + weight, adding: adding)
+      return S.kernels.product(&product)
     }
     S.gemm(true, false, outputs, inputs, rows, dy, outputs, x, inputs, adding ? 1 : 0, g + weight, inputs)
   }
@@ -74,8 +83,8 @@ extension NetworkShape {
     parallel(units: blocks.count, threads: threads) { units in
       for (layer, row) in blocks[units] {
         S.kernels.transpose(
-          p + (layer.weight &+ row &* layer.inputs), min(panel, layer.outputs &- row), layer.inputs,
-          transposed + (layer.weight &+ row &* layer.inputs), min(panel, layer.outputs &- row))
+          p + (layer.weight &+ row &* layer.inputs), rows: min(panel, layer.outputs &- row), columns: layer.inputs,
+          into: transposed + (layer.weight &+ row &* layer.inputs), stride: min(panel, layer.outputs &- row))
       }
     }
   }

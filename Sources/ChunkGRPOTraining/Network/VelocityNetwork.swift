@@ -1,6 +1,6 @@
 import ChunkGRPO
-import Glibc
 internal import KernelTable
+internal import Platform
 
 /// The velocity network: a residual MLP with adaptive layer norm (DiT's adaLN-Zero, arXiv 2212.09748).
 ///
@@ -111,10 +111,10 @@ package final class VelocityNetwork<Scalar: NetworkScalar> {
       }
     }
     shape.timeHidden.apply(parameters, wave, rows: contexts, to: timeSlope)
-    kernels.siluForward(timeSlope, contexts &* embedding, timeActivation, timeSlope)
+    kernels.siluForward(timeSlope, count: contexts &* embedding, into: timeActivation, slope: timeSlope)
     shape.condition.apply(parameters, self.conditions, rows: contexts, to: sum)
     shape.timeOutput.apply(parameters, timeActivation, rows: contexts, to: sum, adding: true)
-    kernels.siluForward(sum, contexts &* embedding, active, sumSlope)
+    kernels.siluForward(sum, count: contexts &* embedding, into: active, slope: sumSlope)
     shape.modulation.apply(parameters, active, rows: contexts, to: modulation)
   }
 
@@ -146,11 +146,12 @@ package final class VelocityNetwork<Scalar: NetworkScalar> {
       let start = b &* blockStride &+ firstRow &* width
       norm(b, from: firstRow)
       shape.hidden[b].apply(parameters, normed + start, rows: count, to: slope + start)
-      kernels.siluForward(slope + start, count &* width, activation + start, slope + start)
+      kernels.siluForward(slope + start, count: count &* width, into: activation + start, slope: slope + start)
       shape.contribution[b].apply(parameters, activation + start, rows: count, to: contribution + start)
-      kernels.gateForward(
-        contribution + start, hidden + start, count, width, table(from: firstRow), gate(b), hidden + start + blockStride
-      )
+      var addition = GateArguments(
+        z: contribution + start, x: hidden + start, rows: count, width: width, modulation: table(from: firstRow),
+        gate: gate(b), y: hidden + start + blockStride)
+      kernels.gateForward(&addition)
     }
     norm(shape.blocks, from: firstRow)
     shape.output.apply(
@@ -179,7 +180,7 @@ package final class VelocityNetwork<Scalar: NetworkScalar> {
       throw ChunkGRPOError.invalidArgument("backward: the network was made without training, or has not run forward")
     }
     let width = shape.width
-    let grad = ModulationTable(gradModulation, stride: shape.modulationSize, contexts: contextOfRow.base)
+    let grad = ModulationTable(base: gradModulation, stride: shape.modulationSize, contexts: contextOfRow.base)
     gradModulation.update(repeating: 0, count: contexts &* shape.modulationSize)
     gradHidden.update(repeating: 0, count: rows &* width)
     // Gradients of biases are sums over rows; products write the others.
@@ -189,23 +190,25 @@ package final class VelocityNetwork<Scalar: NetworkScalar> {
       }
     }
 
-    kernels.addColumnSums(gradVelocity, rows, shape.latentSize, g + bias(shape.output))
+    kernels.addColumnSums(gradVelocity, rows: rows, width: shape.latentSize, to: g + bias(shape.output))
     shape.output.weightGradient(gradVelocity, normed + shape.blocks &* blockStride, rows: rows, g, adding: adding)
     shape.output.applyTransposed(parameters, gradVelocity, rows: rows, to: gradA)
     normGradient(gradA, shape.blocks, grad)
     for b in (0..<shape.blocks).reversed() {
       let start = b &* blockStride
       let (hidden, output) = (shape.hidden[b], shape.contribution[b])
-      kernels.gateBackward(
-        gradHidden, contribution + start, rows, width, table(), grad, gate(b), gradB, g + bias(output))
+      var addition = GateGradientArguments(
+        dy: gradHidden, z: contribution + start, rows: rows, width: width, modulation: table(), gradModulation: grad,
+        gate: gate(b), dz: gradB, gradBias: g + bias(output))
+      kernels.gateBackward(&addition)
       output.weightGradient(gradB, activation + start, rows: rows, g, adding: adding)
       output.applyTransposed(parameters, gradB, rows: rows, to: gradA)
-      kernels.siluBackward(gradA, slope + start, rows, width, g + bias(hidden))
+      kernels.siluBackward(gradA, slope: slope + start, rows: rows, width: width, gradBias: g + bias(hidden))
       hidden.weightGradient(gradA, normed + start, rows: rows, g, adding: adding)
       hidden.applyTransposed(parameters, gradA, rows: rows, to: gradB)
       normGradient(gradB, b, grad)
     }
-    kernels.addColumnSums(gradHidden, rows, width, g + bias(shape.input))
+    kernels.addColumnSums(gradHidden, rows: rows, width: width, to: g + bias(shape.input))
     shape.input.weightGradient(gradHidden, latents, rows: rows, g, adding: adding)
     if let gradLatents { shape.input.applyTransposed(parameters, gradHidden, rows: rows, to: gradLatents) }
     contextsBackward(parameters, g, adding)
@@ -215,21 +218,22 @@ package final class VelocityNetwork<Scalar: NetworkScalar> {
     _ parameters: NetworkParameters<Scalar>, _ g: UnsafeMutablePointer<Scalar>, _ adding: Bool
   ) {
     let embedding = shape.embeddingSize
-    kernels.addColumnSums(gradModulation, contexts, shape.modulationSize, g + bias(shape.modulation))
+    kernels.addColumnSums(gradModulation, rows: contexts, width: shape.modulationSize, to: g + bias(shape.modulation))
     shape.modulation.weightGradient(gradModulation, active, rows: contexts, g, adding: adding)
     shape.modulation.applyTransposed(parameters, gradModulation, rows: contexts, to: gradActive)
-    kernels.siluBackward(gradActive, sumSlope, contexts, embedding, g + bias(shape.timeOutput))
+    kernels.siluBackward(
+      gradActive, slope: sumSlope, rows: contexts, width: embedding, gradBias: g + bias(shape.timeOutput))
     shape.condition.weightGradient(gradActive, conditions, rows: contexts, g, adding: adding)
     shape.timeOutput.weightGradient(gradActive, timeActivation, rows: contexts, g, adding: adding)
     shape.timeOutput.applyTransposed(parameters, gradActive, rows: contexts, to: sum)
-    kernels.siluBackward(sum, timeSlope, contexts, embedding, g + bias(shape.timeHidden))
+    kernels.siluBackward(sum, slope: timeSlope, rows: contexts, width: embedding, gradBias: g + bias(shape.timeHidden))
     shape.timeHidden.weightGradient(sum, wave, rows: contexts, g, adding: adding)
   }
 
   // MARK: Places in memory
 
   private func table(from row: Int = 0) -> ModulationTable {
-    ModulationTable(modulation, stride: shape.modulationSize, contexts: contextOfRow.base + row)
+    ModulationTable(base: modulation, stride: shape.modulationSize, contexts: contextOfRow.base + row)
   }
 
   private func bias(_ layer: Linear) -> Int { layer.bias ?? 0 }
@@ -242,15 +246,19 @@ package final class VelocityNetwork<Scalar: NetworkScalar> {
   private func norm(_ block: Int, from row: Int) {
     let start = block &* blockStride &+ row &* shape.width
     let statistics = block &* rowStatisticsStride &+ row
-    kernels.normForward(
-      hidden + start, rows &- row, shape.width, table(from: row), shift(block), scale(block), normed + start,
-      mean + statistics, rstd + statistics)
+    var arguments = NormArguments(
+      x: hidden + start, rows: rows &- row, width: shape.width, modulation: table(from: row), shift: shift(block),
+      scale: scale(block), y: normed + start, mean: mean + statistics, rstd: rstd + statistics)
+    kernels.normForward(&arguments)
   }
 
   private func normGradient(_ dy: UnsafePointer<Scalar>, _ block: Int, _ grad: ModulationTable) {
-    kernels.normBackward(
-      dy, hidden + block &* blockStride, mean + block &* rowStatisticsStride, rstd + block &* rowStatisticsStride, rows,
-      shape.width, table(), grad, shift(block), scale(block), gradHidden)
+    let statistics = block &* rowStatisticsStride
+    var arguments = NormGradientArguments(
+      dy: dy, x: hidden + block &* blockStride, mean: mean + statistics, rstd: rstd + statistics, rows: rows,
+      width: shape.width, modulation: table(), gradModulation: grad, shift: shift(block), scale: scale(block),
+      dx: gradHidden)
+    kernels.normBackward(&arguments)
   }
 
   /// Cosines, then sines, of 1000·σ at E/2 frequencies from 1 down to almost 1/10,000 (DiT).

@@ -1,5 +1,5 @@
-import Glibc
 package import KernelTable
+internal import Platform
 
 extension TrainerOptions {
   /// Adam with decoupled weight decay (arXiv 1711.05101), in the order of operations of `torch.optim.AdamW`:

@@ -21,8 +21,8 @@ extension TrainingWorkspace {
     var squares = [Double](repeating: 0, count: (sum.count &+ itemSize &- 1) / itemSize)
     squares.withUnsafeMutableBufferPointer { squares in
       forEachItem(sum.count, threads: threads) { number, first, count in
-        for other in others { networkKernels.float32.add(other.base + first, sum.base + first, count) }
-        squares[number] = networkKernels.float32.squares(sum.base + first, count)
+        for other in others { kernelSet.network32.add(other.base + first, to: sum.base + first, count: count) }
+        squares[number] = kernelSet.network32.squares(sum.base + first, count: count)
       }
     }
     return squares.reduce(0, +).squareRoot()
@@ -40,12 +40,13 @@ extension TrainingState {
     let factors = options.adamW(step: counters.optimiserSteps, learningRate: learningRate, gradientScale: scale)
     let share = Float(1 - emaDecay)
     forEachItem(parameters.count, threads: threads) { _, first, count in
-      networkKernels.adamW(
-        factors, gradients.base + first, old.parameters.base + first, old.firstMoment.base + first,
-        old.secondMoment.base + first, parameters.base + first, firstMoment.base + first, secondMoment.base + first,
-        count)
-      networkKernels.average(
-        share, parameters.base + first, old.average.base + first, average.base + first, count)
+      var arguments = AdamWArguments(
+        factors: factors, g: gradients.base + first, w: old.parameters.base + first, m: old.firstMoment.base + first,
+        v: old.secondMoment.base + first, newW: parameters.base + first, newM: firstMoment.base + first,
+        newV: secondMoment.base + first, count: count)
+      kernelSet.adamW(&arguments)
+      kernelSet.average(
+        share: share, parameters.base + first, old.average.base + first, into: average.base + first, count: count)
     }
   }
 }

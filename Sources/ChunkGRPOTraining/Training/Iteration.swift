@@ -1,5 +1,5 @@
 import ChunkGRPO
-import Glibc
+internal import Platform
 
 extension ChunkGRPOTrainer {
   /// Rewards of the B images (B, D): one finite number each. `prompts[i]` is the row of `conditions` that image i was made
@@ -80,8 +80,12 @@ extension ChunkGRPOTrainer {
 
   private func selection(_ batch: Int, _ weights: [Double]?) throws -> [UInt8] {
     try plan.chunks.select(
-      batch: batch, fraction: options.chunkFraction, weights: weights, seed: RandomStream.rollout.seed(options.seed),
-      sampleIDs: (0..<UInt64(batch)).map { state.counters.samplesDrawn &+ $0 })
+      batch: batch,
+      ChunkSelectionOptions {
+        ($0.fraction, $0.weights) = (options.chunkFraction, weights)
+        $0.seed = RandomStream.rollout.seed(options.seed)
+        $0.sampleIDs = (0..<UInt64(batch)).map { state.counters.samplesDrawn &+ $0 }
+      })
   }
 
   // MARK: Rollout

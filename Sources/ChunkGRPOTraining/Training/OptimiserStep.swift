@@ -81,7 +81,8 @@ extension ChunkGRPOTrainer {
       let gradients = range.map { gradLogProbs[(rows.samples[$0] - samples.lowerBound) * plan.chunks.steps + step] }
       try plan.sampler.logProbVJP(
         step, latents: lane.view(lane.latents, range), velocity: lane.view(lane.velocity, range),
-        next: lane.view(lane.next, range), gradLogProb: gradients, gradVelocity: lane.view(lane.gradVelocity, range))
+        next: lane.view(lane.next, range), gradLogProb: gradients, gradVelocity: lane.view(lane.gradVelocity, range),
+        logProb: nil)
     }
   }
 }

@@ -1,5 +1,5 @@
 import ChunkGRPO
-import Glibc
+internal import Platform
 
 extension ChunkGRPOTrainer {
   /// Called about 200 times, at most 400, and after the last step: with the optimiser steps done, their total and the mean

@@ -1,5 +1,5 @@
 import ChunkGRPO
-import Glibc
+internal import Platform
 
 /// The rows of conditions, with equal ones found: the network computes their context once.
 struct Prompts {

@@ -54,7 +54,7 @@ private struct RolloutPass {
   private let recording: Recording?
 
   private let network: VelocityNetwork<Float>
-  private let ids: [UInt64]
+  private let noise: Noise
   /// For each sample its prompt's place in `prompts`, and so its context's among those of a step.
   private let promptOfSample: [Int32]
   private let prompts: [Int32]
@@ -77,7 +77,7 @@ private struct RolloutPass {
     self.samples = samples
     self.recording = recording
     network = roller.networks[lane]
-    ids = range.map(samples.id)
+    noise = .library(seed: roller.seed, sampleIDs: range.map(samples.id))
     (promptOfSample, prompts) = numbered(range.map { roller.prompts.index[$0 / samples.perPrompt] })
     span = min(roller.sampler.steps, max(1, network.maxContexts / prompts.count))
     conditions = try Buffer(
@@ -134,8 +134,8 @@ private struct RolloutPass {
     var logProb = [Double](repeating: 0, count: range.count)
     var change = [Double](repeating: 0, count: range.count)
     try roller.sampler.step(
-      step, latents: latents(step), velocity: view(velocity), noise: .library(seed: roller.seed, sampleIDs: ids),
-      next: latents(step + 1), logProb: &logProb, relativeL1: &change)
+      step, latents: latents(step), velocity: view(velocity), noise: noise, next: latents(step + 1),
+      logProb: &logProb, relativeL1: &change)
     guard step < trainedSteps else { return }
     for (i, sample) in range.enumerated() {
       samples.logProbs?[sample &* trainedSteps &+ step] = logProb[i]

@@ -34,7 +34,8 @@ extension ChunkGRPOTrainer {
     let lanes = laneCount(batch, shape)
     let rows = min((batch + lanes - 1) / lanes, boundedRows(shape, lanes: lanes))
     let values = values(parameters)
-    let transposed = try Float.hasProduct ? Buffer<Float>(count: parameterCount, for: "transposed weights") : nil
+    let transposed =
+      try Float.kernels.hasProduct ? Buffer<Float>(count: parameterCount, for: "transposed weights") : nil
     if let transposed { shape.transpose(values, into: transposed.base, threads: sampler.threads) }
     defer { withExtendedLifetime(transposed) {} }
     let roller = Roller(

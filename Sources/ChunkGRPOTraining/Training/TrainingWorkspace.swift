@@ -66,7 +66,7 @@ final class TrainingWorkspace {
 
   /// The parameters of `state`, until the next call; transposed too where that makes products faster.
   func parameters(_ state: TrainingState) -> NetworkParameters<Float> {
-    guard Float.hasProduct else { return NetworkParameters(state.parameters.base) }
+    guard Float.kernels.hasProduct else { return NetworkParameters(state.parameters.base) }
     shape.transpose(state.parameters.base, into: transposed.base, threads: threads)
     return NetworkParameters(state.parameters.base, transposed: transposed.base)
   }
