@@ -1,8 +1,8 @@
 # chunkgrpo: `make demo` watches a small flow-matching model learn; `make test` runs every test. `make help` lists the rest.
 
-VERSION := 0.1.0
-# First number of the library's file name: changes when programs built against an older header no longer run.
-ABI := 1
+# Both are written in the header.
+VERSION := $(shell sed -n 's/^\#define CGRPO_VERSION "\(.*\)"/\1/p' include/chunkgrpo.h)
+ABI := $(shell sed -n 's/^\#define CGRPO_ABI_VERSION //p' include/chunkgrpo.h)
 
 PREFIX ?= /usr/local
 DESTDIR ?=
@@ -27,18 +27,21 @@ PC := build/lib/pkgconfig/chunkgrpo.pc
 WHEEL := dist/.built
 WHEEL_SOURCES := scripts/wheel LICENSE $(shell find bindings/python -not -path '*/__pycache__*' -not -path '*/.mypy_cache*')
 
+# The examples are a package of their own. In the library's build folder, so that they find it compiled by the tests.
+EXAMPLES_BUILD := swift build -c release --package-path examples/swift --scratch-path .build
+
 # Folders too: a file that is added or removed changes its folder.
-LIBRARY_SOURCES := Package.swift scripts/exports.map scripts/old-libm.c $(shell find include Sources)
+LIBRARY_SOURCES := Package.swift bindings/c/exports.map bindings/c/old-libm.c $(shell find include Sources)
 
 # The static runtime makes the library self-contained. `nodelete`, because a Swift runtime cannot be unloaded; `defs`,
 # because a missing symbol should fail here and not in the host; lld, because gold leaves some mangled names in sight.
 LIBRARY_FLAGS := -Xswiftc -static-stdlib -Xswiftc -use-ld=lld \
-    $(foreach flag,--version-script=$(CURDIR)/scripts/exports.map -soname libchunkgrpo.so.$(ABI) -z nodelete -z defs \
+    $(foreach flag,--version-script=$(CURDIR)/bindings/c/exports.map -soname libchunkgrpo.so.$(ABI) -z nodelete -z defs \
         $(CURDIR)/build/old-libm.o,-Xlinker $(flag))
 # A scratch path of its own: other flags in the same one would build everything anew at each turn.
 LIBRARY_BUILD := swift build -c release --product chunkgrpo --scratch-path .build-lib $(LIBRARY_FLAGS)
 
-.PHONY: help setup setup-native setup-python demo test test-swift test-c test-python test-budget bench lib wheel \
+.PHONY: help setup setup-native setup-python demo test test-text test-swift test-c test-python test-budget bench lib wheel \
     install format clean
 
 help: ## This list
@@ -55,9 +58,9 @@ setup-python:
 	@scripts/setup python
 
 demo: setup-native ## Train a small model end to end; pictures and metrics in build/demo. ARGS="--seed 2"
-	@scripts/phase demo 'Building the demo' swift build -c release --product digits
+	@scripts/phase demo 'Building the demo' $(EXAMPLES_BUILD) --product digits
 	@mkdir -p build/demo
-	@env $$(scripts/openblas-core) "$$(swift build -c release --product digits --show-bin-path)/digits" --output build/demo $(ARGS)
+	@env $$(scripts/openblas-core) "$$($(EXAMPLES_BUILD) --show-bin-path)/digits" --output build/demo $(ARGS)
 
 lib: $(LIBRARY) $(LIBRARY_NAMES) $(HEADER) $(PC) ## Build build/lib/libchunkgrpo.so, build/include and build/lib/pkgconfig
 	@:
@@ -65,7 +68,7 @@ lib: $(LIBRARY) $(LIBRARY_NAMES) $(HEADER) $(PC) ## Build build/lib/libchunkgrpo
 $(LIBRARY): $(LIBRARY_SOURCES) Makefile
 	@scripts/setup swift native
 	@mkdir -p $(@D)
-	@cc -O2 -fPIC -c scripts/old-libm.c -o build/old-libm.o
+	@cc -O2 -fPIC -c bindings/c/old-libm.c -o build/old-libm.o
 # SwiftPM does not know of the version script: take the product away, so that it links again.
 	@rm -f .build-lib/release/libchunkgrpo.so
 	@scripts/phase lib 'Building libchunkgrpo.so' $(LIBRARY_BUILD)
@@ -103,8 +106,12 @@ $(WHEEL): $(LIBRARY) $(LIBRARY_NAMES) $(WHEEL_SOURCES)
 	@scripts/phase wheel 'Building the wheel' scripts/wheel
 	@touch $@
 
-test: setup-native setup-python lib test-swift test-c test-budget test-python ## Run every test: Swift, C, Python
+test: setup-native setup-python test-text lib test-swift test-c test-budget test-python ## Run every test: Swift, C, Python
 	@printf '\nAll tests passed.\n'
+
+test-text: setup-python ## Check lengths and links, which needs no build
+	@printf '\n== Text ==\n'
+	@scripts/check-lengths && scripts/check-links || { echo 'FAILED: the text'; exit 1; }
 
 # Two processes that compete for two cores with two threads each are slower than one thread each.
 test-swift test-c test-python: export OMP_NUM_THREADS = 1
@@ -113,10 +120,13 @@ test-swift test-c test-python: export OPENBLAS_NUM_THREADS = 1
 test-swift: setup-native ## Run the Swift tests
 	@printf '\n== Swift tests ==\n'
 	@scripts/phase swift-build 'Building' swift build -c release --build-tests
+	@scripts/phase swift-examples 'Building the examples' $(EXAMPLES_BUILD)
+	@scripts/check-readme swift || { echo 'FAILED: the README'; exit 1; }
 	@scripts/test-swift || { echo 'FAILED: the Swift tests'; exit 1; }
 
 test-c: setup-native lib ## Run the C tests
 	@printf '\n== C tests ==\n'
+	@scripts/generate-bindings --check || { echo 'FAILED: the generated files'; exit 1; }
 	@$(MAKE) --no-print-directory -C Tests/c || { echo 'FAILED: the C tests'; exit 1; }
 
 test-budget: setup-native lib ## Count the instructions of the hot kernels against their budget
@@ -136,7 +146,7 @@ format: ## Format the Swift sources in place, and the C sources where clang-form
 	@scripts/setup swift
 	@swift format format --in-place --recursive --parallel Package.swift Sources Tests examples Benchmarks/swift
 	@if command -v clang-format >/dev/null; then \
-	    clang-format -i Sources/CSupport/*.c Sources/CSupport/include/*.h Tests/c/*.[ch] examples/c/*.[ch] Benchmarks/*.c; fi
+	    clang-format -i $$(find include Sources Tests bindings examples Benchmarks -name '*.[ch]'); fi
 
 clean: ## Remove everything that make made
 	rm -rf build dist .build .build-lib .build-bench .venv

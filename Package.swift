@@ -54,11 +54,6 @@ let package = Package(
     .systemLibrary(
       name: "COpenBLAS", pkgConfig: "openblas", providers: [.apt(["libopenblas-dev"])]),
 
-    // Examples
-    .executableTarget(
-      name: "digits", dependencies: ["ChunkGRPO", "ChunkGRPOTraining"], path: "examples/swift/digits"),
-    .executableTarget(name: "first", dependencies: ["ChunkGRPO"], path: "examples/swift/first"),
-
     // Unit tests
     .testTarget(name: "ChunkGRPOTests", dependencies: ["ChunkGRPO"]),
     .testTarget(name: "ChunkGRPOTrainingTests", dependencies: ["ChunkGRPOTraining", "KernelTable"]),

@@ -1,5 +1,5 @@
-/* The library called from C, and loops that move the same bytes and do next to nothing: the limit that memory sets. Built
- * by bench.py with -O3 -march=native -fopenmp; kernels.py loads it. Times are nanoseconds a call, or -1. */
+/* The library called from C, and loops that move the same bytes and do next to nothing: the limit that memory sets.
+ * Built by bench.py with -O3 -march=native -fopenmp; kernels.py loads it. Times are nanoseconds a call, or -1. */
 #include <chunkgrpo.h>
 
 #include <stdlib.h>
@@ -34,6 +34,7 @@ job *job_create(int32_t kind, cgrpo_type type, int64_t batch, int64_t elements, 
     int whole = kind == ROLLOUT || kind == LOSS_GRADIENT;
     int64_t count = whole ? steps + 1 : 17, numbers = batch * (whole ? steps : 1);
     double *sigmas = malloc((size_t)(count + 1) * sizeof *sigmas);
+    cgrpo_schedule_options schedule;
     cgrpo_sampler_options options;
     *j = (job){.kind = kind, .threads = threads, .step = 3, .batch = batch, .steps = steps, .elements = elements};
     j->type = type, j->x = x, j->v = v, j->next = next, j->grad = grad, j->noise = noise;
@@ -43,7 +44,9 @@ job *job_create(int32_t kind, cgrpo_type type, int64_t batch, int64_t elements, 
     for (int64_t i = 0; i < batch; i++) j->advantages[i] = i % 2 ? 1 : -1;
     cgrpo_sampler_options_init(&options, sizeof options);
     options.threads = threads;
-    if (cgrpo_schedule_shifted(count, 3, sigmas) != CGRPO_OK ||
+    cgrpo_schedule_options_init(&schedule, sizeof schedule);
+    schedule.shift = 3;
+    if (cgrpo_schedule_make(count, &schedule, sigmas) != CGRPO_OK ||
         cgrpo_sampler_create(sigmas, count + 1, &options, &j->sampler) != CGRPO_OK)
         j = NULL;
     free(sigmas);
@@ -63,22 +66,23 @@ static int no_model(void *user, int64_t step, double sigma, const cgrpo_tensor *
 static cgrpo_status call(job *j) {
     int64_t one[] = {j->batch, j->elements}, n[] = {j->batch, j->steps, j->elements};
     int64_t n2[] = {j->batch, j->steps + 2, j->elements};
-    cgrpo_tensor x = {j->x, one, NULL, 2, j->type, CGRPO_CPU, 0}, v = x, next = x, grad = x, given = x;
-    cgrpo_tensor xs = {j->x, n2, NULL, 3, j->type, CGRPO_CPU, 0}, vs = xs, grads = xs;
+    cgrpo_tensor x = {j->x, one, NULL, 2, j->type, CGRPO_DEVICE_CPU, 0}, v = x, next = x, grad = x, given = x;
+    cgrpo_tensor xs = {j->x, n2, NULL, 3, j->type, CGRPO_DEVICE_CPU, 0}, vs = xs, grads = xs;
     cgrpo_noise noise;
     v.data = j->v, next.data = j->next, grad.data = j->grad, given.data = j->noise;
     vs.data = j->v, grads.data = j->grad, vs.shape = grads.shape = n;
     cgrpo_noise_init(&noise, sizeof noise);
     switch (j->kind) {
         case NORMAL: return cgrpo_normal(1, NULL, j->step, j->threads, &grad);
-        case STEP: return cgrpo_step(j->sampler, j->step, &x, &v, &noise, &next, j->log_probs, NULL);
+        case STEP: return cgrpo_step(j->sampler, j->step, &x, &v, NULL, &noise, &next, j->log_probs, NULL);
         case STEP_GIVEN:
             noise.given = &given;
-            return cgrpo_step(j->sampler, j->step, &x, &v, &noise, &next, j->log_probs, NULL);
-        case STEP_L1: return cgrpo_step(j->sampler, j->step, &x, &v, &noise, &next, j->log_probs, j->other);
-        case LOG_PROB: return cgrpo_log_prob(j->sampler, j->step, &x, &v, &next, j->log_probs);
+            return cgrpo_step(j->sampler, j->step, &x, &v, NULL, &noise, &next, j->log_probs, NULL);
+        case STEP_L1: return cgrpo_step(j->sampler, j->step, &x, &v, NULL, &noise, &next, j->log_probs, j->other);
+        case LOG_PROB: return cgrpo_log_prob(j->sampler, j->step, &x, &v, NULL, &next, j->log_probs);
         case VJP:
-            return cgrpo_log_prob_vjp(j->sampler, j->step, &x, &v, &next, j->grad_log_probs, &grad, j->log_probs);
+            return cgrpo_log_prob_vjp(j->sampler, j->step, &x, &v, NULL, &next, j->grad_log_probs, &grad, NULL,
+                                      j->log_probs);
         case ROLLOUT: {
             cgrpo_trajectory trajectory;
             cgrpo_trajectory_init(&trajectory, sizeof trajectory);
@@ -136,7 +140,8 @@ double limit_read3_write1(int32_t threads, int64_t count, const float *x, const 
     return now() - start;
 }
 
-/* The same, past the caches; count a multiple of 16 and arrays on 64-byte boundaries. -1 where there is no such store. */
+/* The same, past the caches; count a multiple of 16 and arrays on 64-byte boundaries. -1 where there is no such store.
+ */
 double limit_read3_write1_streaming(int32_t threads, int64_t count, const float *x, const float *y, const float *z,
                                     float *out) {
 #ifdef __AVX512F__

@@ -1,6 +1,6 @@
-/* `probe B S D`, in a fresh process: what loss and gradient, and single calls, allocate beyond their inputs and outputs,
- * when first called and later. Lines "call turn bytes allocations resident": the most bytes at once, the number of
- * allocations, and by how much the most memory that was ever resident grew. */
+/* `probe B S D`, in a fresh process: what loss and gradient, and single calls, allocate beyond their inputs and
+ * outputs, when first called and later. Lines "call turn bytes allocations resident": the most bytes at once, the
+ * number of allocations, and by how much the most memory that was ever resident grew. */
 #include <stdint.h>
 #include <stdio.h>
 #include <string.h>
@@ -51,10 +51,12 @@ static float *filled(int64_t count) {
 static int memory(int64_t batch, int64_t steps, int64_t elements) {
     float *x = filled(batch * (steps + 2) * elements), *v = filled(batch * steps * elements);
     float *grad = filled(batch * steps * elements), *next = filled(batch * elements);
-    const struct { const char *name; int32_t kind; } calls[] = {
-        {"loss_gradient", LOSS_GRADIENT}, {"step", STEP}, {"log_prob", LOG_PROB}, {"vjp", VJP}};
+    const struct {
+        const char *name;
+        int32_t kind;
+    } calls[] = {{"loss_gradient", LOSS_GRADIENT}, {"step", STEP}, {"log_prob", LOG_PROB}, {"vjp", VJP}};
     for (size_t i = 0; i < sizeof calls / sizeof *calls; i++) {
-        job *j = job_create(calls[i].kind, CGRPO_F32, batch, elements, steps, 1, x, v, next, grad, NULL);
+        job *j = job_create(calls[i].kind, CGRPO_TYPE_F32, batch, elements, steps, 1, x, v, next, grad, NULL);
         for (int turn = 0; turn < 2; turn++) {
             int64_t before = live, high = resident();
             peak = live, allocations = 0;
@@ -70,8 +72,7 @@ static int memory(int64_t batch, int64_t steps, int64_t elements) {
 }
 
 int main(int argc, char **argv) {
-    if (argc == 4)
-        return memory(atoll(argv[1]), atoll(argv[2]), atoll(argv[3]));
+    if (argc == 4) return memory(atoll(argv[1]), atoll(argv[2]), atoll(argv[3]));
     fputs("usage: probe B S D\n", stderr);
     return 2;
 }

@@ -15,10 +15,13 @@
  *
  * A first program is examples/c/first.c; a whole training run is examples/c/digits.c.
  *
- * Notation. B samples, T sampling steps, S = T - 1 trained steps (the last one is left out), D elements a sample,
+ * Notation. B samples, T sampling steps, S = T - 1 trained steps (the last one is left out), D elements per sample,
  * K chunks. sigma falls from 1 (noise) to 0 (image), x = (1 - sigma) x0 + sigma e, velocity v = e - x0.
  *
  * C99 and C++. Every array is row-major; "(B, S)" names its shape.
+ *
+ * Names. An enumeration cgrpo_<enum> has the values CGRPO_<ENUM>_<VALUE>; those of cgrpo_status alone are short. Values
+ * never change. The comment of a field begins with its default.
  */
 #ifndef CHUNKGRPO_H
 #define CHUNKGRPO_H
@@ -42,13 +45,17 @@ extern "C" {
  * - Handles of type `const` may be used from several threads at once. Other handles: one thread at a time.
  * ================================================================================================================ */
 
-/** Version of the binary interface that this header describes. */
-#define CGRPO_ABI_VERSION 1
+/** Version of the library that this header belongs to. */
+#define CGRPO_VERSION "0.1.0"
+
+/** Version of the binary interface that this header describes. It changes when programs built against an older header
+ * no longer run, and is the number in the shared library's name. */
+#define CGRPO_ABI_VERSION 2
 
 /** The binary interface of the loaded library; it equals CGRPO_ABI_VERSION when header and library fit. */
 uint32_t cgrpo_abi_version(void);
 
-/** Semantic version of the loaded library, such as "0.1.0". Static storage. */
+/** Semantic version of the loaded library, such as CGRPO_VERSION. Static storage. */
 const char *cgrpo_version(void);
 
 typedef int32_t cgrpo_status;
@@ -58,49 +65,49 @@ enum {
     CGRPO_WRONG_TYPE = 2,       /* an element type or a device that the call does not take, or a mix of types */
     CGRPO_NON_FINITE = 3,       /* NaN or infinity in latents, velocity, reward, log-probability or ratio */
     CGRPO_OUT_OF_MEMORY = 4,
-    CGRPO_CALLBACK_FAILED = 5,  /* a callback returned non-zero */
-    CGRPO_IO_ERROR = 6          /* a file could not be read or written, or is not what it should be */
+    CGRPO_CALLBACK_FAILED = 5, /* a callback returned non-zero */
+    CGRPO_IO_ERROR = 6         /* a file could not be read or written, or is not what it should be */
 };
 
-/** Why the latest failing call of this thread failed, in one sentence; "" before any. Valid until the next failing call
- *  of this thread. A call that succeeds does not clear it. */
+/** Message of the last error on this thread, one sentence; "" before any. Valid until the next failing call of this
+ *  thread. A call that succeeds does not clear it. */
 const char *cgrpo_last_error(void);
 
 /** Name of a status, such as "CGRPO_NON_FINITE"; "unknown status" for other numbers. Static storage. */
 const char *cgrpo_status_name(cgrpo_status status);
 
 /*
- * Threads. Calls that take a number of threads borrow them from one pool for the process, which is started at need. Its
- * threads stay awake for 50 microseconds after a call, then sleep. A call that finds the pool taken by another works on
- * its own thread alone, so that many callers at once do not take more threads. A forked child starts a pool of its own.
+ * Threads. All calls share one thread pool, which starts at the first call that needs it. If another call is using it,
+ * a call runs on its own thread. Idle workers spin for 50 microseconds, then sleep. The pool restarts after fork.
  * Results never depend on any of this.
  */
 
-/** Sets the most threads that any call takes, the caller's own among them: 1 ... 256; 1 = the library starts none. The
- *  default is 256, so that each call's own number decides. For the process; calls that already run keep theirs. */
+/** Sets the most threads that any call of this process uses, the caller's own among them: 1 ... 256; 1 = the library
+ *  starts none. The default is 256: each call's own number decides. Calls that already run keep theirs. */
 cgrpo_status cgrpo_set_thread_limit(int32_t limit);
 
-/** The vectors that the kernels use: "baseline", "avx2" or "avx512". The widest that the processor and the build have,
- *  or less where the environment variable CHUNKGRPO_SIMD names it. Results are the same bits with any, but for those of
- *  the embedded policy, which are others with "baseline". Static storage. */
+/** The vectors that the kernels use: "baseline", "avx2" or "avx512". The library takes the widest that the processor
+ * and the build have; the environment variable CHUNKGRPO_SIMD can ask for less. All give the same bits. Only the
+ * embedded policy's results differ with "baseline". Static storage. */
 const char *cgrpo_instruction_set(void);
 
 /*
- * Options are structs that begin with their own size, so that fields can be appended in later versions:
+ * Options are structs that begin with their own size. Later versions append fields:
  *
  *     cgrpo_sampler_options options;
  *     cgrpo_sampler_options_init(&options, sizeof options);     // sets struct_size and every default
  *     options.eta = 0.3;
  *
- * A null pointer for options means: all defaults. A newer struct with a field that this library does not know is
- * refused, unless that field is zero.
+ * A null pointer for options means all defaults. A field that this library does not know is refused unless it is zero.
+ *
+ * A struct that the library fills (statistics, reports, recipes) has no _init: set its struct_size before the call.
  */
 
 typedef int32_t cgrpo_type;
-enum { CGRPO_F32 = 1, CGRPO_F64 = 2, CGRPO_BF16 = 3, CGRPO_F16 = 4 };
+enum { CGRPO_TYPE_F32 = 1, CGRPO_TYPE_F64 = 2, CGRPO_TYPE_BF16 = 3, CGRPO_TYPE_F16 = 4 };
 
 typedef int32_t cgrpo_device;
-enum { CGRPO_CPU = 0 };
+enum { CGRPO_DEVICE_CPU = 0 };
 
 /**
  * A borrowed array. Storage is f32, f64, bf16 or f16; arithmetic is f64 for f64 and f32 for the others. All latents,
@@ -123,50 +130,43 @@ typedef struct cgrpo_tensor {
 /* ==================================================================================================================
  * 2. Schedules
  *
- * A schedule is T + 1 sigmas in double, strictly falling, from at most 1 to at least 0. Bring your own or fill one:
+ * A schedule is T + 1 sigmas in double, strictly falling, from at most 1 to at least 0. Bring your own, or fill one.
  * ================================================================================================================ */
 
-/** t_k = 1 - k/T. Writes steps + 1 sigmas. steps: 1 ... 1,000,000. */
-cgrpo_status cgrpo_schedule_linear(int64_t steps, double *sigmas);
-
-/** Static shift, sigma = shift t / (1 + (shift - 1) t) with t linear (SD3; GCPO uses shift 3). shift > 0. */
-cgrpo_status cgrpo_schedule_shifted(int64_t steps, double shift, double *sigmas);
-
-/**
- * Any schedule of diffusers' FlowMatchEulerDiscreteScheduler (0.42), in its order: T base points, shift, terminal stretch,
- * spacing, a final 0.
- */
+/* The options below give any schedule of diffusers' FlowMatchEulerDiscreteScheduler (0.42), in its order: T base
+ * points, shift, terminal stretch, spacing, a final 0. The defaults are linear; SD3 and GCPO set shift 3. */
 typedef int32_t cgrpo_schedule_base;
 enum {
-    CGRPO_BASE_LINEAR = 1,   /* t_k = 1 - k/T (GCPO, DanceGRPO, the FLUX pipeline's linspace(1, 1/n, n)) */
-    CGRPO_BASE_DIFFUSERS = 2 /* what set_timesteps(n) takes when it is given no sigmas: n points from 1 to the smallest
-                                training sigma, 1/1000, already shifted. A static shift is then applied twice (diffusers
-                                issue 13243), as in Flow-GRPO on SD3. */
+    /* t_k = 1 - k/T (GCPO, DanceGRPO, the FLUX pipeline's linspace(1, 1/n, n)) */
+    CGRPO_SCHEDULE_BASE_LINEAR = 1,
+    /* what set_timesteps(n) takes when it is given no sigmas: n points from 1 to the smallest training sigma, 1/1000,
+       already shifted. A static shift is then applied twice (diffusers issue 13243), as in Flow-GRPO on SD3. */
+    CGRPO_SCHEDULE_BASE_DIFFUSERS = 2
 };
 
 typedef int32_t cgrpo_schedule_shift;
 enum {
-    CGRPO_SHIFT_STATIC = 1,      /* shift t / (shift t + 1 - t)  (SD3, arXiv 2403.03206) */
-    CGRPO_SHIFT_EXPONENTIAL = 2, /* e^mu / (e^mu + 1/t - 1)  (FLUX; mu by cgrpo_flux_mu) */
-    CGRPO_SHIFT_LINEAR = 3       /* mu / (mu + 1/t - 1)  (diffusers' time_shift_type="linear") */
+    CGRPO_SCHEDULE_SHIFT_STATIC = 1,      /* shift t / (shift t + 1 - t)  (SD3, arXiv 2403.03206) */
+    CGRPO_SCHEDULE_SHIFT_EXPONENTIAL = 2, /* e^mu / (e^mu + 1/t - 1)  (FLUX; mu by cgrpo_flux_mu) */
+    CGRPO_SCHEDULE_SHIFT_LINEAR = 3       /* mu / (mu + 1/t - 1)  (diffusers' time_shift_type="linear") */
 };
 
 typedef int32_t cgrpo_schedule_spacing;
 enum {
-    CGRPO_SPACING_SHIFTED = 1,     /* where the shift put them */
-    CGRPO_SPACING_KARRAS = 2,      /* evenly in sigma^(1/7) (arXiv 2206.00364) */
-    CGRPO_SPACING_EXPONENTIAL = 3, /* evenly in ln sigma */
-    CGRPO_SPACING_BETA = 4         /* quantiles of Beta(0.6, 0.6) (arXiv 2407.12173) */
+    CGRPO_SCHEDULE_SPACING_SHIFTED = 1,     /* where the shift put them */
+    CGRPO_SCHEDULE_SPACING_KARRAS = 2,      /* evenly in sigma^(1/7) (arXiv 2206.00364) */
+    CGRPO_SCHEDULE_SPACING_EXPONENTIAL = 3, /* evenly in ln sigma */
+    CGRPO_SCHEDULE_SPACING_BETA = 4         /* quantiles of Beta(0.6, 0.6) (arXiv 2407.12173) */
 };
 
 typedef struct cgrpo_schedule_options {
     size_t struct_size;
-    cgrpo_schedule_base base;       /* CGRPO_BASE_LINEAR */
-    cgrpo_schedule_shift shift_kind;/* CGRPO_SHIFT_STATIC */
-    double shift;                   /* 1; > 0; for CGRPO_SHIFT_STATIC */
-    double mu;                      /* 0; for the others: -30 ... 30 (exponential), > 0 (linear) */
+    cgrpo_schedule_base base;        /* CGRPO_SCHEDULE_BASE_LINEAR */
+    cgrpo_schedule_shift shift_kind; /* CGRPO_SCHEDULE_SHIFT_STATIC */
+    double shift;                    /* 1; > 0; for the static shift */
+    double mu;                       /* 0; for the other shifts: -30 ... 30 (exponential), > 0 (linear) */
     double terminal;                /* 0 = none; else in (0, 1): the last sigma before the final 0 is stretched to it */
-    cgrpo_schedule_spacing spacing; /* CGRPO_SPACING_SHIFTED */
+    cgrpo_schedule_spacing spacing; /* CGRPO_SCHEDULE_SPACING_SHIFTED */
     int32_t reserved;               /* 0 */
 } cgrpo_schedule_options;
 
@@ -176,55 +176,65 @@ void cgrpo_schedule_options_init(cgrpo_schedule_options *options, size_t struct_
 cgrpo_status cgrpo_schedule_make(int64_t steps, const cgrpo_schedule_options *options, double *sigmas);
 
 /**
- * MixGRPO-Flash's schedule (Tencent-Hunyuan/MixGRPO run_sample_step): the first `kept` (1 ... steps - 1) of `steps` shifted
- * steps, then floor((steps + 1 - kept) ratio) evenly spaced times from there to 0, shifted. Writes at most `capacity`
- * sigmas (steps + 1 are enough) and their number. A ratio (in (0, 1]) that leaves no step after `kept` is an error.
+ * MixGRPO-Flash's schedule (Tencent-Hunyuan/MixGRPO run_sample_step): the first `kept` (1 ... steps - 1) of `steps`
+ * shifted steps, then floor((steps + 1 - kept) ratio) evenly spaced times from there to 0, shifted. Writes at most
+ * `capacity` sigmas (steps + 1 are enough) and their number. A ratio (in (0, 1]) that leaves no step after `kept` is an
+ * error.
  */
 cgrpo_status cgrpo_schedule_flash(int64_t steps, double shift, int64_t kept, double ratio, double *sigmas,
                                   int64_t capacity, int64_t *sigma_count);
 
-/** The timestep of each of the T steps as a model wants it, scale sigma. truncated 1: whole numbers, which GCPO, DanceGRPO and
- *  MixGRPO feed their model while the step itself uses sigma. sigmas (sigma_count = T + 1), timesteps (T). */
+/** The timestep of each of the T steps as a model wants it, scale sigma. truncated 1: whole numbers, which GCPO,
+ *  DanceGRPO and MixGRPO feed their model while the step itself uses sigma. sigmas (sigma_count = T + 1), timesteps
+ *  (T). */
 cgrpo_status cgrpo_timesteps(const double *sigmas, int64_t sigma_count, double scale, int32_t truncated,
                              double *timesteps);
 
-/** FLUX's mu for an image of width x height = `pixels`: linear in the sequence length pixels/16^2, from base_shift (0.5) at 256
- *  tokens to max_shift (1.15) at 4,096. */
+/** FLUX's mu for an image of width x height = `pixels`: linear in the sequence length pixels/16^2, from base_shift
+ * (0.5) at 256 tokens to max_shift (1.15) at 4,096. */
 cgrpo_status cgrpo_flux_mu(double pixels, double base_shift, double max_shift, double *mu);
 
 /* ==================================================================================================================
  * 3. Sampler
  *
  * Every sampler is x' = a x + b v + s e with e ~ N(0, I); it only decides a, b and s for a step from sigma to sigma'
- * (d = sigma - sigma'). Mean m = a x + b v (+ c h for second-order steps, h the image predicted by the step before). Log-probability, averaged over the D elements as all public code has it:
+ * (d = sigma - sigma'). The mean is m = a x + b v. Second-order steps add c h, with h the image that the step before
+ * predicted. The log-probability is averaged over the D elements, as in all public code:
  *
  *     log_prob = -|x' - m|^2 / (2 D s^2) - ln s - ln(2 pi)/2          d log_prob / dv = b (x' - m) / (D s^2)
  *
- * It is always taken from the x' that is stored (rounded to its type), so that on the policy that sampled, the
- * importance ratio is exactly 1.
+ * It is always taken from the stored x' (rounded to its type). On the policy that sampled, the importance ratio is
+ * therefore exactly 1.
  * ================================================================================================================ */
 
 typedef int32_t cgrpo_dynamics;
 enum {
-    CGRPO_FLOW_SDE = 1,  /* g = eta sqrt(sigma/(1 - sigma*)), sigma* = sigma_1 where sigma = 1, else sigma;
-                            a = 1 - g^2 d/(2 sigma), b = -d (1 + g^2 (1 - sigma)/(2 sigma)), s = g sqrt(d)
-                            (Flow-GRPO, arXiv 2505.05470; GCPO flow_grpo_step) */
-    CGRPO_DANCE_SDE = 2, /* the same with g = eta (DanceGRPO, arXiv 2505.07818; GCPO flux_step) */
-    CGRPO_CPS = 3,       /* s = sigma' sin(pi eta/2), q = sqrt(sigma'^2 - s^2), a = (1 - sigma') + q,
-                            b = -sigma (1 - sigma') + (1 - sigma) q (FlowCPS, arXiv 2509.05952) */
-    CGRPO_ODE = 4,       /* Euler: a = 1, b = -d, s = 0 */
-    CGRPO_DPM_SDE = 5,   /* DPM-Solver++ with noise (arXiv 2211.01095, sde-dpmsolver++), no eta. With x0 = x - sigma v,
-                            e^-h = (1 - sigma) sigma' / (sigma (1 - sigma')), i = (1 - sigma')(1 - e^-2h):
-                            x' = (sigma'/sigma) e^-h x + i x0 + sigma' sqrt(1 - e^-2h) e; order 2 adds i/2 (x0 - h0) h/h_0
-                            with h0, h_0 the image and the h of the step before (midpoint) */
-    CGRPO_DPM_ODE = 6,   /* DPM-Solver++ without: i = (1 - sigma')(1 - e^-h), x' = (sigma'/sigma) x + i x0, s = 0 */
-    CGRPO_WAN_SDE = 7    /* Flow-SDE's form with g = sigma_1 sigma (Flow-GRPO's Wan script), no eta */
+    /* g = eta sqrt(sigma/(1 - sigma*)), sigma* = sigma_1 where sigma = 1, else sigma;
+       a = 1 - g^2 d/(2 sigma), b = -d (1 + g^2 (1 - sigma)/(2 sigma)), s = g sqrt(d)
+       (Flow-GRPO, arXiv 2505.05470; GCPO flow_grpo_step) */
+    CGRPO_DYNAMICS_FLOW_SDE = 1,
+    /* the same with g = eta (DanceGRPO, arXiv 2505.07818; GCPO flux_step) */
+    CGRPO_DYNAMICS_DANCE_SDE = 2,
+    /* s = sigma' sin(pi eta/2), q = sqrt(sigma'^2 - s^2), a = (1 - sigma') + q,
+       b = -sigma (1 - sigma') + (1 - sigma) q (FlowCPS, arXiv 2509.05952) */
+    CGRPO_DYNAMICS_CPS = 3,
+    /* Euler: a = 1, b = -d, s = 0 */
+    CGRPO_DYNAMICS_ODE = 4,
+    /* DPM-Solver++ with noise (arXiv 2211.01095, sde-dpmsolver++), no eta. With x0 = x - sigma v,
+       e^-h = (1 - sigma) sigma' / (sigma (1 - sigma')), i = (1 - sigma')(1 - e^-2h):
+       x' = (sigma'/sigma) e^-h x + i x0 + sigma' sqrt(1 - e^-2h) e. Order 2 adds i/2 (x0 - h0) h/h_0 with h0, h_0
+       the image and the h of the step before (midpoint) */
+    CGRPO_DYNAMICS_DPM_SDE = 5,
+    /* DPM-Solver++ without noise: i = (1 - sigma')(1 - e^-h), x' = (sigma'/sigma) x + i x0, s = 0 */
+    CGRPO_DYNAMICS_DPM_ODE = 6,
+    /* Flow-SDE's form with g = sigma_1 sigma (Flow-GRPO's Wan script), no eta */
+    CGRPO_DYNAMICS_WAN_SDE = 7
 };
 
 typedef int32_t cgrpo_log_prob_form;
 enum {
-    CGRPO_LOG_PROB_GAUSSIAN = 1,     /* the formula above */
-    CGRPO_LOG_PROB_SQUARED_ERROR = 2 /* -mean (x' - m)^2: what Flow-GRPO and Flow-Factory use with CPS */
+    CGRPO_LOG_PROB_FORM_GAUSSIAN = 1,     /* the formula above */
+    CGRPO_LOG_PROB_FORM_SQUARED_ERROR = 2 /* -mean (x' - m)^2: what Flow-GRPO and Flow-Factory use with CPS */
 };
 
 typedef int32_t cgrpo_last_step;
@@ -236,20 +246,20 @@ enum {
 
 typedef struct cgrpo_sampler_options {
     size_t struct_size;
-    cgrpo_dynamics dynamics;           /* CGRPO_FLOW_SDE */
-    cgrpo_log_prob_form log_prob_form; /* CGRPO_LOG_PROB_GAUSSIAN */
+    cgrpo_dynamics dynamics;           /* CGRPO_DYNAMICS_FLOW_SDE */
+    cgrpo_log_prob_form log_prob_form; /* CGRPO_LOG_PROB_FORM_GAUSSIAN */
     double eta;                        /* 0.7; >= 0; for CPS at most 1 */
     cgrpo_last_step last_step;         /* CGRPO_LAST_STEP_AS_OTHERS */
-    int32_t threads;                   /* 1; 0 ... 256, 0 = one a core. The results are the same for any number. */
+    int32_t threads;                   /* 1; 0 ... 256, 0 = one per core. The results are the same for any number. */
     const double *etas;                /* null, or one for each of the T steps instead of eta */
-    const int64_t *window;             /* null: every step takes `dynamics`. Else the steps that do, in rising order; see
-                                          cgrpo_window_steps */
-    int64_t window_count;              /* 0 with a null window; an empty window is an error */
-    cgrpo_dynamics outside;            /* CGRPO_ODE: what the other steps take; CGRPO_ODE or CGRPO_DPM_ODE */
-    cgrpo_dynamics after;              /* 0 = outside: what those after the window's last step take (MixGRPO-Flash:
-                                          CGRPO_DPM_ODE, with cgrpo_schedule_flash) */
-    int32_t dpm_order;                 /* 2; 1 or 2; the first and the last step are of order 1 */
-    int32_t reserved;                  /* 0 */
+    const int64_t *window;  /* null: every step takes `dynamics`. Else the steps that do, in rising order; see
+                               cgrpo_window_steps */
+    int64_t window_count;   /* 0 with a null window; an empty window is an error */
+    cgrpo_dynamics outside; /* CGRPO_DYNAMICS_ODE for the other steps; or CGRPO_DYNAMICS_DPM_ODE */
+    cgrpo_dynamics after;   /* 0 = outside; for the steps after the window's last (MixGRPO-Flash:
+                               CGRPO_DYNAMICS_DPM_ODE, with cgrpo_schedule_flash) */
+    int32_t dpm_order;      /* 2; 1 or 2; the first and the last step are of order 1 */
+    int32_t reserved;       /* 0 */
 } cgrpo_sampler_options;
 
 void cgrpo_sampler_options_init(cgrpo_sampler_options *options, size_t struct_size);
@@ -262,22 +272,32 @@ cgrpo_status cgrpo_sampler_create(const double *sigmas, int64_t sigma_count, con
                                   cgrpo_sampler **sampler);
 void cgrpo_sampler_destroy(cgrpo_sampler *sampler); /* null is fine */
 
-/** a, b, s, c of one step, step 0 ... T - 1. `c` may be null; it is 0 but for second-order steps. */
+/**
+ * The sigmas and options of a sampler: cgrpo_sampler_create with them makes its equal. Each may be null. The arrays are
+ * the sampler's own memory, valid until it is destroyed.
+ *
+ * options      set its struct_size before the call
+ * sigmas       (sigma_count = T + 1)
+ */
+cgrpo_status cgrpo_sampler_info(const cgrpo_sampler *sampler, cgrpo_sampler_options *options, const double **sigmas,
+                                int64_t *sigma_count);
+
+/** a, b, s and c of one step, step 0 ... T - 1. `c` may be null; only second-order steps have one other than 0. */
 cgrpo_status cgrpo_sampler_coefficients(const cgrpo_sampler *sampler, int64_t step, double *a, double *b, double *s,
                                         double *c);
 
 /**
- * Where a step takes its noise from: the caller, or the library.
+ * The noise of a step: the caller's, or the library's.
  *
- * The library's noise is Philox4x32-10 with a Box-Muller transform in f32, a function of (seed, sample id, step, element)
- * alone: the same for any batch split, thread count or machine, so it can be made again instead of stored. Give each
- * sample of a training run its own id.
+ * The library's noise is Philox4x32-10 with a Box-Muller transform in f32. It is a function of (seed, sample id, step,
+ * element) alone: the same for any batch split, thread count or machine. It can be made again instead of stored. Give
+ * each sample of a training run its own id.
  */
 typedef struct cgrpo_noise {
     size_t struct_size;
     const cgrpo_tensor *given;  /* null: the library's. cgrpo_step: like the latents. cgrpo_rollout: (B, T, ...) */
     uint64_t seed;              /* 0 */
-    const uint64_t *sample_ids; /* B of them; null: 0 ... B - 1 */
+    const uint64_t *sample_ids; /* null: 0 ... B - 1; else B of them */
 } cgrpo_noise;
 
 void cgrpo_noise_init(cgrpo_noise *noise, size_t struct_size);
@@ -287,35 +307,13 @@ void cgrpo_noise_init(cgrpo_noise *noise, size_t struct_size);
 
 /**
  * Fills `out` (B, ...) with the library's normals for `step` (0 ... 2^31 - 1, or CGRPO_INITIAL_NOISE).
- * For one initial noise a group, give all samples of the group the same id.
+ * For one initial noise per group, give all samples of the group the same id.
  */
 cgrpo_status cgrpo_normal(uint64_t seed, const uint64_t *sample_ids, int64_t step, int32_t threads,
                           const cgrpo_tensor *out);
 
 /**
- * One step: next_latents = a x + b v + s e. `next_latents` may be `latents`.
- *
- * noise        may be null where s = 0
- * log_prob     (B) or null; 0 where s = 0, so that a deterministic step drops out of every ratio
- * relative_l1  (B) or null: mean|x' - x| / (mean|x| + 1e-8)
- */
-cgrpo_status cgrpo_step(const cgrpo_sampler *sampler, int64_t step, const cgrpo_tensor *latents,
-                        const cgrpo_tensor *velocity, const cgrpo_noise *noise, const cgrpo_tensor *next_latents,
-                        double *log_prob, double *relative_l1);
-
-/** Log-probability (B) of a given next_latents. An error where s = 0: a deterministic step has no density. */
-cgrpo_status cgrpo_log_prob(const cgrpo_sampler *sampler, int64_t step, const cgrpo_tensor *latents,
-                            const cgrpo_tensor *velocity, const cgrpo_tensor *next_latents, double *log_prob);
-
-/** Vector-Jacobian product: grad_velocity = grad_log_prob[i] * d log_prob[i] / d velocity[i]. `log_prob` (B) or null
- *  is written in the same pass. grad_log_prob: (B). Where the four tensors together are more than half of the processor's
- *  last cache, f32 and bf16 gradients on a 32-byte boundary are stored past it. */
-cgrpo_status cgrpo_log_prob_vjp(const cgrpo_sampler *sampler, int64_t step, const cgrpo_tensor *latents,
-                                const cgrpo_tensor *velocity, const cgrpo_tensor *next_latents,
-                                const double *grad_log_prob, const cgrpo_tensor *grad_velocity, double *log_prob);
-
-/**
- * Advanced: what a step may need beside latents and velocity.
+ * Advanced: inputs of a step beside latents and velocity. A null pointer for extras means none of them.
  *
  * Classifier-free guidance in the step: the velocity is u + guidance (v - u) for the call's `velocity` v and u =
  * `unconditional`. Nothing is written in between, and the gradient goes to both.
@@ -330,57 +328,82 @@ typedef struct cgrpo_step_extras {
 
 void cgrpo_step_extras_init(cgrpo_step_extras *extras, size_t struct_size);
 
-/** cgrpo_step, cgrpo_log_prob, cgrpo_log_prob_vjp with extras (or null). grad_unconditional: null, or the gradient of the
- *  unconditional velocity. */
-cgrpo_status cgrpo_step_with_extras(const cgrpo_sampler *sampler, int64_t step, const cgrpo_tensor *latents,
-                                    const cgrpo_tensor *velocity, const cgrpo_step_extras *extras,
-                                    const cgrpo_noise *noise, const cgrpo_tensor *next_latents, double *log_prob,
-                                    double *relative_l1);
-cgrpo_status cgrpo_log_prob_with_extras(const cgrpo_sampler *sampler, int64_t step, const cgrpo_tensor *latents,
-                                        const cgrpo_tensor *velocity, const cgrpo_step_extras *extras,
-                                        const cgrpo_tensor *next_latents, double *log_prob);
-cgrpo_status cgrpo_log_prob_vjp_with_extras(const cgrpo_sampler *sampler, int64_t step, const cgrpo_tensor *latents,
-                                            const cgrpo_tensor *velocity, const cgrpo_step_extras *extras,
-                                            const cgrpo_tensor *next_latents, const double *grad_log_prob,
-                                            const cgrpo_tensor *grad_velocity, const cgrpo_tensor *grad_unconditional,
-                                            double *log_prob);
+/**
+ * One step: next_latents = a x + b v + s e. `next_latents` may be `latents`.
+ *
+ * extras       or null
+ * noise        may be null where s = 0
+ * log_prob     (B) or null; 0 where s = 0, so that a deterministic step drops out of every ratio
+ * relative_l1  (B) or null: mean|x' - x| / (mean|x| + 1e-8)
+ */
+cgrpo_status cgrpo_step(const cgrpo_sampler *sampler, int64_t step, const cgrpo_tensor *latents,
+                        const cgrpo_tensor *velocity, const cgrpo_step_extras *extras, const cgrpo_noise *noise,
+                        const cgrpo_tensor *next_latents, double *log_prob, double *relative_l1);
 
-/** image = x - sigma v of a step, of the guided velocity where there are extras. `image` may be `latents`. */
+/** Log-probability (B) of given next_latents. extras: or null. An error where s = 0: a deterministic step has no
+ *  density. */
+cgrpo_status cgrpo_log_prob(const cgrpo_sampler *sampler, int64_t step, const cgrpo_tensor *latents,
+                            const cgrpo_tensor *velocity, const cgrpo_step_extras *extras,
+                            const cgrpo_tensor *next_latents, double *log_prob);
+
+/**
+ * Vector-Jacobian product: grad_velocity = grad_log_prob[i] * d log_prob[i] / d velocity[i].
+ *
+ * extras              or null
+ * grad_log_prob       (B)
+ * grad_velocity       like the latents, written. Large gradients (all four tensors > half the last-level cache; f32 or
+ *                     bf16, on a 32-byte boundary) are written with non-temporal stores
+ * grad_unconditional  null, or the gradient of the unconditional velocity, written
+ * log_prob            (B) or null: written in the same pass
+ */
+cgrpo_status cgrpo_log_prob_vjp(const cgrpo_sampler *sampler, int64_t step, const cgrpo_tensor *latents,
+                                const cgrpo_tensor *velocity, const cgrpo_step_extras *extras,
+                                const cgrpo_tensor *next_latents, const double *grad_log_prob,
+                                const cgrpo_tensor *grad_velocity, const cgrpo_tensor *grad_unconditional,
+                                double *log_prob);
+
+/** image = x - sigma v of a step, with the guided velocity where extras (or null) have one. `image` may be `latents`.
+ */
 cgrpo_status cgrpo_predicted_image(const cgrpo_sampler *sampler, int64_t step, const cgrpo_tensor *latents,
                                    const cgrpo_tensor *velocity, const cgrpo_step_extras *extras,
                                    const cgrpo_tensor *image);
 
 /**
- * Advanced: windows of stochastic steps that move along the trajectory, iteration by iteration (MixGRPO, arXiv 2507.21802;
- * Flow-GRPO-Fast; Flow-Factory; verl-omni). A function of the iteration alone.
+ * Advanced: windows of stochastic steps that move along the trajectory, iteration by iteration (MixGRPO, arXiv
+ * 2507.21802; Flow-GRPO-Fast; Flow-Factory; verl-omni). A function of the iteration alone.
  */
 typedef int32_t cgrpo_window_strategy;
 enum {
-    CGRPO_WINDOW_FIXED = 1,            /* the first window throughout */
-    CGRPO_WINDOW_RANDOM = 2,           /* a start drawn anew each iteration, of the windows that fit */
-    CGRPO_WINDOW_SUBSET = 3,           /* `size` single steps drawn anew each iteration, without replacement */
-    CGRPO_WINDOW_PROGRESSIVE = 4,      /* `iterations` a window, then `stride` steps further */
-    CGRPO_WINDOW_LINEAR_DECAY = 5,     /* the same, floor(iterations (1 - t/end) + least t/end) at start t, at least
-                                          `least` */
-    CGRPO_WINDOW_EXPONENTIAL_DECAY = 6 /* ceil(iterations e^(-decay max(0, t - threshold))) */
+    /* the first window throughout */
+    CGRPO_WINDOW_STRATEGY_FIXED = 1,
+    /* a start drawn anew each iteration, of the windows that fit */
+    CGRPO_WINDOW_STRATEGY_RANDOM = 2,
+    /* `size` single steps drawn anew each iteration, without replacement */
+    CGRPO_WINDOW_STRATEGY_SUBSET = 3,
+    /* `iterations` per window, then `stride` steps further */
+    CGRPO_WINDOW_STRATEGY_PROGRESSIVE = 4,
+    /* the same, with floor(iterations (1 - t/end) + least t/end) at start t, at least `least` */
+    CGRPO_WINDOW_STRATEGY_LINEAR_DECAY = 5,
+    /* the same, with ceil(iterations e^(-decay max(0, t - threshold))) */
+    CGRPO_WINDOW_STRATEGY_EXPONENTIAL_DECAY = 6
 };
 
 typedef int32_t cgrpo_window_end;
 enum {
-    CGRPO_WINDOW_WRAP = 1, /* after the last window the first again */
-    CGRPO_WINDOW_STOP = 2, /* an error */
-    CGRPO_WINDOW_STAY = 3  /* the last that fits whole, for ever (verl-omni) */
+    CGRPO_WINDOW_END_WRAP = 1, /* after the last window the first again */
+    CGRPO_WINDOW_END_STOP = 2, /* an error */
+    CGRPO_WINDOW_END_STAY = 3  /* the last that fits whole, for ever (verl-omni) */
 };
-/* MixGRPO's own goes on with windows that hold no step, and trains nothing there: never here. */
+/* MixGRPO's own code goes on with windows that hold no step, and trains nothing there. This library never does. */
 
 typedef struct cgrpo_window_options {
     size_t struct_size;
-    int64_t size;                   /* 4; steps a window has, 1 ... end - first; fewer where `end` cuts it */
+    int64_t size;                   /* 4 steps per window, 1 ... end - first; fewer where `end` cuts it */
     int64_t first;                  /* 0 */
-    int64_t end;                    /* no default: windows cover first ... end - 1. MixGRPO: T - 2 */
+    int64_t end;                    /* 0 = unset, an error: windows cover first ... end - 1. MixGRPO: T - 2 */
     int64_t stride;                 /* 0 = size; >= 1; less than `size` lets windows overlap */
-    cgrpo_window_strategy strategy; /* CGRPO_WINDOW_PROGRESSIVE */
-    cgrpo_window_end at_end;        /* CGRPO_WINDOW_WRAP */
+    cgrpo_window_strategy strategy; /* CGRPO_WINDOW_STRATEGY_PROGRESSIVE */
+    cgrpo_window_end at_end;        /* CGRPO_WINDOW_END_WRAP */
     int64_t iterations;             /* 25; >= 1 */
     int64_t least;                  /* 1; 1 ... iterations; for linear decay */
     int64_t threshold;              /* 13; >= 0; for exponential decay */
@@ -400,27 +423,27 @@ cgrpo_status cgrpo_window_steps(const cgrpo_window_options *options, int64_t ite
  * ================================================================================================================ */
 
 /**
- * The model: write the velocity at `latents` into `velocity`. Both are (B, ...) in the trajectory's type, have `strides`,
- * and are valid during the call only. Return 0, or anything else to stop the rollout.
+ * The model: write the velocity at `latents` into `velocity`. Both are (B, ...) in the trajectory's type, have
+ * `strides`, and are valid during the call only. Return 0, or anything else to stop the rollout.
  */
 typedef int (*cgrpo_velocity_fn)(void *user, int64_t step, double sigma, const cgrpo_tensor *latents,
                                  const cgrpo_tensor *velocity);
 
 /**
- * Buffers of the caller's that a rollout fills, and how far it is.
+ * The caller's buffers that a rollout fills, and its position.
  *
- * `position` is the step that latents[:, position] take next. A rollout can stop after any step and go on later, from
- * here or from another host that has latents[:, position], the seed and the sample ids.
+ * `position` is the step that latents[:, position] take next. A rollout can stop after any step and go on later.
+ * Another host can continue it with latents[:, position], the seed and the sample ids.
  */
 typedef struct cgrpo_trajectory {
     size_t struct_size;
-    cgrpo_tensor latents; /* (B, T + 1, ...); latents[:, position] are read, the later ones written */
-    double *log_probs;    /* (B, S) or null */
-    double *relative_l1;  /* (B, S) or null */
+    cgrpo_tensor latents; /* unset: (B, T + 1, ...). latents[:, position] are read, the later ones written */
+    double *log_probs;    /* null, or (B, S), written */
+    double *relative_l1;  /* null, or (B, S), written */
     int64_t position;     /* 0 ... T */
-    const cgrpo_tensor *previous_image; /* null, or (B, ...): in, the image that step position - 1 predicted; out, that of
-                                           the last step taken. Only second-order steps need it, where a rollout
-                                           stops between two steps and goes on */
+    const cgrpo_tensor *previous_image; /* null, or (B, ...). In: the image that step position - 1 predicted. Out: the
+                                           image of the last step taken. Only second-order steps need it, where a
+                                           rollout stops between two steps and goes on */
 } cgrpo_trajectory;
 
 void cgrpo_trajectory_init(cgrpo_trajectory *trajectory, size_t struct_size);
@@ -433,7 +456,7 @@ cgrpo_status cgrpo_rollout(const cgrpo_sampler *sampler, cgrpo_trajectory *traje
                            const cgrpo_noise *noise, cgrpo_velocity_fn velocity, void *user);
 
 /** log_probs (B, n) of the steps first_step ... first_step + n - 1 from latents (B, n + 1, ...) and velocities
- *  (B, n, ...). More than n + 1 latents a sample are allowed; the first n + 1 count. */
+ *  (B, n, ...). More than n + 1 latents per sample are allowed; the first n + 1 count. */
 cgrpo_status cgrpo_trajectory_log_probs(const cgrpo_sampler *sampler, int64_t first_step, const cgrpo_tensor *latents,
                                         const cgrpo_tensor *velocities, double *log_probs);
 
@@ -460,12 +483,12 @@ cgrpo_status cgrpo_plan_fixed(int64_t steps, int64_t size, int64_t *sizes, int64
 typedef struct cgrpo_adaptive_options {
     size_t struct_size;
     int64_t max_size; /* 7; 0 = no bound. A longer run is halved until it fits. */
-    int64_t min_size; /* 2. A shorter run joins its shorter neighbour. At most (max_size + 1)/2, so that halves keep it */
+    int64_t min_size; /* 2. A shorter run joins its shorter neighbour. At most (max_size + 1)/2: halves keep it */
 } cgrpo_adaptive_options;
 
 void cgrpo_adaptive_options_init(cgrpo_adaptive_options *options, size_t struct_size);
 
-/** Boundaries from the temporal dynamics (arXiv 2510.21583): consecutive steps whose relative L1, averaged over the
+/** Boundaries from the relative-L1 curve (arXiv 2510.21583): consecutive steps whose relative L1, averaged over the
  *  batch, moves in the same direction form a run. relative_l1 is (B, S). */
 cgrpo_status cgrpo_plan_adaptive(const double *relative_l1, int64_t batch, int64_t steps,
                                  const cgrpo_adaptive_options *options, int64_t *sizes, int64_t capacity,
@@ -473,7 +496,7 @@ cgrpo_status cgrpo_plan_adaptive(const double *relative_l1, int64_t batch, int64
 
 typedef struct cgrpo_optimal_options {
     size_t struct_size;
-    int64_t chunk_count; /* 0: the smallest number of chunks that explains `explained`; else K */
+    int64_t chunk_count; /* 0 = the smallest number of chunks that explains `explained`; else K */
     double explained;    /* 0.9; in (0, 1): share of the variance of the logarithm of the curve */
     int64_t min_size;    /* 1 */
     int64_t max_size;    /* 0 = no bound */
@@ -482,9 +505,9 @@ typedef struct cgrpo_optimal_options {
 void cgrpo_optimal_options_init(cgrpo_optimal_options *options, size_t struct_size);
 
 /**
- * The segmentation of the relative-L1 curve (averaged over the batch, in logarithms) whose chunks differ least from their own
- * means, in least squares (Fisher 1958; dynamic programming, at most 2,000 steps). Small noise does not move it as it
- * moves turning points.
+ * The segmentation of the relative-L1 curve (averaged over the batch, in logarithms) whose chunks differ least from
+ * their own means, in least squares (Fisher 1958; dynamic programming, at most 2,000 steps). Small noise moves it less
+ * than it moves turning points.
  *
  * curve      (S) or null: the averaged curve
  * explained  or null: the share of variance that the plan explains, 1 for a flat curve
@@ -493,13 +516,13 @@ cgrpo_status cgrpo_plan_optimal(const double *relative_l1, int64_t batch, int64_
                                 const cgrpo_optimal_options *options, int64_t *sizes, int64_t capacity,
                                 int64_t *chunk_count, double *curve, double *explained);
 
-/** The plan in one line, such as "4 chunks over 16 steps: 0-1 | 2-4 | 5-8 | 9-15": as far as `capacity` bytes go (always
- *  ended by a zero), and its whole length without the zero. `text` may be null with capacity 0. */
+/** The plan in one line, such as "4 chunks over 16 steps: 0-1 | 2-4 | 5-8 | 9-15": as far as `capacity` bytes go
+ * (always ended by a zero), and its whole length without the zero. `text` may be null with capacity 0. */
 cgrpo_status cgrpo_plan_describe(const int64_t *sizes, int64_t chunk_count, char *text, size_t capacity,
                                  size_t *length);
 
-/** A plan for the schedule `from` on the schedule `to`: each boundary at the step whose sigma is nearest to its own. A chunk
- *  keeps at least one step. Writes chunk_count sizes into `carried`; the counts are of sigmas, T + 1. */
+/** A plan for the schedule `from` on the schedule `to`: each boundary at the step whose sigma is nearest to its own. A
+ *  chunk keeps at least one step. Writes chunk_count sizes into `carried`; the counts are of sigmas, T + 1. */
 cgrpo_status cgrpo_plan_carry(const int64_t *sizes, int64_t chunk_count, const double *from, int64_t from_count,
                               const double *to, int64_t to_count, int64_t *carried);
 
@@ -509,20 +532,20 @@ cgrpo_status cgrpo_chunk_weights(const double *relative_l1, int64_t batch, int64
 
 typedef int32_t cgrpo_weighting;
 enum {
-    CGRPO_WEIGHTS_NORMALISED = 1, /* p = w / sum w */
-    CGRPO_WEIGHTS_SOFTMAX = 2     /* p = exp w / sum exp w */
+    CGRPO_WEIGHTING_NORMALISED = 1, /* p = w / sum w */
+    CGRPO_WEIGHTING_SOFTMAX = 2     /* p = exp w / sum exp w */
 };
 
 typedef struct cgrpo_select_options {
     size_t struct_size;
     double fraction;            /* 1; in (0, 1]. floor(K fraction + 1e-9) chunks of each sample; none is an error */
     const double *weights;      /* null: uniform; (B, K), finite, >= 0 (softmax: any): drawn without replacement */
-    cgrpo_weighting weighting;  /* CGRPO_WEIGHTS_NORMALISED */
+    cgrpo_weighting weighting;  /* CGRPO_WEIGHTING_NORMALISED */
     int32_t reserved;           /* 0 */
     const int64_t *fixed;       /* null, or the chunks to train in every sample; excludes fraction < 1 and weights */
     int64_t fixed_count;        /* 0 */
     uint64_t seed;              /* 0 */
-    const uint64_t *sample_ids; /* as in cgrpo_noise */
+    const uint64_t *sample_ids; /* null: 0 ... B - 1; else B of them */
 } cgrpo_select_options;
 
 void cgrpo_select_options_init(cgrpo_select_options *options, size_t struct_size);
@@ -564,18 +587,18 @@ enum {
 
 typedef struct cgrpo_advantage_options {
     size_t struct_size;
-    int64_t group_size;           /* 0 = all samples are one group; samples of a group are neighbours; must divide the count */
-    double clamp;                 /* 5; > 0, INFINITY for none; the last thing done */
-    double epsilon;               /* 1e-8; >= 0; added to the standard deviation */
-    double floor;                 /* 0; >= 0; the standard deviation is at least this (Flow-Factory: 1e-6, epsilon 0) */
-    const int64_t *group_ids;     /* null, or one id a sample: any order, unequal sizes; excludes group_size */
-    cgrpo_baseline baseline;      /* CGRPO_BASELINE_GROUP */
-    cgrpo_scale scale;            /* CGRPO_SCALE_GROUP */
-    cgrpo_deviation deviation;    /* CGRPO_DEVIATION_UNBIASED */
-    int32_t subtract_median;      /* 0; 1: the median of a group's advantages is subtracted (GCPO's half-half) */
-    double trim;                  /* 0; in [0, 1): share of a group's lowest rewards that mean and deviation leave out
-                                     (MixGRPO) */
-    int64_t reward_count;         /* 1 = R, rewards a sample */
+    int64_t group_size;        /* 0 = all samples are one group; must divide the count. A group is a consecutive run */
+    double clamp;              /* 5; > 0, INFINITY for none; the last thing done */
+    double epsilon;            /* 1e-8; >= 0; added to the standard deviation */
+    double floor;              /* 0; >= 0; the standard deviation is at least this (Flow-Factory: 1e-6, epsilon 0) */
+    const int64_t *group_ids;  /* null, or one id per sample: any order, unequal sizes; excludes group_size */
+    cgrpo_baseline baseline;   /* CGRPO_BASELINE_GROUP */
+    cgrpo_scale scale;         /* CGRPO_SCALE_GROUP */
+    cgrpo_deviation deviation; /* CGRPO_DEVIATION_UNBIASED */
+    int32_t subtract_median;   /* 0; 1: the median of a group's advantages is subtracted (GCPO's half-half) */
+    double trim;               /* 0; in [0, 1): share of a group's lowest rewards that mean and deviation leave out
+                                  (MixGRPO) */
+    int64_t reward_count;      /* 1 = R, rewards per sample */
     const double *reward_weights; /* null: 1 each; R of them */
     cgrpo_mixing mixing;          /* CGRPO_MIXING_SUM */
     int32_t reserved;             /* 0 */
@@ -585,16 +608,30 @@ void cgrpo_advantage_options_init(cgrpo_advantage_options *options, size_t struc
 
 /** Advantages (count) of rewards (count, R). By default (r - mean_g) / (std_g + epsilon) with the unbiased standard
  *  deviation, then clamped (GCPO, DanceGRPO, MixGRPO). A group of one, or whose rewards are all equal, gives zeros.
- *  With one reward a sample, rewards and advantages may be the same array. */
+ *  With one reward per sample, rewards and advantages may be the same array. */
 cgrpo_status cgrpo_advantages(const double *rewards, int64_t count, const cgrpo_advantage_options *options,
                               double *advantages);
+
+/**
+ * Advantages against each prompt's own recent rewards (kvablack/ddpo-pytorch, arXiv 2305.13301): (r - mean) / (std +
+ * 1e-6) with the population's standard deviation over the latest `capacity` (1 ... 2^24) rewards of the prompt, or over
+ * the batch while the prompt has fewer than min_count (1 ... capacity).
+ */
+typedef struct cgrpo_history cgrpo_history;
+
+cgrpo_status cgrpo_history_create(int64_t capacity, int64_t min_count, cgrpo_history **history);
+void cgrpo_history_destroy(cgrpo_history *history); /* null is fine */
+
+/** Records one batch: rewards[i] belongs to prompt id prompts[i]. Writes `count` advantages. */
+cgrpo_status cgrpo_history_update(cgrpo_history *history, const int64_t *prompts, const double *rewards, int64_t count,
+                                  double *advantages);
 
 /** Which `keep` of n scores to train on: 1 for the (keep + 1)/2 highest and the keep/2 lowest, else 0 (DanceGRPO's
  *  best-of-n, over the whole batch). */
 cgrpo_status cgrpo_best_of_n(const double *scores, int64_t count, int64_t keep, uint8_t *chosen);
 
 /*
- * The chunk objective. A chunk is a run of sampling steps, tokens, actions or frames of a sample; S of them in all.
+ * The chunk objective. A chunk is a run of sampling steps, tokens, actions or frames of a sample. A sample has S steps.
  *
  *     r_t   = scale_t (l_t_new - l_t_old + bias_t)                     log ratio of a step
  *     rho_j = exp(mean of r_t over the steps of chunk j)               the geometric mean of its step ratios
@@ -606,74 +643,61 @@ cgrpo_status cgrpo_best_of_n(const double *scores, int64_t count, int64_t keep, 
 
 typedef int32_t cgrpo_surrogate;
 enum {
-    CGRPO_SURROGATE_CLIPPED = 1,        /* max(-A rho, -A clip(rho, 1 - low, 1 + high)) (PPO, arXiv 1707.06347) */
-    CGRPO_SURROGATE_UNCLIPPED = 2,      /* -A rho */
-    CGRPO_SURROGATE_LOG_CLIPPED = 3,    /* -A exp(mean of min(r_t, high) where A > 0, of max(r_t, -low) where A < 0): each
-                                           step is clipped, in logarithms, before the mean (GMPO, arXiv 2507.20673) */
-    CGRPO_SURROGATE_CISPO = 4,          /* -A clip(rho, 1 - low, 1 + high) l_j_new, with no gradient through the clip
-                                           (CISPO, arXiv 2506.13585; verl). TRL caps from above only, at its
-                                           epsilon_high: clip_low 1, clip_high epsilon_high - 1. Excludes ratio_bias
-                                           and ratio_scale */
+    CGRPO_SURROGATE_CLIPPED = 1,     /* max(-A rho, -A clip(rho, 1 - low, 1 + high)) (PPO, arXiv 1707.06347) */
+    CGRPO_SURROGATE_UNCLIPPED = 2,   /* -A rho */
+    CGRPO_SURROGATE_LOG_CLIPPED = 3, /* -A exp(mean of min(r_t, high) where A > 0, of max(r_t, -low) where A < 0): each
+                                        step is clipped, in logarithms, before the mean (GMPO, arXiv 2507.20673) */
+    CGRPO_SURROGATE_CISPO = 4,       /* -A clip(rho, 1 - low, 1 + high) l_j_new, with no gradient through the clip
+                                        (CISPO, arXiv 2506.13585; verl). TRL caps from above only, at its
+                                        epsilon_high: clip_low 1, clip_high epsilon_high - 1. Excludes ratio_bias
+                                        and ratio_scale */
     CGRPO_SURROGATE_DIVERGENCE_MASK = 5 /* -A rho, or 0 where divergence_j >= divergence_threshold and rho has moved the
                                            advantage's way: up where A > 0, down where A < 0 (Flow-DPPO; verl-omni) */
 };
 
+/* From delta = l_ref - l_new; KL(policy, reference). */
 typedef int32_t cgrpo_kl_estimator;
-enum { /* from delta = l_ref - l_new; KL(policy, reference) */
-    CGRPO_KL_K1 = 1, /* -delta; its mean is right, but its gradient is not that of the KL divergence */
-    CGRPO_KL_K2 = 2, /* delta^2 / 2 (MixGRPO) */
-    CGRPO_KL_K3 = 3  /* exp(delta) - 1 - delta (GCPO, TRL) */
+enum {
+    CGRPO_KL_ESTIMATOR_K1 = 1, /* -delta; its mean is right, but its gradient is not that of the KL divergence */
+    CGRPO_KL_ESTIMATOR_K2 = 2, /* delta^2 / 2 (MixGRPO) */
+    CGRPO_KL_ESTIMATOR_K3 = 3  /* exp(delta) - 1 - delta (GCPO, TRL) */
 };
 
 typedef int32_t cgrpo_kl_level;
 enum {
-    CGRPO_KL_OF_CHUNKS = 1, /* delta is the chunk's mean (GCPO) */
-    CGRPO_KL_OF_STEPS = 2   /* each step has its estimate, and a chunk their mean (TRL, with sequence ratios too) */
+    CGRPO_KL_LEVEL_CHUNK = 1, /* delta is the chunk's mean (GCPO) */
+    CGRPO_KL_LEVEL_STEP = 2   /* each step has its estimate, and a chunk their mean (TRL, with sequence ratios too) */
 };
 
 typedef int32_t cgrpo_average;
 enum {
-    CGRPO_AVERAGE_CHUNKS = 1,  /* over all selected chunks. With chunks of one step: TRL's bnpo, verl's token-mean */
-    CGRPO_AVERAGE_SAMPLES = 2, /* over each sample's chunks, then over the samples that have any: TRL's grpo, verl's
+    CGRPO_AVERAGE_CHUNK = 1,  /* over all selected chunks. With chunks of one step: TRL's bnpo, verl's token-mean */
+    CGRPO_AVERAGE_SAMPLE = 2, /* over each sample's chunks, then over the samples that have any: TRL's grpo, verl's
                                   seq-mean-token-mean */
-    CGRPO_AVERAGE_STEPS = 3    /* over all selected chunks, weighted by their number of present steps */
+    CGRPO_AVERAGE_STEP = 3    /* over all selected chunks, weighted by their number of present steps */
 };
-
-/**
- * Advantages against each prompt's own recent rewards (kvablack/ddpo-pytorch, arXiv 2305.13301): (r - mean) / (std + 1e-6)
- * with the population's standard deviation over the latest `capacity` (1 ... 2^24) rewards of the prompt, or over the batch
- * while the prompt has fewer than min_count (1 ... capacity).
- */
-typedef struct cgrpo_history cgrpo_history;
-
-cgrpo_status cgrpo_history_create(int64_t capacity, int64_t min_count, cgrpo_history **history);
-void cgrpo_history_destroy(cgrpo_history *history); /* null is fine */
-
-/** Takes the rewards (count) of a batch in, of the prompts (count) by any id, and writes their advantages. */
-cgrpo_status cgrpo_history_update(cgrpo_history *history, const int64_t *prompts, const double *rewards, int64_t count,
-                                  double *advantages);
 
 typedef struct cgrpo_chunk_loss_options {
     size_t struct_size;
     cgrpo_surrogate surrogate;         /* CGRPO_SURROGATE_CLIPPED */
-    cgrpo_average average;             /* CGRPO_AVERAGE_CHUNKS */
-    double clip_low;                   /* 5e-5 (GCPO); in [0, 1]. Log-clipped: a bound on r_t, >= 0. Where nothing is
-                                          clipped: leave it */
+    cgrpo_average average;             /* CGRPO_AVERAGE_CHUNK */
+    double clip_low;                   /* 5e-5 (GCPO); in [0, 1]. Log-clipped: a bound on r_t, >= 0. Leave it where
+                                          nothing is clipped */
     double clip_high;                  /* 5e-5; >= 0 */
     double ratio_cap;                  /* INFINITY = none; >= 1: max(-A min(rho, cap), -A clip(rho)) (TRL's delta). For
                                           the clipped surrogate; excludes dual_clip */
     double dual_clip;                  /* INFINITY = none; > 1: where A < 0 the term is at most -A dual_clip (arXiv
                                           1912.09729; verl: 3). For the clipped surrogate */
     double kl;                         /* 0; >= 0: weight of the KL estimate */
-    cgrpo_kl_estimator kl_estimator;   /* CGRPO_KL_K3 */
-    cgrpo_kl_level kl_level;           /* CGRPO_KL_OF_CHUNKS */
-    double normaliser;                 /* 0 = the count; > 0: the sum is divided by this instead of the number of
-                                          chunks, samples or steps. With CGRPO_AVERAGE_STEPS, B times the longest
+    cgrpo_kl_estimator kl_estimator;   /* CGRPO_KL_ESTIMATOR_K3 */
+    cgrpo_kl_level kl_level;           /* CGRPO_KL_LEVEL_CHUNK */
+    double normaliser;                 /* 0 = the count; > 0: divide the summed loss by this instead of the number of
+                                          chunks, samples or steps. With CGRPO_AVERAGE_STEP, B times the longest
                                           completion is TRL's dr_grpo, the tokens of the global batch are its dapo */
     double divergence_threshold;       /* 1e-5 (verl-omni); >= 0. For the divergence mask */
     const uint8_t *selection;          /* null: every chunk; (B, K), non-zero = train */
     const uint8_t *mask;               /* null: every step; (B, S), 0 = absent: not read, means are over the others,
-                                          and a chunk without any is skipped. So samples may have own lengths */
+                                          and a chunk without any is skipped. Samples may so have their own lengths */
     const double *reference_log_probs; /* null: KL against old_log_probs; (B, S) */
     const double *weights;             /* null: 1; w >= 0 of the policy terms, (K) or (B, K) */
     const double *ratio_bias;          /* null: 0; (B, S) */
@@ -689,16 +713,18 @@ void cgrpo_chunk_loss_options_init(cgrpo_chunk_loss_options *options, size_t str
 
 /** Over the N selected chunks that have a step. */
 typedef struct cgrpo_chunk_stats {
-    size_t struct_size;            /* set it to sizeof before the call */
-    int64_t selected;              /* N */
-    double ratio_mean, ratio_std;  /* population standard deviation */
-    double ratio_min, ratio_max;
-    double clip_fraction_low;      /* A < 0 and ratio < 1 - clip_low: their gradient is zero */
-    double clip_fraction_high;     /* A > 0 and ratio > 1 + clip_high. For other surrogates: a bound took hold of a chunk
-                                      whose ratio is below 1, or above; log-clipped: of any of its steps, while A < 0,
-                                      or A > 0 */
-    double approximate_kl;         /* mean of the KL estimate */
-    double effective_sample_size;  /* (sum ratio)^2 / (N sum ratio^2), in (0, 1]; 1 = on policy */
+    size_t struct_size; /* set it to sizeof before the call */
+    int64_t selected;   /* N */
+    double ratio_mean;
+    double ratio_std; /* population standard deviation */
+    double ratio_min;
+    double ratio_max;
+    double clip_fraction_low;     /* A < 0 and ratio < 1 - clip_low: their gradient is zero */
+    double clip_fraction_high;    /* A > 0 and ratio > 1 + clip_high. Other surrogates count a chunk whose ratio a
+                                     bound limits as low below 1 and as high above; log-clipped counts one with any
+                                     limited step as low where A < 0 and as high where A > 0 */
+    double approximate_kl;        /* mean of the KL estimate */
+    double effective_sample_size; /* (sum ratio)^2 / (N sum ratio^2), in (0, 1]; 1 = on policy */
 } cgrpo_chunk_stats;
 
 /**
@@ -718,7 +744,7 @@ cgrpo_status cgrpo_chunk_loss(const double *new_log_probs, const double *old_log
                               double *ratios, cgrpo_chunk_stats *stats);
 
 /**
- * How far a step of the policy is from that of another, as one number a sample. m - m' = b (v - v') is the difference
+ * How far a step of the policy is from that of another, as one number per sample. m - m' = b (v - v') is the difference
  * of their means; "mean" is over the D elements.
  *
  * KL to a reference: add kl mean(divergence) to the loss, and its gradient to the velocity's.
@@ -729,8 +755,8 @@ cgrpo_status cgrpo_chunk_loss(const double *new_log_probs, const double *old_log
  */
 typedef int32_t cgrpo_divergence;
 enum {
-    CGRPO_DIVERGENCE_GAUSSIAN = 1,          /* mean (m - m')^2 / (2 s^2): the exact KL divergence (Pref-GRPO; Flow-GRPO on
-                                               Wan and with CPS; verl-omni's Flow-DPPO) */
+    CGRPO_DIVERGENCE_GAUSSIAN = 1, /* mean (m - m')^2 / (2 s^2): the exact KL divergence (Pref-GRPO; Flow-GRPO on
+                                      Wan and with CPS; verl-omni's Flow-DPPO) */
     CGRPO_DIVERGENCE_GAUSSIAN_PER_TIME = 2, /* mean (m - m')^2 d / (2 s^2): d is left out of the variance (Flow-GRPO on
                                                SD3, FLUX, Qwen-Image; verl-omni's KL loss) */
     CGRPO_DIVERGENCE_MEAN = 3,              /* mean (m - m')^2 (Flow-Factory, x-based) */
@@ -769,8 +795,8 @@ cgrpo_status cgrpo_divergence_from_sampled(const cgrpo_sampler *sampler, int64_t
  *  first chunk of one step: GCPO divides by zero there. */
 cgrpo_status cgrpo_gcpo_weights(const int64_t *sizes, int64_t chunk_count, double *weights);
 
-/** TempFlow-GRPO's weights (K; arXiv 2508.04324): the mean of the noise s over the steps of a chunk, divided by its mean
- *  over all S steps. */
+/** TempFlow-GRPO's weights (K; arXiv 2508.04324): the mean of the noise s over the steps of a chunk, divided by its
+ * mean over all S steps. */
 cgrpo_status cgrpo_tempflow_weights(const cgrpo_sampler *sampler, const int64_t *sizes, int64_t chunk_count,
                                     double *weights);
 
@@ -779,80 +805,84 @@ cgrpo_status cgrpo_tempflow_weights(const cgrpo_sampler *sampler, const int64_t 
  *
  *     gcpo  dancegrpo  flow_grpo  flow_grpo_fast  mixgrpo  mixgrpo_flash  flow_factory  grpo_guard  flow_dppo
  *
- * as the options that this header knows, with the numbers of the source's own scripts; cgrpo_recipe_describe says what it
- * set, which quirks of the source are followed and which refused, and why.
+ * as the options that this header knows, with the numbers of the source's own scripts; cgrpo_recipe_describe says what
+ * it set, which quirks of the source are followed and which refused, and why.
  *
- * What depends on an iteration is yours to put together: the window's steps (cgrpo_window_steps) into sampler.window, and
- * with flash_ratio < 1 the schedule by cgrpo_schedule_flash up to the window's last step.
+ * What depends on an iteration is yours to put together: the window's steps (cgrpo_window_steps) into sampler.window,
+ * and with flash_ratio < 1 the schedule by cgrpo_schedule_flash up to the window's last step.
  */
 typedef struct cgrpo_recipe {
-    size_t struct_size;              /* set it to sizeof before the call */
-    int64_t steps;                   /* T */
+    size_t struct_size; /* set it to sizeof before the call */
+    int64_t steps;      /* T */
     cgrpo_schedule_options schedule;
-    double flash_ratio;              /* 1 = none */
+    double flash_ratio; /* 1 = none */
     cgrpo_sampler_options sampler;
-    int32_t has_window;              /* 0: every trained step is stochastic */
-    int32_t truncated_timesteps;     /* 1: the model sees int(1000 sigma), while the step uses sigma */
+    int32_t has_window;          /* 0: every trained step is stochastic */
+    int32_t truncated_timesteps; /* 1: the model sees int(1000 sigma), while the step uses sigma */
     cgrpo_window_options window;
-    int64_t group_size;              /* samples a prompt */
-    int32_t share_noise;             /* 1: one initial noise a prompt */
+    int64_t group_size;  /* samples per prompt */
+    int32_t share_noise; /* 1: one initial noise per prompt */
     int32_t reserved;
     cgrpo_advantage_options advantages;
-    int64_t chunk_count;             /* 0: single steps */
+    int64_t chunk_count; /* 0: single steps */
     int64_t chunk_sizes[16];
     double chunk_fraction;
     cgrpo_chunk_loss_options loss;
-    double learning_rate, weight_decay, max_grad_norm; /* AdamW */
+    double learning_rate; /* of AdamW, as are the two below */
+    double weight_decay;
+    double max_grad_norm;
 } cgrpo_recipe;
 
 cgrpo_status cgrpo_recipe_named(const char *name, cgrpo_recipe *recipe);
 
-/** Writes the description, several lines of ASCII, as far as `capacity` bytes go (always ended by a zero), and its whole
- *  length without the zero. `text` may be null with capacity 0. */
+/** Writes the description, several lines of ASCII, as far as `capacity` bytes go (always ended by a zero), and its
+ * whole length without the zero. `text` may be null with capacity 0. */
 cgrpo_status cgrpo_recipe_describe(const char *name, char *text, size_t capacity, size_t *length);
 
 /* ==================================================================================================================
  * 7. Embedded policy and trainer
  *
  * A velocity network of the library's own: a residual MLP with adaptive layer norm over time and condition
- * (DiT's adaLN-Zero, arXiv 2212.09748). It is pretrained by flow matching and post-trained by Chunk-GRPO. A condition is
- * a vector: a one-hot class, several of them side by side, or the embedding of a text encoder.
- * All tensors here are f32 and contiguous.
+ * (DiT's adaLN-Zero, arXiv 2212.09748). It is pretrained by flow matching and post-trained by Chunk-GRPO. A condition
+ * is a vector: a one-hot class, several of them side by side, or the embedding of a text encoder. All tensors here are
+ * f32 and contiguous.
  * ================================================================================================================ */
 
 typedef struct cgrpo_trainer_options {
     size_t struct_size;
     /* network */
-    int64_t latent_size;       /* D, no default; 1 ... 1,048,576 */
-    int64_t condition_size;    /* C, no default; 1 ... 65,536 */
-    int64_t width;             /* 256; hidden size; 1 ... 16,384 */
-    int64_t blocks;            /* 3; 1 ... 256 */
-    int64_t embedding_size;    /* 128; of time and condition; even, 2 ... 16,384 */
+    int64_t latent_size;    /* 0 = unset, an error: D, 1 ... 1,048,576 */
+    int64_t condition_size; /* 0 = unset, an error: C, 1 ... 65,536 */
+    int64_t width;          /* 256; hidden size; 1 ... 16,384 */
+    int64_t blocks;         /* 3; 1 ... 256 */
+    int64_t embedding_size; /* 128; of time and condition; even, 2 ... 16,384 */
     /* sampling */
-    int64_t steps;             /* 17 = T; 2 ... 10,000 */
-    double shift;              /* 3 */
-    cgrpo_dynamics dynamics;   /* CGRPO_FLOW_SDE */
-    int32_t share_noise;       /* 1: one initial noise a group; 0: one a sample */
-    double eta;                /* 0.7 */
+    int64_t steps;           /* 17 = T; 2 ... 10,000 */
+    double shift;            /* 3 */
+    cgrpo_dynamics dynamics; /* CGRPO_DYNAMICS_FLOW_SDE */
+    int32_t share_noise;     /* 1: one initial noise per group; 0: one per sample */
+    double eta;              /* 0.7 */
     /* objective */
-    const int64_t *chunk_sizes;/* null: 2, 3, 4, 7 where S = 16, else chunks of 4; copied */
-    int64_t chunk_count;       /* 0 with null sizes */
-    int64_t group_size;        /* 12; >= 2; samples a prompt */
-    double chunk_fraction;     /* 0.5; of the chunks of each sample that are trained */
-    int32_t weighted_selection;/* 0; 1: drawn by relative L1 */
-    int32_t threads;           /* 0 = one a core. The results are the same for any number. */
-    double advantage_clamp;    /* 5 */
-    double clip_low, clip_high;/* 1e-3 each */
-    double kl;                 /* 0 */
+    const int64_t *chunk_sizes; /* null: 2, 3, 4, 7 where S = 16, else chunks of 4; copied */
+    int64_t chunk_count;        /* 0 with null sizes */
+    int64_t group_size;         /* 12; >= 2; samples per prompt */
+    double chunk_fraction;      /* 0.5; of the chunks of each sample that are trained */
+    int32_t weighted_selection; /* 0; 1: drawn by relative L1 */
+    int32_t threads;            /* 0 = one per core. The results are the same for any number. */
+    double advantage_clamp;     /* 5 */
+    double clip_low;            /* 1e-3 */
+    double clip_high;           /* 1e-3 */
+    double kl;                  /* 0 */
     /* optimiser: AdamW */
     int64_t updates_per_rollout; /* 2 optimiser steps: the prompts of a rollout are dealt out to them; >= 1 */
-    double learning_rate;      /* 3e-4 */
-    double beta1, beta2;       /* 0.9, 0.999 */
-    double adam_epsilon;       /* 1e-8 */
-    double weight_decay;       /* 1e-4, decoupled */
-    double max_grad_norm;      /* 1; INFINITY for none */
-    double ema_decay;          /* 0.9 an optimiser step of Chunk-GRPO; [0, 1) */
-    uint64_t seed;             /* 0: of the weights and of every draw */
+    double learning_rate;        /* 3e-4 */
+    double beta1;                /* 0.9 */
+    double beta2;                /* 0.999 */
+    double adam_epsilon;         /* 1e-8 */
+    double weight_decay;         /* 1e-4, decoupled */
+    double max_grad_norm;        /* 1; INFINITY for none */
+    double ema_decay;            /* 0.9 per optimiser step of Chunk-GRPO; [0, 1) */
+    uint64_t seed;               /* 0: of the parameters and of every draw */
 } cgrpo_trainer_options;
 
 void cgrpo_trainer_options_init(cgrpo_trainer_options *options, size_t struct_size);
@@ -862,10 +892,18 @@ typedef struct cgrpo_trainer cgrpo_trainer;
 cgrpo_status cgrpo_trainer_create(const cgrpo_trainer_options *options, cgrpo_trainer **trainer);
 void cgrpo_trainer_destroy(cgrpo_trainer *trainer); /* null is fine */
 
-/** Number of weights of the network, and Chunk-GRPO iterations done so far. Either may be null. */
-cgrpo_status cgrpo_trainer_info(const cgrpo_trainer *trainer, int64_t *parameter_count, int64_t *iterations);
+/**
+ * Each of these may be null.
+ *
+ * options          what the trainer was made with: set its struct_size before the call. chunk_sizes are the trainer's
+ *                  own memory, valid until it is destroyed
+ * parameter_count  numbers that the network learns
+ * iterations       Chunk-GRPO iterations done so far
+ */
+cgrpo_status cgrpo_trainer_info(const cgrpo_trainer *trainer, cgrpo_trainer_options *options, int64_t *parameter_count,
+                                int64_t *iterations);
 
-/** Called now and then while the library works. Return 0, or anything else to stop. */
+/** Called about 200 times while the library works. Return 0, or anything else to stop. */
 typedef int (*cgrpo_progress_fn)(void *user, int64_t done, int64_t total, double loss);
 
 typedef struct cgrpo_pretrain_options {
@@ -879,9 +917,9 @@ typedef struct cgrpo_pretrain_options {
 void cgrpo_pretrain_options_init(cgrpo_pretrain_options *options, size_t struct_size);
 
 /**
- * Flow matching on (image, condition) pairs: the mean of |v(x_sigma, sigma, c) - (e - x0)|^2 with sigma uniform in (0, 1]
- * under the trainer's shift. Images (N, D), conditions (N, C). Afterwards the network has the averaged weights, and the
- * optimiser is fresh. If `progress` (or null) stops it, the trainer is as it was before the call.
+ * Flow matching on (image, condition) pairs: the mean of |v(x_sigma, sigma, c) - (e - x0)|^2 with sigma uniform in (0,
+ * 1] under the trainer's shift. Images (N, D), conditions (N, C). Afterwards the network has the averaged parameters
+ * and a fresh optimiser. If `progress` (or null) stops it, the trainer is as it was before the call.
  */
 cgrpo_status cgrpo_trainer_pretrain(cgrpo_trainer *trainer, const cgrpo_tensor *images, const cgrpo_tensor *conditions,
                                     const cgrpo_pretrain_options *options, cgrpo_progress_fn progress, void *user);
@@ -893,13 +931,16 @@ cgrpo_status cgrpo_trainer_pretrain(cgrpo_trainer *trainer, const cgrpo_tensor *
 typedef int (*cgrpo_reward_fn)(void *user, const cgrpo_tensor *images, const int64_t *prompt, double *rewards);
 
 typedef struct cgrpo_iteration_report {
-    size_t struct_size;           /* set it to sizeof before the call */
-    int64_t iteration;            /* counted from 1 */
-    double reward_mean, reward_std;
-    double loss;                  /* mean over the optimiser steps, as are those below */
-    double grad_norm;             /* before clipping */
-    cgrpo_chunk_stats stats;      /* of the last optimiser step; stats.struct_size is set by the library */
-    double rollout_seconds, reward_seconds, update_seconds;
+    size_t struct_size; /* set it to sizeof before the call */
+    int64_t iteration;  /* counted from 1 */
+    double reward_mean;
+    double reward_std;
+    double loss;             /* mean over the optimiser steps, as are those below */
+    double grad_norm;        /* before clipping */
+    cgrpo_chunk_stats stats; /* of the last optimiser step; stats.struct_size is set by the library */
+    double rollout_seconds;
+    double reward_seconds;
+    double update_seconds;
 } cgrpo_iteration_report;
 
 /**
@@ -909,22 +950,25 @@ typedef struct cgrpo_iteration_report {
 cgrpo_status cgrpo_trainer_iterate(cgrpo_trainer *trainer, const cgrpo_tensor *conditions, cgrpo_reward_fn reward,
                                    void *user, cgrpo_iteration_report *report);
 
-/** Which weights: those that are trained, or their exponential moving average. */
-typedef int32_t cgrpo_weights;
-enum { CGRPO_TRAINED_WEIGHTS = 1, CGRPO_AVERAGED_WEIGHTS = 2 };
+/** The trained parameters of the network, or their exponential moving average. */
+typedef int32_t cgrpo_parameters;
+enum { CGRPO_PARAMETERS_TRAINED = 1, CGRPO_PARAMETERS_AVERAGED = 2 };
 
-/** Images (B, D) for conditions (B, C), by the trainer's schedule; `eta` 0 is the ODE. Sample i has the noise of id i. */
-cgrpo_status cgrpo_trainer_sample(const cgrpo_trainer *trainer, const cgrpo_tensor *conditions, cgrpo_weights weights,
-                                  double eta, uint64_t seed, const cgrpo_tensor *images);
+/** Images (B, D) for conditions (B, C), by the trainer's schedule; `eta` 0 is the ODE. Sample i has the noise of id i.
+ */
+cgrpo_status cgrpo_trainer_sample(const cgrpo_trainer *trainer, const cgrpo_tensor *conditions,
+                                  cgrpo_parameters parameters, double eta, uint64_t seed, const cgrpo_tensor *images);
 
 /** The network alone, for a rollout of your own: velocity (B, D) at latents (B, D), sigma, conditions (B, C). */
-cgrpo_status cgrpo_trainer_velocity(const cgrpo_trainer *trainer, cgrpo_weights weights, const cgrpo_tensor *latents,
-                                    double sigma, const cgrpo_tensor *conditions, const cgrpo_tensor *velocity);
+cgrpo_status cgrpo_trainer_velocity(const cgrpo_trainer *trainer, cgrpo_parameters parameters,
+                                    const cgrpo_tensor *latents, double sigma, const cgrpo_tensor *conditions,
+                                    const cgrpo_tensor *velocity);
 
 /**
- * Checkpoint: a directory (made if missing; "" is no directory) with state.json and the .safetensors files that it names: weights, average and
- * optimiser. Files are written aside and renamed; whenever the machine stops, the directory holds a whole checkpoint.
- * A run that goes on from it is equal, bit for bit, to one that was never interrupted (same machine).
+ * Checkpoint: a directory (made if missing; "" is none) with one file, model.safetensors: parameters, their average,
+ * the optimiser's moments, and options and counters in its metadata. The file is written aside and renamed: whenever
+ * the machine stops, the directory holds a whole checkpoint. A run that goes on from it is equal, bit for bit, to one
+ * that was never interrupted (same machine).
  */
 cgrpo_status cgrpo_trainer_save(const cgrpo_trainer *trainer, const char *directory);
 cgrpo_status cgrpo_trainer_load(const char *directory, cgrpo_trainer **trainer);

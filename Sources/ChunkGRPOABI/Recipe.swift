@@ -8,28 +8,29 @@ private func recipe(_ name: UnsafePointer<CChar>?) throws -> Recipe {
   return try Recipe.named(text)
 }
 
-private func cRecipe(_ r: Recipe) -> cgrpo_recipe {
+private func cRecipe(_ r: Recipe) throws -> cgrpo_recipe {
   var c = cgrpo_recipe()
   c.steps = Int64(r.steps)
-  c.schedule = cScheduleOptions(r.schedule)
+  c.schedule = cgrpo_schedule_options(r.schedule)
   c.flash_ratio = r.flashRatio
-  c.sampler = cSamplerOptions(r.sampler)
+  c.sampler = cgrpo_sampler_options(r.sampler)
   c.has_window = r.window == nil ? 0 : 1
   c.truncated_timesteps = r.truncatedTimesteps ? 1 : 0
-  c.window = cWindowOptions(r.window ?? SDEWindowOptions())
+  c.window = cgrpo_window_options(r.window ?? SDEWindowOptions())
   c.group_size = Int64(r.groupSize)
   c.share_noise = r.sharesNoise ? 1 : 0
-  c.advantages = cAdvantageOptions(r.advantages)
+  c.advantages = cgrpo_advantage_options(r.advantages)
   c.advantages.group_size = Int64(r.groupSize)
   let sizes = r.chunkSizes ?? []
+  try require(sizes.count <= 16, "recipe \(r.name) has \(sizes.count) chunks, but chunk_sizes holds 16")
   c.chunk_count = Int64(sizes.count)
   withUnsafeMutableBytes(of: &c.chunk_sizes) {
-    for (j, size) in sizes.enumerated().prefix(16) {
+    for (j, size) in sizes.enumerated() {
       $0.storeBytes(of: Int64(size), toByteOffset: 8 * j, as: Int64.self)
     }
   }
   c.chunk_fraction = r.chunkFraction
-  c.loss = cChunkLossOptions(r.loss)
+  c.loss = cgrpo_chunk_loss_options(r.loss)
   (c.learning_rate, c.weight_decay, c.max_grad_norm) = (r.learningRate, r.weightDecay, r.maxGradNorm)
   return c
 }

@@ -4,7 +4,16 @@ import ChunkGRPO
 /// What a `cgrpo_sampler *` points to.
 final class SamplerHandle {
   let sampler: Sampler
-  init(_ sampler: Sampler) { self.sampler = sampler }
+  /// The arrays that it was made from, which `cgrpo_sampler_info` shows to the caller.
+  let sigmas, etas: CArray<Double>
+  let window: CArray<Int64>
+
+  init(_ sampler: Sampler) {
+    self.sampler = sampler
+    sigmas = CArray(sampler.schedule.sigmas)
+    etas = CArray(sampler.options.etas ?? [])
+    window = CArray(sampler.options.window?.map(Int64.init) ?? [])
+  }
 }
 
 func sampler(_ handle: OpaquePointer?) throws -> Sampler {
@@ -12,40 +21,9 @@ func sampler(_ handle: OpaquePointer?) throws -> Sampler {
   return handle.sampler
 }
 
-/// Those of its fields that are numbers; arrays are null.
-func cSamplerOptions(_ o: SamplerOptions = SamplerOptions()) -> cgrpo_sampler_options {
-  cgrpo_sampler_options(
-    struct_size: MemoryLayout<cgrpo_sampler_options>.stride, dynamics: o.dynamics.rawValue,
-    log_prob_form: o.logProbForm.rawValue, eta: o.eta, last_step: o.lastStep.rawValue, threads: Int32(o.threads),
-    etas: nil, window: nil, window_count: 0, outside: o.outside.rawValue, after: o.after?.rawValue ?? 0,
-    dpm_order: Int32(o.dpmOrder),
-    reserved: 0)
-}
-
-private func samplerOptions(_ o: cgrpo_sampler_options, steps: Int) throws -> SamplerOptions {
-  try require(o.reserved == 0, "options.reserved = \(o.reserved) must be 0")
-  var options = SamplerOptions()
-  options.dynamics = try enumeration(o.dynamics, "dynamics")
-  options.logProbForm = try enumeration(o.log_prob_form, "log_prob_form")
-  options.lastStep = try enumeration(o.last_step, "last_step")
-  options.outside = try enumeration(o.outside, "outside")
-  options.after = try o.after == 0 ? nil : enumeration(o.after, "after")
-  options.eta = o.eta
-  options.etas = try o.etas.map { try array($0, "etas", steps, 1) }
-  if let window = o.window {
-    let n = try count(o.window_count, "window_count", 1...steps)
-    options.window = try (0..<n).map { try count(window[$0], "window[\($0)]", 0...steps - 1) }
-  } else {
-    try require(o.window_count == 0, "window is null, but window_count = \(o.window_count)")
-  }
-  options.dpmOrder = Int(o.dpm_order)
-  options.threads = Int(o.threads)
-  return options
-}
-
 @_cdecl("cgrpo_sampler_options_init") @implementation
 public func cgrpo_sampler_options_init(_ options: UnsafeMutablePointer<cgrpo_sampler_options>!, _ structSize: Int) {
-  initStruct(options, size: structSize, defaults: cSamplerOptions())
+  initStruct(options, size: structSize)
 }
 
 @_cdecl("cgrpo_sampler_create") @implementation
@@ -57,9 +35,8 @@ public func cgrpo_sampler_create(
     let out = try nonNull(out, "sampler")
     let sigmas = try nonNull(sigmas, "sigmas")
     let n = try count(sigmaCount, "sigma_count", 2...Schedule.maxSteps + 1)
-    let o = try readStruct(options, "options", current: cSamplerOptions())
-    let sampler = try Sampler(
-      Schedule(Array(UnsafeBufferPointer(start: sigmas, count: n))), samplerOptions(o, steps: n - 1))
+    let schedule = try Schedule(Array(UnsafeBufferPointer(start: sigmas, count: n)))
+    let sampler = try Sampler(schedule, read(options, Extent(steps: n - 1)))
     out.pointee = retained(SamplerHandle(sampler))
   }
 }
@@ -67,19 +44,38 @@ public func cgrpo_sampler_create(
 @_cdecl("cgrpo_sampler_destroy") @implementation
 public func cgrpo_sampler_destroy(_ sampler: OpaquePointer!) { release(sampler) }
 
+@_cdecl("cgrpo_sampler_info") @implementation
+public func cgrpo_sampler_info(
+  _ handle: OpaquePointer!, _ options: UnsafeMutablePointer<cgrpo_sampler_options>!,
+  _ sigmas: UnsafeMutablePointer<UnsafePointer<Double>?>!, _ sigmaCount: UnsafeMutablePointer<Int64>!
+) -> cgrpo_status {
+  guarded {
+    let handle: SamplerHandle = try borrowed(handle, "sampler")
+    if let options {
+      var made = cgrpo_sampler_options(handle.sampler.options)
+      made.etas = handle.etas.pointer
+      made.window = handle.window.pointer
+      made.window_count = handle.window.count
+      try writeStruct(made, to: options, "options")
+    }
+    sigmas?.pointee = handle.sigmas.pointer
+    sigmaCount?.pointee = handle.sigmas.count
+  }
+}
+
 @_cdecl("cgrpo_sampler_coefficients") @implementation
 public func cgrpo_sampler_coefficients(
   _ handle: OpaquePointer!, _ step: Int64, _ a: UnsafeMutablePointer<Double>!, _ b: UnsafeMutablePointer<Double>!,
-  _ s: UnsafeMutablePointer<Double>!, _ h: UnsafeMutablePointer<Double>!
+  _ s: UnsafeMutablePointer<Double>!, _ c: UnsafeMutablePointer<Double>!
 ) -> cgrpo_status {
   guarded {
     let sampler = try sampler(handle)
-    let c = sampler.coefficients[try count(step, "step", 0...sampler.steps - 1)]
+    let step = sampler.coefficients[try count(step, "step", 0...sampler.steps - 1)]
     let (a, b, s) = (try nonNull(a, "a"), try nonNull(b, "b"), try nonNull(s, "s"))
-    a.pointee = c.a
-    b.pointee = c.b
-    s.pointee = c.s
-    h?.pointee = c.c
+    a.pointee = step.a
+    b.pointee = step.b
+    s.pointee = step.s
+    c?.pointee = step.c
   }
 }
 
@@ -140,16 +136,6 @@ private func stepExtras(_ extras: UnsafePointer<cgrpo_step_extras>?) throws -> S
 @_cdecl("cgrpo_step") @implementation
 public func cgrpo_step(
   _ handle: OpaquePointer!, _ step: Int64, _ latents: UnsafePointer<cgrpo_tensor>!,
-  _ velocity: UnsafePointer<cgrpo_tensor>!, _ noise: UnsafePointer<cgrpo_noise>!,
-  _ nextLatents: UnsafePointer<cgrpo_tensor>!, _ logProb: UnsafeMutablePointer<Double>!,
-  _ relativeL1: UnsafeMutablePointer<Double>!
-) -> cgrpo_status {
-  cgrpo_step_with_extras(handle, step, latents, velocity, nil, noise, nextLatents, logProb, relativeL1)
-}
-
-@_cdecl("cgrpo_step_with_extras") @implementation
-public func cgrpo_step_with_extras(
-  _ handle: OpaquePointer!, _ step: Int64, _ latents: UnsafePointer<cgrpo_tensor>!,
   _ velocity: UnsafePointer<cgrpo_tensor>!, _ extras: UnsafePointer<cgrpo_step_extras>!,
   _ noise: UnsafePointer<cgrpo_noise>!, _ nextLatents: UnsafePointer<cgrpo_tensor>!,
   _ logProb: UnsafeMutablePointer<Double>!, _ relativeL1: UnsafeMutablePointer<Double>!
@@ -185,15 +171,6 @@ public func cgrpo_predicted_image(
 @_cdecl("cgrpo_log_prob") @implementation
 public func cgrpo_log_prob(
   _ handle: OpaquePointer!, _ step: Int64, _ latents: UnsafePointer<cgrpo_tensor>!,
-  _ velocity: UnsafePointer<cgrpo_tensor>!, _ nextLatents: UnsafePointer<cgrpo_tensor>!,
-  _ logProb: UnsafeMutablePointer<Double>!
-) -> cgrpo_status {
-  cgrpo_log_prob_with_extras(handle, step, latents, velocity, nil, nextLatents, logProb)
-}
-
-@_cdecl("cgrpo_log_prob_with_extras") @implementation
-public func cgrpo_log_prob_with_extras(
-  _ handle: OpaquePointer!, _ step: Int64, _ latents: UnsafePointer<cgrpo_tensor>!,
   _ velocity: UnsafePointer<cgrpo_tensor>!, _ extras: UnsafePointer<cgrpo_step_extras>!,
   _ nextLatents: UnsafePointer<cgrpo_tensor>!, _ logProb: UnsafeMutablePointer<Double>!
 ) -> cgrpo_status {
@@ -208,17 +185,6 @@ public func cgrpo_log_prob_with_extras(
 
 @_cdecl("cgrpo_log_prob_vjp") @implementation
 public func cgrpo_log_prob_vjp(
-  _ handle: OpaquePointer!, _ step: Int64, _ latents: UnsafePointer<cgrpo_tensor>!,
-  _ velocity: UnsafePointer<cgrpo_tensor>!, _ nextLatents: UnsafePointer<cgrpo_tensor>!,
-  _ gradLogProb: UnsafePointer<Double>!, _ gradVelocity: UnsafePointer<cgrpo_tensor>!,
-  _ logProb: UnsafeMutablePointer<Double>!
-) -> cgrpo_status {
-  cgrpo_log_prob_vjp_with_extras(
-    handle, step, latents, velocity, nil, nextLatents, gradLogProb, gradVelocity, nil, logProb)
-}
-
-@_cdecl("cgrpo_log_prob_vjp_with_extras") @implementation
-public func cgrpo_log_prob_vjp_with_extras(
   _ handle: OpaquePointer!, _ step: Int64, _ latents: UnsafePointer<cgrpo_tensor>!,
   _ velocity: UnsafePointer<cgrpo_tensor>!, _ extras: UnsafePointer<cgrpo_step_extras>!,
   _ nextLatents: UnsafePointer<cgrpo_tensor>!, _ gradLogProb: UnsafePointer<Double>!,

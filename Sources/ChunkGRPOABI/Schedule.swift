@@ -1,18 +1,6 @@
 public import CChunkGRPO
 import ChunkGRPO
 
-@_cdecl("cgrpo_schedule_linear") @implementation
-public func cgrpo_schedule_linear(_ steps: Int64, _ sigmas: UnsafeMutablePointer<Double>!) -> cgrpo_status {
-  guarded { try write(Schedule.linear(steps: scheduleSteps(steps)), to: sigmas) }
-}
-
-@_cdecl("cgrpo_schedule_shifted") @implementation
-public func cgrpo_schedule_shifted(
-  _ steps: Int64, _ shift: Double, _ sigmas: UnsafeMutablePointer<Double>!
-) -> cgrpo_status {
-  guarded { try write(Schedule.shifted(steps: scheduleSteps(steps), shift: shift), to: sigmas) }
-}
-
 private func scheduleSteps(_ steps: Int64) throws -> Int { try count(steps, "steps", 1...Schedule.maxSteps) }
 
 private func write(_ schedule: Schedule, to sigmas: UnsafeMutablePointer<Double>?) throws {
@@ -20,15 +8,9 @@ private func write(_ schedule: Schedule, to sigmas: UnsafeMutablePointer<Double>
   for (k, sigma) in schedule.sigmas.enumerated() { sigmas[k] = sigma }
 }
 
-func cScheduleOptions(_ o: ScheduleOptions = ScheduleOptions()) -> cgrpo_schedule_options {
-  cgrpo_schedule_options(
-    struct_size: MemoryLayout<cgrpo_schedule_options>.stride, base: o.base.rawValue, shift_kind: o.shiftKind.rawValue,
-    shift: o.shift, mu: o.mu, terminal: o.terminal ?? 0, spacing: o.spacing.rawValue, reserved: 0)
-}
-
 @_cdecl("cgrpo_schedule_options_init") @implementation
 public func cgrpo_schedule_options_init(_ options: UnsafeMutablePointer<cgrpo_schedule_options>!, _ structSize: Int) {
-  initStruct(options, size: structSize, defaults: cScheduleOptions())
+  initStruct(options, size: structSize)
 }
 
 @_cdecl("cgrpo_schedule_make") @implementation
@@ -36,16 +18,7 @@ public func cgrpo_schedule_make(
   _ steps: Int64, _ options: UnsafePointer<cgrpo_schedule_options>!, _ sigmas: UnsafeMutablePointer<Double>!
 ) -> cgrpo_status {
   guarded {
-    let o = try readStruct(options, "options", current: cScheduleOptions())
-    try require(o.reserved == 0, "options.reserved = \(o.reserved) must be 0")
-    let schedule = try Schedule.make(
-      steps: scheduleSteps(steps),
-      ScheduleOptions {
-        $0.base = try enumeration(o.base, "base")
-        $0.shiftKind = try enumeration(o.shift_kind, "shift_kind")
-        ($0.shift, $0.mu, $0.terminal) = (o.shift, o.mu, o.terminal == 0 ? nil : o.terminal)
-        $0.spacing = try enumeration(o.spacing, "spacing")
-      })
+    let schedule = try Schedule.make(steps: scheduleSteps(steps), read(options))
     try write(schedule, to: sigmas)
   }
 }

@@ -54,3 +54,8 @@ func initStruct<T>(_ pointer: UnsafeMutablePointer<T>?, size: Int, defaults: T) 
   }
   raw.storeBytes(of: size, as: Int.self)
 }
+
+/// The same for the options structs.
+func initStruct<T: OptionStruct>(_ pointer: UnsafeMutablePointer<T>?, size: Int) {
+  initStruct(pointer, size: size, defaults: T(T.defaults))
+}

@@ -2,60 +2,20 @@ public import CChunkGRPO
 import ChunkGRPO
 import ChunkGRPOTraining
 
-private func trainer(_ handle: OpaquePointer?) throws -> ChunkGRPOTrainer { try borrowed(handle, "trainer") }
+/// What a `cgrpo_trainer *` points to.
+private final class TrainerHandle {
+  let trainer: ChunkGRPOTrainer
+  /// The trainer's chunk sizes, which `cgrpo_trainer_info` shows to the caller.
+  let chunkSizes: CArray<Int64>
 
-private func defaultTrainerOptions() -> cgrpo_trainer_options {
-  let o = TrainerOptions(latentSize: 0, conditionSize: 0)
-  return cgrpo_trainer_options(
-    struct_size: MemoryLayout<cgrpo_trainer_options>.stride, latent_size: 0, condition_size: 0,
-    width: Int64(o.width), blocks: Int64(o.blocks), embedding_size: Int64(o.embeddingSize), steps: Int64(o.steps),
-    shift: o.shift, dynamics: o.dynamics.rawValue, share_noise: o.shareNoise ? 1 : 0, eta: o.eta, chunk_sizes: nil,
-    chunk_count: 0, group_size: Int64(o.groupSize), chunk_fraction: o.chunkFraction,
-    weighted_selection: o.weightedSelection ? 1 : 0, threads: Int32(o.threads), advantage_clamp: o.advantageClamp,
-    clip_low: o.clipLow, clip_high: o.clipHigh, kl: o.kl, updates_per_rollout: Int64(o.updatesPerRollout),
-    learning_rate: o.learningRate, beta1: o.beta1, beta2: o.beta2, adam_epsilon: o.adamEpsilon,
-    weight_decay: o.weightDecay, max_grad_norm: o.maxGradNorm, ema_decay: o.emaDecay, seed: o.seed)
-}
-
-/// Bounds that the trainer itself states in its errors; here a number only has to fit.
-private func size(_ value: Int64, _ name: String) throws -> Int { try count(value, name, 0...maxCount) }
-
-private func trainerOptions(_ o: cgrpo_trainer_options) throws -> TrainerOptions {
-  var options = TrainerOptions(
-    latentSize: try size(o.latent_size, "latent_size"), conditionSize: try size(o.condition_size, "condition_size"))
-  options.width = try size(o.width, "width")
-  options.blocks = try size(o.blocks, "blocks")
-  options.embeddingSize = try size(o.embedding_size, "embedding_size")
-  options.steps = try size(o.steps, "steps")
-  options.shift = o.shift
-  options.dynamics = try enumeration(o.dynamics, "dynamics")
-  options.shareNoise = try flag(o.share_noise, "share_noise")
-  options.eta = o.eta
-  if let sizes = o.chunk_sizes {
-    let n = try count(o.chunk_count, "chunk_count", 1...Schedule.maxSteps)
-    options.chunkSizes = try (0..<n).map { try count(sizes[$0], "chunk_sizes[\($0)]", 1...Schedule.maxSteps) }
-  } else {
-    try require(o.chunk_count == 0, "chunk_sizes is null, but chunk_count = \(o.chunk_count)")
+  init(_ trainer: ChunkGRPOTrainer) {
+    self.trainer = trainer
+    chunkSizes = CArray(trainer.options.chunkSizes?.map(Int64.init) ?? [])
   }
-  options.groupSize = try size(o.group_size, "group_size")
-  options.chunkFraction = o.chunk_fraction
-  options.weightedSelection = try flag(o.weighted_selection, "weighted_selection")
-  options.threads = Int(o.threads)
-  options.advantageClamp = o.advantage_clamp
-  options.clipLow = o.clip_low
-  options.clipHigh = o.clip_high
-  options.kl = o.kl
-  options.updatesPerRollout = try size(o.updates_per_rollout, "updates_per_rollout")
-  options.learningRate = o.learning_rate
-  options.beta1 = o.beta1
-  options.beta2 = o.beta2
-  options.adamEpsilon = o.adam_epsilon
-  options.weightDecay = o.weight_decay
-  options.maxGradNorm = o.max_grad_norm
-  options.emaDecay = o.ema_decay
-  options.seed = o.seed
-  return options
 }
+
+private func handle(_ pointer: OpaquePointer?) throws -> TrainerHandle { try borrowed(pointer, "trainer") }
+private func trainer(_ pointer: OpaquePointer?) throws -> ChunkGRPOTrainer { try handle(pointer).trainer }
 
 /// A (rows, columns) tensor with `columns` given by the trainer.
 private func rows(
@@ -81,7 +41,7 @@ private func sameRows(
 
 @_cdecl("cgrpo_trainer_options_init") @implementation
 public func cgrpo_trainer_options_init(_ options: UnsafeMutablePointer<cgrpo_trainer_options>!, _ structSize: Int) {
-  initStruct(options, size: structSize, defaults: defaultTrainerOptions())
+  initStruct(options, size: structSize)
 }
 
 @_cdecl("cgrpo_trainer_create") @implementation
@@ -91,8 +51,7 @@ public func cgrpo_trainer_create(
   guarded {
     let out = try nonNull(out, "trainer")
     // Null is no set of defaults here: two sizes have none.
-    let options = try readStruct(try nonNull(options, "options"), "options", current: defaultTrainerOptions())
-    out.pointee = retained(try ChunkGRPOTrainer(trainerOptions(options)))
+    out.pointee = retained(try TrainerHandle(ChunkGRPOTrainer(read(nonNull(options, "options")))))
   }
 }
 
@@ -101,27 +60,27 @@ public func cgrpo_trainer_destroy(_ trainer: OpaquePointer!) { release(trainer) 
 
 @_cdecl("cgrpo_trainer_info") @implementation
 public func cgrpo_trainer_info(
-  _ handle: OpaquePointer!, _ parameterCount: UnsafeMutablePointer<Int64>!, _ iterations: UnsafeMutablePointer<Int64>!
+  _ pointer: OpaquePointer!, _ options: UnsafeMutablePointer<cgrpo_trainer_options>!,
+  _ parameterCount: UnsafeMutablePointer<Int64>!, _ iterations: UnsafeMutablePointer<Int64>!
 ) -> cgrpo_status {
   guarded {
-    let trainer = try trainer(handle)
-    parameterCount?.pointee = Int64(trainer.parameterCount)
-    iterations?.pointee = Int64(trainer.iterations)
+    let handle = try handle(pointer)
+    if let options {
+      var made = cgrpo_trainer_options(handle.trainer.options)
+      made.chunk_sizes = handle.chunkSizes.pointer
+      made.chunk_count = handle.chunkSizes.count
+      try writeStruct(made, to: options, "options")
+    }
+    parameterCount?.pointee = Int64(handle.trainer.parameterCount)
+    iterations?.pointee = Int64(handle.trainer.iterations)
   }
 }
 
 // MARK: - Training
 
-private func defaultPretrainOptions() -> cgrpo_pretrain_options {
-  let o = PretrainOptions()
-  return cgrpo_pretrain_options(
-    struct_size: MemoryLayout<cgrpo_pretrain_options>.stride, steps: Int64(o.steps), batch_size: Int64(o.batchSize),
-    learning_rate: o.learningRate, ema_decay: o.emaDecay)
-}
-
 @_cdecl("cgrpo_pretrain_options_init") @implementation
 public func cgrpo_pretrain_options_init(_ options: UnsafeMutablePointer<cgrpo_pretrain_options>!, _ structSize: Int) {
-  initStruct(options, size: structSize, defaults: defaultPretrainOptions())
+  initStruct(options, size: structSize)
 }
 
 @_cdecl("cgrpo_trainer_pretrain") @implementation
@@ -135,14 +94,8 @@ public func cgrpo_trainer_pretrain(
     let images = try rows(images, "images", columns: d)
     let conditions = try rows(conditions, "conditions", columns: c)
     try sameRows(images, "images", d, conditions, "conditions", c)
-    let o = try readStruct(options, "options", current: defaultPretrainOptions())
-    var pretraining = PretrainOptions()
-    pretraining.steps = try size(o.steps, "steps")
-    pretraining.batchSize = try size(o.batch_size, "batch_size")
-    pretraining.learningRate = o.learning_rate
-    pretraining.emaDecay = o.ema_decay
     try trainer.pretrain(
-      images: UnsafeBufferPointer(images), conditions: UnsafeBufferPointer(conditions), options: pretraining
+      images: UnsafeBufferPointer(images), conditions: UnsafeBufferPointer(conditions), options: read(options)
     ) { done, total, loss in
       if let progress {
         let status = progress(user, Int64(done), Int64(total), loss)
@@ -192,7 +145,7 @@ public func cgrpo_trainer_iterate(
 
 @_cdecl("cgrpo_trainer_sample") @implementation
 public func cgrpo_trainer_sample(
-  _ handle: OpaquePointer!, _ conditions: UnsafePointer<cgrpo_tensor>!, _ weights: cgrpo_weights, _ eta: Double,
+  _ handle: OpaquePointer!, _ conditions: UnsafePointer<cgrpo_tensor>!, _ parameters: cgrpo_parameters, _ eta: Double,
   _ seed: UInt64, _ images: UnsafePointer<cgrpo_tensor>!
 ) -> cgrpo_status {
   guarded {
@@ -202,14 +155,14 @@ public func cgrpo_trainer_sample(
     let images = try rows(images, "images", columns: d)
     try sameRows(images, "images", d, conditions, "conditions", c)
     try trainer.sample(
-      conditions: UnsafeBufferPointer(conditions), parameters: enumeration(weights, "weights"), eta: eta, seed: seed,
+      conditions: UnsafeBufferPointer(conditions), parameters: enumeration(parameters, "parameters"), eta: eta, seed: seed,
       into: images)
   }
 }
 
 @_cdecl("cgrpo_trainer_velocity") @implementation
 public func cgrpo_trainer_velocity(
-  _ handle: OpaquePointer!, _ weights: cgrpo_weights, _ latents: UnsafePointer<cgrpo_tensor>!, _ sigma: Double,
+  _ handle: OpaquePointer!, _ parameters: cgrpo_parameters, _ latents: UnsafePointer<cgrpo_tensor>!, _ sigma: Double,
   _ conditions: UnsafePointer<cgrpo_tensor>!, _ velocity: UnsafePointer<cgrpo_tensor>!
 ) -> cgrpo_status {
   guarded {
@@ -221,7 +174,7 @@ public func cgrpo_trainer_velocity(
     try sameRows(latents, "latents", d, conditions, "conditions", c)
     try sameRows(latents, "latents", d, velocity, "velocity", d)
     try trainer.velocity(
-      parameters: enumeration(weights, "weights"), latents: UnsafeBufferPointer(latents), sigma: sigma,
+      parameters: enumeration(parameters, "parameters"), latents: UnsafeBufferPointer(latents), sigma: sigma,
       conditions: UnsafeBufferPointer(conditions), into: velocity)
   }
 }
@@ -245,6 +198,6 @@ public func cgrpo_trainer_load(
 ) -> cgrpo_status {
   guarded {
     let out = try nonNull(out, "trainer")
-    out.pointee = retained(try ChunkGRPOTrainer(loading: path(directory)))
+    out.pointee = retained(try TrainerHandle(ChunkGRPOTrainer(loading: path(directory))))
   }
 }

@@ -14,7 +14,9 @@ typedef struct array {
     int64_t count;
 } array;
 
-static inline int64_t element_size(cgrpo_type type) { return type == CGRPO_F64 ? 8 : type == CGRPO_F32 ? 4 : 2; }
+static inline int64_t element_size(cgrpo_type type) {
+    return type == CGRPO_TYPE_F64 ? 8 : type == CGRPO_TYPE_F32 ? 4 : 2;
+}
 
 static inline float float_of_bits(uint32_t bits) {
     float value;
@@ -48,18 +50,18 @@ static inline uint16_t bf16_bits(float value) {
 
 static inline double get(const array *a, int64_t i) {
     switch (a->tensor.type) {
-        case CGRPO_F64: return ((double *)a->tensor.data)[i];
-        case CGRPO_F32: return ((float *)a->tensor.data)[i];
-        case CGRPO_BF16: return float_of_bits((uint32_t)((uint16_t *)a->tensor.data)[i] << 16);
+        case CGRPO_TYPE_F64: return ((double *)a->tensor.data)[i];
+        case CGRPO_TYPE_F32: return ((float *)a->tensor.data)[i];
+        case CGRPO_TYPE_BF16: return float_of_bits((uint32_t)((uint16_t *)a->tensor.data)[i] << 16);
         default: return f16_value(((uint16_t *)a->tensor.data)[i]);
     }
 }
 
 static inline void set(array *a, int64_t i, double value) {
     switch (a->tensor.type) {
-        case CGRPO_F64: ((double *)a->tensor.data)[i] = value; break;
-        case CGRPO_F32: ((float *)a->tensor.data)[i] = (float)value; break;
-        case CGRPO_BF16: ((uint16_t *)a->tensor.data)[i] = bf16_bits((float)value); break;
+        case CGRPO_TYPE_F64: ((double *)a->tensor.data)[i] = value; break;
+        case CGRPO_TYPE_F32: ((float *)a->tensor.data)[i] = (float)value; break;
+        case CGRPO_TYPE_BF16: ((uint16_t *)a->tensor.data)[i] = bf16_bits((float)value); break;
         default: ((uint16_t *)a->tensor.data)[i] = f16_bits(value); break;
     }
 }
@@ -140,7 +142,7 @@ static inline cgrpo_sampler *sampler_new(int64_t steps, cgrpo_dynamics dynamics,
     options.dynamics = dynamics;
     options.eta = eta;
     options.threads = threads;
-    CHECK_OK(cgrpo_schedule_shifted(steps, 3, sigmas));
+    CHECK_OK(shifted_schedule(steps, 3, sigmas));
     CHECK_OK(cgrpo_sampler_create(sigmas, steps + 1, &options, &sampler));
     free(sigmas);
     return sampler;

@@ -31,12 +31,12 @@ static int zero_velocity(void *user, int64_t step, double sigma, const cgrpo_ten
 
 static void fresh(void) {
     cgrpo_sampler_destroy(sampler);
-    sampler = sampler_new(T, CGRPO_FLOW_SDE, 0.7, 1);
-    x = array_filled(CGRPO_F32, B, D, 0, 1), v = array_filled(CGRPO_F32, B, D, 0, 2),
-    e = array_filled(CGRPO_F32, B, D, 0, 3);
-    next = array_filled(CGRPO_F32, B, D, 0, 4);
-    latents = array_filled(CGRPO_F32, B, T + 1, D, 5), velocities = array_filled(CGRPO_F32, B, T, D, 6);
-    gradients = array_new(CGRPO_F32, B, T, D);
+    sampler = sampler_new(T, CGRPO_DYNAMICS_FLOW_SDE, 0.7, 1);
+    x = array_filled(CGRPO_TYPE_F32, B, D, 0, 1), v = array_filled(CGRPO_TYPE_F32, B, D, 0, 2),
+    e = array_filled(CGRPO_TYPE_F32, B, D, 0, 3);
+    next = array_filled(CGRPO_TYPE_F32, B, D, 0, 4);
+    latents = array_filled(CGRPO_TYPE_F32, B, T + 1, D, 5), velocities = array_filled(CGRPO_TYPE_F32, B, T, D, 6);
+    gradients = array_new(CGRPO_TYPE_F32, B, T, D);
     for (int i = 0; i < B; i++) grad[i] = 1, rewards[i] = i;
     for (int i = 0; i < B * T; i++) curve[i] = 1 + i % 3, grads[i] = 1;
     for (int i = 0; i < B * S; i++) log_probs[i] = -1;
@@ -48,18 +48,18 @@ static void fresh(void) {
 
 static void schedules(void) {
     double sigmas[4];
-    CHECK_REFUSED(cgrpo_schedule_linear(3, NULL), BAD, "sigmas");
-    CHECK_REFUSED(cgrpo_schedule_linear(0, sigmas), BAD, "steps");
-    CHECK_REFUSED(cgrpo_schedule_linear(-1, sigmas), BAD, "steps");
-    CHECK_REFUSED(cgrpo_schedule_linear(1000001, sigmas), BAD, "steps");
-    CHECK_REFUSED(cgrpo_schedule_linear(INT64_MAX, sigmas), BAD, "steps");
-    CHECK_REFUSED(cgrpo_schedule_linear(INT64_MIN, sigmas), BAD, "steps");
-    CHECK_REFUSED(cgrpo_schedule_shifted(3, 3, NULL), BAD, "sigmas");
-    CHECK_REFUSED(cgrpo_schedule_shifted(0, 3, sigmas), BAD, "steps");
-    CHECK_REFUSED(cgrpo_schedule_shifted(3, 0, sigmas), BAD, "shift");
-    CHECK_REFUSED(cgrpo_schedule_shifted(3, -1, sigmas), BAD, "shift");
-    CHECK_REFUSED(cgrpo_schedule_shifted(3, NAN, sigmas), BAD, "shift");
-    CHECK_REFUSED(cgrpo_schedule_shifted(3, INFINITY, sigmas), BAD, "shift");
+    CHECK_REFUSED(cgrpo_schedule_make(3, NULL, NULL), BAD, "sigmas");
+    CHECK_REFUSED(cgrpo_schedule_make(0, NULL, sigmas), BAD, "steps");
+    CHECK_REFUSED(cgrpo_schedule_make(-1, NULL, sigmas), BAD, "steps");
+    CHECK_REFUSED(cgrpo_schedule_make(1000001, NULL, sigmas), BAD, "steps");
+    CHECK_REFUSED(cgrpo_schedule_make(INT64_MAX, NULL, sigmas), BAD, "steps");
+    CHECK_REFUSED(cgrpo_schedule_make(INT64_MIN, NULL, sigmas), BAD, "steps");
+    CHECK_REFUSED(shifted_schedule(3, 3, NULL), BAD, "sigmas");
+    CHECK_REFUSED(shifted_schedule(0, 3, sigmas), BAD, "steps");
+    CHECK_REFUSED(shifted_schedule(3, 0, sigmas), BAD, "shift");
+    CHECK_REFUSED(shifted_schedule(3, -1, sigmas), BAD, "shift");
+    CHECK_REFUSED(shifted_schedule(3, NAN, sigmas), BAD, "shift");
+    CHECK_REFUSED(shifted_schedule(3, INFINITY, sigmas), BAD, "shift");
 }
 
 /* The sigmas that a schedule near the edge of double precision gives must still fall, or be refused. */
@@ -67,7 +67,7 @@ static void extreme_shifts_give_a_schedule_or_a_sentence(void) {
     static const double shifts[] = {1e-300, 1e-20, 1e20, 1e300, 5e-324, 1.7e308};
     double sigmas[11];
     for (int i = 0; i < 6; i++) {
-        if (cgrpo_schedule_shifted(10, shifts[i], sigmas) == CGRPO_OK)
+        if (shifted_schedule(10, shifts[i], sigmas) == CGRPO_OK)
             for (int k = 0; k < 10; k++) CHECK(sigmas[k] > sigmas[k + 1] && sigmas[k] <= 1 && sigmas[k + 1] >= 0);
         else CHECK(strstr(cgrpo_last_error(), "shift") != NULL || strstr(cgrpo_last_error(), "sigmas") != NULL);
     }
@@ -109,7 +109,7 @@ static void sampler_options(void) {
         EXPECT(o.eta = etas[i], "eta");
     }
     EXPECT(o.eta = NAN, "eta");
-    EXPECT((o.eta = 1.5, o.dynamics = CGRPO_CPS), "eta");
+    EXPECT((o.eta = 1.5, o.dynamics = CGRPO_DYNAMICS_CPS), "eta");
     for (int i = 0; i < 5; i++) {
         EXPECT(o.dynamics = enums[i], "dynamics");
         EXPECT(o.log_prob_form = enums[i], "log_prob_form");
@@ -140,7 +140,7 @@ static cgrpo_status with_sampler_options(void *o) {
     return status;
 }
 static cgrpo_status with_noise(void *o) {
-    return cgrpo_step(sampler, 0, &x->tensor, &v->tensor, (cgrpo_noise *)o, &next->tensor, NULL, NULL);
+    return cgrpo_step(sampler, 0, &x->tensor, &v->tensor, NULL, (cgrpo_noise *)o, &next->tensor, NULL, NULL);
 }
 static cgrpo_status with_trajectory(void *o) {
     cgrpo_trajectory *t = (cgrpo_trajectory *)o;
@@ -148,8 +148,7 @@ static cgrpo_status with_trajectory(void *o) {
     return cgrpo_rollout(sampler, t, T, &noise, zero_velocity, NULL);
 }
 static cgrpo_status with_extras(void *o) {
-    return cgrpo_step_with_extras(sampler, 0, &x->tensor, &v->tensor, (cgrpo_step_extras *)o, &noise, &next->tensor, NULL,
-                                  NULL);
+    return cgrpo_step(sampler, 0, &x->tensor, &v->tensor, (cgrpo_step_extras *)o, &noise, &next->tensor, NULL, NULL);
 }
 static cgrpo_status with_window(void *o) {
     int64_t steps[8], count;
@@ -201,7 +200,7 @@ static cgrpo_trainer *small_trainer(void) {
 }
 static cgrpo_status with_pretrain(void *o) {
     cgrpo_trainer *made = small_trainer();
-    array *c = array_filled(CGRPO_F32, B, 2, 0, 1);
+    array *c = array_filled(CGRPO_TYPE_F32, B, 2, 0, 1);
     cgrpo_status status;
     cgrpo_pretrain_options *p = (cgrpo_pretrain_options *)o;
     p->steps = 1, p->batch_size = 2;
@@ -216,7 +215,7 @@ static int first_pixel(void *user, const cgrpo_tensor *images, const int64_t *pr
 }
 static cgrpo_status with_report(void *o) {
     cgrpo_trainer *made = small_trainer();
-    array *c = array_filled(CGRPO_F32, 2, 2, 0, 1);
+    array *c = array_filled(CGRPO_TYPE_F32, 2, 2, 0, 1);
     cgrpo_status status = cgrpo_trainer_iterate(made, &c->tensor, first_pixel, NULL, (cgrpo_iteration_report *)o);
     cgrpo_trainer_destroy(made);
     return status;
@@ -289,7 +288,7 @@ static void tensor_is_checked(array *a, cgrpo_status (*call)(void), const char *
                          negative[2] = {B, -5};
     static const int64_t other_batch[2] = {B - 1, D}, spread[2] = {4 * D, 2};
     static const int32_t garbage[] = {0, 5, -1, INT32_MIN, INT32_MAX};
-    array *f64 = array_filled(CGRPO_F64, B, T + 1, D, 1);
+    array *f64 = array_filled(CGRPO_TYPE_F64, B, T + 1, D, 1);
     int wide = right.ndim;
 #define BECOMES(change, status)           \
     change;                               \
@@ -318,20 +317,21 @@ static void tensor_is_checked(array *a, cgrpo_status (*call)(void), const char *
     }
     BECOMES(a->tensor.reserved = 1, BAD);
     if (batch_matters) { /* a mix of types */
-        BECOMES((a->tensor.data = f64->tensor.data, a->tensor.type = CGRPO_F64), TYPE);
+        BECOMES((a->tensor.data = f64->tensor.data, a->tensor.type = CGRPO_TYPE_F64), TYPE);
     }
 #undef BECOMES
     if (check_wrong > before) printf("    (tensor \"%s\")\n", words);
 }
 
 static cgrpo_status call_step(void) {
-    return cgrpo_step(sampler, 1, &x->tensor, &v->tensor, &noise, &next->tensor, log_prob, NULL);
+    return cgrpo_step(sampler, 1, &x->tensor, &v->tensor, NULL, &noise, &next->tensor, log_prob, NULL);
 }
 static cgrpo_status call_log_prob(void) {
-    return cgrpo_log_prob(sampler, 1, &x->tensor, &v->tensor, &next->tensor, log_prob);
+    return cgrpo_log_prob(sampler, 1, &x->tensor, &v->tensor, NULL, &next->tensor, log_prob);
 }
 static cgrpo_status call_vjp(void) {
-    return cgrpo_log_prob_vjp(sampler, 1, &x->tensor, &v->tensor, &next->tensor, grad, &gradients->tensor, log_prob);
+    return cgrpo_log_prob_vjp(sampler, 1, &x->tensor, &v->tensor, NULL, &next->tensor, grad, &gradients->tensor, NULL,
+                              log_prob);
 }
 static cgrpo_status call_normal(void) { return cgrpo_normal(1, NULL, 0, 1, &x->tensor); }
 static cgrpo_status call_trajectory_log_probs(void) {
@@ -357,7 +357,7 @@ static cgrpo_status call_rollout(void) {
 
 static void tensors(void) {
     fresh();
-    gradients = array_new(CGRPO_F32, B, D, 0);
+    gradients = array_new(CGRPO_TYPE_F32, B, D, 0);
     CHECK_OK(call_step());
     tensor_is_checked(x, call_step, "latents", 1);
     tensor_is_checked(v, call_step, "velocity", 1);
@@ -408,22 +408,22 @@ static void null_arguments(void) {
     fresh();
     X = &x->tensor, V = &v->tensor, N = &next->tensor, L = &latents->tensor, W = &velocities->tensor,
     G = &gradients->tensor;
-    CHECK_REFUSED(cgrpo_step(NULL, 1, X, V, &noise, N, NULL, NULL), BAD, "sampler");
-    CHECK_REFUSED(cgrpo_step(sampler, 1, NULL, V, &noise, N, NULL, NULL), BAD, "latents");
-    CHECK_REFUSED(cgrpo_step(sampler, 1, X, NULL, &noise, N, NULL, NULL), BAD, "velocity");
-    CHECK_REFUSED(cgrpo_step(sampler, 1, X, V, NULL, N, NULL, NULL), BAD, "noise");
-    CHECK_REFUSED(cgrpo_step(sampler, 1, X, V, &noise, NULL, NULL, NULL), BAD, "next_latents");
-    CHECK_REFUSED(cgrpo_log_prob(NULL, 1, X, V, N, log_prob), BAD, "sampler");
-    CHECK_REFUSED(cgrpo_log_prob(sampler, 1, NULL, V, N, log_prob), BAD, "latents");
-    CHECK_REFUSED(cgrpo_log_prob(sampler, 1, X, NULL, N, log_prob), BAD, "velocity");
-    CHECK_REFUSED(cgrpo_log_prob(sampler, 1, X, V, NULL, log_prob), BAD, "next_latents");
-    CHECK_REFUSED(cgrpo_log_prob(sampler, 1, X, V, N, NULL), BAD, "log_prob");
-    CHECK_REFUSED(cgrpo_log_prob_vjp(NULL, 1, X, V, N, grad, N, NULL), BAD, "sampler");
-    CHECK_REFUSED(cgrpo_log_prob_vjp(sampler, 1, NULL, V, N, grad, N, NULL), BAD, "latents");
-    CHECK_REFUSED(cgrpo_log_prob_vjp(sampler, 1, X, NULL, N, grad, N, NULL), BAD, "velocity");
-    CHECK_REFUSED(cgrpo_log_prob_vjp(sampler, 1, X, V, NULL, grad, N, NULL), BAD, "next_latents");
-    CHECK_REFUSED(cgrpo_log_prob_vjp(sampler, 1, X, V, N, NULL, N, NULL), BAD, "grad_log_prob");
-    CHECK_REFUSED(cgrpo_log_prob_vjp(sampler, 1, X, V, N, grad, NULL, NULL), BAD, "grad_velocity");
+    CHECK_REFUSED(cgrpo_step(NULL, 1, X, V, NULL, &noise, N, NULL, NULL), BAD, "sampler");
+    CHECK_REFUSED(cgrpo_step(sampler, 1, NULL, V, NULL, &noise, N, NULL, NULL), BAD, "latents");
+    CHECK_REFUSED(cgrpo_step(sampler, 1, X, NULL, NULL, &noise, N, NULL, NULL), BAD, "velocity");
+    CHECK_REFUSED(cgrpo_step(sampler, 1, X, V, NULL, NULL, N, NULL, NULL), BAD, "noise");
+    CHECK_REFUSED(cgrpo_step(sampler, 1, X, V, NULL, &noise, NULL, NULL, NULL), BAD, "next_latents");
+    CHECK_REFUSED(cgrpo_log_prob(NULL, 1, X, V, NULL, N, log_prob), BAD, "sampler");
+    CHECK_REFUSED(cgrpo_log_prob(sampler, 1, NULL, V, NULL, N, log_prob), BAD, "latents");
+    CHECK_REFUSED(cgrpo_log_prob(sampler, 1, X, NULL, NULL, N, log_prob), BAD, "velocity");
+    CHECK_REFUSED(cgrpo_log_prob(sampler, 1, X, V, NULL, NULL, log_prob), BAD, "next_latents");
+    CHECK_REFUSED(cgrpo_log_prob(sampler, 1, X, V, NULL, N, NULL), BAD, "log_prob");
+    CHECK_REFUSED(cgrpo_log_prob_vjp(NULL, 1, X, V, NULL, N, grad, N, NULL, NULL), BAD, "sampler");
+    CHECK_REFUSED(cgrpo_log_prob_vjp(sampler, 1, NULL, V, NULL, N, grad, N, NULL, NULL), BAD, "latents");
+    CHECK_REFUSED(cgrpo_log_prob_vjp(sampler, 1, X, NULL, NULL, N, grad, N, NULL, NULL), BAD, "velocity");
+    CHECK_REFUSED(cgrpo_log_prob_vjp(sampler, 1, X, V, NULL, NULL, grad, N, NULL, NULL), BAD, "next_latents");
+    CHECK_REFUSED(cgrpo_log_prob_vjp(sampler, 1, X, V, NULL, N, NULL, N, NULL, NULL), BAD, "grad_log_prob");
+    CHECK_REFUSED(cgrpo_log_prob_vjp(sampler, 1, X, V, NULL, N, grad, NULL, NULL, NULL), BAD, "grad_velocity");
     CHECK_REFUSED(cgrpo_normal(1, NULL, 0, 1, NULL), BAD, "out");
     CHECK_REFUSED(cgrpo_rollout(NULL, &trajectory, T, &noise, zero_velocity, NULL), BAD, "sampler");
     CHECK_REFUSED(cgrpo_rollout(sampler, NULL, T, &noise, zero_velocity, NULL), BAD, "trajectory");
@@ -469,12 +469,13 @@ static void steps_and_positions(void) {
     static const int64_t ends[] = {0, -1, T + 1, INT64_MAX, INT64_MIN};
     fresh();
     for (int i = 0; i < 4; i++) {
-        CHECK_REFUSED(cgrpo_step(sampler, steps[i], &x->tensor, &v->tensor, &noise, &next->tensor, NULL, NULL), BAD,
+        CHECK_REFUSED(cgrpo_step(sampler, steps[i], &x->tensor, &v->tensor, NULL, &noise, &next->tensor, NULL, NULL),
+                      BAD, "step");
+        CHECK_REFUSED(cgrpo_log_prob(sampler, steps[i], &x->tensor, &v->tensor, NULL, &next->tensor, log_prob), BAD,
                       "step");
-        CHECK_REFUSED(cgrpo_log_prob(sampler, steps[i], &x->tensor, &v->tensor, &next->tensor, log_prob), BAD, "step");
-        CHECK_REFUSED(
-            cgrpo_log_prob_vjp(sampler, steps[i], &x->tensor, &v->tensor, &next->tensor, grad, &next->tensor, NULL),
-            BAD, "step");
+        CHECK_REFUSED(cgrpo_log_prob_vjp(sampler, steps[i], &x->tensor, &v->tensor, NULL, &next->tensor, grad,
+                                         &next->tensor, NULL, NULL),
+                      BAD, "step");
         CHECK_REFUSED(cgrpo_trajectory_log_probs(sampler, steps[i], &latents->tensor, &velocities->tensor, curve), BAD,
                       "first_step");
         CHECK_REFUSED(cgrpo_trajectory_log_probs_vjp(sampler, steps[i], &latents->tensor, &velocities->tensor, curve,
@@ -516,7 +517,7 @@ static void non_finite_numbers(void) {
     CHECK(strstr(cgrpo_last_error(), "sample 2") != NULL); \
     ((float *)(a)->tensor.data)[index] = right
         fresh();
-        gradients = array_new(CGRPO_F32, B, D, 0);
+        gradients = array_new(CGRPO_TYPE_F32, B, D, 0);
         PUT_IN(x, 2 * D + 3, call_step(), "latents");
         PUT_IN(v, 2 * D + 3, call_step(), "velocity|latents");
         noise.given = &e->tensor;
@@ -539,7 +540,7 @@ static void non_finite_numbers(void) {
         CHECK_REFUSED(call_rollout(), NAN_IN, "sample 2");
         CHECK(trajectory.position == 0);
         fresh();
-        gradients = array_new(CGRPO_F32, B, D, 0);
+        gradients = array_new(CGRPO_TYPE_F32, B, D, 0);
         grad[2] = wrong[i];
         CHECK_REFUSED(call_vjp(), NAN_IN, "grad_log_prob");
         fresh();
@@ -615,10 +616,10 @@ static void counts_and_chunk_sizes(void) {
 /* Divergences and weights, beyond what `tensors` checks. */
 static void divergences(void) {
     static const int64_t first_alone[K] = {1, 4}, huge[2] = {INT64_MAX, INT64_MAX};
-    cgrpo_sampler *ode = sampler_new(T, CGRPO_ODE, 0, 1);
+    cgrpo_sampler *ode = sampler_new(T, CGRPO_DYNAMICS_ODE, 0, 1);
     cgrpo_tensor *V, *E, *X, *N, *G;
     fresh();
-    gradients = array_new(CGRPO_F32, B, D, 0);
+    gradients = array_new(CGRPO_TYPE_F32, B, D, 0);
     V = &v->tensor, E = &e->tensor, X = &x->tensor, N = &next->tensor, G = &gradients->tensor;
 #define FROM_VELOCITY(sampler, step, kind, up, out) \
     cgrpo_divergence_from_velocity(sampler, step, kind, V, E, log_prob, up, out)
@@ -644,7 +645,7 @@ static void divergences(void) {
     CHECK_REFUSED(FROM_VELOCITY(sampler, 1, 1, NULL, NULL), NAN_IN, "sample 2");
     CHECK_REFUSED(FROM_SAMPLED(sampler, 1, 1, &noise), NAN_IN, "sample 2");
     fresh();
-    V = &v->tensor, E = &e->tensor, grad[1] = NAN, gradients = array_new(CGRPO_F32, B, D, 0);
+    V = &v->tensor, E = &e->tensor, grad[1] = NAN, gradients = array_new(CGRPO_TYPE_F32, B, D, 0);
     CHECK_REFUSED(call_divergence(), NAN_IN, "grad_divergence");
     CHECK_REFUSED(call_sampled_divergence(), NAN_IN, "grad_divergence");
 #undef FROM_VELOCITY
@@ -703,7 +704,7 @@ static void objective_options(void) {
     weights[3] = -1;
     EXPECT(s, cgrpo_select_options, (s.weights = weights, s.fraction = 0.5), with_select, "weights");
     cgrpo_select_options_init(&s, sizeof s);
-    s.weights = weights, s.fraction = 0.5, s.weighting = CGRPO_WEIGHTS_SOFTMAX;
+    s.weights = weights, s.fraction = 0.5, s.weighting = CGRPO_WEIGHTING_SOFTMAX;
     CHECK_OK(with_select(&s));
     weights[3] = NAN;
     CHECK(with_select(&s) == BAD || with_select(&s) == NAN_IN);
@@ -800,7 +801,7 @@ static void trainer_options(void) {
     EXPECT(o.shift = NAN, "shift");
     EXPECT(o.dynamics = 0, "dynamics");
     EXPECT(o.dynamics = 9, "dynamics");
-    EXPECT(o.dynamics = CGRPO_ODE, "dynamics|eta"); /* no density, nothing to train */
+    EXPECT(o.dynamics = CGRPO_DYNAMICS_ODE, "dynamics|eta"); /* no density, nothing to train */
     EXPECT(o.share_noise = 2, "share_noise");
     EXPECT(o.eta = -1, "eta");
     EXPECT(o.eta = 0, "eta");
@@ -841,14 +842,14 @@ static void trainer_options(void) {
 
 static void trainer_calls(void) {
     cgrpo_trainer *t = small_trainer(), *none = NULL;
-    array *c = array_filled(CGRPO_F32, B, 2, 0, 1), *narrow = array_filled(CGRPO_F32, B, 1, 0, 1);
-    array *doubles = array_filled(CGRPO_F64, B, 2, 0, 1), *other = array_filled(CGRPO_F32, B, D + 1, 0, 1);
+    array *c = array_filled(CGRPO_TYPE_F32, B, 2, 0, 1), *narrow = array_filled(CGRPO_TYPE_F32, B, 1, 0, 1);
+    array *doubles = array_filled(CGRPO_TYPE_F64, B, 2, 0, 1), *other = array_filled(CGRPO_TYPE_F32, B, D + 1, 0, 1);
     cgrpo_pretrain_options p;
     cgrpo_tensor *C, *X, *V;
     int64_t count;
     fresh();
     C = &c->tensor, X = &x->tensor, V = &v->tensor;
-    CHECK_REFUSED(cgrpo_trainer_info(NULL, &count, &count), BAD, "trainer");
+    CHECK_REFUSED(cgrpo_trainer_info(NULL, NULL, &count, &count), BAD, "trainer");
     CHECK_REFUSED(cgrpo_trainer_pretrain(NULL, X, C, NULL, NULL, NULL), BAD, "trainer");
     CHECK_REFUSED(cgrpo_trainer_pretrain(t, NULL, C, NULL, NULL, NULL), BAD, "images");
     CHECK_REFUSED(cgrpo_trainer_pretrain(t, X, NULL, NULL, NULL, NULL), BAD, "conditions");
@@ -872,22 +873,22 @@ static void trainer_calls(void) {
     CHECK_REFUSED(cgrpo_trainer_iterate(t, C, NULL, NULL, NULL), BAD, "reward");
     CHECK_REFUSED(cgrpo_trainer_iterate(t, &narrow->tensor, first_pixel, NULL, NULL), BAD, "conditions");
     CHECK_REFUSED(cgrpo_trainer_iterate(t, &doubles->tensor, first_pixel, NULL, NULL), TYPE, "conditions");
-    CHECK_REFUSED(cgrpo_trainer_sample(NULL, C, CGRPO_TRAINED_WEIGHTS, 0, 1, X), BAD, "trainer");
-    CHECK_REFUSED(cgrpo_trainer_sample(t, NULL, CGRPO_TRAINED_WEIGHTS, 0, 1, X), BAD, "conditions");
-    CHECK_REFUSED(cgrpo_trainer_sample(t, C, CGRPO_TRAINED_WEIGHTS, 0, 1, NULL), BAD, "images");
-    CHECK_REFUSED(cgrpo_trainer_sample(t, C, CGRPO_TRAINED_WEIGHTS, 0, 1, &other->tensor), BAD, "images");
-    CHECK_REFUSED(cgrpo_trainer_sample(t, C, 0, 0, 1, X), BAD, "weights");
-    CHECK_REFUSED(cgrpo_trainer_sample(t, C, 3, 0, 1, X), BAD, "weights");
-    CHECK_REFUSED(cgrpo_trainer_sample(t, C, CGRPO_TRAINED_WEIGHTS, -1, 1, X), BAD, "eta");
-    CHECK_REFUSED(cgrpo_trainer_sample(t, C, CGRPO_TRAINED_WEIGHTS, NAN, 1, X), BAD, "eta");
-    CHECK_REFUSED(cgrpo_trainer_velocity(NULL, CGRPO_TRAINED_WEIGHTS, X, 0.5, C, V), BAD, "trainer");
-    CHECK_REFUSED(cgrpo_trainer_velocity(t, 0, X, 0.5, C, V), BAD, "weights");
-    CHECK_REFUSED(cgrpo_trainer_velocity(t, CGRPO_TRAINED_WEIGHTS, NULL, 0.5, C, V), BAD, "latents");
-    CHECK_REFUSED(cgrpo_trainer_velocity(t, CGRPO_TRAINED_WEIGHTS, X, 0.5, NULL, V), BAD, "conditions");
-    CHECK_REFUSED(cgrpo_trainer_velocity(t, CGRPO_TRAINED_WEIGHTS, X, 0.5, C, NULL), BAD, "velocity");
-    CHECK_REFUSED(cgrpo_trainer_velocity(t, CGRPO_TRAINED_WEIGHTS, X, NAN, C, V), BAD, "sigma");
-    CHECK_REFUSED(cgrpo_trainer_velocity(t, CGRPO_TRAINED_WEIGHTS, X, 1.5, C, V), BAD, "sigma");
-    CHECK_REFUSED(cgrpo_trainer_velocity(t, CGRPO_TRAINED_WEIGHTS, X, -0.5, C, V), BAD, "sigma");
+    CHECK_REFUSED(cgrpo_trainer_sample(NULL, C, CGRPO_PARAMETERS_TRAINED, 0, 1, X), BAD, "trainer");
+    CHECK_REFUSED(cgrpo_trainer_sample(t, NULL, CGRPO_PARAMETERS_TRAINED, 0, 1, X), BAD, "conditions");
+    CHECK_REFUSED(cgrpo_trainer_sample(t, C, CGRPO_PARAMETERS_TRAINED, 0, 1, NULL), BAD, "images");
+    CHECK_REFUSED(cgrpo_trainer_sample(t, C, CGRPO_PARAMETERS_TRAINED, 0, 1, &other->tensor), BAD, "images");
+    CHECK_REFUSED(cgrpo_trainer_sample(t, C, 0, 0, 1, X), BAD, "parameters");
+    CHECK_REFUSED(cgrpo_trainer_sample(t, C, 3, 0, 1, X), BAD, "parameters");
+    CHECK_REFUSED(cgrpo_trainer_sample(t, C, CGRPO_PARAMETERS_TRAINED, -1, 1, X), BAD, "eta");
+    CHECK_REFUSED(cgrpo_trainer_sample(t, C, CGRPO_PARAMETERS_TRAINED, NAN, 1, X), BAD, "eta");
+    CHECK_REFUSED(cgrpo_trainer_velocity(NULL, CGRPO_PARAMETERS_TRAINED, X, 0.5, C, V), BAD, "trainer");
+    CHECK_REFUSED(cgrpo_trainer_velocity(t, 0, X, 0.5, C, V), BAD, "parameters");
+    CHECK_REFUSED(cgrpo_trainer_velocity(t, CGRPO_PARAMETERS_TRAINED, NULL, 0.5, C, V), BAD, "latents");
+    CHECK_REFUSED(cgrpo_trainer_velocity(t, CGRPO_PARAMETERS_TRAINED, X, 0.5, NULL, V), BAD, "conditions");
+    CHECK_REFUSED(cgrpo_trainer_velocity(t, CGRPO_PARAMETERS_TRAINED, X, 0.5, C, NULL), BAD, "velocity");
+    CHECK_REFUSED(cgrpo_trainer_velocity(t, CGRPO_PARAMETERS_TRAINED, X, NAN, C, V), BAD, "sigma");
+    CHECK_REFUSED(cgrpo_trainer_velocity(t, CGRPO_PARAMETERS_TRAINED, X, 1.5, C, V), BAD, "sigma");
+    CHECK_REFUSED(cgrpo_trainer_velocity(t, CGRPO_PARAMETERS_TRAINED, X, -0.5, C, V), BAD, "sigma");
     CHECK_REFUSED(cgrpo_trainer_save(NULL, "x"), BAD, "trainer");
     CHECK_REFUSED(cgrpo_trainer_save(t, NULL), BAD, "directory");
     CHECK_REFUSED(cgrpo_trainer_load(NULL, &none), BAD, "directory");
@@ -895,10 +896,10 @@ static void trainer_calls(void) {
     set(c, 3, NAN);
     CHECK_REFUSED(cgrpo_trainer_iterate(t, C, first_pixel, NULL, NULL), NAN_IN, "conditions");
     CHECK_REFUSED(cgrpo_trainer_pretrain(t, X, C, NULL, NULL, NULL), NAN_IN, "conditions");
-    CHECK_REFUSED(cgrpo_trainer_sample(t, C, CGRPO_TRAINED_WEIGHTS, 0, 1, X), NAN_IN, "conditions");
+    CHECK_REFUSED(cgrpo_trainer_sample(t, C, CGRPO_PARAMETERS_TRAINED, 0, 1, X), NAN_IN, "conditions");
     set(c, 3, 1), set(x, 7, INFINITY);
     CHECK_REFUSED(cgrpo_trainer_pretrain(t, X, C, NULL, NULL, NULL), NAN_IN, "images");
-    CHECK_REFUSED(cgrpo_trainer_velocity(t, CGRPO_TRAINED_WEIGHTS, X, 0.5, C, V), NAN_IN, "latents");
+    CHECK_REFUSED(cgrpo_trainer_velocity(t, CGRPO_PARAMETERS_TRAINED, X, 0.5, C, V), NAN_IN, "latents");
     CHECK(none == NULL);
     cgrpo_trainer_destroy(t);
 }

@@ -1,5 +1,5 @@
-/* A digest of what every kernel writes, for scripts/check-bits to compare: the same for any processor, instruction set and
- * number of threads. bits [THREADS] [small] */
+/* A digest of what every kernel writes, for scripts/check-bits to compare: the same for any processor, instruction set
+ * and number of threads. bits [THREADS] [small] */
 #include "arrays.h"
 
 static uint64_t digest_of(const void *data, size_t bytes) {
@@ -15,7 +15,7 @@ static uint64_t contents(const array *a) {
 
 int main(int count, char **arguments) {
     const char *names[] = {"", "f32", "f64", "bf16", "f16"};
-    const cgrpo_type types[] = {CGRPO_F32, CGRPO_F64, CGRPO_BF16, CGRPO_F16};
+    const cgrpo_type types[] = {CGRPO_TYPE_F32, CGRPO_TYPE_F64, CGRPO_TYPE_BF16, CGRPO_TYPE_F16};
     const int64_t sizes[] = {1, 8, 9, 63, 1031, 70001};
     const int32_t threads = count > 1 ? atoi(arguments[1]) : 1;
     const int small = count > 2; /* an emulated processor is slow */
@@ -25,13 +25,14 @@ int main(int count, char **arguments) {
     cgrpo_sampler_options options;
     cgrpo_sampler_options_init(&options, sizeof options);
     options.threads = threads;
-    CHECK_OK(cgrpo_schedule_shifted(T, 3, sigmas));
+    CHECK_OK(shifted_schedule(T, 3, sigmas));
     CHECK_OK(cgrpo_sampler_create(sigmas, T + 1, &options, &sampler));
     for (int t = 0; t < 4; t++)
         for (int s = 0; s < (small ? 5 : 6); s++) {
             const cgrpo_type type = types[t];
             const int64_t D = sizes[s];
-            array *x = array_new(type, B, D, 0), *v = array_filled(type, B, D, 0, 2), *u = array_filled(type, B, D, 0, 3);
+            array *x = array_new(type, B, D, 0), *v = array_filled(type, B, D, 0, 2),
+                  *u = array_filled(type, B, D, 0, 3);
             array *next = array_new(type, B, D, 0), *out = array_new(type, B, D, 0), *out2 = array_new(type, B, D, 0);
             cgrpo_noise noise;
             cgrpo_step_extras extras;
@@ -41,27 +42,27 @@ int main(int count, char **arguments) {
             extras.unconditional = &u->tensor;
             extras.guidance = 3.5;
             const char *name = names[type];
-#define LINE(kernel, a, numbers)                                                                                   \
-    printf("%s %s %d %016llx %016llx\n", kernel, name, (int)D, (unsigned long long)contents(a),                   \
+#define LINE(kernel, a, numbers)                                                                \
+    printf("%s %s %d %016llx %016llx\n", kernel, name, (int)D, (unsigned long long)contents(a), \
            (unsigned long long)digest_of(numbers, sizeof numbers))
             CHECK_OK(cgrpo_normal(7, NULL, -1, threads, &x->tensor));
             LINE("normal", x, grad);
-            CHECK_OK(cgrpo_step(sampler, k, &x->tensor, &v->tensor, &noise, &next->tensor, log_prob, change));
+            CHECK_OK(cgrpo_step(sampler, k, &x->tensor, &v->tensor, NULL, &noise, &next->tensor, log_prob, change));
             LINE("step", next, log_prob);
             LINE("relative_l1", next, change);
-            CHECK_OK(cgrpo_log_prob(sampler, k, &x->tensor, &v->tensor, &next->tensor, log_prob));
+            CHECK_OK(cgrpo_log_prob(sampler, k, &x->tensor, &v->tensor, NULL, &next->tensor, log_prob));
             LINE("log_prob", next, log_prob);
-            CHECK_OK(cgrpo_log_prob_vjp(sampler, k, &x->tensor, &v->tensor, &next->tensor, grad, &out->tensor, log_prob));
+            CHECK_OK(cgrpo_log_prob_vjp(sampler, k, &x->tensor, &v->tensor, NULL, &next->tensor, grad, &out->tensor,
+                                        NULL, log_prob));
             LINE("log_prob_vjp", out, log_prob);
-            CHECK_OK(cgrpo_log_prob_vjp_with_extras(sampler, k, &x->tensor, &v->tensor, &extras, &next->tensor, grad,
-                                                    &out->tensor, &out2->tensor, log_prob));
+            CHECK_OK(cgrpo_log_prob_vjp(sampler, k, &x->tensor, &v->tensor, &extras, &next->tensor, grad, &out->tensor,
+                                        &out2->tensor, log_prob));
             LINE("guided vjp", out, log_prob);
             LINE("guided vjp, unconditional", out2, log_prob);
-            CHECK_OK(cgrpo_step_with_extras(sampler, k, &x->tensor, &v->tensor, &extras, &noise, &out->tensor, log_prob,
-                                            change));
+            CHECK_OK(cgrpo_step(sampler, k, &x->tensor, &v->tensor, &extras, &noise, &out->tensor, log_prob, change));
             LINE("guided step", out, log_prob);
-            CHECK_OK(cgrpo_divergence_from_velocity(sampler, k, CGRPO_DIVERGENCE_GAUSSIAN, &v->tensor, &u->tensor, log_prob,
-                                                    grad, &out->tensor));
+            CHECK_OK(cgrpo_divergence_from_velocity(sampler, k, CGRPO_DIVERGENCE_GAUSSIAN, &v->tensor, &u->tensor,
+                                                    log_prob, grad, &out->tensor));
             LINE("divergence", out, log_prob);
             CHECK_OK(cgrpo_divergence_from_sampled(sampler, k, CGRPO_DIVERGENCE_MEAN, &x->tensor, &v->tensor, &noise,
                                                    &next->tensor, log_prob, grad, &out->tensor));

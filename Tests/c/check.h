@@ -9,6 +9,13 @@
 #include <stdlib.h>
 #include <string.h>
 
+static inline cgrpo_status shifted_schedule(int64_t steps, double shift, double *sigmas) {
+    cgrpo_schedule_options options;
+    cgrpo_schedule_options_init(&options, sizeof options);
+    options.shift = shift;
+    return cgrpo_schedule_make(steps, &options, sigmas);
+}
+
 static int check_passed, check_failed, check_wrong;
 
 static inline int check_that(int holds, const char *what, const char *file, int line) {

@@ -14,21 +14,22 @@ static double log_prob[2], grad[2] = {1, -1};
 static void normal(void) { CHECK_OK(cgrpo_normal(1, NULL, 3, 1, &grad_v->tensor)); }
 
 static void step(void) {
-    CHECK_OK(cgrpo_step(sampler, 3, &x->tensor, &v->tensor, &noise, &next_x->tensor, log_prob, NULL));
+    CHECK_OK(cgrpo_step(sampler, 3, &x->tensor, &v->tensor, NULL, &noise, &next_x->tensor, log_prob, NULL));
 }
 
 static void log_probability(void) {
-    CHECK_OK(cgrpo_log_prob(sampler, 3, &x->tensor, &v->tensor, &next_x->tensor, log_prob));
+    CHECK_OK(cgrpo_log_prob(sampler, 3, &x->tensor, &v->tensor, NULL, &next_x->tensor, log_prob));
 }
 
 static void vjp(void) {
-    CHECK_OK(cgrpo_log_prob_vjp(sampler, 3, &x->tensor, &v->tensor, &next_x->tensor, grad, &grad_v->tensor, log_prob));
+    CHECK_OK(cgrpo_log_prob_vjp(sampler, 3, &x->tensor, &v->tensor, NULL, &next_x->tensor, grad, &grad_v->tensor, NULL,
+                                log_prob));
 }
 
 static void count(const char *name, void (*kernel)(void)) {
     char line[64];
     snprintf(line, sizeof line, "%s %s %s %d", cgrpo_instruction_set(), name,
-             x->tensor.type == CGRPO_F32 ? "f32" : "bf16", (int)x->count);
+             x->tensor.type == CGRPO_TYPE_F32 ? "f32" : "bf16", (int)x->count);
     kernel();
     CALLGRIND_START_INSTRUMENTATION;
     CALLGRIND_ZERO_STATS;
@@ -38,9 +39,9 @@ static void count(const char *name, void (*kernel)(void)) {
 }
 
 int main(void) {
-    const cgrpo_type types[] = {CGRPO_F32, CGRPO_BF16};
+    const cgrpo_type types[] = {CGRPO_TYPE_F32, CGRPO_TYPE_BF16};
     const int64_t sizes[] = {LARGE, TINY};
-    sampler = sampler_new(17, CGRPO_FLOW_SDE, 0.7, 1);
+    sampler = sampler_new(17, CGRPO_DYNAMICS_FLOW_SDE, 0.7, 1);
     cgrpo_noise_init(&noise, sizeof noise);
     for (int s = 0; s < 2; s++)
         for (int t = 0; t < 2; t++) {

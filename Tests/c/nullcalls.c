@@ -17,81 +17,12 @@ enum { CALLS = 10000 };
  *   v nothing   p pointer   i int32_t   u uint32_t   l int64_t   U uint64_t   z size_t   d double
  *   s as a result: a cgrpo_status, which must not be CGRPO_OK; t as a result: a text, which must not be null
  */
-#define FUNCTION(name, signature) \
-    { #name, signature, (void (*)(void))name }
+#define FUNCTION(name, signature) {#name, signature, (void (*)(void))name}
 static const struct {
     const char *name, *signature;
     void (*call)(void);
 } functions[] = {
-    FUNCTION(cgrpo_abi_version, "u"),
-    FUNCTION(cgrpo_version, "t"),
-    FUNCTION(cgrpo_last_error, "t"),
-    FUNCTION(cgrpo_status_name, "ti"),
-    FUNCTION(cgrpo_set_thread_limit, "ui"), /* some of the numbers are right */
-    FUNCTION(cgrpo_instruction_set, "t"),
-    FUNCTION(cgrpo_schedule_linear, "slp"),
-    FUNCTION(cgrpo_schedule_shifted, "sldp"),
-    FUNCTION(cgrpo_schedule_options_init, "vpz"),
-    FUNCTION(cgrpo_schedule_make, "slpp"),
-    FUNCTION(cgrpo_schedule_flash, "sldldplp"),
-    FUNCTION(cgrpo_timesteps, "spldip"),
-    FUNCTION(cgrpo_flux_mu, "sdddp"),
-    FUNCTION(cgrpo_sampler_options_init, "vpz"),
-    FUNCTION(cgrpo_sampler_create, "splpp"),
-    FUNCTION(cgrpo_sampler_destroy, "vp"),
-    FUNCTION(cgrpo_sampler_coefficients, "splpppp"),
-    FUNCTION(cgrpo_noise_init, "vpz"),
-    FUNCTION(cgrpo_normal, "sUplip"),
-    FUNCTION(cgrpo_step, "splpppppp"),
-    FUNCTION(cgrpo_log_prob, "splpppp"),
-    FUNCTION(cgrpo_log_prob_vjp, "splpppppp"),
-    FUNCTION(cgrpo_step_extras_init, "vpz"),
-    FUNCTION(cgrpo_step_with_extras, "splppppppp"),
-    FUNCTION(cgrpo_log_prob_with_extras, "splppppp"),
-    FUNCTION(cgrpo_log_prob_vjp_with_extras, "splpppppppp"),
-    FUNCTION(cgrpo_predicted_image, "splpppp"),
-    FUNCTION(cgrpo_window_options_init, "vpz"),
-    FUNCTION(cgrpo_window_steps, "splplp"),
-    FUNCTION(cgrpo_trajectory_init, "vpz"),
-    FUNCTION(cgrpo_rollout, "spplppp"),
-    FUNCTION(cgrpo_trajectory_log_probs, "splppp"),
-    FUNCTION(cgrpo_trajectory_log_probs_vjp, "splpppp"),
-    FUNCTION(cgrpo_relative_l1, "spip"),
-    FUNCTION(cgrpo_plan_fixed, "sllplp"),
-    FUNCTION(cgrpo_adaptive_options_init, "vpz"),
-    FUNCTION(cgrpo_plan_adaptive, "spllpplp"),
-    FUNCTION(cgrpo_optimal_options_init, "vpz"),
-    FUNCTION(cgrpo_plan_optimal, "spllpplppp"),
-    FUNCTION(cgrpo_plan_describe, "splpzp"),
-    FUNCTION(cgrpo_plan_carry, "splplplp"),
-    FUNCTION(cgrpo_chunk_weights, "spllplp"),
-    FUNCTION(cgrpo_select_options_init, "vpz"),
-    FUNCTION(cgrpo_chunk_select, "sllpp"),
-    FUNCTION(cgrpo_advantage_options_init, "vpz"),
-    FUNCTION(cgrpo_advantages, "splpp"),
-    FUNCTION(cgrpo_history_create, "sllp"),
-    FUNCTION(cgrpo_history_destroy, "vp"),
-    FUNCTION(cgrpo_history_update, "sppplp"),
-    FUNCTION(cgrpo_recipe_named, "spp"),
-    FUNCTION(cgrpo_recipe_describe, "sppzp"),
-    FUNCTION(cgrpo_best_of_n, "spllp"),
-    FUNCTION(cgrpo_chunk_loss_options_init, "vpz"),
-    FUNCTION(cgrpo_chunk_loss, "spppllplppppp"),
-    FUNCTION(cgrpo_divergence_from_velocity, "splippppp"),
-    FUNCTION(cgrpo_divergence_from_sampled, "splippppppp"),
-    FUNCTION(cgrpo_gcpo_weights, "splp"),
-    FUNCTION(cgrpo_tempflow_weights, "spplp"),
-    FUNCTION(cgrpo_trainer_options_init, "vpz"),
-    FUNCTION(cgrpo_trainer_create, "spp"),
-    FUNCTION(cgrpo_trainer_destroy, "vp"),
-    FUNCTION(cgrpo_trainer_info, "sppp"),
-    FUNCTION(cgrpo_pretrain_options_init, "vpz"),
-    FUNCTION(cgrpo_trainer_pretrain, "spppppp"),
-    FUNCTION(cgrpo_trainer_iterate, "sppppp"),
-    FUNCTION(cgrpo_trainer_sample, "sppidUp"),
-    FUNCTION(cgrpo_trainer_velocity, "spipdpp"),
-    FUNCTION(cgrpo_trainer_save, "spp"),
-    FUNCTION(cgrpo_trainer_load, "spp"),
+#include "signatures.inc"
 };
 
 typedef union value {

@@ -45,7 +45,7 @@ static void a_recipe_fills_the_options_that_its_source_sets(void) {
     CHECK(recipe.loss.clip_low == 5e-5 && recipe.advantages.group_size == 12 && recipe.truncated_timesteps == 1);
     CHECK_OK(cgrpo_recipe_named("mixgrpo_flash", &recipe));
     CHECK(recipe.has_window && recipe.window.size == 4 && recipe.window.end == 23 && recipe.flash_ratio == 0.4);
-    CHECK(recipe.sampler.after == CGRPO_DPM_ODE);
+    CHECK(recipe.sampler.after == CGRPO_DYNAMICS_DPM_ODE);
     CHECK_REFUSED(cgrpo_recipe_named("ppo", &recipe), CGRPO_INVALID_ARGUMENT, "flow_factory");
     recipe.struct_size = 8;
     CHECK_REFUSED(cgrpo_recipe_named("gcpo", &recipe), CGRPO_INVALID_ARGUMENT, "struct_size");
@@ -125,7 +125,7 @@ static void every_sample_trains_its_fraction(void) {
         CHECK_NEAR((double)count[j] / N, p, 5 * sqrt(p * (1 - p) / N));
     }
     /* Softmax of the same weights. */
-    options.weighting = CGRPO_WEIGHTS_SOFTMAX;
+    options.weighting = CGRPO_WEIGHTING_SOFTMAX;
     CHECK_OK(cgrpo_chunk_select(N, K, &options, selection));
     memset(count, 0, sizeof count);
     for (int64_t i = 0; i < N * K; i++) count[i % K] += selection[i];

@@ -2,7 +2,7 @@
 #include "arrays.h"
 
 enum { T = 17, S = T - 1, B = 6, D = 21 };
-static const cgrpo_type types[] = {CGRPO_F64, CGRPO_F32, CGRPO_BF16, CGRPO_F16};
+static const cgrpo_type types[] = {CGRPO_TYPE_F64, CGRPO_TYPE_F32, CGRPO_TYPE_BF16, CGRPO_TYPE_F16};
 
 /* A model: v = (x - c) f(sigma). It keeps its velocities, and fails when it is told to. */
 typedef struct model {
@@ -63,7 +63,7 @@ static cgrpo_noise seeded(uint64_t seed) {
 }
 
 static run *whole_run(cgrpo_type type, int32_t threads, model *m) {
-    cgrpo_sampler *sampler = sampler_new(T, CGRPO_FLOW_SDE, 0.7, threads);
+    cgrpo_sampler *sampler = sampler_new(T, CGRPO_DYNAMICS_FLOW_SDE, 0.7, threads);
     cgrpo_noise noise = seeded(11);
     run *r = run_new(type);
     CHECK_OK(cgrpo_rollout(sampler, &r->trajectory, T, &noise, velocity, m));
@@ -76,17 +76,18 @@ static void a_rollout_is_its_steps(void) {
     for (int t = 0; t < 4; t++) {
         model m = {NULL, -1, 0, 0, 0}, again = {NULL, -1, 0, 0, 0};
         run *r = whole_run(types[t], 1, &m);
-        cgrpo_sampler *sampler = sampler_new(T, CGRPO_FLOW_SDE, 0.7, 1);
+        cgrpo_sampler *sampler = sampler_new(T, CGRPO_DYNAMICS_FLOW_SDE, 0.7, 1);
         cgrpo_noise noise = seeded(11);
         array *v = array_new(types[t], B, D, 0), *next = array_new(types[t], B, D, 0);
         double sigmas[T + 1], log_prob[B], relative_l1[B];
-        CHECK_OK(cgrpo_schedule_shifted(T, 3, sigmas));
+        CHECK_OK(shifted_schedule(T, 3, sigmas));
         CHECK(m.calls == T && m.last_step == T - 1);
         CHECK_NEAR(m.last_sigma, sigmas[T - 1], 1e-15);
         for (int64_t k = 0; k < T; k++) {
             array *x = array_column(r->latents, k);
             velocity(&again, k, sigmas[k], &x->tensor, &v->tensor);
-            CHECK_OK(cgrpo_step(sampler, k, &x->tensor, &v->tensor, &noise, &next->tensor, log_prob, relative_l1));
+            CHECK_OK(
+                cgrpo_step(sampler, k, &x->tensor, &v->tensor, NULL, &noise, &next->tensor, log_prob, relative_l1));
             for (int64_t row = 0; row < B; row++) {
                 for (int64_t j = 0; j < D; j++)
                     CHECK(get(next, row * D + j) == get(r->latents, (row * (T + 1) + k + 1) * D + j));
@@ -102,7 +103,7 @@ static void chunk_by_chunk_equals_whole(void) {
     static const int64_t ends[] = {2, 5, 9, 16, 17};
     for (int t = 0; t < 4; t++) {
         model m = {NULL, -1, 0, 0, 0};
-        cgrpo_sampler *sampler = sampler_new(T, CGRPO_FLOW_SDE, 0.7, 1);
+        cgrpo_sampler *sampler = sampler_new(T, CGRPO_DYNAMICS_FLOW_SDE, 0.7, 1);
         cgrpo_noise noise = seeded(11);
         run *whole = whole_run(types[t], 1, &m), *parts = run_new(types[t]);
         for (int i = 0; i < 5; i++) {
@@ -117,9 +118,9 @@ static void chunk_by_chunk_equals_whole(void) {
 /* From the latents at one position, the seed and the ids, and nothing else. */
 static void another_host_can_go_on(void) {
     model m = {NULL, -1, 0, 0, 0};
-    cgrpo_sampler *sampler = sampler_new(T, CGRPO_FLOW_SDE, 0.7, 1);
+    cgrpo_sampler *sampler = sampler_new(T, CGRPO_DYNAMICS_FLOW_SDE, 0.7, 1);
     cgrpo_noise noise = seeded(11);
-    run *whole = whole_run(CGRPO_F32, 1, &m), *other = run_new(CGRPO_F32);
+    run *whole = whole_run(CGRPO_TYPE_F32, 1, &m), *other = run_new(CGRPO_TYPE_F32);
     memset(other->latents->tensor.data, 0, (size_t)other->latents->count * 4);
     for (int64_t row = 0; row < B; row++)
         for (int64_t j = 0; j < D; j++) {
@@ -141,9 +142,9 @@ static void another_host_can_go_on(void) {
 
 static void a_failing_callback_leaves_the_position_and_a_retry_succeeds(void) {
     model works = {NULL, -1, 0, 0, 0}, fails = {NULL, 7, 0, 0, 0};
-    cgrpo_sampler *sampler = sampler_new(T, CGRPO_FLOW_SDE, 0.7, 1);
+    cgrpo_sampler *sampler = sampler_new(T, CGRPO_DYNAMICS_FLOW_SDE, 0.7, 1);
     cgrpo_noise noise = seeded(11);
-    run *whole = whole_run(CGRPO_F32, 1, &works), *broken = run_new(CGRPO_F32);
+    run *whole = whole_run(CGRPO_TYPE_F32, 1, &works), *broken = run_new(CGRPO_TYPE_F32);
     CHECK_OK(cgrpo_rollout(sampler, &broken->trajectory, 5, &noise, velocity, &fails));
     CHECK_REFUSED(cgrpo_rollout(sampler, &broken->trajectory, T, &noise, velocity, &fails), CGRPO_CALLBACK_FAILED, "7");
     CHECK(fails.calls == 8); /* and it was not called again after it had failed */
@@ -165,9 +166,9 @@ static int velocity_of_nan(void *user, int64_t step, double sigma, const cgrpo_t
 
 static void a_nan_from_the_model_names_sample_and_step(void) {
     model m = {NULL, -1, 0, 0, 0};
-    cgrpo_sampler *sampler = sampler_new(T, CGRPO_FLOW_SDE, 0.7, 1);
+    cgrpo_sampler *sampler = sampler_new(T, CGRPO_DYNAMICS_FLOW_SDE, 0.7, 1);
     cgrpo_noise noise = seeded(11);
-    run *r = run_new(CGRPO_F32);
+    run *r = run_new(CGRPO_TYPE_F32);
     CHECK_REFUSED(cgrpo_rollout(sampler, &r->trajectory, T, &noise, velocity_of_nan, &m), CGRPO_NON_FINITE, "sample 2");
     CHECK(strstr(cgrpo_last_error(), "step 3") != NULL);
     CHECK(r->trajectory.position == 0);
@@ -177,9 +178,9 @@ static void a_nan_from_the_model_names_sample_and_step(void) {
 
 static void given_noise_is_used(void) {
     model m = {NULL, -1, 0, 0, 0};
-    cgrpo_sampler *sampler = sampler_new(T, CGRPO_FLOW_SDE, 0.7, 1);
-    run *drawn = whole_run(CGRPO_F32, 1, &m), *given = run_new(CGRPO_F32);
-    array *e = array_new(CGRPO_F32, B, T, D);
+    cgrpo_sampler *sampler = sampler_new(T, CGRPO_DYNAMICS_FLOW_SDE, 0.7, 1);
+    run *drawn = whole_run(CGRPO_TYPE_F32, 1, &m), *given = run_new(CGRPO_TYPE_F32);
+    array *e = array_new(CGRPO_TYPE_F32, B, T, D);
     cgrpo_noise noise = seeded(0);
     for (int64_t k = 0; k < T; k++) {
         array *column = array_column(e, k);
@@ -193,16 +194,17 @@ static void given_noise_is_used(void) {
 
 static void any_thread_count_gives_the_same_bits(void) {
     model m = {NULL, -1, 0, 0, 0};
-    run *one = whole_run(CGRPO_F32, 1, &m), *two = whole_run(CGRPO_F32, 2, &m), *all = whole_run(CGRPO_F32, 0, &m);
+    run *one = whole_run(CGRPO_TYPE_F32, 1, &m), *two = whole_run(CGRPO_TYPE_F32, 2, &m),
+        *all = whole_run(CGRPO_TYPE_F32, 0, &m);
     CHECK(same_run(one, two));
     CHECK(same_run(one, all));
 }
 
 static void log_probs_and_relative_l1_may_be_left_out(void) {
     model m = {NULL, -1, 0, 0, 0};
-    cgrpo_sampler *sampler = sampler_new(T, CGRPO_FLOW_SDE, 0.7, 1);
+    cgrpo_sampler *sampler = sampler_new(T, CGRPO_DYNAMICS_FLOW_SDE, 0.7, 1);
     cgrpo_noise noise = seeded(11);
-    run *with = whole_run(CGRPO_F32, 1, &m), *without = run_new(CGRPO_F32);
+    run *with = whole_run(CGRPO_TYPE_F32, 1, &m), *without = run_new(CGRPO_TYPE_F32);
     without->trajectory.log_probs = without->trajectory.relative_l1 = NULL;
     CHECK_OK(cgrpo_rollout(sampler, &without->trajectory, T, &noise, velocity, &m));
     CHECK(same_bits(with->latents, without->latents));
@@ -214,7 +216,7 @@ static void recomputed_log_probs_are_the_rollouts(void) {
     for (int t = 0; t < 4; t++) {
         model m = {array_new(types[t], B, T, D), -1, 0, 0, 0};
         run *r = whole_run(types[t], 1, &m);
-        cgrpo_sampler *sampler = sampler_new(T, CGRPO_FLOW_SDE, 0.7, 2);
+        cgrpo_sampler *sampler = sampler_new(T, CGRPO_DYNAMICS_FLOW_SDE, 0.7, 2);
         array *some = array_new(types[t], B, 3, D), *from = array_new(types[t], B, 4, D);
         array trained = *m.velocities;
         double log_probs[B * S], part[B * 3], relative_l1[B * T];
@@ -241,11 +243,11 @@ static void recomputed_log_probs_are_the_rollouts(void) {
 }
 
 static void trajectory_vjp_is_the_steps_vjp_and_zero_where_the_gradient_is(void) {
-    model m = {array_new(CGRPO_F32, B, T, D), -1, 0, 0, 0};
-    run *r = whole_run(CGRPO_F32, 1, &m);
-    cgrpo_sampler *sampler = sampler_new(T, CGRPO_FLOW_SDE, 0.7, 1);
-    array *v = array_new(CGRPO_F32, B, S, D), *dv = array_filled(CGRPO_F32, B, S, D, 9),
-          *dv1 = array_new(CGRPO_F32, B, D, 0);
+    model m = {array_new(CGRPO_TYPE_F32, B, T, D), -1, 0, 0, 0};
+    run *r = whole_run(CGRPO_TYPE_F32, 1, &m);
+    cgrpo_sampler *sampler = sampler_new(T, CGRPO_DYNAMICS_FLOW_SDE, 0.7, 1);
+    array *v = array_new(CGRPO_TYPE_F32, B, S, D), *dv = array_filled(CGRPO_TYPE_F32, B, S, D, 9),
+          *dv1 = array_new(CGRPO_TYPE_F32, B, D, 0);
     double grad[B * S], grad1[B];
     for (int64_t i = 0; i < B * S; i++) grad[i] = i % 3 == 0 ? 0 : scattered(5, (uint64_t)i);
     for (int64_t i = 0; i < v->count; i++) set(v, i, get(m.velocities, i / (S * D) * T * D + i % (S * D)) * 1.01);
@@ -253,7 +255,8 @@ static void trajectory_vjp_is_the_steps_vjp_and_zero_where_the_gradient_is(void)
     for (int64_t k = 0; k < S; k++) {
         array *x = array_column(r->latents, k), *next = array_column(r->latents, k + 1), *vk = array_column(v, k);
         for (int64_t row = 0; row < B; row++) grad1[row] = grad[row * S + k];
-        CHECK_OK(cgrpo_log_prob_vjp(sampler, k, &x->tensor, &vk->tensor, &next->tensor, grad1, &dv1->tensor, NULL));
+        CHECK_OK(cgrpo_log_prob_vjp(sampler, k, &x->tensor, &vk->tensor, NULL, &next->tensor, grad1, &dv1->tensor, NULL,
+                                    NULL));
         for (int64_t row = 0; row < B; row++)
             for (int64_t j = 0; j < D; j++) {
                 double whole = get(dv, (row * S + k) * D + j);
@@ -268,7 +271,7 @@ static void trajectory_vjp_is_the_steps_vjp_and_zero_where_the_gradient_is(void)
 static void samples_and_steps_that_share_memory_are_refused(void) {
     static double memory[8 * 4];
     static const int64_t shape[] = {2, 6, 4}, strides[] = {4, 4, 1};
-    cgrpo_sampler *sampler = sampler_new(5, CGRPO_FLOW_SDE, 0.7, 1);
+    cgrpo_sampler *sampler = sampler_new(5, CGRPO_DYNAMICS_FLOW_SDE, 0.7, 1);
     cgrpo_noise noise = seeded(1);
     model m = {NULL, -1, 0, 0, 0};
     cgrpo_trajectory trajectory;
@@ -277,7 +280,7 @@ static void samples_and_steps_that_share_memory_are_refused(void) {
     trajectory.latents.shape = shape;
     trajectory.latents.strides = strides;
     trajectory.latents.ndim = 3;
-    trajectory.latents.type = CGRPO_F64;
+    trajectory.latents.type = CGRPO_TYPE_F64;
     CHECK_REFUSED(cgrpo_rollout(sampler, &trajectory, 5, &noise, velocity, &m), CGRPO_INVALID_ARGUMENT, "overlap");
     CHECK(m.calls == 0);
     cgrpo_sampler_destroy(sampler);
@@ -288,8 +291,8 @@ static void a_batch_that_is_one_sample_many_times_costs_no_memory(void) {
     static double value = 0.5;
     static const int64_t shape[] = {100000, 1}, strides[] = {0, 1};
     static double divergence[100000];
-    cgrpo_sampler *sampler = sampler_new(5, CGRPO_FLOW_SDE, 0.7, 1);
-    cgrpo_tensor one = {&value, shape, strides, 2, CGRPO_F64, CGRPO_CPU, 0};
+    cgrpo_sampler *sampler = sampler_new(5, CGRPO_DYNAMICS_FLOW_SDE, 0.7, 1);
+    cgrpo_tensor one = {&value, shape, strides, 2, CGRPO_TYPE_F64, CGRPO_DEVICE_CPU, 0};
     CHECK_OK(cgrpo_divergence_from_velocity(sampler, 0, CGRPO_DIVERGENCE_MEAN, &one, &one, divergence, NULL, NULL));
     CHECK(divergence[0] == 0 && divergence[99999] == 0);
     cgrpo_sampler_destroy(sampler);

@@ -5,8 +5,9 @@
 enum { T = 17, B = 3, D = 37 };
 static const double eta = 0.7;
 static const double pi = 3.14159265358979323846;
-static const cgrpo_type types[] = {CGRPO_F64, CGRPO_F32, CGRPO_BF16, CGRPO_F16};
-static const cgrpo_dynamics dynamics[] = {CGRPO_FLOW_SDE, CGRPO_DANCE_SDE, CGRPO_CPS, CGRPO_ODE};
+static const cgrpo_type types[] = {CGRPO_TYPE_F64, CGRPO_TYPE_F32, CGRPO_TYPE_BF16, CGRPO_TYPE_F16};
+static const cgrpo_dynamics dynamics[] = {CGRPO_DYNAMICS_FLOW_SDE, CGRPO_DYNAMICS_DANCE_SDE, CGRPO_DYNAMICS_CPS,
+                                          CGRPO_DYNAMICS_ODE};
 
 static double sigma_at(int64_t k) {
     double t = 1 - (double)k / T;
@@ -16,15 +17,15 @@ static double sigma_at(int64_t k) {
 static void formula(cgrpo_dynamics of, int64_t k, double *a, double *b, double *s) {
     double sigma = sigma_at(k), next = sigma_at(k + 1), d = sigma - next, g = eta, q;
     switch (of) {
-        case CGRPO_FLOW_SDE:
+        case CGRPO_DYNAMICS_FLOW_SDE:
             g = eta * sqrt(sigma / (1 - (k == 0 ? sigma_at(1) : sigma)));
             /* fallthrough */
-        case CGRPO_DANCE_SDE:
+        case CGRPO_DYNAMICS_DANCE_SDE:
             *a = 1 - g * g * d / (2 * sigma);
             *b = -d * (1 + g * g * (1 - sigma) / (2 * sigma));
             *s = g * sqrt(d);
             break;
-        case CGRPO_CPS:
+        case CGRPO_DYNAMICS_CPS:
             *s = next * sin(pi * eta / 2);
             q = sqrt(next * next - *s * *s);
             *a = 1 - next + q;
@@ -46,8 +47,8 @@ static double gaussian(const array *next, const array *x, const array *v, int64_
 
 static void schedules_are_their_formulas(void) {
     double linear[T + 1], shifted[T + 1];
-    CHECK_OK(cgrpo_schedule_linear(T, linear));
-    CHECK_OK(cgrpo_schedule_shifted(T, 3, shifted));
+    CHECK_OK(cgrpo_schedule_make(T, NULL, linear));
+    CHECK_OK(shifted_schedule(T, 3, shifted));
     for (int k = 0; k <= T; k++) {
         CHECK_NEAR(linear[k], 1 - (double)k / T, 1e-15);
         CHECK_NEAR(shifted[k], sigma_at(k), 1e-15);
@@ -74,7 +75,7 @@ static void a_last_ode_step_returns_the_predicted_image(void) {
     double sigmas[T + 1], a, b, s;
     cgrpo_sampler_options options;
     cgrpo_sampler *sampler = NULL;
-    CHECK_OK(cgrpo_schedule_shifted(T, 3, sigmas));
+    CHECK_OK(shifted_schedule(T, 3, sigmas));
     cgrpo_sampler_options_init(&options, sizeof options);
     options.last_step = CGRPO_LAST_STEP_ODE;
     for (int i = 0; i < 4; i++) {
@@ -93,7 +94,7 @@ static void a_sampler_keeps_its_own_sigmas(void) {
     cgrpo_sampler_options options;
     cgrpo_sampler *sampler = NULL;
     cgrpo_sampler_options_init(&options, sizeof options);
-    options.dynamics = CGRPO_ODE;
+    options.dynamics = CGRPO_DYNAMICS_ODE;
     CHECK_OK(cgrpo_sampler_create(sigmas, 3, &options, &sampler));
     sigmas[1] = 0.9;
     CHECK_OK(cgrpo_sampler_coefficients(sampler, 0, &a, &b, &s, NULL));
@@ -115,21 +116,23 @@ static void a_step_is_its_formula_in_every_type(void) {
                 cgrpo_noise_init(&noise, sizeof noise);
                 noise.given = &e->tensor;
                 formula(dynamics[i], k, &a, &b, &s);
-                CHECK_OK(cgrpo_step(sampler, k, &x->tensor, &v->tensor, &noise, &next->tensor, log_prob, relative_l1));
+                CHECK_OK(
+                    cgrpo_step(sampler, k, &x->tensor, &v->tensor, NULL, &noise, &next->tensor, log_prob, relative_l1));
                 for (int64_t j = 0; j < B * D; j++)
                     CHECK_NEAR(get(next, j), a * get(x, j) + b * get(v, j) + s * get(e, j), tolerance[t]);
                 for (int64_t row = 0; row < B; row++) {
                     double moved = 0, size = 0;
                     for (int64_t j = row * D; j < (row + 1) * D; j++)
                         moved += fabs(get(next, j) - get(x, j)), size += fabs(get(x, j));
-                    CHECK_NEAR(relative_l1[row], moved / D / (size / D + 1e-8), types[t] == CGRPO_F64 ? 1e-14 : 1e-5);
+                    CHECK_NEAR(relative_l1[row], moved / D / (size / D + 1e-8),
+                               types[t] == CGRPO_TYPE_F64 ? 1e-14 : 1e-5);
                     if (s == 0) CHECK(log_prob[row] == 0);
                     else
                         CHECK_NEAR(log_prob[row], gaussian(next, x, v, row, a, b, s),
-                                   types[t] == CGRPO_F64 ? 1e-13 : 1e-5);
+                                   types[t] == CGRPO_TYPE_F64 ? 1e-13 : 1e-5);
                 }
                 if (s != 0) {
-                    CHECK_OK(cgrpo_log_prob(sampler, k, &x->tensor, &v->tensor, &next->tensor, later));
+                    CHECK_OK(cgrpo_log_prob(sampler, k, &x->tensor, &v->tensor, NULL, &next->tensor, later));
                     CHECK_SAME_BITS(log_prob, later,
                                     sizeof later); /* the ratio is exactly 1 on the policy that sampled */
                 }
@@ -138,31 +141,31 @@ static void a_step_is_its_formula_in_every_type(void) {
 }
 
 static void a_step_may_be_taken_in_place(void) {
-    cgrpo_sampler *sampler = sampler_new(T, CGRPO_FLOW_SDE, eta, 1);
-    array *x = array_filled(CGRPO_F32, B, D, 0, 1), *v = array_filled(CGRPO_F32, B, D, 0, 2);
-    array *next = array_new(CGRPO_F32, B, D, 0);
+    cgrpo_sampler *sampler = sampler_new(T, CGRPO_DYNAMICS_FLOW_SDE, eta, 1);
+    array *x = array_filled(CGRPO_TYPE_F32, B, D, 0, 1), *v = array_filled(CGRPO_TYPE_F32, B, D, 0, 2);
+    array *next = array_new(CGRPO_TYPE_F32, B, D, 0);
     double apart[B], in_place[B];
     cgrpo_noise noise;
     cgrpo_noise_init(&noise, sizeof noise);
-    CHECK_OK(cgrpo_step(sampler, 2, &x->tensor, &v->tensor, &noise, &next->tensor, apart, NULL));
-    CHECK_OK(cgrpo_step(sampler, 2, &x->tensor, &v->tensor, &noise, &x->tensor, in_place, NULL));
+    CHECK_OK(cgrpo_step(sampler, 2, &x->tensor, &v->tensor, NULL, &noise, &next->tensor, apart, NULL));
+    CHECK_OK(cgrpo_step(sampler, 2, &x->tensor, &v->tensor, NULL, &noise, &x->tensor, in_place, NULL));
     CHECK(same_bits(x, next));
     CHECK_SAME_BITS(apart, in_place, sizeof apart);
     cgrpo_sampler_destroy(sampler);
 }
 
 static void rows_need_not_be_neighbours(void) {
-    cgrpo_sampler *sampler = sampler_new(T, CGRPO_FLOW_SDE, eta, 1);
-    array *trajectory = array_filled(CGRPO_F32, B, 3, D, 1), *v = array_filled(CGRPO_F32, B, D, 0, 2);
-    array *dense = array_new(CGRPO_F32, B, D, 0), *next = array_new(CGRPO_F32, B, D, 0);
+    cgrpo_sampler *sampler = sampler_new(T, CGRPO_DYNAMICS_FLOW_SDE, eta, 1);
+    array *trajectory = array_filled(CGRPO_TYPE_F32, B, 3, D, 1), *v = array_filled(CGRPO_TYPE_F32, B, D, 0, 2);
+    array *dense = array_new(CGRPO_TYPE_F32, B, D, 0), *next = array_new(CGRPO_TYPE_F32, B, D, 0);
     array *before = array_copy(trajectory);
     array *from = array_column(trajectory, 1), *to = array_column(trajectory, 2);
     double strided_log_prob[B], dense_log_prob[B];
     cgrpo_noise noise;
     cgrpo_noise_init(&noise, sizeof noise);
     for (int64_t i = 0; i < B * D; i++) set(dense, i, get(trajectory, (i / D * 3 + 1) * D + i % D));
-    CHECK_OK(cgrpo_step(sampler, 2, &dense->tensor, &v->tensor, &noise, &next->tensor, dense_log_prob, NULL));
-    CHECK_OK(cgrpo_step(sampler, 2, &from->tensor, &v->tensor, &noise, &to->tensor, strided_log_prob, NULL));
+    CHECK_OK(cgrpo_step(sampler, 2, &dense->tensor, &v->tensor, NULL, &noise, &next->tensor, dense_log_prob, NULL));
+    CHECK_OK(cgrpo_step(sampler, 2, &from->tensor, &v->tensor, NULL, &noise, &to->tensor, strided_log_prob, NULL));
     CHECK_SAME_BITS(strided_log_prob, dense_log_prob, sizeof dense_log_prob);
     for (int64_t row = 0; row < B; row++)
         for (int64_t j = 0; j < D; j++) {
@@ -178,14 +181,14 @@ static void vjp_is_its_formula_in_every_type(void) {
     static const double grad[B] = {0.5, -2, 0};
     for (int t = 0; t < 4; t++)
         for (int64_t k = 0; k < T - 1; k += 5) {
-            cgrpo_sampler *sampler = sampler_new(T, CGRPO_FLOW_SDE, eta, 1);
+            cgrpo_sampler *sampler = sampler_new(T, CGRPO_DYNAMICS_FLOW_SDE, eta, 1);
             array *x = array_filled(types[t], B, D, 0, 1), *v = array_filled(types[t], B, D, 0, 2);
             array *next = array_filled(types[t], B, D, 0, 3), *dv = array_filled(types[t], B, D, 0, 4);
             double a, b, s, log_prob[B], alone[B];
-            formula(CGRPO_FLOW_SDE, k, &a, &b, &s);
-            CHECK_OK(
-                cgrpo_log_prob_vjp(sampler, k, &x->tensor, &v->tensor, &next->tensor, grad, &dv->tensor, log_prob));
-            CHECK_OK(cgrpo_log_prob(sampler, k, &x->tensor, &v->tensor, &next->tensor, alone));
+            formula(CGRPO_DYNAMICS_FLOW_SDE, k, &a, &b, &s);
+            CHECK_OK(cgrpo_log_prob_vjp(sampler, k, &x->tensor, &v->tensor, NULL, &next->tensor, grad, &dv->tensor,
+                                        NULL, log_prob));
+            CHECK_OK(cgrpo_log_prob(sampler, k, &x->tensor, &v->tensor, NULL, &next->tensor, alone));
             CHECK_SAME_BITS(log_prob, alone, sizeof alone);
             for (int64_t i = 0; i < B * D; i++) {
                 double off = get(next, i) - (a * get(x, i) + b * get(v, i));
@@ -202,25 +205,26 @@ static void vjp_agrees_with_finite_differences(void) {
     static const double grad[B] = {0.5, -2, 1.25};
     const double h = 1e-5;
     double sigmas[T + 1];
-    CHECK_OK(cgrpo_schedule_shifted(T, 3, sigmas));
-    for (int form = CGRPO_LOG_PROB_GAUSSIAN; form <= CGRPO_LOG_PROB_SQUARED_ERROR; form++)
+    CHECK_OK(shifted_schedule(T, 3, sigmas));
+    for (int form = CGRPO_LOG_PROB_FORM_GAUSSIAN; form <= CGRPO_LOG_PROB_FORM_SQUARED_ERROR; form++)
         for (int i = 0; i < 3; i++) {
             cgrpo_sampler *sampler = NULL;
             cgrpo_sampler_options options;
-            array *x = array_filled(CGRPO_F64, B, D, 0, 1), *v = array_filled(CGRPO_F64, B, D, 0, 2);
-            array *next = array_filled(CGRPO_F64, B, D, 0, 3), *dv = array_new(CGRPO_F64, B, D, 0);
+            array *x = array_filled(CGRPO_TYPE_F64, B, D, 0, 1), *v = array_filled(CGRPO_TYPE_F64, B, D, 0, 2);
+            array *next = array_filled(CGRPO_TYPE_F64, B, D, 0, 3), *dv = array_new(CGRPO_TYPE_F64, B, D, 0);
             double up[B], down[B];
             cgrpo_sampler_options_init(&options, sizeof options);
             options.dynamics = dynamics[i];
             options.log_prob_form = form;
             CHECK_OK(cgrpo_sampler_create(sigmas, T + 1, &options, &sampler));
-            CHECK_OK(cgrpo_log_prob_vjp(sampler, 4, &x->tensor, &v->tensor, &next->tensor, grad, &dv->tensor, NULL));
+            CHECK_OK(cgrpo_log_prob_vjp(sampler, 4, &x->tensor, &v->tensor, NULL, &next->tensor, grad, &dv->tensor,
+                                        NULL, NULL));
             for (int64_t j = 0; j < B * D; j += 5) {
                 double middle = get(v, j);
                 set(v, j, middle + h);
-                CHECK_OK(cgrpo_log_prob(sampler, 4, &x->tensor, &v->tensor, &next->tensor, up));
+                CHECK_OK(cgrpo_log_prob(sampler, 4, &x->tensor, &v->tensor, NULL, &next->tensor, up));
                 set(v, j, middle - h);
-                CHECK_OK(cgrpo_log_prob(sampler, 4, &x->tensor, &v->tensor, &next->tensor, down));
+                CHECK_OK(cgrpo_log_prob(sampler, 4, &x->tensor, &v->tensor, NULL, &next->tensor, down));
                 set(v, j, middle);
                 CHECK_NEAR(get(dv, j), grad[j / D] * (up[j / D] - down[j / D]) / (2 * h), 1e-8);
             }
@@ -232,15 +236,15 @@ static void squared_error_form_is_minus_the_mean_square(void) {
     double sigmas[T + 1], a, b, s, log_prob[B];
     cgrpo_sampler_options options;
     cgrpo_sampler *sampler = NULL;
-    array *x = array_filled(CGRPO_F64, B, D, 0, 1), *v = array_filled(CGRPO_F64, B, D, 0, 2);
-    array *next = array_filled(CGRPO_F64, B, D, 0, 3);
-    CHECK_OK(cgrpo_schedule_shifted(T, 3, sigmas));
+    array *x = array_filled(CGRPO_TYPE_F64, B, D, 0, 1), *v = array_filled(CGRPO_TYPE_F64, B, D, 0, 2);
+    array *next = array_filled(CGRPO_TYPE_F64, B, D, 0, 3);
+    CHECK_OK(shifted_schedule(T, 3, sigmas));
     cgrpo_sampler_options_init(&options, sizeof options);
-    options.dynamics = CGRPO_CPS;
-    options.log_prob_form = CGRPO_LOG_PROB_SQUARED_ERROR;
+    options.dynamics = CGRPO_DYNAMICS_CPS;
+    options.log_prob_form = CGRPO_LOG_PROB_FORM_SQUARED_ERROR;
     CHECK_OK(cgrpo_sampler_create(sigmas, T + 1, &options, &sampler));
-    CHECK_OK(cgrpo_log_prob(sampler, 3, &x->tensor, &v->tensor, &next->tensor, log_prob));
-    formula(CGRPO_CPS, 3, &a, &b, &s);
+    CHECK_OK(cgrpo_log_prob(sampler, 3, &x->tensor, &v->tensor, NULL, &next->tensor, log_prob));
+    formula(CGRPO_DYNAMICS_CPS, 3, &a, &b, &s);
     for (int64_t row = 0; row < B; row++) {
         double squares = 0;
         for (int64_t i = row * D; i < (row + 1) * D; i++)
@@ -251,17 +255,18 @@ static void squared_error_form_is_minus_the_mean_square(void) {
 }
 
 static void a_deterministic_step_needs_no_noise_and_has_no_density(void) {
-    cgrpo_sampler *sampler = sampler_new(T, CGRPO_FLOW_SDE, 0, 1);
-    array *x = array_filled(CGRPO_F32, B, D, 0, 1), *v = array_filled(CGRPO_F32, B, D, 0, 2);
-    array *next = array_new(CGRPO_F32, B, D, 0);
+    cgrpo_sampler *sampler = sampler_new(T, CGRPO_DYNAMICS_FLOW_SDE, 0, 1);
+    array *x = array_filled(CGRPO_TYPE_F32, B, D, 0, 1), *v = array_filled(CGRPO_TYPE_F32, B, D, 0, 2);
+    array *next = array_new(CGRPO_TYPE_F32, B, D, 0);
     double log_prob[B] = {1, 1, 1};
-    CHECK_OK(cgrpo_step(sampler, 5, &x->tensor, &v->tensor, NULL, &next->tensor, log_prob, NULL));
+    CHECK_OK(cgrpo_step(sampler, 5, &x->tensor, &v->tensor, NULL, NULL, &next->tensor, log_prob, NULL));
     for (int row = 0; row < B; row++) CHECK(log_prob[row] == 0);
     for (int64_t i = 0; i < B * D; i++)
         CHECK_NEAR(get(next, i), get(x, i) - (sigma_at(5) - sigma_at(6)) * get(v, i), 1e-6);
-    CHECK_REFUSED(cgrpo_log_prob(sampler, 5, &x->tensor, &v->tensor, &next->tensor, log_prob), CGRPO_INVALID_ARGUMENT,
-                  "step|determin|densit");
-    CHECK_REFUSED(cgrpo_log_prob_vjp(sampler, 5, &x->tensor, &v->tensor, &next->tensor, log_prob, &next->tensor, NULL),
+    CHECK_REFUSED(cgrpo_log_prob(sampler, 5, &x->tensor, &v->tensor, NULL, &next->tensor, log_prob),
+                  CGRPO_INVALID_ARGUMENT, "step|determin|densit");
+    CHECK_REFUSED(cgrpo_log_prob_vjp(sampler, 5, &x->tensor, &v->tensor, NULL, &next->tensor, log_prob, &next->tensor,
+                                     NULL, NULL),
                   CGRPO_INVALID_ARGUMENT, "step|determin|densit");
     cgrpo_sampler_destroy(sampler);
 }
@@ -269,7 +274,7 @@ static void a_deterministic_step_needs_no_noise_and_has_no_density(void) {
 static void the_librarys_noise_can_be_made_again(void) {
     uint64_t ids[B] = {7, 123456789012345u, 8};
     for (int t = 0; t < 4; t++) {
-        cgrpo_sampler *sampler = sampler_new(T, CGRPO_FLOW_SDE, eta, 1);
+        cgrpo_sampler *sampler = sampler_new(T, CGRPO_DYNAMICS_FLOW_SDE, eta, 1);
         array *x = array_filled(types[t], B, D, 0, 1), *v = array_filled(types[t], B, D, 0, 2);
         array *e = array_new(types[t], B, D, 0), *drawn = array_new(types[t], B, D, 0),
               *given = array_new(types[t], B, D, 0);
@@ -277,12 +282,12 @@ static void the_librarys_noise_can_be_made_again(void) {
         cgrpo_noise_init(&noise, sizeof noise);
         noise.seed = 42;
         noise.sample_ids = ids;
-        CHECK_OK(cgrpo_step(sampler, 6, &x->tensor, &v->tensor, &noise, &drawn->tensor, NULL, NULL));
+        CHECK_OK(cgrpo_step(sampler, 6, &x->tensor, &v->tensor, NULL, &noise, &drawn->tensor, NULL, NULL));
         CHECK_OK(cgrpo_normal(42, ids, 6, 1, &e->tensor));
         noise.given = &e->tensor;
-        CHECK_OK(cgrpo_step(sampler, 6, &x->tensor, &v->tensor, &noise, &given->tensor, NULL, NULL));
+        CHECK_OK(cgrpo_step(sampler, 6, &x->tensor, &v->tensor, NULL, &noise, &given->tensor, NULL, NULL));
         /* Stored noise is rounded to its type; in f32 and f64, nothing is lost. */
-        if (types[t] == CGRPO_F64 || types[t] == CGRPO_F32) CHECK(same_bits(drawn, given));
+        if (types[t] == CGRPO_TYPE_F64 || types[t] == CGRPO_TYPE_F32) CHECK(same_bits(drawn, given));
         else
             for (int64_t i = 0; i < B * D; i++) CHECK_NEAR(get(drawn, i), get(given, i), 1.0 / 32);
         cgrpo_sampler_destroy(sampler);
@@ -290,7 +295,7 @@ static void the_librarys_noise_can_be_made_again(void) {
 }
 
 static void normals_are_normal_and_depend_on_seed_id_and_step(void) {
-    array *e = array_new(CGRPO_F32, 4, 250001, 0), *other = array_new(CGRPO_F32, 4, 250001, 0);
+    array *e = array_new(CGRPO_TYPE_F32, 4, 250001, 0), *other = array_new(CGRPO_TYPE_F32, 4, 250001, 0);
     uint64_t ids[4] = {3, 2, 1, 0};
     double sum = 0, squares = 0, fourths = 0, n = (double)e->count;
     array *row, *mirrored;
@@ -325,12 +330,12 @@ typedef struct written {
 static written step_in_parts(int64_t size, int64_t part, int32_t threads) {
     static const double grad[7] = {1, -1, 0.5, 2, -0.25, 3, 1};
     static const uint64_t ids[7] = {4, 9, 2, 7, 7, 0, 1};
-    cgrpo_sampler *sampler = sampler_new(T, CGRPO_FLOW_SDE, eta, threads);
-    array *x = array_filled(CGRPO_F32, 7, size, 0, 1), *v = array_filled(CGRPO_F32, 7, size, 0, 2);
+    cgrpo_sampler *sampler = sampler_new(T, CGRPO_DYNAMICS_FLOW_SDE, eta, threads);
+    array *x = array_filled(CGRPO_TYPE_F32, 7, size, 0, 1), *v = array_filled(CGRPO_TYPE_F32, 7, size, 0, 2);
     written w;
     memset(&w, 0, sizeof w);
-    w.next = array_new(CGRPO_F32, 7, size, 0);
-    w.dv = array_new(CGRPO_F32, 7, size, 0);
+    w.next = array_new(CGRPO_TYPE_F32, 7, size, 0);
+    w.dv = array_new(CGRPO_TYPE_F32, 7, size, 0);
     for (int64_t first = 0; first < 7; first += part) {
         int64_t count = first + part > 7 ? 7 - first : part;
         array *xs = array_rows(x, first, count), *vs = array_rows(v, first, count);
@@ -339,10 +344,10 @@ static written step_in_parts(int64_t size, int64_t part, int32_t threads) {
         cgrpo_noise_init(&noise, sizeof noise);
         noise.seed = 5;
         noise.sample_ids = ids + first;
-        CHECK_OK(cgrpo_step(sampler, 3, &xs->tensor, &vs->tensor, &noise, &nexts->tensor, w.log_prob + first,
+        CHECK_OK(cgrpo_step(sampler, 3, &xs->tensor, &vs->tensor, NULL, &noise, &nexts->tensor, w.log_prob + first,
                             w.relative_l1 + first));
-        CHECK_OK(cgrpo_log_prob_vjp(sampler, 3, &xs->tensor, &vs->tensor, &nexts->tensor, grad + first, &dvs->tensor,
-                                    w.vjp_log_prob + first));
+        CHECK_OK(cgrpo_log_prob_vjp(sampler, 3, &xs->tensor, &vs->tensor, NULL, &nexts->tensor, grad + first,
+                                    &dvs->tensor, NULL, w.vjp_log_prob + first));
         free(xs), free(vs), free(nexts), free(dvs);
     }
     cgrpo_sampler_destroy(sampler);
@@ -368,7 +373,7 @@ static void any_split_and_thread_count_gives_the_same_bits(void) {
 
 /* Beyond half a cache gradients on a 32-byte boundary are stored past it; one element further they cannot be. */
 static void large_gradients_are_the_same_bits_wherever_they_lie(void) {
-    const cgrpo_type types[] = {CGRPO_F32, CGRPO_BF16};
+    const cgrpo_type types[] = {CGRPO_TYPE_F32, CGRPO_TYPE_BF16};
     const int64_t size = (1 << 20) + 16;
     for (int t = 0; t < 2; t++) {
         array *x = array_filled(types[t], 4, size, 0, 1), *v = array_filled(types[t], 4, size, 0, 2);
@@ -377,14 +382,14 @@ static void large_gradients_are_the_same_bits_wherever_they_lie(void) {
         char *memory[2] = {(char *)malloc(bytes + 64), (char *)malloc(bytes + 64)};
         double grad[4] = {0.5, -1, 2, -3}, log_prob[2][4];
         for (int32_t threads = 1; threads <= 2; threads++) {
-            cgrpo_sampler *sampler = sampler_new(T, CGRPO_FLOW_SDE, eta, threads);
+            cgrpo_sampler *sampler = sampler_new(T, CGRPO_DYNAMICS_FLOW_SDE, eta, threads);
             array gradients[2] = {*x, *x};
             for (int i = 0; i < 2; i++) {
                 gradients[i].tensor.data = memory[i] + (-(uintptr_t)memory[i] & 31) + i * element_size(types[t]);
                 gradients[i].tensor.shape = x->shape;
                 memset(memory[i], 0, bytes + 64);
-                CHECK_OK(cgrpo_log_prob_vjp(sampler, 8, &x->tensor, &v->tensor, &next->tensor, grad,
-                                            &gradients[i].tensor, log_prob[i]));
+                CHECK_OK(cgrpo_log_prob_vjp(sampler, 8, &x->tensor, &v->tensor, NULL, &next->tensor, grad,
+                                            &gradients[i].tensor, NULL, log_prob[i]));
             }
             CHECK(same_bits(&gradients[0], &gradients[1]));
             CHECK(get(&gradients[0], x->count - 1) != 0);
@@ -398,14 +403,52 @@ static void large_gradients_are_the_same_bits_wherever_they_lie(void) {
 
 static void sums_stay_accurate_for_large_latents(void) {
     const int64_t size = 2025 * 64;
-    cgrpo_sampler *sampler = sampler_new(T, CGRPO_FLOW_SDE, eta, 2);
-    array *x = array_filled(CGRPO_F32, 2, size, 0, 1), *v = array_filled(CGRPO_F32, 2, size, 0, 2);
-    array *next = array_filled(CGRPO_F32, 2, size, 0, 3);
+    cgrpo_sampler *sampler = sampler_new(T, CGRPO_DYNAMICS_FLOW_SDE, eta, 2);
+    array *x = array_filled(CGRPO_TYPE_F32, 2, size, 0, 1), *v = array_filled(CGRPO_TYPE_F32, 2, size, 0, 2);
+    array *next = array_filled(CGRPO_TYPE_F32, 2, size, 0, 3);
     double a, b, s, log_prob[2];
-    formula(CGRPO_FLOW_SDE, 8, &a, &b, &s);
-    CHECK_OK(cgrpo_log_prob(sampler, 8, &x->tensor, &v->tensor, &next->tensor, log_prob));
+    formula(CGRPO_DYNAMICS_FLOW_SDE, 8, &a, &b, &s);
+    CHECK_OK(cgrpo_log_prob(sampler, 8, &x->tensor, &v->tensor, NULL, &next->tensor, log_prob));
     for (int64_t row = 0; row < 2; row++) CHECK_NEAR(log_prob[row], gaussian(next, x, v, row, a, b, s), 1e-6);
     cgrpo_sampler_destroy(sampler);
+}
+
+/* A sampler made again from them takes the same steps. */
+static void info_makes_an_equal_sampler(void) {
+    static const double sigmas[] = {1, 0.8, 0.5, 0.2, 0}, etas[] = {0.1, 0.2, 0.3, 0.4};
+    static const int64_t window[] = {1, 2};
+    cgrpo_sampler_options options, told;
+    cgrpo_sampler *sampler, *again;
+    const double *found = NULL;
+    int64_t count = 0;
+    cgrpo_sampler_options_init(&options, sizeof options);
+    options.dynamics = CGRPO_DYNAMICS_DANCE_SDE;
+    options.log_prob_form = CGRPO_LOG_PROB_FORM_SQUARED_ERROR;
+    options.last_step = CGRPO_LAST_STEP_ODE;
+    options.threads = 2;
+    options.etas = etas;
+    options.window = window;
+    options.window_count = 2;
+    options.after = CGRPO_DYNAMICS_DPM_ODE;
+    options.dpm_order = 1;
+    CHECK_OK(cgrpo_sampler_create(sigmas, 5, &options, &sampler));
+    memset(&told, 0xa5, sizeof told);
+    told.struct_size = sizeof told;
+    CHECK_OK(cgrpo_sampler_info(sampler, &told, &found, &count));
+    CHECK(count == 5 && told.window_count == 2 && told.etas != etas && told.window != window);
+    CHECK_SAME_BITS(found, sigmas, sizeof sigmas);
+    CHECK_SAME_BITS(told.etas, etas, sizeof etas);
+    CHECK_SAME_BITS(told.window, window, sizeof window);
+    CHECK_OK(cgrpo_sampler_create(found, count, &told, &again));
+    told.etas = etas, told.window = window;
+    CHECK_SAME_BITS(&told, &options, sizeof told);
+    for (int64_t k = 0; k < 4; k++) {
+        double one[4], two[4];
+        CHECK_OK(cgrpo_sampler_coefficients(sampler, k, &one[0], &one[1], &one[2], &one[3]));
+        CHECK_OK(cgrpo_sampler_coefficients(again, k, &two[0], &two[1], &two[2], &two[3]));
+        CHECK_SAME_BITS(one, two, sizeof one);
+    }
+    cgrpo_sampler_destroy(sampler), cgrpo_sampler_destroy(again);
 }
 
 int main(void) {
@@ -425,5 +468,6 @@ int main(void) {
     RUN(any_split_and_thread_count_gives_the_same_bits);
     RUN(large_gradients_are_the_same_bits_wherever_they_lie);
     RUN(sums_stay_accurate_for_large_latents);
+    RUN(info_makes_an_equal_sampler);
     return finish("sampler");
 }

@@ -1,5 +1,5 @@
-/* Threads: any host may fork, call from many threads at once, or want none of ours; and the calls of a training step take
- * no memory from the heap. */
+/* Threads: any host may fork, call from many threads at once, or want none of ours; and the calls of a training step
+ * take no memory from the heap. */
 #define _GNU_SOURCE
 #include "arrays.h"
 
@@ -44,13 +44,13 @@ static cgrpo_status step(work *w) {
     cgrpo_noise_init(&noise, sizeof noise);
     noise.seed = 7;
     return w->status =
-               cgrpo_step(w->sampler, k, &x->tensor, &v->tensor, &noise, &w->next->tensor, w->log_prob, NULL);
+               cgrpo_step(w->sampler, k, &x->tensor, &v->tensor, NULL, &noise, &w->next->tensor, w->log_prob, NULL);
 }
 
 static work *work_new(int32_t threads) {
     work *w = calloc(1, sizeof *w);
-    w->sampler = sampler_new(17, CGRPO_FLOW_SDE, 0.7, threads);
-    w->next = array_new(CGRPO_F32, B, D, 0);
+    w->sampler = sampler_new(17, CGRPO_DYNAMICS_FLOW_SDE, 0.7, threads);
+    w->next = array_new(CGRPO_TYPE_F32, B, D, 0);
     return w;
 }
 
@@ -194,10 +194,10 @@ static void the_pool_sleeps_soon_after_a_call(void) {
 }
 
 static void a_steady_state_allocates_nothing(void) {
-    const cgrpo_type types[] = {CGRPO_F32, CGRPO_BF16};
+    const cgrpo_type types[] = {CGRPO_TYPE_F32, CGRPO_TYPE_BF16};
     for (int32_t threads = 1; threads <= 2; threads++)
         for (int t = 0; t < 2; t++) {
-            cgrpo_sampler *sampler = sampler_new(17, CGRPO_FLOW_SDE, 0.7, threads);
+            cgrpo_sampler *sampler = sampler_new(17, CGRPO_DYNAMICS_FLOW_SDE, 0.7, threads);
             array *from = array_filled(types[t], 2, 300001, 0, 1), *velocity = array_filled(types[t], 2, 300001, 0, 2);
             array *next = array_new(types[t], 2, 300001, 0), *gradient = array_new(types[t], 2, 300001, 0);
             array *given = array_filled(types[t], 2, 300001, 0, 3);
@@ -209,11 +209,13 @@ static void a_steady_state_allocates_nothing(void) {
             long before = 0;
             for (int i = 0; i < 3; i++) {
                 if (i == 1) before = allocations;
-                CHECK_OK(cgrpo_step(sampler, k, &from->tensor, &velocity->tensor, &library, &next->tensor, log_prob, change));
-                CHECK_OK(cgrpo_step(sampler, k, &from->tensor, &velocity->tensor, &own, &next->tensor, log_prob, change));
-                CHECK_OK(cgrpo_log_prob(sampler, k, &from->tensor, &velocity->tensor, &next->tensor, log_prob));
-                CHECK_OK(cgrpo_log_prob_vjp(sampler, k, &from->tensor, &velocity->tensor, &next->tensor, grad,
-                                            &gradient->tensor, log_prob));
+                CHECK_OK(cgrpo_step(sampler, k, &from->tensor, &velocity->tensor, NULL, &library, &next->tensor,
+                                    log_prob, change));
+                CHECK_OK(cgrpo_step(sampler, k, &from->tensor, &velocity->tensor, NULL, &own, &next->tensor, log_prob,
+                                    change));
+                CHECK_OK(cgrpo_log_prob(sampler, k, &from->tensor, &velocity->tensor, NULL, &next->tensor, log_prob));
+                CHECK_OK(cgrpo_log_prob_vjp(sampler, k, &from->tensor, &velocity->tensor, NULL, &next->tensor, grad,
+                                            &gradient->tensor, NULL, log_prob));
                 CHECK_OK(cgrpo_normal(1, NULL, 2, threads, &gradient->tensor));
             }
             if (!CHECK(allocations == before)) printf("    %ld of them\n", allocations - before);
@@ -222,7 +224,7 @@ static void a_steady_state_allocates_nothing(void) {
 }
 
 int main(void) {
-    x = array_filled(CGRPO_F32, B, D, 0, 1), v = array_filled(CGRPO_F32, B, D, 0, 2);
+    x = array_filled(CGRPO_TYPE_F32, B, D, 0, 1), v = array_filled(CGRPO_TYPE_F32, B, D, 0, 2);
     RUN(a_limit_of_one_starts_no_thread);
     RUN(the_pool_grows_to_what_is_asked_for_and_no_further);
     RUN(a_wrong_limit_is_refused);

@@ -68,7 +68,7 @@ static int count_progress(void *user, int64_t done, int64_t total, double loss) 
 static void pretrain(cgrpo_trainer *trainer, int64_t steps, double *loss) {
     calls c = {0, -1, 0, 0, 0};
     cgrpo_pretrain_options options;
-    array *images = array_new(CGRPO_F32, N, D, 0), *classes = array_new(CGRPO_F32, N, C, 0);
+    array *images = array_new(CGRPO_TYPE_F32, N, D, 0), *classes = array_new(CGRPO_TYPE_F32, N, C, 0);
     for (int64_t i = 0; i < N; i++) {
         set(classes, i * C + i % C, 1);
         for (int64_t j = 0; j < D; j++)
@@ -92,22 +92,22 @@ static cgrpo_iteration_report iterate(cgrpo_trainer *trainer) {
     return report;
 }
 
-static array *sampled(const cgrpo_trainer *trainer, cgrpo_weights weights) {
-    array *images = array_new(CGRPO_F32, P, D, 0);
+static array *sampled(const cgrpo_trainer *trainer, cgrpo_parameters weights) {
+    array *images = array_new(CGRPO_TYPE_F32, P, D, 0);
     CHECK_OK(cgrpo_trainer_sample(trainer, &conditions->tensor, weights, 0.7, 99, &images->tensor));
     return images;
 }
 
 static int64_t iterations_of(const cgrpo_trainer *trainer) {
     int64_t count = -1;
-    CHECK_OK(cgrpo_trainer_info(trainer, NULL, &count));
+    CHECK_OK(cgrpo_trainer_info(trainer, NULL, NULL, &count));
     return count;
 }
 
 static int same_trainers(const cgrpo_trainer *left, const cgrpo_trainer *right) {
     return iterations_of(left) == iterations_of(right) &&
-           same_bits(sampled(left, CGRPO_TRAINED_WEIGHTS), sampled(right, CGRPO_TRAINED_WEIGHTS)) &&
-           same_bits(sampled(left, CGRPO_AVERAGED_WEIGHTS), sampled(right, CGRPO_AVERAGED_WEIGHTS));
+           same_bits(sampled(left, CGRPO_PARAMETERS_TRAINED), sampled(right, CGRPO_PARAMETERS_TRAINED)) &&
+           same_bits(sampled(left, CGRPO_PARAMETERS_AVERAGED), sampled(right, CGRPO_PARAMETERS_AVERAGED));
 }
 
 static void same_seed_same_training(void) {
@@ -132,7 +132,7 @@ static void iterations_report_and_raise_the_reward(void) {
     cgrpo_iteration_report first, last;
     int64_t parameters = 0;
     pretrain(trainer, 100, NULL);
-    CHECK_OK(cgrpo_trainer_info(trainer, &parameters, NULL));
+    CHECK_OK(cgrpo_trainer_info(trainer, NULL, &parameters, NULL));
     CHECK(parameters > 500);
     last = first = iterate(trainer);
     for (int i = 0; i < 30; i++) last = iterate(trainer);
@@ -143,14 +143,33 @@ static void iterations_report_and_raise_the_reward(void) {
     cgrpo_trainer_destroy(trainer);
 }
 
+/* All of it, from a trainer that was made and from one that was loaded. */
+static void info_tells_the_options(void) {
+    cgrpo_trainer_options wanted = tiny(), told;
+    cgrpo_trainer *trainer = trainer_new(), *loaded;
+    CHECK_OK(cgrpo_trainer_save(trainer, folder));
+    CHECK_OK(cgrpo_trainer_load(folder, &loaded));
+    for (int i = 0; i < 2; i++) {
+        memset(&told, 0xa5, sizeof told);
+        told.struct_size = sizeof told;
+        CHECK_OK(cgrpo_trainer_info(i ? loaded : trainer, &told, NULL, NULL));
+        CHECK(told.chunk_count == 2 && told.chunk_sizes != chunk_sizes);
+        CHECK_SAME_BITS(told.chunk_sizes, chunk_sizes, sizeof chunk_sizes);
+        told.chunk_sizes = chunk_sizes;
+        CHECK_SAME_BITS(&told, &wanted, sizeof told);
+    }
+    cgrpo_trainer_destroy(trainer), cgrpo_trainer_destroy(loaded);
+}
+
 static void the_network_alone_drives_a_rollout(void) {
     cgrpo_trainer *trainer = trainer_new();
-    array *x = array_filled(CGRPO_F32, P, D, 0, 1), *v = array_new(CGRPO_F32, P, D, 0),
-          *same = array_new(CGRPO_F32, P, D, 0);
+    array *x = array_filled(CGRPO_TYPE_F32, P, D, 0, 1), *v = array_new(CGRPO_TYPE_F32, P, D, 0),
+          *same = array_new(CGRPO_TYPE_F32, P, D, 0);
     pretrain(trainer, 10, NULL);
-    CHECK_OK(cgrpo_trainer_velocity(trainer, CGRPO_TRAINED_WEIGHTS, &x->tensor, 0.4, &conditions->tensor, &v->tensor));
     CHECK_OK(
-        cgrpo_trainer_velocity(trainer, CGRPO_TRAINED_WEIGHTS, &x->tensor, 0.4, &conditions->tensor, &same->tensor));
+        cgrpo_trainer_velocity(trainer, CGRPO_PARAMETERS_TRAINED, &x->tensor, 0.4, &conditions->tensor, &v->tensor));
+    CHECK_OK(
+        cgrpo_trainer_velocity(trainer, CGRPO_PARAMETERS_TRAINED, &x->tensor, 0.4, &conditions->tensor, &same->tensor));
     CHECK(same_bits(v, same));
     for (int64_t i = 0; i < v->count; i++) CHECK(isfinite(get(v, i)));
     cgrpo_trainer_destroy(trainer);
@@ -174,7 +193,7 @@ static void a_failing_reward_leaves_the_trainer_as_it_was(void) {
 
 static void stopping_pretraining_leaves_the_trainer_as_it_was(void) {
     cgrpo_trainer *trainer = trainer_new(), *twin = trainer_new();
-    array *images = array_filled(CGRPO_F32, N, D, 0, 1), *classes = array_filled(CGRPO_F32, N, C, 0, 2);
+    array *images = array_filled(CGRPO_TYPE_F32, N, D, 0, 1), *classes = array_filled(CGRPO_TYPE_F32, N, C, 0, 2);
     calls stops = {0, 0, 0, 0, 0};
     CHECK_REFUSED(cgrpo_trainer_pretrain(trainer, &images->tensor, &classes->tensor, NULL, count_progress, &stops),
                   CGRPO_CALLBACK_FAILED, "progress");
@@ -294,11 +313,12 @@ static void a_folder_that_cannot_be_is_an_io_error(void) {
 int main(int argc, char **argv) {
     snprintf(folder, sizeof folder, "%s/checkpoint.XXXXXX", argc > 1 ? argv[1] : ".");
     if (mkdtemp(folder) == NULL) return perror(folder), 1;
-    conditions = array_new(CGRPO_F32, P, C, 0);
+    conditions = array_new(CGRPO_TYPE_F32, P, C, 0);
     for (int64_t i = 0; i < P; i++) set(conditions, i * C + i % C, 1);
     RUN(same_seed_same_training);
     RUN(pretraining_lowers_the_loss);
     RUN(iterations_report_and_raise_the_reward);
+    RUN(info_tells_the_options);
     RUN(the_network_alone_drives_a_rollout);
     RUN(a_failing_reward_leaves_the_trainer_as_it_was);
     RUN(stopping_pretraining_leaves_the_trainer_as_it_was);

@@ -44,7 +44,7 @@ static int load(const char *path) {
 
 /* A dense f32 matrix as the library sees it. `shape` must live as long. */
 static cgrpo_tensor matrix(float *data, int64_t rows, int64_t columns, int64_t shape[2]) {
-    cgrpo_tensor tensor = {NULL, NULL, NULL, 2, CGRPO_F32, CGRPO_CPU, 0};
+    cgrpo_tensor tensor = {NULL, NULL, NULL, 2, CGRPO_TYPE_F32, CGRPO_DEVICE_CPU, 0};
     shape[0] = rows, shape[1] = columns;
     tensor.data = data, tensor.shape = shape;
     return tensor;
@@ -81,7 +81,7 @@ static cgrpo_status measure(const cgrpo_trainer *trainer, accuracy *result) {
     cgrpo_status status;
     int by_reward_model = 0, by_judge = 0;
     for (int i = 0; i < SAMPLES; i++) ask_for(conditions, i, i % DIGITS);
-    status = cgrpo_trainer_sample(trainer, &c, CGRPO_AVERAGED_WEIGHTS, 0, 1000, &x);
+    status = cgrpo_trainer_sample(trainer, &c, CGRPO_PARAMETERS_AVERAGED, 0, 1000, &x);
     for (int i = 0; i < SAMPLES; i++) {
         by_reward_model += classifier_guess(&reward_model, drawn[i]) == i % DIGITS;
         by_judge += classifier_guess(&judge, drawn[i]) == i % DIGITS;

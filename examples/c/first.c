@@ -33,17 +33,20 @@ int main(void) {
     static double sigmas[T + 1], log_probs[B * S], rewards[B], advantages[B], grads[B * S];
     const int64_t start_shape[] = {B, D}, start_strides[] = {(T + 1) * D, 1};
     const int64_t x_shape[] = {B, T + 1, D}, v_shape[] = {B, S, D}, chunks[] = {2, 3, 4, 7};
-    const cgrpo_tensor start = {x, start_shape, start_strides, 2, CGRPO_F32, CGRPO_CPU, 0};
-    const cgrpo_tensor latents = {x, x_shape, NULL, 3, CGRPO_F32, CGRPO_CPU, 0};
-    const cgrpo_tensor v = {velocities, v_shape, NULL, 3, CGRPO_F32, CGRPO_CPU, 0};
-    const cgrpo_tensor dv = {gradient, v_shape, NULL, 3, CGRPO_F32, CGRPO_CPU, 0};
+    const cgrpo_tensor start = {x, start_shape, start_strides, 2, CGRPO_TYPE_F32, CGRPO_DEVICE_CPU, 0};
+    const cgrpo_tensor latents = {x, x_shape, NULL, 3, CGRPO_TYPE_F32, CGRPO_DEVICE_CPU, 0};
+    const cgrpo_tensor v = {velocities, v_shape, NULL, 3, CGRPO_TYPE_F32, CGRPO_DEVICE_CPU, 0};
+    const cgrpo_tensor dv = {gradient, v_shape, NULL, 3, CGRPO_TYPE_F32, CGRPO_DEVICE_CPU, 0};
+    cgrpo_schedule_options spacing;
     cgrpo_sampler *sampler;
     cgrpo_noise noise;
     cgrpo_trajectory trajectory;
     cgrpo_advantage_options grouping;
     double loss;
 
-    TRY(cgrpo_schedule_shifted(T, 3, sigmas));
+    cgrpo_schedule_options_init(&spacing, sizeof spacing);
+    spacing.shift = 3;
+    TRY(cgrpo_schedule_make(T, &spacing, sigmas));
     TRY(cgrpo_sampler_create(sigmas, T + 1, NULL, &sampler)); /* null: the defaults, Flow-SDE with eta 0.7 */
     cgrpo_noise_init(&noise, sizeof noise);
     cgrpo_advantage_options_init(&grouping, sizeof grouping);

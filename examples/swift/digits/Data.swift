@@ -1,3 +1,5 @@
+import DemoSupport
+
 /// An image of 8×8 pixels row by row, −1 (paper) … 1 (ink).
 typealias Pixels = SIMD64<Float>
 

@@ -1,5 +1,6 @@
 import ChunkGRPO
 import ChunkGRPOTraining
+import DemoSupport
 
 /// The demo's settings that are not options.
 private enum Setting {
@@ -86,7 +87,7 @@ struct Demo {
 
     try metrics.save()
     try writeFile(options.output + "/samples.png", samplesPicture(before: before, after: after).png)
-    try writeFile(options.output + "/reward.png", rewardPicture(metrics.rewards).png)
+    try writeFile(options.output + "/reward.png", curvePicture("mean reward: probability of the digit asked for", metrics.rewards).png)
     timer.finish("pictures")
     printTable(before.accuracy, after.accuracy)
   }

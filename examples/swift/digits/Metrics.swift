@@ -1,3 +1,5 @@
+import DemoSupport
+
 /// metrics.jsonl: a JSON object a line, each with its phase.
 struct Metrics {
   private let path: String

@@ -1,3 +1,5 @@
+import DemoSupport
+
 /// The command line.
 struct Options {
   var seed: UInt64?

@@ -1,4 +1,5 @@
 // A flow-matching model learns to draw the digit that it is asked for: see `--help`, and Demo.swift for the phases.
+import DemoSupport
 import Glibc
 
 do {

@@ -1,7 +1,7 @@
 // Chunk-GRPO in one file. The model is the exact velocity field of Gaussian data plus a bias that we train; the reward is
 // how close a sample comes to a target. Your model takes the place of `velocity`, and your optimiser that of one line.
 //
-//     swift run -c release first
+//     swift run -c release --package-path examples/swift first
 import ChunkGRPO
 
 let (groupSize, batch, dimensions) = (12, 48, 2)

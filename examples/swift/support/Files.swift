@@ -1,10 +1,10 @@
 import Glibc
 
 /// What the user should know, in one sentence.
-struct DemoError: Error, CustomStringConvertible {
-  let description: String
+package struct DemoError: Error, CustomStringConvertible {
+  package let description: String
 
-  init(_ sentence: String) { description = sentence }
+  package init(_ sentence: String) { description = sentence }
 
   /// A failure of the file system, with its reason.
   static func cannot(_ what: String, _ path: String) -> DemoError {
@@ -12,7 +12,7 @@ struct DemoError: Error, CustomStringConvertible {
   }
 }
 
-func readFile(_ path: String) throws -> [UInt8] {
+package func readFile(_ path: String) throws -> [UInt8] {
   guard let file = fopen(path, "rb") else { throw DemoError.cannot("read", path) }
   defer { fclose(file) }
   var bytes: [UInt8] = []
@@ -22,14 +22,14 @@ func readFile(_ path: String) throws -> [UInt8] {
   return bytes
 }
 
-func writeFile(_ path: String, _ bytes: [UInt8]) throws {
+package func writeFile(_ path: String, _ bytes: [UInt8]) throws {
   guard let file = fopen(path, "wb") else { throw DemoError.cannot("write", path) }
   let written = fwrite(bytes, 1, bytes.count, file)
   guard fclose(file) == 0, written == bytes.count else { throw DemoError.cannot("write", path) }
 }
 
 /// Makes a folder and those above it, where they are missing.
-func makeFolder(_ path: String) throws {
+package func makeFolder(_ path: String) throws {
   var above = ""
   for part in path.split(separator: "/", omittingEmptySubsequences: false) {
     above += part
@@ -39,7 +39,7 @@ func makeFolder(_ path: String) throws {
   guard access(path + "/.", W_OK | X_OK) == 0 else { throw DemoError.cannot("write into", path) }
 }
 
-func seconds() -> Double {
+package func seconds() -> Double {
   var time = timespec()
   clock_gettime(CLOCK_MONOTONIC, &time)
   return Double(time.tv_sec) + 1e-9 * Double(time.tv_nsec)

@@ -1,5 +1,5 @@
 /// Colours, each in 16 levels from white to full.
-enum Colour: UInt8, CaseIterable {
+package enum Colour: UInt8, CaseIterable {
   case ink, grey, red, blue, sky
 
   private var full: SIMD3<Float> {
@@ -25,16 +25,16 @@ enum Colour: UInt8, CaseIterable {
 }
 
 /// A picture to draw in, white at first. What lies outside of it is left out.
-struct Image {
-  let width, height: Int
+package struct Image {
+  package let width, height: Int
   private var indices: [UInt8]
 
-  init(width: Int, height: Int) {
+  package init(width: Int, height: Int) {
     (self.width, self.height) = (width, height)
     indices = [UInt8](repeating: 0, count: width * height)
   }
 
-  var png: [UInt8] { digits.png(width: width, height: height, indices: indices, palette: Colour.palette) }
+  package var png: [UInt8] { DemoSupport.png(width: width, height: height, indices: indices, palette: Colour.palette) }
 
   /// - Parameter share: of the colour, 0 … 1; the rest is white.
   mutating func set(_ x: Int, _ y: Int, _ colour: Colour, share: Float = 1) {
@@ -43,12 +43,12 @@ struct Image {
     indices[y * width + x] = colour.rawValue * UInt8(Colour.levels) + level
   }
 
-  mutating func fill(x: Int, y: Int, width: Int, height: Int, _ colour: Colour, share: Float = 1) {
+  package mutating func fill(x: Int, y: Int, width: Int, height: Int, _ colour: Colour, share: Float = 1) {
     for v in y..<y + height { for u in x..<x + width { set(u, v, colour, share: share) } }
   }
 
-  /// A digit, each of its pixels a square.
-  mutating func draw(_ pixels: Pixels, x: Int, y: Int, scale: Int, _ colour: Colour) {
+  /// An image of 8×8 pixels, −1 (paper) … 1 (ink): each of them a square.
+  package mutating func draw(_ pixels: SIMD64<Float>, x: Int, y: Int, scale: Int, _ colour: Colour) {
     for i in 0..<64 {
       fill(
         x: x + i % 8 * scale, y: y + i / 8 * scale, width: scale, height: scale, colour, share: (pixels[i] + 1) / 2)
@@ -58,7 +58,7 @@ struct Image {
   /// - Parameters:
   ///   - x, y: the upper end of the text.
   ///   - align: 0 where x is the text's left, 0.5 its middle, 1 its right.
-  mutating func write(_ text: String, x: Int, y: Int, scale: Int = 2, align: Double = 0, _ colour: Colour = .ink) {
+  package mutating func write(_ text: String, x: Int, y: Int, scale: Int = 2, align: Double = 0, _ colour: Colour = .ink) {
     let length = (text.count * Font.advance - 1) * scale
     let left = x - Int(Double(length) * align)
     for (n, character) in text.enumerated() {
@@ -71,7 +71,7 @@ struct Image {
   }
 
   /// A line with smooth edges.
-  mutating func line(from a: SIMD2<Float>, to b: SIMD2<Float>, width thickness: Float, _ colour: Colour) {
+  package mutating func line(from a: SIMD2<Float>, to b: SIMD2<Float>, width thickness: Float, _ colour: Colour) {
     let along = b - a
     let length = max((along * along).sum(), 1e-9)
     let reach = thickness / 2 + 1

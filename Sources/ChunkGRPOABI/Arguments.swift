@@ -1,0 +1,105 @@
+import CChunkGRPO
+import ChunkGRPO
+
+// The arguments of ABI functions: checked, and as the library has them.
+
+/// The pointer, or an error that names the argument.
+func nonNull<T>(_ pointer: T?, _ name: @autoclosure () -> String) throws -> T {
+  guard let pointer else { throw ChunkGRPOError.invalidArgument("\(name()) is null") }
+  return pointer
+}
+
+/// `value` as a count within `range`.
+func count(_ value: Int64, _ name: @autoclosure () -> String, _ range: ClosedRange<Int>) throws -> Int {
+  guard let count = Int(exactly: value), range.contains(count) else {
+    throw ChunkGRPOError.invalidArgument("\(name()) = \(value) is outside \(range.lowerBound) … \(range.upperBound)")
+  }
+  return count
+}
+
+/// The largest number of values that an array of this interface may have: its bytes can be counted in an Int.
+let maxCount = 1 << 40
+
+/// `rows` × `columns`, or an error that names what has so many.
+func product(_ rows: Int, _ columns: Int, _ name: @autoclosure () -> String) throws -> Int {
+  let (count, overflow) = rows.multipliedReportingOverflow(by: columns)
+  try require(!overflow && count <= maxCount, "\(name()) of \(rows) × \(columns) is too large")
+  return count
+}
+
+/// A raw value of one of the header's enumerations.
+func enumeration<E: RawRepresentable>(_ value: Int32, _ name: String) throws -> E where E.RawValue == Int32 {
+  guard let result = E(rawValue: value) else {
+    throw ChunkGRPOError.invalidArgument("\(name) = \(value) is none of its values")
+  }
+  return result
+}
+
+func flag(_ value: Int32, _ name: String) throws -> Bool {
+  try require(value == 0 || value == 1, "\(name) = \(value) is neither 0 nor 1")
+  return value == 1
+}
+
+/// Writes as much of a text as the caller has room for, ended by a zero, and its whole length without the zero.
+func write(
+  _ text: @autoclosure () throws -> String, to buffer: UnsafeMutablePointer<CChar>?, _ capacity: Int,
+  _ length: UnsafeMutablePointer<Int>?
+) throws {
+  let length = try nonNull(length, "length")
+  try require(capacity >= 0 && (buffer != nil || capacity == 0), "text is null, but capacity = \(capacity)")
+  let bytes = Array(try text().utf8)
+  if let buffer, capacity > 0 {
+    let shown = min(capacity - 1, bytes.count)
+    for i in 0..<shown { buffer[i] = CChar(bitPattern: bytes[i]) }
+    buffer[shown] = 0
+  }
+  length.pointee = bytes.count
+}
+
+/// `rows` × `columns` numbers, copied.
+func array<T>(_ pointer: UnsafePointer<T>?, _ name: String, _ rows: Int, _ columns: Int) throws -> [T] {
+  let pointer = try nonNull(pointer, name)
+  return Array(UnsafeBufferPointer(start: pointer, count: try product(rows, columns, name)))
+}
+
+/// The plan that a caller's array of sizes describes.
+func plan(_ sizes: UnsafePointer<Int64>?, _ chunkCount: Int64, steps: Int? = nil) throws -> ChunkPlan {
+  let sizes = try nonNull(sizes, "sizes")
+  let n = try count(chunkCount, "chunk_count", 1...Schedule.maxSteps)
+  let plan = try ChunkPlan(
+    (0..<n).map { try count(sizes[$0], "sizes[\($0)]", 1...Schedule.maxSteps) })
+  if let steps {
+    try require(
+      plan.steps == steps, "the chunk sizes sum to \(plan.steps), but there are \(steps) trained steps")
+  }
+  return plan
+}
+
+// MARK: - Handles
+
+func retained(_ object: AnyObject) -> OpaquePointer {
+  OpaquePointer(Unmanaged.passRetained(object).toOpaque())
+}
+
+func borrowed<T: AnyObject>(_ handle: OpaquePointer?, _ name: String) throws -> T {
+  Unmanaged<T>.fromOpaque(UnsafeRawPointer(try nonNull(handle, name))).takeUnretainedValue()
+}
+
+func release(_ handle: OpaquePointer?) {
+  if let handle { Unmanaged<AnyObject>.fromOpaque(UnsafeRawPointer(handle)).release() }
+}
+
+/// Numbers at a fixed address for as long as their handle lives. None of them is a null pointer.
+final class CArray<T> {
+  private let values: UnsafeMutableBufferPointer<T>
+
+  init(_ values: [T]) {
+    self.values = .allocate(capacity: values.count)
+    _ = self.values.initialize(fromContentsOf: values)
+  }
+
+  deinit { values.deallocate() }
+
+  var count: Int64 { Int64(values.count) }
+  var pointer: UnsafePointer<T>? { values.isEmpty ? nil : UnsafePointer(values.baseAddress) }
+}

@@ -1,0 +1,788 @@
+"""include/chunkgrpo.h as Python sees it. Written by scripts/generate-bindings: do not edit.
+
+The names are those of the header without their prefix. Keywords are the options that Python's functions take.
+"""
+
+from __future__ import annotations
+
+import ctypes
+from ctypes import POINTER, c_double, c_int, c_int32, c_int64, c_size_t, c_uint64, c_void_p
+from typing import Any, Literal, NamedTuple, Optional, TypedDict, Union
+
+
+class Field(NamedTuple):
+    """How _options.py fills a field: by kind, with None for what the library takes by itself where it is optional."""
+
+    name: str
+    kind: str
+    choices: Optional[dict[str, int]] = None
+    optional: bool = False
+    count: str = ""
+
+
+ABI_VERSION = 2
+INITIAL_NOISE = -1
+
+STATUS = {
+    "ok": 0, "invalid_argument": 1, "wrong_type": 2, "non_finite": 3, "out_of_memory": 4,
+    "callback_failed": 5, "io_error": 6
+}
+Status = Literal["ok", "invalid_argument", "wrong_type", "non_finite", "out_of_memory", "callback_failed", "io_error"]
+
+TYPE = {"f32": 1, "f64": 2, "bf16": 3, "f16": 4}
+Type = Literal["f32", "f64", "bf16", "f16"]
+
+DEVICE = {"cpu": 0}
+Device = Literal["cpu"]
+
+SCHEDULE_BASE = {"linear": 1, "diffusers": 2}
+ScheduleBase = Literal["linear", "diffusers"]
+
+SCHEDULE_SHIFT = {"static": 1, "exponential": 2, "linear": 3}
+ScheduleShift = Literal["static", "exponential", "linear"]
+
+SCHEDULE_SPACING = {"shifted": 1, "karras": 2, "exponential": 3, "beta": 4}
+ScheduleSpacing = Literal["shifted", "karras", "exponential", "beta"]
+
+DYNAMICS = {"flow_sde": 1, "dance_sde": 2, "cps": 3, "ode": 4, "dpm_sde": 5, "dpm_ode": 6, "wan_sde": 7}
+Dynamics = Literal["flow_sde", "dance_sde", "cps", "ode", "dpm_sde", "dpm_ode", "wan_sde"]
+
+LOG_PROB_FORM = {"gaussian": 1, "squared_error": 2}
+LogProbForm = Literal["gaussian", "squared_error"]
+
+LAST_STEP = {"as_others": 1, "ode": 2}
+LastStep = Literal["as_others", "ode"]
+
+WINDOW_STRATEGY = {"fixed": 1, "random": 2, "subset": 3, "progressive": 4, "linear_decay": 5, "exponential_decay": 6}
+WindowStrategy = Literal["fixed", "random", "subset", "progressive", "linear_decay", "exponential_decay"]
+
+WINDOW_END = {"wrap": 1, "stop": 2, "stay": 3}
+WindowEnd = Literal["wrap", "stop", "stay"]
+
+WEIGHTING = {"normalised": 1, "softmax": 2}
+Weighting = Literal["normalised", "softmax"]
+
+BASELINE = {"group": 1, "leave_one_out": 2, "batch": 3}
+Baseline = Literal["group", "leave_one_out", "batch"]
+
+SCALE = {"group": 1, "batch": 2, "none": 3}
+Scale = Literal["group", "batch", "none"]
+
+DEVIATION = {"unbiased": 1, "population": 2}
+Deviation = Literal["unbiased", "population"]
+
+MIXING = {"sum": 1, "normalised_sum": 2, "gdpo": 3}
+Mixing = Literal["sum", "normalised_sum", "gdpo"]
+
+SURROGATE = {"clipped": 1, "unclipped": 2, "log_clipped": 3, "cispo": 4, "divergence_mask": 5}
+Surrogate = Literal["clipped", "unclipped", "log_clipped", "cispo", "divergence_mask"]
+
+KL_ESTIMATOR = {"k1": 1, "k2": 2, "k3": 3}
+KlEstimator = Literal["k1", "k2", "k3"]
+
+KL_LEVEL = {"chunk": 1, "step": 2}
+KlLevel = Literal["chunk", "step"]
+
+AVERAGE = {"chunk": 1, "sample": 2, "step": 3}
+Average = Literal["chunk", "sample", "step"]
+
+DIVERGENCE = {"gaussian": 1, "gaussian_per_time": 2, "mean": 3, "velocity": 4}
+Divergence = Literal["gaussian", "gaussian_per_time", "mean", "velocity"]
+
+PARAMETERS = {"trained": 1, "averaged": 2}
+Parameters = Literal["trained", "averaged"]
+
+
+class Tensor(ctypes.Structure):
+    _fields_ = [
+        ("data", c_void_p),
+        ("shape", c_void_p),
+        ("strides", c_void_p),
+        ("ndim", c_int32),
+        ("type", c_int32),
+        ("device", c_int32),
+        ("reserved", c_int32),
+    ]
+
+
+class ScheduleOptions(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("base", c_int32),
+        ("shift_kind", c_int32),
+        ("shift", c_double),
+        ("mu", c_double),
+        ("terminal", c_double),
+        ("spacing", c_int32),
+        ("reserved", c_int32),
+    ]
+    init = "cgrpo_schedule_options_init"
+    keywords = {
+        "base": Field("base", "choice", SCHEDULE_BASE),
+        "shift_kind": Field("shift_kind", "choice", SCHEDULE_SHIFT),
+        "shift": Field("shift", "float64"),
+        "mu": Field("mu", "float64"),
+        "terminal": Field("terminal", "float64", optional=True),
+        "spacing": Field("spacing", "choice", SCHEDULE_SPACING),
+    }
+
+
+class SamplerOptions(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("dynamics", c_int32),
+        ("log_prob_form", c_int32),
+        ("eta", c_double),
+        ("last_step", c_int32),
+        ("threads", c_int32),
+        ("etas", c_void_p),
+        ("window", c_void_p),
+        ("window_count", c_int64),
+        ("outside", c_int32),
+        ("after", c_int32),
+        ("dpm_order", c_int32),
+        ("reserved", c_int32),
+    ]
+    init = "cgrpo_sampler_options_init"
+    keywords = {
+        "dynamics": Field("dynamics", "choice", DYNAMICS),
+        "log_prob": Field("log_prob_form", "choice", LOG_PROB_FORM),
+        "eta": Field("eta", "float64"),
+        "last_step": Field("last_step", "choice", LAST_STEP),
+        "threads": Field("threads", "int32"),
+        "etas": Field("etas", "float64*", optional=True),
+        "window": Field("window", "int64*", optional=True, count="window_count"),
+        "outside": Field("outside", "choice", DYNAMICS),
+        "after": Field("after", "choice", DYNAMICS, optional=True),
+        "dpm_order": Field("dpm_order", "int32"),
+    }
+
+
+class Noise(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("given", POINTER(Tensor)),
+        ("seed", c_uint64),
+        ("sample_ids", c_void_p),
+    ]
+    init = "cgrpo_noise_init"
+    keywords = {
+        "seed": Field("seed", "uint64"),
+        "sample_ids": Field("sample_ids", "uint64*", optional=True),
+    }
+
+
+class StepExtras(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("unconditional", POINTER(Tensor)),
+        ("guidance", c_double),
+        ("previous_image", POINTER(Tensor)),
+    ]
+    init = "cgrpo_step_extras_init"
+    keywords = {
+        "guidance": Field("guidance", "float64"),
+    }
+
+
+class WindowOptions(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("size", c_int64),
+        ("first", c_int64),
+        ("end", c_int64),
+        ("stride", c_int64),
+        ("strategy", c_int32),
+        ("at_end", c_int32),
+        ("iterations", c_int64),
+        ("least", c_int64),
+        ("threshold", c_int64),
+        ("decay", c_double),
+        ("seed", c_uint64),
+    ]
+    init = "cgrpo_window_options_init"
+    keywords = {
+        "size": Field("size", "int64"),
+        "first": Field("first", "int64"),
+        "end": Field("end", "int64"),
+        "stride": Field("stride", "int64", optional=True),
+        "strategy": Field("strategy", "choice", WINDOW_STRATEGY),
+        "at_end": Field("at_end", "choice", WINDOW_END),
+        "iterations": Field("iterations", "int64"),
+        "least": Field("least", "int64"),
+        "threshold": Field("threshold", "int64"),
+        "decay": Field("decay", "float64"),
+        "seed": Field("seed", "uint64"),
+    }
+
+
+class Trajectory(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("latents", Tensor),
+        ("log_probs", c_void_p),
+        ("relative_l1", c_void_p),
+        ("position", c_int64),
+        ("previous_image", POINTER(Tensor)),
+    ]
+    init = "cgrpo_trajectory_init"
+    keywords = {
+        "position": Field("position", "int64"),
+    }
+
+
+class AdaptiveOptions(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("max_size", c_int64),
+        ("min_size", c_int64),
+    ]
+    init = "cgrpo_adaptive_options_init"
+    keywords = {
+        "max_size": Field("max_size", "int64"),
+        "min_size": Field("min_size", "int64"),
+    }
+
+
+class OptimalOptions(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("chunk_count", c_int64),
+        ("explained", c_double),
+        ("min_size", c_int64),
+        ("max_size", c_int64),
+    ]
+    init = "cgrpo_optimal_options_init"
+    keywords = {
+        "count": Field("chunk_count", "int64", optional=True),
+        "explained": Field("explained", "float64"),
+        "min_size": Field("min_size", "int64"),
+        "max_size": Field("max_size", "int64", optional=True),
+    }
+
+
+class SelectOptions(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("fraction", c_double),
+        ("weights", c_void_p),
+        ("weighting", c_int32),
+        ("reserved", c_int32),
+        ("fixed", c_void_p),
+        ("fixed_count", c_int64),
+        ("seed", c_uint64),
+        ("sample_ids", c_void_p),
+    ]
+    init = "cgrpo_select_options_init"
+    keywords = {
+        "fraction": Field("fraction", "float64"),
+        "weights": Field("weights", "float64*", optional=True),
+        "weighting": Field("weighting", "choice", WEIGHTING),
+        "chunks": Field("fixed", "int64*", optional=True, count="fixed_count"),
+        "seed": Field("seed", "uint64"),
+        "sample_ids": Field("sample_ids", "uint64*", optional=True),
+    }
+
+
+class AdvantageOptions(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("group_size", c_int64),
+        ("clamp", c_double),
+        ("epsilon", c_double),
+        ("floor", c_double),
+        ("group_ids", c_void_p),
+        ("baseline", c_int32),
+        ("scale", c_int32),
+        ("deviation", c_int32),
+        ("subtract_median", c_int32),
+        ("trim", c_double),
+        ("reward_count", c_int64),
+        ("reward_weights", c_void_p),
+        ("mixing", c_int32),
+        ("reserved", c_int32),
+    ]
+    init = "cgrpo_advantage_options_init"
+    keywords = {
+        "group_size": Field("group_size", "int64", optional=True),
+        "clamp": Field("clamp", "float64"),
+        "epsilon": Field("epsilon", "float64"),
+        "floor": Field("floor", "float64"),
+        "groups": Field("group_ids", "int64*", optional=True),
+        "baseline": Field("baseline", "choice", BASELINE),
+        "scale": Field("scale", "choice", SCALE),
+        "deviation": Field("deviation", "choice", DEVIATION),
+        "subtract_median": Field("subtract_median", "flag"),
+        "trim": Field("trim", "float64"),
+        "weights": Field("reward_weights", "float64*", optional=True),
+        "mixing": Field("mixing", "choice", MIXING),
+    }
+
+
+class ChunkLossOptions(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("surrogate", c_int32),
+        ("average", c_int32),
+        ("clip_low", c_double),
+        ("clip_high", c_double),
+        ("ratio_cap", c_double),
+        ("dual_clip", c_double),
+        ("kl", c_double),
+        ("kl_estimator", c_int32),
+        ("kl_level", c_int32),
+        ("normaliser", c_double),
+        ("divergence_threshold", c_double),
+        ("selection", c_void_p),
+        ("mask", c_void_p),
+        ("reference_log_probs", c_void_p),
+        ("weights", c_void_p),
+        ("ratio_bias", c_void_p),
+        ("ratio_scale", c_void_p),
+        ("divergence", c_void_p),
+        ("grad_ratio_bias", c_void_p),
+        ("weights_per_sample", c_int32),
+        ("reserved", c_int32),
+    ]
+    init = "cgrpo_chunk_loss_options_init"
+    keywords = {
+        "surrogate": Field("surrogate", "choice", SURROGATE),
+        "average": Field("average", "choice", AVERAGE),
+        "clip": Field("clip_low", "pair", optional=True),
+        "ratio_cap": Field("ratio_cap", "float64"),
+        "dual_clip": Field("dual_clip", "float64"),
+        "kl": Field("kl", "float64"),
+        "kl_estimator": Field("kl_estimator", "choice", KL_ESTIMATOR),
+        "kl_level": Field("kl_level", "choice", KL_LEVEL),
+        "normaliser": Field("normaliser", "float64", optional=True),
+        "divergence_threshold": Field("divergence_threshold", "float64"),
+        "selection": Field("selection", "uint8*", optional=True),
+        "mask": Field("mask", "uint8*", optional=True),
+        "reference_log_probs": Field("reference_log_probs", "float64*", optional=True),
+        "weights": Field("weights", "float64*", optional=True),
+        "ratio_bias": Field("ratio_bias", "float64*", optional=True),
+        "ratio_scale": Field("ratio_scale", "float64*", optional=True),
+        "divergence": Field("divergence", "float64*", optional=True),
+    }
+
+
+class ChunkStats(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("selected", c_int64),
+        ("ratio_mean", c_double),
+        ("ratio_std", c_double),
+        ("ratio_min", c_double),
+        ("ratio_max", c_double),
+        ("clip_fraction_low", c_double),
+        ("clip_fraction_high", c_double),
+        ("approximate_kl", c_double),
+        ("effective_sample_size", c_double),
+    ]
+
+
+class Recipe(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("steps", c_int64),
+        ("schedule", ScheduleOptions),
+        ("flash_ratio", c_double),
+        ("sampler", SamplerOptions),
+        ("has_window", c_int32),
+        ("truncated_timesteps", c_int32),
+        ("window", WindowOptions),
+        ("group_size", c_int64),
+        ("share_noise", c_int32),
+        ("reserved", c_int32),
+        ("advantages", AdvantageOptions),
+        ("chunk_count", c_int64),
+        ("chunk_sizes", c_int64 * 16),
+        ("chunk_fraction", c_double),
+        ("loss", ChunkLossOptions),
+        ("learning_rate", c_double),
+        ("weight_decay", c_double),
+        ("max_grad_norm", c_double),
+    ]
+
+
+class TrainerOptions(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("latent_size", c_int64),
+        ("condition_size", c_int64),
+        ("width", c_int64),
+        ("blocks", c_int64),
+        ("embedding_size", c_int64),
+        ("steps", c_int64),
+        ("shift", c_double),
+        ("dynamics", c_int32),
+        ("share_noise", c_int32),
+        ("eta", c_double),
+        ("chunk_sizes", c_void_p),
+        ("chunk_count", c_int64),
+        ("group_size", c_int64),
+        ("chunk_fraction", c_double),
+        ("weighted_selection", c_int32),
+        ("threads", c_int32),
+        ("advantage_clamp", c_double),
+        ("clip_low", c_double),
+        ("clip_high", c_double),
+        ("kl", c_double),
+        ("updates_per_rollout", c_int64),
+        ("learning_rate", c_double),
+        ("beta1", c_double),
+        ("beta2", c_double),
+        ("adam_epsilon", c_double),
+        ("weight_decay", c_double),
+        ("max_grad_norm", c_double),
+        ("ema_decay", c_double),
+        ("seed", c_uint64),
+    ]
+    init = "cgrpo_trainer_options_init"
+    keywords = {
+        "latent_size": Field("latent_size", "int64"),
+        "condition_size": Field("condition_size", "int64"),
+        "width": Field("width", "int64"),
+        "blocks": Field("blocks", "int64"),
+        "embedding_size": Field("embedding_size", "int64"),
+        "steps": Field("steps", "int64"),
+        "shift": Field("shift", "float64"),
+        "dynamics": Field("dynamics", "choice", DYNAMICS),
+        "share_noise": Field("share_noise", "flag"),
+        "eta": Field("eta", "float64"),
+        "chunk_sizes": Field("chunk_sizes", "int64*", optional=True, count="chunk_count"),
+        "group_size": Field("group_size", "int64"),
+        "chunk_fraction": Field("chunk_fraction", "float64"),
+        "weighted_selection": Field("weighted_selection", "flag"),
+        "threads": Field("threads", "int32", optional=True),
+        "advantage_clamp": Field("advantage_clamp", "float64"),
+        "clip": Field("clip_low", "pair", optional=True),
+        "kl": Field("kl", "float64"),
+        "updates_per_rollout": Field("updates_per_rollout", "int64"),
+        "learning_rate": Field("learning_rate", "float64"),
+        "beta1": Field("beta1", "float64"),
+        "beta2": Field("beta2", "float64"),
+        "adam_epsilon": Field("adam_epsilon", "float64"),
+        "weight_decay": Field("weight_decay", "float64"),
+        "max_grad_norm": Field("max_grad_norm", "float64"),
+        "ema_decay": Field("ema_decay", "float64"),
+        "seed": Field("seed", "uint64"),
+    }
+
+
+class PretrainOptions(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("steps", c_int64),
+        ("batch_size", c_int64),
+        ("learning_rate", c_double),
+        ("ema_decay", c_double),
+    ]
+    init = "cgrpo_pretrain_options_init"
+    keywords = {
+        "steps": Field("steps", "int64"),
+        "batch_size": Field("batch_size", "int64"),
+        "learning_rate": Field("learning_rate", "float64"),
+        "ema_decay": Field("ema_decay", "float64"),
+    }
+
+
+class IterationReport(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("iteration", c_int64),
+        ("reward_mean", c_double),
+        ("reward_std", c_double),
+        ("loss", c_double),
+        ("grad_norm", c_double),
+        ("stats", ChunkStats),
+        ("rollout_seconds", c_double),
+        ("reward_seconds", c_double),
+        ("update_seconds", c_double),
+    ]
+
+
+class ScheduleKeywords(TypedDict, total=False):
+    """Keywords for cgrpo_schedule_options."""
+    base: ScheduleBase
+    """'linear'"""
+    shift_kind: ScheduleShift
+    """'static'"""
+    shift: float
+    """1; > 0; for the static shift"""
+    mu: float
+    """0; for the other shifts: -30 ... 30 (exponential), > 0 (linear)"""
+    terminal: Optional[float]
+    """0 = none; else in (0, 1): the last sigma before the final 0 is stretched to it"""
+    spacing: ScheduleSpacing
+    """'shifted'"""
+
+
+class SamplerKeywords(TypedDict, total=False):
+    """Keywords for cgrpo_sampler_options."""
+    log_prob: LogProbForm
+    """'gaussian'"""
+    last_step: LastStep
+    """'as_others'"""
+    threads: int
+    """1; 0 ... 256, 0 = one per core. The results are the same for any number."""
+    etas: Optional[Any]
+    """None, or one for each of the T steps instead of eta"""
+    window: Optional[Any]
+    """None: every step takes `dynamics`. Else the steps that do, in rising order; see cgrpo_window_steps"""
+    outside: Dynamics
+    """'ode' for the other steps; or 'dpm_ode'"""
+    after: Optional[Dynamics]
+    """0 = outside; for the steps after the window's last (MixGRPO-Flash: 'dpm_ode', with cgrpo_schedule_flash)"""
+    dpm_order: int
+    """2; 1 or 2; the first and the last step are of order 1"""
+
+
+class WindowKeywords(TypedDict, total=False):
+    """Keywords for cgrpo_window_options."""
+    first: int
+    """0"""
+    stride: Optional[int]
+    """0 = size; >= 1; less than `size` lets windows overlap"""
+    strategy: WindowStrategy
+    """'progressive'"""
+    at_end: WindowEnd
+    """'wrap'"""
+    iterations: int
+    """25; >= 1"""
+    least: int
+    """1; 1 ... iterations; for linear decay"""
+    threshold: int
+    """13; >= 0; for exponential decay"""
+    decay: float
+    """0.1; >= 0; for exponential decay"""
+    seed: int
+    """0; for random and subset"""
+
+
+class OptimalKeywords(TypedDict, total=False):
+    """Keywords for cgrpo_optimal_options."""
+    explained: float
+    """0.9; in (0, 1): share of the variance of the logarithm of the curve"""
+    min_size: int
+    """1"""
+    max_size: Optional[int]
+    """0 = no bound"""
+
+
+class SelectKeywords(TypedDict, total=False):
+    """Keywords for cgrpo_select_options."""
+    weighting: Weighting
+    """'normalised'"""
+    chunks: Optional[Any]
+    """None, or the chunks to train in every sample; excludes fraction < 1 and weights"""
+    seed: int
+    """0"""
+    sample_ids: Optional[Any]
+    """None: 0 ... B - 1; else B of them"""
+
+
+class AdvantageKeywords(TypedDict, total=False):
+    """Keywords for cgrpo_advantage_options."""
+    floor: float
+    """0; >= 0; the standard deviation is at least this (Flow-Factory: 1e-6, epsilon 0)"""
+    groups: Optional[Any]
+    """None, or one id per sample: any order, unequal sizes; excludes group_size"""
+    baseline: Baseline
+    """'group'"""
+    scale: Scale
+    """'group'"""
+    deviation: Deviation
+    """'unbiased'"""
+    subtract_median: bool
+    """0; 1: the median of a group's advantages is subtracted (GCPO's half-half)"""
+    trim: float
+    """0; in [0, 1): share of a group's lowest rewards that mean and deviation leave out (MixGRPO)"""
+    weights: Optional[Any]
+    """None: 1 each; R of them"""
+    mixing: Mixing
+    """'sum'"""
+
+
+class ChunkLossKeywords(TypedDict, total=False):
+    """Keywords for cgrpo_chunk_loss_options."""
+    surrogate: Surrogate
+    """'clipped'"""
+    average: Average
+    """'chunk'"""
+    clip: Optional[Union[float, tuple[float, float]]]
+    """5e-5 (GCPO); in [0, 1]. Log-clipped: a bound on r_t, >= 0. Leave it where nothing is clipped"""
+    ratio_cap: float
+    """math.inf = none; >= 1: max(-A min(rho, cap), -A clip(rho)) (TRL's delta). For the clipped surrogate; excludes
+    dual_clip"""
+    dual_clip: float
+    """math.inf = none; > 1: where A < 0 the term is at most -A dual_clip (arXiv 1912.09729; verl: 3). For the
+    clipped surrogate"""
+    kl: float
+    """0; >= 0: weight of the KL estimate"""
+    kl_estimator: KlEstimator
+    """'k3'"""
+    kl_level: KlLevel
+    """'chunk'"""
+    normaliser: Optional[float]
+    """0 = the count; > 0: divide the summed loss by this instead of the number of chunks, samples or steps. With
+    'step', B times the longest completion is TRL's dr_grpo, the tokens of the global batch are its dapo"""
+    divergence_threshold: float
+    """1e-5 (verl-omni); >= 0. For the divergence mask"""
+    selection: Optional[Any]
+    """None: every chunk; (B, K), non-zero = train"""
+    mask: Optional[Any]
+    """None: every step; (B, S), 0 = absent: not read, means are over the others, and a chunk without any is
+    skipped. Samples may so have their own lengths"""
+    reference_log_probs: Optional[Any]
+    """None: KL against old_log_probs; (B, S)"""
+    weights: Optional[Any]
+    """None: 1; w >= 0 of the policy terms, (K) or (B, K)"""
+    ratio_scale: Optional[Any]
+    """None: 1; (S), >= 0"""
+    divergence: Optional[Any]
+    """None; (B, S), >= 0; a chunk's is the mean over its steps. The divergence mask needs it"""
+
+
+class TrainerKeywords(TypedDict, total=False):
+    """Keywords for cgrpo_trainer_options."""
+    width: int
+    """256; hidden size; 1 ... 16,384"""
+    blocks: int
+    """3; 1 ... 256"""
+    embedding_size: int
+    """128; of time and condition; even, 2 ... 16,384"""
+    steps: int
+    """17 = T; 2 ... 10,000"""
+    shift: float
+    """3"""
+    dynamics: Dynamics
+    """'flow_sde'"""
+    share_noise: bool
+    """1: one initial noise per group; 0: one per sample"""
+    eta: float
+    """0.7"""
+    chunk_sizes: Optional[Any]
+    """None: 2, 3, 4, 7 where S = 16, else chunks of 4; copied"""
+    group_size: int
+    """12; >= 2; samples per prompt"""
+    chunk_fraction: float
+    """0.5; of the chunks of each sample that are trained"""
+    weighted_selection: bool
+    """0; 1: drawn by relative L1"""
+    threads: Optional[int]
+    """0 = one per core. The results are the same for any number."""
+    advantage_clamp: float
+    """5"""
+    clip: Optional[Union[float, tuple[float, float]]]
+    """1e-3"""
+    kl: float
+    """0"""
+    updates_per_rollout: int
+    """2 optimiser steps: the prompts of a rollout are dealt out to them; >= 1"""
+    learning_rate: float
+    """3e-4"""
+    beta1: float
+    """0.9"""
+    beta2: float
+    """0.999"""
+    adam_epsilon: float
+    """1e-8"""
+    weight_decay: float
+    """1e-4, decoupled"""
+    max_grad_norm: float
+    """1; math.inf for none"""
+    ema_decay: float
+    """0.9 per optimiser step of Chunk-GRPO; [0, 1)"""
+    seed: int
+    """0: of the parameters and of every draw"""
+
+
+class PretrainKeywords(TypedDict, total=False):
+    """Keywords for cgrpo_pretrain_options."""
+    steps: int
+    """2000 optimiser steps"""
+    batch_size: int
+    """256"""
+    learning_rate: float
+    """2e-3, cosine decay to a tenth"""
+    ema_decay: float
+    """0.99"""
+
+
+VelocityFn = ctypes.CFUNCTYPE(c_int, c_void_p, c_int64, c_double, POINTER(Tensor), POINTER(Tensor))
+ProgressFn = ctypes.CFUNCTYPE(c_int, c_void_p, c_int64, c_int64, c_double)
+RewardFn = ctypes.CFUNCTYPE(c_int, c_void_p, POINTER(Tensor), POINTER(c_int64), POINTER(c_double))
+
+FUNCTIONS = {
+    "cgrpo_abi_version": "uint32",
+    "cgrpo_version": "text",
+    "cgrpo_last_error": "text",
+    "cgrpo_status_name": "text int32",
+    "cgrpo_set_thread_limit": "int32 int32",
+    "cgrpo_instruction_set": "text",
+    "cgrpo_schedule_options_init": "nothing ScheduleOptions* size",
+    "cgrpo_schedule_make": "int32 int64 ScheduleOptions* float64*",
+    "cgrpo_schedule_flash": "int32 int64 float64 int64 float64 float64* int64 int64*",
+    "cgrpo_timesteps": "int32 float64* int64 float64 int32 float64*",
+    "cgrpo_flux_mu": "int32 float64 float64 float64 float64*",
+    "cgrpo_sampler_options_init": "nothing SamplerOptions* size",
+    "cgrpo_sampler_create": "int32 float64* int64 SamplerOptions* handle*",
+    "cgrpo_sampler_destroy": "nothing handle",
+    "cgrpo_sampler_info": "int32 handle SamplerOptions* float64** int64*",
+    "cgrpo_sampler_coefficients": "int32 handle int64 float64* float64* float64* float64*",
+    "cgrpo_noise_init": "nothing Noise* size",
+    "cgrpo_normal": "int32 uint64 uint64* int64 int32 Tensor*",
+    "cgrpo_step_extras_init": "nothing StepExtras* size",
+    "cgrpo_step": "int32 handle int64 Tensor* Tensor* StepExtras* Noise* Tensor* float64* float64*",
+    "cgrpo_log_prob": "int32 handle int64 Tensor* Tensor* StepExtras* Tensor* float64*",
+    "cgrpo_log_prob_vjp": "int32 handle int64 Tensor* Tensor* StepExtras* Tensor* float64* Tensor* Tensor* float64*",
+    "cgrpo_predicted_image": "int32 handle int64 Tensor* Tensor* StepExtras* Tensor*",
+    "cgrpo_window_options_init": "nothing WindowOptions* size",
+    "cgrpo_window_steps": "int32 WindowOptions* int64 int64* int64 int64*",
+    "cgrpo_trajectory_init": "nothing Trajectory* size",
+    "cgrpo_rollout": "int32 handle Trajectory* int64 Noise* VelocityFn pointer",
+    "cgrpo_trajectory_log_probs": "int32 handle int64 Tensor* Tensor* float64*",
+    "cgrpo_trajectory_log_probs_vjp": "int32 handle int64 Tensor* Tensor* float64* Tensor*",
+    "cgrpo_relative_l1": "int32 Tensor* int32 float64*",
+    "cgrpo_plan_fixed": "int32 int64 int64 int64* int64 int64*",
+    "cgrpo_adaptive_options_init": "nothing AdaptiveOptions* size",
+    "cgrpo_plan_adaptive": "int32 float64* int64 int64 AdaptiveOptions* int64* int64 int64*",
+    "cgrpo_optimal_options_init": "nothing OptimalOptions* size",
+    "cgrpo_plan_optimal": "int32 float64* int64 int64 OptimalOptions* int64* int64 int64* float64* float64*",
+    "cgrpo_plan_describe": "int32 int64* int64 pointer size size*",
+    "cgrpo_plan_carry": "int32 int64* int64 float64* int64 float64* int64 int64*",
+    "cgrpo_chunk_weights": "int32 float64* int64 int64 int64* int64 float64*",
+    "cgrpo_select_options_init": "nothing SelectOptions* size",
+    "cgrpo_chunk_select": "int32 int64 int64 SelectOptions* uint8*",
+    "cgrpo_advantage_options_init": "nothing AdvantageOptions* size",
+    "cgrpo_advantages": "int32 float64* int64 AdvantageOptions* float64*",
+    "cgrpo_history_create": "int32 int64 int64 handle*",
+    "cgrpo_history_destroy": "nothing handle",
+    "cgrpo_history_update": "int32 handle int64* float64* int64 float64*",
+    "cgrpo_best_of_n": "int32 float64* int64 int64 uint8*",
+    "cgrpo_chunk_loss_options_init": "nothing ChunkLossOptions* size",
+    "cgrpo_chunk_loss": (
+        "int32 float64* float64* float64* int64 int64 int64* int64 ChunkLossOptions* float64* float64* float64* "
+        "ChunkStats*"
+    ),
+    "cgrpo_divergence_from_velocity": "int32 handle int64 int32 Tensor* Tensor* float64* float64* Tensor*",
+    "cgrpo_divergence_from_sampled": (
+        "int32 handle int64 int32 Tensor* Tensor* Noise* Tensor* float64* float64* Tensor*"
+    ),
+    "cgrpo_gcpo_weights": "int32 int64* int64 float64*",
+    "cgrpo_tempflow_weights": "int32 handle int64* int64 float64*",
+    "cgrpo_recipe_named": "int32 text Recipe*",
+    "cgrpo_recipe_describe": "int32 text pointer size size*",
+    "cgrpo_trainer_options_init": "nothing TrainerOptions* size",
+    "cgrpo_trainer_create": "int32 TrainerOptions* handle*",
+    "cgrpo_trainer_destroy": "nothing handle",
+    "cgrpo_trainer_info": "int32 handle TrainerOptions* int64* int64*",
+    "cgrpo_pretrain_options_init": "nothing PretrainOptions* size",
+    "cgrpo_trainer_pretrain": "int32 handle Tensor* Tensor* PretrainOptions* ProgressFn pointer",
+    "cgrpo_trainer_iterate": "int32 handle Tensor* RewardFn pointer IterationReport*",
+    "cgrpo_trainer_sample": "int32 handle Tensor* int32 float64 uint64 Tensor*",
+    "cgrpo_trainer_velocity": "int32 handle int32 Tensor* float64 Tensor* Tensor*",
+    "cgrpo_trainer_save": "int32 handle text",
+    "cgrpo_trainer_load": "int32 text handle*",
+}
