@@ -109,9 +109,11 @@ $(WHEEL): $(LIBRARY) $(LIBRARY_NAMES) $(WHEEL_SOURCES)
 test: setup-native setup-python test-text lib test-swift test-c test-budget test-python ## Run every test: Swift, C, Python
 	@printf '\nAll tests passed.\n'
 
-test-text: setup-python ## Check lengths and links, which needs no build
+test-text: ## Check generated files, lengths and links, which needs no build
 	@printf '\n== Text ==\n'
-	@scripts/check-lengths && scripts/check-links || { echo 'FAILED: the text'; exit 1; }
+	@scripts/generate-bindings --check || { echo 'FAILED: the generated files'; exit 1; }
+	@scripts/check-lengths || { echo 'FAILED: the lengths'; exit 1; }
+	@scripts/check-links || { echo 'FAILED: the links'; exit 1; }
 
 # Two processes that compete for two cores with two threads each are slower than one thread each.
 test-swift test-c test-python: export OMP_NUM_THREADS = 1
@@ -126,7 +128,6 @@ test-swift: setup-native ## Run the Swift tests
 
 test-c: setup-native lib ## Run the C tests
 	@printf '\n== C tests ==\n'
-	@scripts/generate-bindings --check || { echo 'FAILED: the generated files'; exit 1; }
 	@$(MAKE) --no-print-directory -C Tests/c || { echo 'FAILED: the C tests'; exit 1; }
 
 test-budget: setup-native lib ## Count the instructions of the hot kernels against their budget
