@@ -27,8 +27,9 @@ PC := build/lib/pkgconfig/chunkgrpo.pc
 WHEEL := dist/.built
 WHEEL_SOURCES := scripts/wheel LICENSE $(shell find bindings/python -not -path '*/__pycache__*' -not -path '*/.mypy_cache*')
 
-# The examples are a package of their own. In the library's build folder, so that they find it compiled by the tests.
+# Packages that depend on this one: in the library's build folder, so that they find it compiled by the tests.
 EXAMPLES_BUILD := swift build -c release --package-path examples/swift --scratch-path .build
+BENCHMARKS_BUILD := swift build -c release --package-path Benchmarks/swift --scratch-path .build
 
 # Folders too: a file that is added or removed changes its folder.
 LIBRARY_SOURCES := Package.swift bindings/c/exports.map bindings/c/old-libm.c $(shell find include Sources)
@@ -123,6 +124,7 @@ test-swift: setup-native ## Run the Swift tests
 	@printf '\n== Swift tests ==\n'
 	@scripts/phase swift-build 'Building' swift build -c release --build-tests
 	@scripts/phase swift-examples 'Building the examples' $(EXAMPLES_BUILD)
+	@scripts/phase swift-benchmarks 'Building the benchmarks' $(BENCHMARKS_BUILD)
 	@scripts/check-readme swift || { echo 'FAILED: the README'; exit 1; }
 	@scripts/test-swift || { echo 'FAILED: the Swift tests'; exit 1; }
 
@@ -150,4 +152,4 @@ format: ## Format the Swift sources in place, and the C sources where clang-form
 	    clang-format -i $$(find include Sources Tests bindings examples Benchmarks -name '*.[ch]'); fi
 
 clean: ## Remove everything that make made
-	rm -rf build dist .build .build-lib .build-bench .venv
+	rm -rf build dist .build .build-lib .venv
