@@ -124,6 +124,7 @@ test-swift: setup-native ## Run the Swift tests
 	@printf '\n== Swift tests ==\n'
 	@scripts/phase swift-build 'Building' swift build -c release --build-tests
 	@scripts/phase swift-examples 'Building the examples' $(EXAMPLES_BUILD)
+	@scripts/phase swift-first 'Running the first one' "$$($(EXAMPLES_BUILD) --show-bin-path)/first"
 	@scripts/phase swift-benchmarks 'Building the benchmarks' $(BENCHMARKS_BUILD)
 	@scripts/check-readme swift || { echo 'FAILED: the README'; exit 1; }
 	@scripts/test-swift || { echo 'FAILED: the Swift tests'; exit 1; }
