@@ -115,7 +115,7 @@ def build(rows: list[str]) -> None:
     if "swift" in rows and shutil.which("swift"):
         say("building the Swift program …")
         swift = ["swift", "build", "-c", "release", "--package-path", TREE / "Benchmarks/swift"]
-        swift += ["--scratch-path", TREE / ".build-bench"]
+        swift += ["--scratch-path", TREE / ".build"]  # where the tests have the library compiled
         output(*swift, env={**os.environ, "CHUNKGRPO_DISPATCH": "1"})
         shutil.copy(Path(output(*swift, "--show-bin-path")) / "kernels", BUILD / "kernels")
 
