@@ -36,17 +36,20 @@ let package = Package(
     // Public API
     .target(
       name: "ChunkGRPO",
-      dependencies: ["KernelTable", "KernelsBaseline", "CSupport"]
+      dependencies: ["KernelTable", "KernelsBaseline", "CSupport", "Platform"]
         + (dispatch ? ["KernelsAVX2", "KernelsAVX512"] : []),
       swiftSettings: dispatch ? [.define("CHUNKGRPO_DISPATCH")] : []),
-    .target(name: "ChunkGRPOTraining", dependencies: ["KernelTable", "ChunkGRPO", "COpenBLAS"]),
+    .target(name: "ChunkGRPOTraining", dependencies: ["KernelTable", "ChunkGRPO", "COpenBLAS", "Platform"]),
 
     // Implementation details
-    .target(name: "ChunkGRPOABI", dependencies: ["ChunkGRPO", "ChunkGRPOTraining", "CChunkGRPO", "CSupport"]),
+    .target(
+      name: "ChunkGRPOABI", dependencies: ["ChunkGRPO", "ChunkGRPOTraining", "CChunkGRPO", "CSupport", "Platform"]),
     .target(name: "CChunkGRPO", path: "include", sources: ["shim.c"], publicHeadersPath: "."),
-    .target(name: "KernelTable"),
+    .target(name: "KernelTable", dependencies: ["CKernelTable"]),
+    .target(name: "CKernelTable"),
     .target(name: "KernelsBaseline", dependencies: ["KernelTable", "CVectors"], exclude: ["README.md"]),
     .target(name: "CVectors"),
+    .target(name: "Platform"),
     .target(name: "CSupport"),
     .systemLibrary(
       name: "COpenBLAS", pkgConfig: "openblas", providers: [.apt(["libopenblas-dev"])]),

@@ -145,7 +145,7 @@ func cStats(_ stats: ChunkStats) -> cgrpo_chunk_stats {
 /// Both, or neither, of a gradient's two arguments.
 private func gradient(
   _ upstream: UnsafePointer<Double>?, _ tensor: UnsafePointer<cgrpo_tensor>?
-) throws -> (UnsafePointer<Double>, LatentsView)? {
+) throws -> DivergenceGradient? {
   try require(
     (upstream == nil) == (tensor == nil), "grad_divergence and grad_velocity: give both or neither of them")
   guard let upstream, let tensor else { return nil }
@@ -183,19 +183,8 @@ public func cgrpo_divergence_from_sampled(
     let velocity = try latentsView(velocity, "velocity")
     let next = try latentsView(nextLatents, "next_latents")
     let gradient = try gradient(gradDivergence, gradVelocity)
-    guard let n = try readNoise(noise) else {
-      return try sampler.divergenceFromSampled(
-        kind, k, latents: latents, velocity: velocity, noise: nil, next: next, divergence: divergence,
-        gradient: gradient)
-    }
-    if let given = n.given {
-      try sampler.divergenceFromSampled(
-        kind, k, latents: latents, velocity: velocity, noise: .given(latentsView(given, "noise.given")), next: next,
-        divergence: divergence, gradient: gradient)
-    } else {
-      try sampler.divergenceFromSampled(
-        kind, k, latents: latents, velocity: velocity, seed: n.seed, sampleIDPointer: n.sample_ids, next: next,
-        divergence: divergence, gradient: gradient)
-    }
+    try sampler.divergenceFromSampled(
+      kind, k, latents: latents, velocity: velocity, noise: stepNoise(noise, "noise.given"), next: next,
+      divergence: divergence, gradient: gradient)
   }
 }

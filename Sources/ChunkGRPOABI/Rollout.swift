@@ -29,9 +29,9 @@ public func cgrpo_rollout(
       latents: try trajectoryView(&t.latents, "trajectory.latents", writable: true), logProbs: t.log_probs,
       relativeL1: t.relative_l1,
       previousImage: try t.previous_image.map { try latentsView($0, "trajectory.previous_image", writable: true) })
-    let noise: RolloutNoise? = try readNoise(noise).map {
-      if let given = $0.given { return .given(try trajectoryView(given, "noise")) }
-      return .library(seed: $0.seed, sampleIDs: $0.sample_ids)
+    let noise: Noise? = try readNoise(noise).map {
+      try $0.given.map { .given(try trajectoryView($0, "noise")) }
+        ?? .library(seed: $0.seed, borrowing: $0.sample_ids)
     }
     // The caller's sizes after batch and step: what the model expects to see.
     let trailing = try (2..<Int(t.latents.ndim)).map { try nonNull(t.latents.shape, "trajectory.latents.shape")[$0] }

@@ -94,6 +94,14 @@ func readNoise(_ noise: UnsafePointer<cgrpo_noise>?) throws -> cgrpo_noise? {
   try noise.map { try readStruct($0, "noise", current: defaultNoise()) }
 }
 
+/// The noise of one step.
+func stepNoise(_ noise: UnsafePointer<cgrpo_noise>?, _ name: String) throws -> Noise? {
+  try readNoise(noise).map {
+    try $0.given.map { .given(try latentsView($0, name)) }
+      ?? .library(seed: $0.seed, borrowing: $0.sample_ids)
+  }
+}
+
 @_cdecl("cgrpo_normal") @implementation
 public func cgrpo_normal(
   _ seed: UInt64, _ sampleIDs: UnsafePointer<UInt64>!, _ step: Int64, _ threads: Int32,
@@ -101,7 +109,7 @@ public func cgrpo_normal(
 ) -> cgrpo_status {
   guarded {
     try normal(
-      seed: seed, sampleIDPointer: sampleIDs, step: count(step, "step", initialNoiseStep...Int(Int32.max)),
+      .library(seed: seed, borrowing: sampleIDs), step: count(step, "step", initialNoiseStep...Int(Int32.max)),
       threads: Int(threads), into: latentsView(out, "out", writable: true))
   }
 }
@@ -139,16 +147,9 @@ public func cgrpo_step(
     let v = try latentsView(velocity, "velocity")
     let extras = try stepExtras(extras)
     let next = try latentsView(nextLatents, "next_latents", writable: true)
-    let noise = try readNoise(noise)
-    if let noise, noise.given == nil {
-      try sampler.step(
-        k, latents: x, velocity: v, extras: extras, seed: noise.seed, sampleIDPointer: noise.sample_ids, next: next,
-        logProb: logProb, relativeL1: relativeL1)
-    } else {
-      try sampler.step(
-        k, latents: x, velocity: v, extras: extras, noise: noise.map { .given(try latentsView($0.given, "noise")) },
-        next: next, logProb: logProb, relativeL1: relativeL1)
-    }
+    let noise = try stepNoise(noise, "noise")
+    try sampler.step(
+      k, latents: x, velocity: v, extras: extras, noise: noise, next: next, logProb: logProb, relativeL1: relativeL1)
   }
 }
 

@@ -1,5 +1,5 @@
 import ChunkGRPO
-import Glibc
+internal import Platform
 
 /// Structs that begin with their own size, so that later versions can append fields.
 ///

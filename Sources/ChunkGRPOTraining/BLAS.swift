@@ -1,5 +1,5 @@
 internal import COpenBLAS
-import Glibc
+internal import Platform
 
 /// The OpenBLAS of this process. It takes the products that the library's own kernel leaves: those of networks too large for
 /// the caches, with sizes that are no multiples of 64, and all on processors without AVX2 and FMA.

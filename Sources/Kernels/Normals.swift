@@ -4,12 +4,12 @@ internal import KernelTable
 // a transposition.
 
 /// Normals as f32, then zeros to the next multiple of 64.
-@Sendable func floatNormals(_ draw: Draw, _ noise: UnsafeMutableRawPointer, _ count: Int) {
+func floatNormals(_ draw: Draw, _ noise: UnsafeMutableRawPointer, _ count: Int) {
   floatNormals(draw, noise, count, splitting: false)
 }
 
 /// The same in the order of the types that split: of each sixteen, the even elements before the odd ones.
-@Sendable func splitNormals(_ draw: Draw, _ noise: UnsafeMutableRawPointer, _ count: Int) {
+func splitNormals(_ draw: Draw, _ noise: UnsafeMutableRawPointer, _ count: Int) {
   floatNormals(draw, noise, count, splitting: true)
 }
 
@@ -38,7 +38,7 @@ private func floatNormals(_ draw: Draw, _ noise: UnsafeMutableRawPointer, _ coun
 }
 
 /// The same as f64.
-@Sendable func doubleNormals(_ draw: Draw, _ noise: UnsafeMutableRawPointer, _ count: Int) {
+func doubleNormals(_ draw: Draw, _ noise: UnsafeMutableRawPointer, _ count: Int) {
   // In the upper half of the memory they are read before anything is written there.
   let end = (count &+ 63) & ~63
   let floats = noise + 4 &* end
@@ -87,17 +87,18 @@ extension BoxMuller {
   }
 }
 
-/// Uniform draws in (0, 1), 32 bits each: word 0 of the counters in order.
-public func uniforms(seed: UInt64, sampleID: UInt64, step: UInt32, count: Int) -> [Double] {
-  withUnsafeTemporaryAllocation(of: Counters.self, capacity: Philox.constantCount) { constants in
-    guard let constants = constants.baseAddress else { return [] }
-    let philox = Philox(seed: seed, sampleID: sampleID, step: step, constants: constants)
-    var result: [Double] = []
-    result.reserveCapacity(count)
-    while result.count < count {
-      let word = philox.words(first: UInt32(truncatingIfNeeded: result.count)).0
-      for lane in 0..<min(Philox.count, count - result.count) { result.append((Double(word[lane]) + 0.5) * 0x1p-32) }
+extension Kernels {
+  public static func uniforms(seed: UInt64, sampleID: UInt64, step: UInt32, count: Int) -> [Double] {
+    withUnsafeTemporaryAllocation(of: Counters.self, capacity: Philox.constantCount) { constants in
+      guard let constants = constants.baseAddress else { return [] }
+      let philox = Philox(seed: seed, sampleID: sampleID, step: step, constants: constants)
+      var result: [Double] = []
+      result.reserveCapacity(count)
+      while result.count < count {
+        let word = philox.words(first: UInt32(truncatingIfNeeded: result.count)).0
+        for lane in 0..<min(Philox.count, count - result.count) { result.append((Double(word[lane]) + 0.5) * 0x1p-32) }
+      }
+      return result
     }
-    return result
   }
 }

@@ -1,5 +1,5 @@
-import KernelTable
 import ChunkGRPO
+import KernelTable
 import Testing
 
 @Suite struct ProductTests {
@@ -9,8 +9,8 @@ import Testing
     "A product's numbers are sums in the order of k, for any layout and more terms than one panel",
     arguments: [(1, 64, 1), (7, 128, 301), (13, 64, 700)])
   func sumsInOrder(m: Int, n: Int, k: Int) throws {
-    guard let product = networkKernels.float32.product else { return }  // OpenBLAS's, in its own order
-    let panel = networkKernels.float32.panel
+    guard kernelSet.network32.hasProduct else { return }  // OpenBLAS's, in its own order
+    let panel = kernelSet.network32.panel
     let a = try normals(m * k, seed: 1).map { Float($0) }
     let b = try normals(k * n, seed: 2).map { Float($0) }
     let bias = try normals(n, seed: 3).map { Float($0) }
@@ -26,9 +26,17 @@ import Testing
       let left = isTransposed ? (0..<k * m).map { a[$0 % m * k + $0 / m] } : a
       var c = old
       bias.withUnsafeBytes { bias in
-        product(
-          m, n, k, left, isTransposed ? 1 : k, isTransposed ? m : 1, isPacked ? packed : b, isPacked,
-          hasBias ? bias.baseAddress : nil, &c, isAdding)
+        left.withUnsafeBytes { left in
+          (isPacked ? packed : b).withUnsafeBytes { right in
+            c.withUnsafeMutableBytes { c in
+              var product = ProductArguments(
+                m: m, n: n, k: k, a: left.baseAddress!, rowStride: isTransposed ? 1 : k,
+                columnStride: isTransposed ? m : 1, b: right.baseAddress!, packed: isPacked,
+                bias: hasBias ? bias.baseAddress : nil, c: c.baseAddress!, adding: isAdding)
+              kernelSet.network32.product(&product)
+            }
+          }
+        }
       }
       var expected = [Float](repeating: 0, count: m * n)
       for i in 0..<m {

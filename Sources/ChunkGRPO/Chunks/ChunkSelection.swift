@@ -1,4 +1,4 @@
-import Glibc
+internal import Platform
 
 /// How chunk weights become probabilities.
 public enum ChunkWeighting: Int32, Sendable {
@@ -31,9 +31,6 @@ extension ChunkPlan {
   }
 }
 
-/// The Philox step number that stands for chunk selection; steps of a rollout are below 2³¹.
-private let selectionStep = UInt32.max - 1
-
 /// Which of `count` chunks of which sample to train: (B, K), 1 or 0.
 ///
 /// The fixed ones, or ⌊K·fraction⌋ of each sample, drawn without replacement: uniformly, or with probabilities from
@@ -58,7 +55,9 @@ public func selectChunks(batch: Int, count: Int, _ options: ChunkSelectionOption
   var selection = [UInt8](repeating: 0, count: size)
   for i in 0..<batch {
     // Exponential races, in logarithms: the chunks with the smallest ln(E/p) are a weighted draw without replacement.
-    let draws = uniforms(seed: options.seed, sampleID: sampleIDs?[i] ?? UInt64(i), step: selectionStep, count: count)
+    let draws = uniforms(
+      seed: options.seed, sampleID: sampleIDs?[i] ?? UInt64(i), step: ReservedStep.chunkSelection.rawValue, count: count
+    )
     var finish = draws.map { log(-log($0)) }
     var drawn = Array(0..<count)
     if let weights {

@@ -1,4 +1,4 @@
-import Glibc
+internal import Platform
 
 /// Options of `ChunkPlan.optimal`.
 public struct OptimalChunkOptions: Options {

@@ -1,7 +1,7 @@
 internal import CSupport
-import Glibc
 package import KernelTable
 internal import KernelsBaseline
+internal import Platform
 
 #if CHUNKGRPO_DISPATCH
   internal import KernelsAVX2
@@ -34,9 +34,21 @@ public enum InstructionSet: String, Sendable {
   }
 }
 
+/// The kernels that this process calls.
+package let kernelSet: any KernelSet.Type = {
+  #if CHUNKGRPO_DISPATCH
+    switch InstructionSet.current {
+    case .avx512: return KernelsAVX512.Kernels.self
+    case .avx2: return KernelsAVX2.Kernels.self
+    case .baseline: break
+    }
+  #endif
+  return KernelsBaseline.Kernels.self
+}()
+
 extension ElementType {
   /// The inner loops for latents of this type.
-  var kernels: BlockKernels {
+  var kernels: any LatentKernels.Type {
     switch self {
     case .float32: kernelSet.float32
     case .float64: kernelSet.float64
@@ -47,32 +59,4 @@ extension ElementType {
 
   /// Bytes of the type that arithmetic is done in.
   var computeSize: Int { self == .float64 ? 8 : 4 }
-}
-
-private let kernelSet: KernelSet = {
-  #if CHUNKGRPO_DISPATCH
-    switch InstructionSet.current {
-    case .avx512: return KernelsAVX512.kernels
-    case .avx2: return KernelsAVX2.kernels
-    case .baseline: break
-    }
-  #endif
-  return KernelsBaseline.kernels
-}()
-
-/// The loops of the embedded network. The same bits with AVX2 and AVX-512; without, products are OpenBLAS's.
-package let networkKernels: NetworkKernelSet = {
-  #if CHUNKGRPO_DISPATCH
-    switch InstructionSet.current {
-    case .avx512: return KernelsAVX512.networkKernels
-    case .avx2: return KernelsAVX2.networkKernels
-    case .baseline: break
-    }
-  #endif
-  return KernelsBaseline.networkKernels
-}()
-
-/// Uniform draws in (0, 1), 32 bits each: word 0 of Philox's counters in order.
-package func uniforms(seed: UInt64, sampleID: UInt64, step: UInt32, count: Int) -> [Double] {
-  KernelsBaseline.uniforms(seed: seed, sampleID: sampleID, step: step, count: count)
 }

@@ -4,8 +4,6 @@ internal import KernelTable
 // A pass over a batch reads every sample once, in blocks, on one thread or several. Sums are in the compute type within a
 // block and in `Double` between blocks, in an order that depends on the number of elements alone.
 
-typealias SampleSums = BlockSums
-
 /// The part of a sample that one thread works on.
 private let segmentSize = 16 * blockSize
 /// Sums that are kept at a time.
@@ -28,13 +26,13 @@ protocol Pass {
   /// 1 … `maxSteps`: a segment of a sample is taken through all of them before the next one, so that what a step reads
   /// that the last one has read is still in the cache. 1 by default.
   var steps: Int { get }
-  func run(_ block: Block, _ kernels: BlockKernels, _ sums: inout BlockSums)
+  func run(_ block: Block, _ kernels: any LatentKernels.Type, _ sums: inout BlockSums)
 }
 
 /// A pass over some of the units of a batch: the segments of its samples, in order.
 private struct Work<P: Pass> {
   let pass: P
-  let kernels: BlockKernels
+  let kernels: any LatentKernels.Type
   let segments, steps: Int
   let partial: UnsafeMutablePointer<BlockSums>
   var first = 0
@@ -63,16 +61,30 @@ private struct Work<P: Pass> {
   }
 }
 
+/// The first sample, of the earliest step, whose result is not finite.
+struct Broken {
+  let sample, step: Int
+}
+
+/// - Parameter first: the step that the pass counts from.
+func throwIfBroken(_ broken: Broken?, from first: Int, _ what: String) throws {
+  if let broken {
+    throw ChunkGRPOError.nonFinite(
+      "\(what) of sample \(broken.sample) at step \(first + broken.step) are not finite, or too large to square")
+  }
+}
+
 extension Pass {
   var steps: Int { 1 }
 
-  /// Runs over every sample on up to `threads` threads, then calls `finish` with each sample's sums, in order.
-  func run(threads: Int, finish: (_ sample: Int, SampleSums) -> Void) {
-    run(threads: threads) { sample, _, sums in finish(sample, sums) }
-  }
-
-  /// The same for the sums of each step: all steps of a sample, then the next sample.
-  func run(threads: Int, finish: (_ sample: Int, _ step: Int, SampleSums) -> Void) {
+  /// Runs over every sample on up to `threads` threads, then calls `finish` with each sample's sums of each step: all steps
+  /// of a sample, then the next sample. Returns the first for which it gave no finite number.
+  ///
+  /// - Parameter owners: the views behind the rows of this pass, which lives on their memory.
+  @discardableResult
+  func run<Owners>(
+    threads: Int, keeping owners: Owners, finish: (_ sample: Int, _ step: Int, BlockSums) -> Double
+  ) -> Broken? {
     let (batch, elements, steps) = (x.batch, x.elements, steps)
     let segments = (elements &+ segmentSize &- 1) / segmentSize
     let threads = batch &* elements &* steps < threadingThreshold ? 1 : threads
@@ -81,6 +93,7 @@ extension Pass {
     var work = Work(pass: self, kernels: x.type.kernels, segments: segments, steps: steps, partial: partial)
     totals.initialize(repeating: BlockSums(), count: steps)
     var (sample, segment) = (0, 0)
+    var broken: Broken?
     while work.first < batch &* segments {
       let units = min((maxSums &- steps) / steps, batch &* segments &- work.first)
       withUnsafeMutablePointer(to: &work) {
@@ -91,9 +104,10 @@ extension Pass {
       for unit in 0..<units {
         segment &+= 1
         for step in 0..<steps {
-          totals[step] += partial[unit &* steps &+ step]
+          totals[step].add(partial[unit &* steps &+ step])
           if segment == segments {
-            finish(sample, step, totals[step])
+            let result = finish(sample, step, totals[step])
+            if !result.isFinite && step < broken?.step ?? .max { broken = Broken(sample: sample, step: step) }
             totals[step] = BlockSums()
           }
         }
@@ -101,5 +115,15 @@ extension Pass {
       }
       work.first &+= units
     }
+    withExtendedLifetime(owners) {}
+    return broken
+  }
+}
+
+extension BlockSums {
+  fileprivate mutating func add(_ other: BlockSums) {
+    squares += other.squares
+    change += other.change
+    magnitude += other.magnitude
   }
 }

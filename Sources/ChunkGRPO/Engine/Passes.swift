@@ -10,13 +10,12 @@ struct LinearTerms {
   var z: Rows?
   var q = 0.0
 
-  func sum(_ block: Block, _ kernels: BlockKernels) -> UnsafeRawPointer? {
+  func sum(_ block: Block, _ kernels: any LatentKernels.Type) -> UnsafeRawPointer? {
     guard let first = y ?? z else { return nil }
-    if y == nil {
-      kernels.combine(q, first.at(block), 0, nil, block.extra, block.count)
-    } else {
-      kernels.combine(p, first.at(block), q, z?.at(block), block.extra, block.count)
-    }
+    var arguments = CombineArguments(
+      p: y == nil ? q : p, y: first.at(block), q: q, z: y == nil ? nil : z.map { UnsafeRawPointer($0.at(block)) },
+      extra: block.extra, count: block.count)
+    kernels.combine(&arguments)
     return UnsafeRawPointer(block.extra)
   }
 }
@@ -26,20 +25,22 @@ struct StepPass: Pass {
   let c: StepCoefficients
   let x, v: Rows
   let terms: LinearTerms?
-  let noise: NoiseSource
+  let noise: NoiseRows
   let next: Rows
   /// Whether sums for the relative L1 change are wanted.
   let change: Bool
 
-  func run(_ block: Block, _ kernels: BlockKernels, _ sums: inout BlockSums) {
-    if case .library(let noise) = noise, terms == nil, block.count & 31 == 0, let noisyStep = kernels.noisyStep {
-      return noisyStep(
-        c.a, c.b, c.s, x.at(block), v.at(block), noise.draw(block), block.noise, next.at(block), change, block.count,
-        &sums)
+  func run(_ block: Block, _ kernels: any LatentKernels.Type, _ sums: inout BlockSums) {
+    if case .library(let noise) = noise, terms == nil, block.count & 31 == 0, kernels.hasNoisyStep {
+      var arguments = NoisyStepArguments(
+        a: c.a, b: c.b, s: c.s, x: x.at(block), v: v.at(block), draw: noise.draw(block), words: block.noise,
+        next: next.at(block), change: change, count: block.count)
+      return kernels.noisyStep(&arguments, &sums)
     }
-    kernels.step(
-      c.a, c.b, c.s, x.at(block), v.at(block), terms?.sum(block, kernels), noise.numbers(block, x.type, kernels),
-      next.at(block), change, block.count, &sums)
+    var arguments = StepArguments(
+      a: c.a, b: c.b, s: c.s, x: x.at(block), v: v.at(block), extra: terms?.sum(block, kernels),
+      noise: noise.numbers(block, x.type, kernels), next: next.at(block), change: change, count: block.count)
+    kernels.step(&arguments, &sums)
   }
 }
 
@@ -48,7 +49,7 @@ struct StepPass: Pass {
 struct GradientOutput {
   let gradient: Rows
   let unconditional: Rows?
-  let upstream: Column
+  let upstream: UnsafePointer<Double>
   let scale, unconditionalScale: Double
   /// Stores past the caches, which need not read first what they overwrite.
   let streams: Bool
@@ -62,20 +63,22 @@ struct DifferencePass: Pass {
   let next: Rows
   var output: GradientOutput?
 
-  func run(_ block: Block, _ kernels: BlockKernels, _ sums: inout BlockSums) {
-    let extra = terms?.sum(block, kernels)
-    func difference(_ gradient: Rows?, _ scale: Double, _ sums: inout BlockSums) {
-      kernels.difference(
-        c.a, c.b, x.at(block), v.at(block), extra, next.at(block), scale, gradient?.at(block), output?.streams ?? false,
-        block.count, &sums)
+  func run(_ block: Block, _ kernels: any LatentKernels.Type, _ sums: inout BlockSums) {
+    var arguments = DifferenceArguments(
+      a: c.a, b: c.b, x: x.at(block), v: v.at(block), extra: terms?.sum(block, kernels), next: next.at(block), scale: 0,
+      gradient: nil, streams: output?.streams ?? false, count: block.count)
+    if let output {
+      let upstream = output.upstream[block.sample]
+      if let unconditional = output.unconditional {
+        var unused = BlockSums()
+        arguments.scale = output.unconditionalScale * upstream
+        arguments.gradient = unconditional.at(block)
+        kernels.difference(&arguments, &unused)
+      }
+      arguments.scale = output.scale * upstream
+      arguments.gradient = output.gradient.at(block)
     }
-    guard let output else { return difference(nil, 0, &sums) }
-    let upstream = output.upstream[block.sample]
-    if let unconditional = output.unconditional {
-      var unused = BlockSums()
-      difference(unconditional, output.unconditionalScale * upstream, &unused)
-    }
-    difference(output.gradient, output.scale * upstream, &sums)
+    kernels.difference(&arguments, &sums)
   }
 }
 
@@ -100,15 +103,19 @@ struct TrajectoryPass: Pass {
 
   var x: Rows { latents.first }
 
-  func run(_ block: Block, _ kernels: BlockKernels, _ sums: inout BlockSums) {
+  func run(_ block: Block, _ kernels: any LatentKernels.Type, _ sums: inout BlockSums) {
     let step = block.step
     let (a, b) = (coefficients[step].a, coefficients[step].b)
-    let (x, v, next) = (latents.at(block, step: step), v.at(block, step: step), latents.at(block, step: step &+ 1))
-    guard let output else { return kernels.difference(a, b, x, v, nil, next, 0, nil, false, block.count, &sums) }
-    let upstream = output.upstream[block.sample &* output.upstreamStride &+ step]
-    kernels.difference(
-      a, b, x, v, nil, next, upstream * densities[step].slope(b: b, elements: self.x.elements),
-      output.gradients.at(block, step: step), output.streams, block.count, &sums)
+    var arguments = DifferenceArguments(
+      a: a, b: b, x: latents.at(block, step: step), v: v.at(block, step: step), extra: nil,
+      next: latents.at(block, step: step &+ 1), scale: 0, gradient: nil, streams: false, count: block.count)
+    if let output {
+      let upstream = output.upstream[block.sample &* output.upstreamStride &+ step]
+      arguments.scale = upstream * densities[step].slope(b: b, elements: x.elements)
+      arguments.gradient = output.gradients.at(block, step: step)
+      arguments.streams = output.streams
+    }
+    kernels.difference(&arguments, &sums)
   }
 }
 
@@ -126,9 +133,11 @@ struct VelocityDistancePass: Pass {
   let x, w: Rows
   let gradient: DistanceGradient?
 
-  func run(_ block: Block, _ kernels: BlockKernels, _ sums: inout BlockSums) {
-    kernels.distance(
-      x.at(block), w.at(block), gradient?.scale(block) ?? 0, gradient?.view.at(block), block.count, &sums)
+  func run(_ block: Block, _ kernels: any LatentKernels.Type, _ sums: inout BlockSums) {
+    var arguments = DistanceArguments(
+      v: x.at(block), w: w.at(block), scale: gradient?.scale(block) ?? 0, gradient: gradient?.view.at(block),
+      count: block.count)
+    kernels.distance(&arguments, &sums)
   }
 }
 
@@ -136,13 +145,14 @@ struct VelocityDistancePass: Pass {
 struct MeanDistancePass: Pass {
   let c: StepCoefficients
   let x, v, next: Rows
-  let noise: NoiseSource
+  let noise: NoiseRows
   let gradient: DistanceGradient?
 
-  func run(_ block: Block, _ kernels: BlockKernels, _ sums: inout BlockSums) {
-    kernels.meanDistance(
-      c.a, c.b, c.s, x.at(block), v.at(block), noise.numbers(block, x.type, kernels), next.at(block),
-      gradient?.scale(block) ?? 0, gradient?.view.at(block), block.count, &sums)
+  func run(_ block: Block, _ kernels: any LatentKernels.Type, _ sums: inout BlockSums) {
+    var arguments = MeanDistanceArguments(
+      a: c.a, b: c.b, s: c.s, x: x.at(block), v: v.at(block), noise: noise.numbers(block, x.type, kernels),
+      next: next.at(block), scale: gradient?.scale(block) ?? 0, gradient: gradient?.view.at(block), count: block.count)
+    kernels.meanDistance(&arguments, &sums)
   }
 }
 
@@ -150,21 +160,23 @@ struct MeanDistancePass: Pass {
 struct ChangePass: Pass {
   let x, next: Rows
 
-  func run(_ block: Block, _ kernels: BlockKernels, _ sums: inout BlockSums) {
-    kernels.change(x.at(block), next.at(block), block.count, &sums)
+  func run(_ block: Block, _ kernels: any LatentKernels.Type, _ sums: inout BlockSums) {
+    kernels.change(from: x.at(block), to: next.at(block), count: block.count, &sums)
   }
 }
 
 /// The library's normals alone, into x.
 struct NormalPass: Pass {
   let x: Rows
-  let noise: LibraryNoise
+  let noise: NoiseRows.Library
 
-  func run(_ block: Block, _ kernels: BlockKernels, _: inout BlockSums) {
+  func run(_ block: Block, _ kernels: any LatentKernels.Type, _: inout BlockSums) {
     if x.type.size == x.type.computeSize && block.count & 63 == 0 {
-      kernels.normals(noise.draw(block), x.at(block), block.count)
+      var draw = noise.draw(block)
+      kernels.normals(&draw, into: x.at(block), count: block.count)
     } else {
-      kernels.narrow(NoiseSource.library(noise).numbers(block, x.type, kernels), x.at(block), block.count)
+      let numbers = NoiseRows.library(noise).numbers(block, x.type, kernels)
+      kernels.narrow(numbers, into: x.at(block), count: block.count)
     }
   }
 }

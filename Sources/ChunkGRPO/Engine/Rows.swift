@@ -1,10 +1,11 @@
 internal import CSupport
+internal import KernelTable
 
 /// Half of the last cache; the rest is for the model.
 private let cacheShare = Int(chunkgrpo_support_cache_size()) / 2
 
-/// Latents as a pass has them: without their owner, for a block should count no references. Whoever makes a pass keeps
-/// them alive.
+/// Latents as a pass has them: without their owner, because reference counts have no place in the inner loop.
+/// `Pass.run` keeps the owners.
 struct Rows {
   let base: UnsafeMutableRawPointer
   let type: ElementType
@@ -29,7 +30,7 @@ struct Rows {
 extension LatentsView {
   var rows: Rows { Rows(self) }
 
-  /// Whether `count` arrays like this one are more than stays in the cache for whoever reads them next.
+  /// Whether `count` arrays like this one are more than stays in the cache for the next reader.
   func exceedsCache(count: Int) -> Bool {
     let (bytes, overflow) = (batch &* elements &* type.size).multipliedReportingOverflow(by: count)
     return overflow || bytes > cacheShare
@@ -43,9 +44,16 @@ struct StepRows {
   private let stride: Int
 
   init(_ view: TrajectoryView, from step: Int) {
-    first = view[step].rows
+    first = view.latents(step).rows
     stride = view.stepStride &* view.type.size
   }
 
   func at(_ block: Block, step: Int) -> UnsafeMutableRawPointer { first.at(block) + step &* stride }
+}
+
+extension BlockSums {
+  /// mean|x' − x| / (mean|x| + 1e-8)
+  func relativeL1(elements: Int) -> Double {
+    (change / Double(elements)) / (magnitude / Double(elements) + 1e-8)
+  }
 }

@@ -1,5 +1,5 @@
 internal import CSupport
-import Glibc
+internal import Platform
 
 // A pool of threads that sleep between passes, but for a moment after each: the next is often a few microseconds away, and
 // to wake a thread takes tens of them. It is one for the process, grows to what is asked for, and begins anew in a

@@ -1,4 +1,4 @@
-import Glibc
+internal import Platform
 
 public struct ChunkLoss: Sendable {
   public let loss: Double

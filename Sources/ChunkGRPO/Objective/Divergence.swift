@@ -12,36 +12,42 @@ public enum Divergence: Int32, Sendable, CaseIterable {
   case velocity = 4
 }
 
+/// Where the gradient of a divergence goes: B numbers of ∂loss/∂divergence, and the view for ∂loss/∂velocity.
+package typealias DivergenceGradient = (upstream: UnsafePointer<Double>, gradVelocity: LatentsView)
+
 extension Sampler {
-  /// Divergence of a step from that of another velocity, of a reference or of the old policy, and its gradient.
+  /// Divergence of a step from that of another velocity, of a reference or of the old policy: B numbers.
   ///
   /// - Parameters:
   ///   - velocity, other: (B, D), guidance applied.
-  ///   - divergence: B numbers, or nil.
   ///   - gradient: B numbers of ∂loss/∂divergence, and where to write ∂loss/∂velocity; `other` has none.
   /// - Throws: `.invalidArgument` for the Gaussian kinds where s = 0.
+  @discardableResult
   public func divergence(
     _ kind: Divergence = .gaussian, _ step: Int, velocity: LatentsView, other: LatentsView,
-    divergence: UnsafeMutablePointer<Double>? = nil,
-    gradient: (UnsafePointer<Double>, LatentsView)? = nil
+    gradient: ([Double], LatentsView)? = nil
+  ) throws -> [Double] {
+    try divergences(velocity.batch, gradient) {
+      try divergence(kind, step, velocity: velocity, other: other, divergence: $0, gradient: $1)
+    }
+  }
+
+  package func divergence(
+    _ kind: Divergence, _ step: Int, velocity: LatentsView, other: LatentsView,
+    divergence: UnsafeMutablePointer<Double>?, gradient: DivergenceGradient?
   ) throws {
     try check(step: step)
-    if other.type != velocity.type {
-      throw ChunkGRPOError.wrongType("other_velocity is \(other.type), but velocity is \(velocity.type)")
-    }
-    try require(
-      other.batch == velocity.batch && other.elements == velocity.elements,
-      "other_velocity has \(other.batch) samples of \(other.elements) elements, but velocity has \(velocity.batch) of \(velocity.elements)"
-    )
+    try velocity.checkSame(other, "other_velocity", own: ("velocity is", "velocity has"))
     let factor = try factor(kind, step)
     // d²/∂v = 2·(v − v')
-    try distance(
-      step, velocity, factor: factor, slope: 2 * factor, divergence, gradient, "velocity or other_velocity"
-    ) { gradient, finish in
-      withExtendedLifetime((velocity, other)) {
-        VelocityDistancePass(x: velocity.rows, w: other.rows, gradient: gradient).run(threads: threads, finish: finish)
-      }
+    let output = try output(step, velocity, slope: 2 * factor, gradient)
+    let pass = VelocityDistancePass(x: velocity.rows, w: other.rows, gradient: output)
+    let broken = pass.run(threads: threads, keeping: (velocity, other, gradient?.gradVelocity)) { sample, _, sums in
+      let value = factor * (sums.squares / Double(velocity.elements))
+      divergence?[sample] = value
+      return value
     }
+    try throwIfBroken(broken, from: step, "velocity or other_velocity")
   }
 
   /// Divergence of a step from the one that was sampled: its mean is x' − s·ε, with ε made again (or given), so that
@@ -52,50 +58,22 @@ extension Sampler {
   ///   - noise: that of the step; nil where s = 0.
   ///   - next: x'.
   /// - Throws: `.invalidArgument` for a step of second order, or the Gaussian kinds where s = 0.
+  @discardableResult
   public func divergenceFromSampled(
     _ kind: Divergence = .gaussian, _ step: Int, latents: LatentsView, velocity: LatentsView, noise: Noise?,
-    next: LatentsView, divergence: UnsafeMutablePointer<Double>? = nil,
-    gradient: (UnsafePointer<Double>, LatentsView)? = nil
-  ) throws {
-    switch noise {
-    case nil:
+    next: LatentsView, gradient: ([Double], LatentsView)? = nil
+  ) throws -> [Double] {
+    try divergences(velocity.batch, gradient) {
       try divergenceFromSampled(
-        kind, step, latents: latents, velocity: velocity, source: .none, next: next, divergence: divergence,
-        gradient: gradient)
-    case .given(let noise):
-      try latents.checkSame(noise, "noise")
-      try withExtendedLifetime(noise) {
-        try divergenceFromSampled(
-          kind, step, latents: latents, velocity: velocity, source: .given(noise.rows), next: next,
-          divergence: divergence, gradient: gradient)
-      }
-    case .library(let seed, let sampleIDs):
-      try checkSampleIDs(sampleIDs?.count, batch: latents.batch)
-      try sampleIDs.withOptionalPointer {
-        try divergenceFromSampled(
-          kind, step, latents: latents, velocity: velocity, seed: seed, sampleIDPointer: $0, next: next,
-          divergence: divergence, gradient: gradient)
-      }
+        kind, step, latents: latents, velocity: velocity, noise: noise, next: next, divergence: $0, gradient: $1)
     }
   }
 
-  /// The same with the library's noise and borrowed sample ids: nil, or B of them.
-  public func divergenceFromSampled(
-    _ kind: Divergence, _ step: Int, latents: LatentsView, velocity: LatentsView, seed: UInt64,
-    sampleIDPointer: UnsafePointer<UInt64>?, next: LatentsView, divergence: UnsafeMutablePointer<Double>? = nil,
-    gradient: (UnsafePointer<Double>, LatentsView)? = nil
+  package func divergenceFromSampled(
+    _ kind: Divergence, _ step: Int, latents: LatentsView, velocity: LatentsView, noise: Noise?, next: LatentsView,
+    divergence: UnsafeMutablePointer<Double>?, gradient: DivergenceGradient?
   ) throws {
-    try checkNoiseSize(latents)
-    try divergenceFromSampled(
-      kind, step, latents: latents, velocity: velocity,
-      source: .library(LibraryNoise(seed: seed, sampleIDs: sampleIDPointer, step: step)), next: next,
-      divergence: divergence, gradient: gradient)
-  }
-
-  private func divergenceFromSampled(
-    _ kind: Divergence, _ step: Int, latents: LatentsView, velocity: LatentsView, source: NoiseSource,
-    next: LatentsView, divergence: UnsafeMutablePointer<Double>?, gradient: (UnsafePointer<Double>, LatentsView)?
-  ) throws {
+    let source = try noise?.rows(step: step, like: latents)
     try check(step: step)
     try latents.checkSame(velocity, "velocity")
     try latents.checkSame(next, "next_latents")
@@ -103,26 +81,40 @@ extension Sampler {
     try require(
       c.c == 0,
       "step \(step) is of second order: the sampled mean alone does not tell its divergence; give the old velocity")
-    if case .none = source {
-      try require(c.s == 0, "noise: step \(step) is stochastic (s = \(c.s)) and needs noise or a seed")
-    }
+    if c.s != 0 && source == nil { throw needsNoise(step) }
     let factor = try factor(kind, step)
     try require(
       kind != .velocity || c.b != 0,
       "step \(step) does not depend on the velocity (b = 0), so that its distance is unknown")
     // Of (m − m')² = b²·(v − v')².
     let ofMeans = kind == .velocity ? 1 / (c.b * c.b) : c.b == 0 ? 0 : factor / (c.b * c.b)
-    try distance(
-      step, velocity, factor: ofMeans, slope: 2 * c.b * ofMeans, divergence, gradient,
-      "latents, velocity, noise or next latents"
-    ) { gradient, finish in
-      withExtendedLifetime((latents, velocity, next)) {
-        MeanDistancePass(
-          c: c, x: latents.rows, v: velocity.rows, next: next.rows, noise: source, gradient: gradient
-        )
-        .run(threads: threads, finish: finish)
-      }
+    let output = try output(step, velocity, slope: 2 * c.b * ofMeans, gradient)
+    let pass = MeanDistancePass(
+      c: c, x: latents.rows, v: velocity.rows, next: next.rows, noise: source ?? .none, gradient: output)
+    let owners = (latents, velocity, next, noise, gradient?.gradVelocity)
+    let broken = pass.run(threads: threads, keeping: owners) { sample, _, sums in
+      let value = ofMeans * (sums.squares / Double(velocity.elements))
+      divergence?[sample] = value
+      return value
     }
+    try throwIfBroken(broken, from: step, "latents, velocity, noise or next latents")
+  }
+
+  /// Arrays around one of the two.
+  private func divergences(
+    _ batch: Int, _ gradient: ([Double], LatentsView)?,
+    _ body: (UnsafeMutablePointer<Double>?, DivergenceGradient?) throws -> Void
+  ) throws -> [Double] {
+    var values = [Double](repeating: 0, count: max(0, batch))
+    guard let (upstream, view) = gradient else {
+      try body(&values, nil)
+      return values
+    }
+    try require(upstream.count == batch, "grad_divergence has \(upstream.count) numbers for a batch of \(batch)")
+    try upstream.withUnsafeBufferPointer { upstream in
+      try body(&values, upstream.baseAddress.map { ($0, view) })
+    }
+    return values
   }
 
   /// Of mean((v − v')²).
@@ -143,32 +135,13 @@ extension Sampler {
     }
   }
 
-  /// divergence = factor·mean(d²), gradient = upstream·slope·d/D for the d of `kernel`.
-  private func distance(
-    _ step: Int, _ velocity: LatentsView, factor: Double, slope: Double, _ divergence: UnsafeMutablePointer<Double>?,
-    _ gradient: (UnsafePointer<Double>, LatentsView)?, _ what: String,
-    _ kernel: (DistanceGradient?, (Int, SampleSums) -> Void) -> Void
-  ) throws {
-    let count = Double(velocity.elements)
-    var broken: Int?
-    func finish(_ sample: Int, _ sums: SampleSums) {
-      let value = factor * (sums.squares / count)
-      if !value.isFinite && broken == nil { broken = sample }
-      divergence?[sample] = value
-    }
-    if let (upstream, view) = gradient {
-      try velocity.checkSame(view, "grad_velocity")
-      for i in 0..<velocity.batch {
-        guard upstream[i].isFinite else {
-          throw ChunkGRPOError.nonFinite("grad_divergence[\(i)] = \(upstream[i]) at step \(step) is not finite")
-        }
-      }
-      withExtendedLifetime(view) {
-        kernel(DistanceGradient(view: view.rows, upstream: upstream, slope: slope / count), finish)
-      }
-    } else {
-      kernel(nil, finish)
-    }
-    try throwIfBroken(broken, step: step, what)
+  /// gradient = upstream·slope·d/D for the d of a pass.
+  private func output(
+    _ step: Int, _ velocity: LatentsView, slope: Double, _ gradient: DivergenceGradient?
+  ) throws -> DistanceGradient? {
+    guard let (upstream, view) = gradient else { return nil }
+    try velocity.checkSame(view, "grad_velocity")
+    try checkUpstream(upstream, "grad_divergence", batch: velocity.batch, step: step)
+    return DistanceGradient(view: view.rows, upstream: upstream, slope: slope / Double(velocity.elements))
   }
 }

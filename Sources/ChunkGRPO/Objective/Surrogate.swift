@@ -1,4 +1,4 @@
-import Glibc
+internal import Platform
 
 enum Clipped { case no, low, high }
 

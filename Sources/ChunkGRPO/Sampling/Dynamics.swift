@@ -1,4 +1,4 @@
-import Glibc
+internal import Platform
 
 /// One sampling step as `x' = a·x + b·v + c·h + s·ε`, ε ~ N(0, I), with h the image that the step before predicted.
 public struct StepCoefficients: Sendable, Equatable {

@@ -1,55 +1,114 @@
+internal import KernelTable
+
 /// Where the ε of a step comes from.
-public enum Noise {
+public struct Noise {
+  enum Source {
+    case library(seed: UInt64)
+    case given(TrajectoryView)
+  }
+
+  let source: Source
+  /// Borrowed as the memory of a `LatentsView` is: `owner` holds it, or the caller keeps it alive. nil = 0, 1, ….
+  private var sampleIDs: UnsafePointer<UInt64>?
+  /// nil where the caller vouches for it.
+  private var idCount: Int?
+  private var owner: AnyObject?
+
+  private init(_ source: Source) { self.source = source }
+
   /// The library's: Philox4x32-10 with a Box–Muller transform in f32, a function of (seed, sample id, step, element)
   /// alone. `sampleIDs`: B of them, nil = 0 … B − 1.
-  case library(seed: UInt64, sampleIDs: [UInt64]? = nil)
-  /// The caller's, (B, D) like the latents.
-  case given(LatentsView)
-}
-
-/// The step number that stands for the initial noise.
-public let initialNoiseStep = -1
-
-/// More elements than this have no counter of their own in the noise.
-let maxElements = 1 << 34
-
-/// Fills `out` with the library's normals for `step` (0 … 2³¹ − 1, or `initialNoiseStep`).
-///
-/// For one initial noise a group, give all samples of the group the same id.
-public func normal(
-  seed: UInt64, sampleIDs: [UInt64]? = nil, step: Int = initialNoiseStep, threads: Int = 1, into out: LatentsView
-) throws {
-  try checkSampleIDs(sampleIDs?.count, batch: out.batch)
-  try sampleIDs.withOptionalPointer {
-    try normal(seed: seed, sampleIDPointer: $0, step: step, threads: threads, into: out)
+  public static func library(seed: UInt64, sampleIDs: [UInt64]? = nil) -> Noise {
+    var noise = Noise(.library(seed: seed))
+    if let sampleIDs {
+      let copy = OwnedIDs(sampleIDs)
+      (noise.sampleIDs, noise.idCount, noise.owner) = (UnsafePointer(copy.base), sampleIDs.count, copy)
+    }
+    return noise
   }
-}
 
-/// The same for borrowed sample ids: nil, or `out.batch` of them.
-public func normal(
-  seed: UInt64, sampleIDPointer: UnsafePointer<UInt64>?, step: Int, threads: Int, into out: LatentsView
-) throws {
-  try require(
-    step == initialNoiseStep || (0...Int(Int32.max)).contains(step),
-    "step = \(step) is neither \(initialNoiseStep) nor in 0 … \(Int32.max)")
-  try checkNoiseSize(out)
-  let threads = try resolvedThreads(threads)
-  let noise = LibraryNoise(seed: seed, sampleIDs: sampleIDPointer, step: step)
-  withExtendedLifetime(out) { NormalPass(x: out.rows, noise: noise).run(threads: threads) { _, _ in } }
-}
+  /// The same for as many ids as there are samples, which the caller keeps alive; nil = 0 … B − 1.
+  package static func library(seed: UInt64, borrowing sampleIDs: UnsafePointer<UInt64>?) -> Noise {
+    var noise = Noise(.library(seed: seed))
+    noise.sampleIDs = sampleIDs
+    return noise
+  }
 
-func checkNoiseSize(_ view: LatentsView) throws {
-  try require(
-    view.elements <= maxElements, "a sample of \(view.elements) elements is larger than the noise can fill, 2^34")
+  /// The caller's for one step, (B, D) like the latents.
+  public static func given(_ noise: LatentsView) -> Noise {
+    given(
+      TrajectoryView(
+        noise.base, type: noise.type, batch: noise.batch, count: 1, elements: noise.elements,
+        batchStride: noise.batchStride, stepStride: 0, owner: noise.owner))
+  }
+
+  /// The caller's for all T steps, (B, T, …).
+  public static func given(_ noise: TrajectoryView) -> Noise { Noise(.given(noise)) }
+
+  /// That of a step for latents like `x`, as a pass has it.
+  func rows(step: Int, like x: LatentsView) throws -> NoiseRows {
+    switch source {
+    case .library(let seed):
+      try checkIDs(batch: x.batch)
+      try require(
+        x.elements <= maxElements, "a sample of \(x.elements) elements is larger than the noise can fill, 2^34")
+      return .library(.init(seed: seed, sampleIDs: sampleIDs, step: UInt32(truncatingIfNeeded: step)))
+    case .given(let noise):
+      try require(
+        noise.count == 1 || (0..<noise.count).contains(step), "noise holds \(noise.count) steps, and none for \(step)")
+      let own = noise.latents(noise.count == 1 ? 0 : step)
+      try x.checkSame(own, "noise")
+      return .given(own.rows)
+    }
+  }
+
+  func checkIDs(batch: Int) throws { try checkSampleIDs(idCount, batch: batch) }
 }
 
 func checkSampleIDs(_ count: Int?, batch: Int) throws {
   try require(count == nil || count == batch, "sample_ids: \(count ?? 0) of them for a batch of \(batch)")
 }
 
-extension Optional where Wrapped == [UInt64] {
-  func withOptionalPointer<R>(_ body: (UnsafePointer<UInt64>?) throws -> R) rethrows -> R {
-    guard let self else { return try body(nil) }
-    return try self.withUnsafeBufferPointer { try body($0.baseAddress) }
+/// A copy of sample ids at an address that stays.
+private final class OwnedIDs {
+  let base: UnsafeMutablePointer<UInt64>
+
+  init(_ ids: [UInt64]) {
+    base = .allocate(capacity: max(1, ids.count))
+    for (i, id) in ids.enumerated() { base[i] = id }
   }
+
+  deinit { base.deallocate() }
+}
+
+/// The step number that stands for the initial noise.
+public let initialNoiseStep = -1
+
+/// More elements than this have no counter of their own in the noise.
+private let maxElements = 1 << 34
+
+/// Fills `out` with the library's normals for `step` (0 … 2³¹ − 1, or `initialNoiseStep`).
+///
+/// For one initial noise per group, give all samples of the group the same id.
+public func normal(
+  seed: UInt64, sampleIDs: [UInt64]? = nil, step: Int = initialNoiseStep, threads: Int = 1, into out: LatentsView
+) throws {
+  try normal(.library(seed: seed, sampleIDs: sampleIDs), step: step, threads: threads, into: out)
+}
+
+/// The same for any of the library's noise.
+public func normal(_ noise: Noise, step: Int = initialNoiseStep, threads: Int = 1, into out: LatentsView) throws {
+  try require(
+    step == initialNoiseStep || (0...Int(Int32.max)).contains(step),
+    "step = \(step) is neither \(initialNoiseStep) nor in 0 … \(Int32.max)")
+  let threads = try resolvedThreads(threads)
+  guard case .library(let rows) = try noise.rows(step: step, like: out) else {
+    throw ChunkGRPOError.invalidArgument("noise: only the library's can be drawn, and this is given")
+  }
+  NormalPass(x: out.rows, noise: rows).run(threads: threads, keeping: (noise, out)) { _, _, _ in 0 }
+}
+
+/// Uniform draws in (0, 1), 32 bits each: word 0 of Philox's counters in order.
+package func uniforms(seed: UInt64, sampleID: UInt64, step: UInt32, count: Int) -> [Double] {
+  kernelSet.uniforms(seed: seed, sampleID: sampleID, step: step, count: count)
 }

@@ -1,4 +1,4 @@
-import Glibc
+internal import Platform
 
 /// Which steps are stochastic, iteration by iteration: a window that moves along the trajectory (MixGRPO, arXiv 2507.21802;
 /// Flow-GRPO-Fast). Give it to `SamplerOptions.window`.
@@ -34,7 +34,8 @@ public struct SDEWindow: Sendable, Equatable {
   private func window(_ start: Int) -> [Int] { Array(start..<min(start + options.size, options.end)) }
 
   private func draws(_ iteration: Int, _ count: Int) -> [Double] {
-    uniforms(seed: options.seed, sampleID: UInt64(iteration), step: UInt32.max - 2, count: count)
+    uniforms(
+      seed: options.seed, sampleID: UInt64(iteration), step: ReservedStep.sdeWindow.rawValue, count: count)
   }
 
   private func start(iteration: Int) throws -> Int {

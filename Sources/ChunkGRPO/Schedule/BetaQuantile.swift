@@ -1,4 +1,4 @@
-import Glibc
+internal import Platform
 
 /// The p-quantile of Beta(a, a).
 func betaQuantile(_ p: Double, _ a: Double) -> Double {

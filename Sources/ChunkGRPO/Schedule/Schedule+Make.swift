@@ -1,4 +1,4 @@
-import Glibc
+internal import Platform
 
 extension Schedule {
   /// Any schedule of diffusers' `FlowMatchEulerDiscreteScheduler` (0.42), in its order: base points, shift, terminal

@@ -1,4 +1,4 @@
-import Glibc
+internal import Platform
 
 /// Where the T base points lie, before shift and spacing.
 public enum ScheduleBase: Int32, Sendable {

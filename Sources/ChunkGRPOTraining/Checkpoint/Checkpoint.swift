@@ -1,5 +1,5 @@
 import ChunkGRPO
-import Glibc
+internal import Platform
 
 /// A checkpoint is a directory with state.json and the three safetensors files that it names. Those are named after their
 /// contents, so that a new one never takes the place of an old one that the state still names; the state is written last.

@@ -1,5 +1,5 @@
 import ChunkGRPO
-import Glibc
+internal import Platform
 
 /// A failure of the file system, with the path and the system's reason.
 func ioError(_ what: String, _ path: String) -> ChunkGRPOError {

@@ -1,6 +1,6 @@
-internal import KernelTable
 internal import COpenBLAS
 import ChunkGRPO
+internal import KernelTable
 
 /// What the network computes in: `Float` to train, `Double` to check it.
 public protocol NetworkScalar: BinaryFloatingPoint & SIMDScalar & BitwiseCopyable & Codable {
@@ -14,7 +14,7 @@ public protocol NetworkScalar: BinaryFloatingPoint & SIMDScalar & BitwiseCopyabl
 }
 
 extension NetworkScalar {
-  static var kernels: NetworkKernels { elementType == .float32 ? networkKernels.float32 : networkKernels.float64 }
+  static var kernels: any NetworkKernels.Type { elementType == .float32 ? kernelSet.network32 : kernelSet.network64 }
 }
 
 // Sizes fit Int32: the shape bounds them and rows come in bounded batches.

@@ -1,5 +1,5 @@
-internal import KernelTable
 import ChunkGRPO
+internal import KernelTable
 
 /// The products of one layer. Those that stay within the caches take the library's own kernel, which needs no copies of
 /// what it multiplies; the others OpenBLAS.
@@ -12,13 +12,16 @@ extension Linear {
     _ p: UnsafePointer<S>, _ transposed: UnsafePointer<S>?, _ x: UnsafePointer<S>, rows: Int,
     to y: UnsafeMutablePointer<S>, adding: Bool = false
   ) {
-    if let transposed, let product = S.kernels.product, fits(columns: outputs, inputs) {
-      return product(rows, outputs, inputs, x, inputs, 1, transposed + weight, true, bias.map { p + $0 }, y, adding)
+    if let transposed, S.kernels.hasProduct, fits(columns: outputs, inputs) {
+      var product = ProductArguments(
+        m: rows, n: outputs, k: inputs, a: x, rowStride: inputs, columnStride: 1, b: transposed + weight, packed: true,
+        bias: bias.map { p + $0 }, c: y, adding: adding)
+      return S.kernels.product(&product)
     }
     if let bias {
       for r in 0..<rows {
         if adding {
-          S.kernels.add(p + bias, y + r &* outputs, outputs)
+          S.kernels.add(p + bias, to: y + r &* outputs, count: outputs)
         } else {
           (y + r &* outputs).update(from: p + bias, count: outputs)
         }
@@ -32,8 +35,11 @@ extension Linear {
   func applyTransposed<S: NetworkScalar>(
     _ p: UnsafePointer<S>, _ dy: UnsafePointer<S>, rows: Int, to dx: UnsafeMutablePointer<S>
   ) {
-    if let product = S.kernels.product, fits(columns: inputs, outputs) {
-      return product(rows, inputs, outputs, dy, outputs, 1, p + weight, false, nil, dx, false)
+    if S.kernels.hasProduct, fits(columns: inputs, outputs) {
+      var product = ProductArguments(
+        m: rows, n: inputs, k: outputs, a: dy, rowStride: outputs, columnStride: 1, b: p + weight, packed: false,
+        bias: nil, c: dx, adding: false)
+      return S.kernels.product(&product)
     }
     S.gemm(false, false, rows, inputs, outputs, dy, outputs, p + weight, inputs, 0, dx, inputs)
   }
@@ -42,8 +48,11 @@ extension Linear {
   func weightGradient<S: NetworkScalar>(
     _ dy: UnsafePointer<S>, _ x: UnsafePointer<S>, rows: Int, _ g: UnsafeMutablePointer<S>, adding: Bool
   ) {
-    if let product = S.kernels.product, fits(columns: inputs, rows) {
-      return product(outputs, inputs, rows, dy, 1, outputs, x, false, nil, g + weight, adding)
+    if S.kernels.hasProduct, fits(columns: inputs, rows) {
+      var product = ProductArguments(
+        m: outputs, n: inputs, k: rows, a: dy, rowStride: 1, columnStride: outputs, b: x, packed: false, bias: nil,
+        c: g + weight, adding: adding)
+      return S.kernels.product(&product)
     }
     S.gemm(true, false, outputs, inputs, rows, dy, outputs, x, inputs, adding ? 1 : 0, g + weight, inputs)
   }
@@ -68,8 +77,8 @@ extension NetworkShape {
     parallel(units: blocks.count, threads: threads) { units in
       for (layer, row) in blocks[units] {
         S.kernels.transpose(
-          p + (layer.weight &+ row &* layer.inputs), min(panel, layer.outputs &- row), layer.inputs,
-          transposed + (layer.weight &+ row &* layer.inputs), min(panel, layer.outputs &- row))
+          p + (layer.weight &+ row &* layer.inputs), rows: min(panel, layer.outputs &- row), columns: layer.inputs,
+          into: transposed + (layer.weight &+ row &* layer.inputs), stride: min(panel, layer.outputs &- row))
       }
     }
   }
@@ -81,5 +90,5 @@ extension NetworkShape {
 
 extension NetworkScalar {
   /// Whether the library has a kernel for products of its own.
-  static var hasProduct: Bool { kernels.product != nil }
+  static var hasProduct: Bool { kernels.hasProduct }
 }

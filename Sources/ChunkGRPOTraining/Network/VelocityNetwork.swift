@@ -1,6 +1,6 @@
-internal import KernelTable
 import ChunkGRPO
-import Glibc
+internal import KernelTable
+internal import Platform
 
 /// The velocity network: a residual MLP with adaptive layer norm (DiT's adaLN-Zero, arXiv 2212.09748).
 ///
@@ -131,10 +131,10 @@ public final class VelocityNetwork<Scalar: NetworkScalar> {
       }
     }
     shape.timeHidden.apply(p, t, wave, rows: contexts, to: timeSlope)
-    kernels.siluForward(timeSlope, contexts &* embedding, timeActivation, timeSlope)
+    kernels.siluForward(timeSlope, count: contexts &* embedding, into: timeActivation, slope: timeSlope)
     shape.condition.apply(p, t, self.conditions, rows: contexts, to: sum)
     shape.timeOutput.apply(p, t, timeActivation, rows: contexts, to: sum, adding: true)
-    kernels.siluForward(sum, contexts &* embedding, active, sumSlope)
+    kernels.siluForward(sum, count: contexts &* embedding, into: active, slope: sumSlope)
     shape.modulation.apply(p, t, active, rows: contexts, to: modulation)
   }
 
@@ -166,10 +166,12 @@ public final class VelocityNetwork<Scalar: NetworkScalar> {
       let part = b &* blockStride &+ kept &* width
       norm(b, from: kept)
       shape.hidden[b].apply(p, t, normed + part, rows: count, to: slope + part)
-      kernels.siluForward(slope + part, count &* width, activation + part, slope + part)
+      kernels.siluForward(slope + part, count: count &* width, into: activation + part, slope: slope + part)
       shape.contribution[b].apply(p, t, activation + part, rows: count, to: contribution + part)
-      kernels.gateForward(
-        contribution + part, hidden + part, count, width, table(from: kept), gate(b), hidden + part + blockStride)
+      var addition = GateArguments(
+        z: contribution + part, x: hidden + part, rows: count, width: width, modulation: table(from: kept),
+        gate: gate(b), y: hidden + part + blockStride)
+      kernels.gateForward(&addition)
     }
     norm(shape.blocks, from: kept)
     shape.output.apply(p, t, normed + (shape.blocks &* blockStride &+ kept &* width), rows: count, to: velocity)
@@ -197,7 +199,7 @@ public final class VelocityNetwork<Scalar: NetworkScalar> {
       throw ChunkGRPOError.invalidArgument("backward: the network was made without training, or has not run forward")
     }
     let width = shape.width
-    let grad = ModulationTable(gradModulation, stride: shape.modulationSize, contexts: contextOfRow.base)
+    let grad = ModulationTable(base: gradModulation, stride: shape.modulationSize, contexts: contextOfRow.base)
     gradModulation.update(repeating: 0, count: contexts &* shape.modulationSize)
     gradHidden.update(repeating: 0, count: rows &* width)
     // Those of the biases are sums over rows; products write the others.
@@ -207,23 +209,25 @@ public final class VelocityNetwork<Scalar: NetworkScalar> {
       }
     }
 
-    kernels.addColumnSums(gradVelocity, rows, shape.latentSize, g + bias(shape.output))
+    kernels.addColumnSums(gradVelocity, rows: rows, width: shape.latentSize, to: g + bias(shape.output))
     shape.output.weightGradient(gradVelocity, normed + shape.blocks &* blockStride, rows: rows, g, adding: adding)
     shape.output.applyTransposed(p, gradVelocity, rows: rows, to: gradA)
     normGradient(gradA, shape.blocks, grad)
     for b in (0..<shape.blocks).reversed() {
       let part = b &* blockStride
       let (hidden, output) = (shape.hidden[b], shape.contribution[b])
-      kernels.gateBackward(
-        gradHidden, contribution + part, rows, width, table(), grad, gate(b), gradB, g + bias(output))
+      var addition = GateGradientArguments(
+        dy: gradHidden, z: contribution + part, rows: rows, width: width, modulation: table(), gradModulation: grad,
+        gate: gate(b), dz: gradB, gradBias: g + bias(output))
+      kernels.gateBackward(&addition)
       output.weightGradient(gradB, activation + part, rows: rows, g, adding: adding)
       output.applyTransposed(p, gradB, rows: rows, to: gradA)
-      kernels.siluBackward(gradA, slope + part, rows, width, g + bias(hidden))
+      kernels.siluBackward(gradA, slope: slope + part, rows: rows, width: width, gradBias: g + bias(hidden))
       hidden.weightGradient(gradA, normed + part, rows: rows, g, adding: adding)
       hidden.applyTransposed(p, gradA, rows: rows, to: gradB)
       normGradient(gradB, b, grad)
     }
-    kernels.addColumnSums(gradHidden, rows, width, g + bias(shape.input))
+    kernels.addColumnSums(gradHidden, rows: rows, width: width, to: g + bias(shape.input))
     shape.input.weightGradient(gradHidden, latents, rows: rows, g, adding: adding)
     if let gradLatents { shape.input.applyTransposed(p, gradHidden, rows: rows, to: gradLatents) }
     contextsBackward(p, g, adding)
@@ -231,21 +235,22 @@ public final class VelocityNetwork<Scalar: NetworkScalar> {
 
   private func contextsBackward(_ p: UnsafePointer<Scalar>, _ g: UnsafeMutablePointer<Scalar>, _ adding: Bool) {
     let embedding = shape.embeddingSize
-    kernels.addColumnSums(gradModulation, contexts, shape.modulationSize, g + bias(shape.modulation))
+    kernels.addColumnSums(gradModulation, rows: contexts, width: shape.modulationSize, to: g + bias(shape.modulation))
     shape.modulation.weightGradient(gradModulation, active, rows: contexts, g, adding: adding)
     shape.modulation.applyTransposed(p, gradModulation, rows: contexts, to: gradActive)
-    kernels.siluBackward(gradActive, sumSlope, contexts, embedding, g + bias(shape.timeOutput))
+    kernels.siluBackward(
+      gradActive, slope: sumSlope, rows: contexts, width: embedding, gradBias: g + bias(shape.timeOutput))
     shape.condition.weightGradient(gradActive, conditions, rows: contexts, g, adding: adding)
     shape.timeOutput.weightGradient(gradActive, timeActivation, rows: contexts, g, adding: adding)
     shape.timeOutput.applyTransposed(p, gradActive, rows: contexts, to: sum)
-    kernels.siluBackward(sum, timeSlope, contexts, embedding, g + bias(shape.timeHidden))
+    kernels.siluBackward(sum, slope: timeSlope, rows: contexts, width: embedding, gradBias: g + bias(shape.timeHidden))
     shape.timeHidden.weightGradient(sum, wave, rows: contexts, g, adding: adding)
   }
 
   // MARK: Parts
 
   private func table(from row: Int = 0) -> ModulationTable {
-    ModulationTable(modulation, stride: shape.modulationSize, contexts: contextOfRow.base + row)
+    ModulationTable(base: modulation, stride: shape.modulationSize, contexts: contextOfRow.base + row)
   }
 
   private func bias(_ layer: Linear) -> Int { layer.bias ?? 0 }
@@ -258,15 +263,19 @@ public final class VelocityNetwork<Scalar: NetworkScalar> {
   private func norm(_ block: Int, from row: Int) {
     let part = block &* blockStride &+ row &* shape.width
     let statistics = block &* rowStatisticsStride &+ row
-    kernels.normForward(
-      hidden + part, rows &- row, shape.width, table(from: row), shift(block), scale(block), normed + part,
-      mean + statistics, rstd + statistics)
+    var arguments = NormArguments(
+      x: hidden + part, rows: rows &- row, width: shape.width, modulation: table(from: row), shift: shift(block),
+      scale: scale(block), y: normed + part, mean: mean + statistics, rstd: rstd + statistics)
+    kernels.normForward(&arguments)
   }
 
   private func normGradient(_ dy: UnsafePointer<Scalar>, _ block: Int, _ grad: ModulationTable) {
-    kernels.normBackward(
-      dy, hidden + block &* blockStride, mean + block &* rowStatisticsStride, rstd + block &* rowStatisticsStride, rows,
-      shape.width, table(), grad, shift(block), scale(block), gradHidden)
+    let statistics = block &* rowStatisticsStride
+    var arguments = NormGradientArguments(
+      dy: dy, x: hidden + block &* blockStride, mean: mean + statistics, rstd: rstd + statistics, rows: rows,
+      width: shape.width, modulation: table(), gradModulation: grad, shift: shift(block), scale: scale(block),
+      dx: gradHidden)
+    kernels.normBackward(&arguments)
   }
 
   /// Cosines, then sines, of 1000·σ at E/2 frequencies from 1 down to almost 1/10,000 (DiT).

@@ -1,6 +1,6 @@
-internal import KernelTable
 import ChunkGRPO
-import Glibc
+internal import KernelTable
+internal import Platform
 
 /// Adam with decoupled weight decay (arXiv 1711.05101), in the order of operations of `torch.optim.AdamW`:
 ///
@@ -37,9 +37,11 @@ public struct AdamW: Equatable, Sendable {
     firstMoment: UnsafeMutablePointer<Float>, secondMoment: UnsafeMutablePointer<Float>, count: Int, step: Int,
     learningRate: Double, gradientScale: Double = 1
   ) {
-    networkKernels.adamW(
-      factors(step: step, learningRate: learningRate, gradientScale: gradientScale), gradients, parameters, firstMoment,
-      secondMoment, parameters, firstMoment, secondMoment, count)
+    var arguments = AdamWArguments(
+      factors: factors(step: step, learningRate: learningRate, gradientScale: gradientScale), g: gradients,
+      w: parameters, m: firstMoment, v: secondMoment, newW: parameters, newM: firstMoment, newV: secondMoment,
+      count: count)
+    kernelSet.adamW(&arguments)
   }
 
   func factors(step: Int, learningRate: Double, gradientScale: Double) -> AdamWFactors {

@@ -1,5 +1,5 @@
-internal import KernelTable
 import ChunkGRPO
+internal import KernelTable
 
 /// Numbers of a pass over all weights that one thread takes at a time, and the most whose squares are summed in f32.
 private let blockSize = 4096
@@ -20,8 +20,8 @@ extension TrainingWorkspace {
     var squares = [Double](repeating: 0, count: (sum.count &+ blockSize &- 1) / blockSize)
     squares.withUnsafeMutableBufferPointer { squares in
       forEachBlock(sum.count, threads: threads) { number, first, count in
-        for other in others { networkKernels.float32.add(other.base + first, sum.base + first, count) }
-        squares[number] = networkKernels.float32.squares(sum.base + first, count)
+        for other in others { kernelSet.network32.add(other.base + first, to: sum.base + first, count: count) }
+        squares[number] = kernelSet.network32.squares(sum.base + first, count: count)
       }
     }
     return squares.reduce(0, +).squareRoot()
@@ -39,11 +39,13 @@ extension TrainingState {
     let factors = adam.factors(step: optimiserSteps, learningRate: learningRate, gradientScale: scale)
     let share = Float(1 - emaDecay)
     forEachBlock(weights.count, threads: threads) { _, first, count in
-      networkKernels.adamW(
-        factors, gradients.base + first, old.weights.base + first, old.firstMoment.base + first,
-        old.secondMoment.base + first, weights.base + first, firstMoment.base + first, secondMoment.base + first, count)
-      networkKernels.average(
-        share, weights.base + first, old.average.base + first, average.base + first, count)
+      var arguments = AdamWArguments(
+        factors: factors, g: gradients.base + first, w: old.weights.base + first, m: old.firstMoment.base + first,
+        v: old.secondMoment.base + first, newW: weights.base + first, newM: firstMoment.base + first,
+        newV: secondMoment.base + first, count: count)
+      kernelSet.adamW(&arguments)
+      kernelSet.average(
+        share: share, weights.base + first, old.average.base + first, into: average.base + first, count: count)
     }
   }
 }

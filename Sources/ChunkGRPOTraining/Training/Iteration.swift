@@ -1,5 +1,5 @@
 import ChunkGRPO
-import Glibc
+internal import Platform
 
 /// What one Chunk-GRPO iteration did.
 public struct IterationReport: Sendable {
@@ -349,7 +349,7 @@ extension ChunkGRPOTrainer {
       try plan.sampler.logProbVJP(
         step, latents: part.view(part.latents, range, of: size), velocity: part.view(part.velocity, range, of: size),
         next: part.view(part.next, range, of: size), gradLogProb: gradients,
-        gradVelocity: part.view(part.gradVelocity, range, of: size))
+        gradVelocity: part.view(part.gradVelocity, range, of: size), logProb: nil)
     }
     try part.network.backward(
       parameters: weights.parameters, gradVelocity: part.gradVelocity.base, gradParameters: part.gradients.base,

@@ -1,5 +1,5 @@
 import ChunkGRPO
-import Glibc
+internal import Platform
 
 extension ChunkGRPOTrainer {
   /// Called now and then with the optimiser steps done, their total and the mean loss since the last call. What it throws
@@ -87,7 +87,7 @@ extension ChunkGRPOTrainer {
     let ids = rows.map { draft.rowsDrawn &+ UInt64($0) }
     // `next` holds the noise, then the target.
     try normal(
-      seed: seed, sampleIDPointer: ids, step: initialNoiseStep, threads: plan.sampler.threads,
+      seed: seed, sampleIDs: ids, threads: plan.sampler.threads,
       into: part.view(part.next, 0..<rows.count, of: shape.latentSize))
     var sigmas: [Double] = []
     for (r, id) in ids.enumerated() {

@@ -58,9 +58,9 @@ struct Roller {
     let velocity = output + part.count &* size
 
     try normal(
-      seed: seed, sampleIDPointer: part.map(samples.initialID), step: initialNoiseStep, threads: sampler.threads,
+      seed: seed, sampleIDs: part.map(samples.initialID), threads: sampler.threads,
       into: view(at(0)))
-    let ids = part.map(samples.id)
+    let noise = Noise.library(seed: seed, sampleIDs: part.map(samples.id))
     let (local, used) = numbered(part.map { prompts.index[samples.prompt($0)] })
     // The contexts of several steps are computed together, as many as fit.
     let span = max(1, network.maxContexts / used.count)
@@ -105,8 +105,8 @@ struct Roller {
         kept += selected
       }
       try sampler.step(
-        k, latents: view(at(k)), velocity: view(velocity), seed: seed, sampleIDPointer: ids, next: view(at(k + 1)),
-        logProb: &logProb, relativeL1: &change)
+        k, latents: view(at(k)), velocity: view(velocity), noise: noise, next: view(at(k + 1)), logProb: &logProb,
+        relativeL1: &change)
       if k == sampler.trainedSteps { break }
       for (i, sample) in part.enumerated() {
         samples.logProbs?[sample &* sampler.trainedSteps &+ k] = logProb[i]

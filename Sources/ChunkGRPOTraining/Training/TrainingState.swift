@@ -60,7 +60,7 @@ extension NetworkShape {
     for (number, tensor) in tensors.enumerated() where tensor.shape.count == 2 && !startsAtZero(tensor) {
       let values = parameters.base + tensor.offset
       try normal(
-        seed: seed, sampleIDPointer: [UInt64(number)], step: initialNoiseStep, threads: 1,
+        seed: seed, sampleIDs: [UInt64(number)],
         into: LatentsView(values, type: .float32, batch: 1, elements: tensor.count))
       let scale = 1 / Float(tensor.shape[1]).squareRoot()
       for i in 0..<tensor.count { values[i] *= scale }

@@ -47,7 +47,7 @@ for iteration in 0...100 {
   let (v, gradient) = (try Latents(batch: batch, elements: dimensions), try Latents(batch: batch, elements: dimensions))
   var step = [Float](repeating: 0, count: dimensions)
   for k in 0..<sampler.trainedSteps {
-    model.velocity(step: k, sigma: schedule.sigmas[k], latents: trajectory.latents[k], velocity: v.view)
+    try model.velocity(step: k, sigma: schedule.sigmas[k], latents: trajectory.latents[k], velocity: v.view)
     let weights = (0..<batch).map { loss.gradLogProbs[$0 * sampler.trainedSteps + k] }
     try sampler.logProbVJP(
       k, latents: trajectory.latents[k], velocity: v.view, next: trajectory.latents[k + 1], gradLogProb: weights,

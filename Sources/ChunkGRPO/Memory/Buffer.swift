@@ -1,15 +1,14 @@
-import ChunkGRPO
-import Glibc
+internal import Platform
 
 /// Owned memory for `count` elements, zeros at first, 64-byte aligned.
-public final class Buffer<Element: BitwiseCopyable> {
-  public let count: Int
-  public let base: UnsafeMutablePointer<Element>
+package final class Buffer<Element: BitwiseCopyable> {
+  package let count: Int
+  package let base: UnsafeMutablePointer<Element>
 
   private let memory: UnsafeMutableRawPointer
 
   /// Throws `.outOfMemory` where an array would end the process.
-  public init(count: Int, for purpose: String) throws {
+  package init(count: Int, for purpose: String) throws {
     let bytes = try checkedProduct([count, MemoryLayout<Element>.stride], purpose)
     // Pages of a large `calloc` take no memory until they are written to.
     let (room, overflow) = bytes.addingReportingOverflow(64)
@@ -23,16 +22,18 @@ public final class Buffer<Element: BitwiseCopyable> {
 
   deinit { free(memory) }
 
-  public var values: UnsafeMutableBufferPointer<Element> { UnsafeMutableBufferPointer(start: base, count: count) }
+  package var values: UnsafeMutableBufferPointer<Element> { UnsafeMutableBufferPointer(start: base, count: count) }
 
-  func fillWithZeros() { memset(base, 0, count &* MemoryLayout<Element>.stride) }
+  package func fillWithZeros() { memset(base, 0, count &* MemoryLayout<Element>.stride) }
 
   /// Both buffers have the same count.
-  func copy(from other: Buffer) { memcpy(base, other.base, min(count, other.count) &* MemoryLayout<Element>.stride) }
+  package func copy(from other: Buffer) {
+    memcpy(base, other.base, min(count, other.count) &* MemoryLayout<Element>.stride)
+  }
 }
 
 /// The product of sizes that are not negative; an error instead of a trap where it leaves the address space.
-func checkedProduct(_ factors: [Int], _ what: String) throws -> Int {
+package func checkedProduct(_ factors: [Int], _ what: String) throws -> Int {
   var product = 1
   for factor in factors {
     let (next, overflow) = product.multipliedReportingOverflow(by: factor)

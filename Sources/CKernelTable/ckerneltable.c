@@ -1,0 +1,1 @@
+#include "ckerneltable.h"

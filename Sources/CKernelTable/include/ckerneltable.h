@@ -1,0 +1,190 @@
+#ifndef CHUNKGRPO_KERNEL_TABLE_H
+#define CHUNKGRPO_KERNEL_TABLE_H
+
+#include <stdbool.h>
+#include <stddef.h>
+#include <stdint.h>
+
+/* The arguments of the kernels, by name. In C, because Swift gives a struct of C's an initialiser with every field's name
+   in every module, and one of its own only where it is repeated by hand. x, v, next and gradient are in the type of the
+   latents; extra and noise in the compute type: double for f64, else float. Those two have room for a whole block and lie
+   in the order of the kernels, with zeros to the end of the last sixteen. */
+
+#define CHUNKGRPO_STRUCT(name) struct __attribute__((swift_name(#name))) chunkgrpo_##name
+#define CHUNKGRPO_IN const void *_Nonnull
+#define CHUNKGRPO_OUT void *_Nonnull
+
+/* What one block adds to the sums of a log-probability and of a relative L1 change. */
+CHUNKGRPO_STRUCT(BlockSums) {
+    double squares;   /* sum of d^2, of the kernel's difference d: x' - m for a step */
+    double change;    /* sum of |x' - x| */
+    double magnitude; /* sum of |x| */
+};
+
+/* Which of the library's normals: those of a sample and step from element `first` on, a multiple of a block. */
+CHUNKGRPO_STRUCT(Draw) {
+    uint64_t seed, sampleID;
+    uint32_t step;
+    ptrdiff_t first;
+    CHUNKGRPO_OUT scratch; /* room for the generator's constants, twenty vectors, on a 64-byte boundary */
+};
+
+/* extra = p y + q z, or p y */
+CHUNKGRPO_STRUCT(CombineArguments) {
+    double p;
+    CHUNKGRPO_IN y;
+    double q;
+    const void *_Nullable z;
+    CHUNKGRPO_OUT extra;
+    ptrdiff_t count;
+};
+
+/* next = m + s noise with m = a x + b v + extra */
+CHUNKGRPO_STRUCT(StepArguments) {
+    double a, b, s;
+    CHUNKGRPO_IN x;
+    CHUNKGRPO_IN v;
+    const void *_Nullable extra;
+    CHUNKGRPO_IN noise;
+    CHUNKGRPO_OUT next;
+    bool change; /* sums of x' - x and x are wanted */
+    ptrdiff_t count;
+};
+
+/* The same with the library's noise, which stays in registers, and no extra; a multiple of 32 elements. */
+CHUNKGRPO_STRUCT(NoisyStepArguments) {
+    double a, b, s;
+    CHUNKGRPO_IN x;
+    CHUNKGRPO_IN v;
+    struct chunkgrpo_Draw draw;
+    CHUNKGRPO_OUT words; /* room for a block of them */
+    CHUNKGRPO_OUT next;
+    bool change;
+    ptrdiff_t count;
+};
+
+/* d = next - m, and where wanted gradient = scale d */
+CHUNKGRPO_STRUCT(DifferenceArguments) {
+    double a, b;
+    CHUNKGRPO_IN x;
+    CHUNKGRPO_IN v;
+    const void *_Nullable extra;
+    CHUNKGRPO_IN next;
+    double scale;
+    void *_Nullable gradient;
+    bool streams; /* past the caches where it can be */
+    ptrdiff_t count;
+};
+
+/* d = v - w, and where wanted gradient = scale d */
+CHUNKGRPO_STRUCT(DistanceArguments) {
+    CHUNKGRPO_IN v;
+    CHUNKGRPO_IN w;
+    double scale;
+    void *_Nullable gradient;
+    ptrdiff_t count;
+};
+
+/* d = m - (next - s noise), and where wanted gradient = scale d */
+CHUNKGRPO_STRUCT(MeanDistanceArguments) {
+    double a, b, s;
+    CHUNKGRPO_IN x;
+    CHUNKGRPO_IN v;
+    CHUNKGRPO_IN noise;
+    CHUNKGRPO_IN next;
+    double scale;
+    void *_Nullable gradient;
+    ptrdiff_t count;
+};
+
+/* C = A B + bias, or C += A B + bias, for row-major B (k, n), C (m, n) and bias (n) or null; A(i, j) lies at
+   i rowStride + j columnStride. n is a multiple of productColumns. */
+CHUNKGRPO_STRUCT(ProductArguments) {
+    ptrdiff_t m, n, k;
+    CHUNKGRPO_IN a;
+    ptrdiff_t rowStride, columnStride;
+    CHUNKGRPO_IN b;
+    bool packed; /* B's first `panel` columns are a matrix of their own, then the next */
+    const void *_Nullable bias;
+    CHUNKGRPO_OUT c;
+    bool adding;
+};
+
+/* Rows of the modulation table that the rows of a batch share. */
+CHUNKGRPO_STRUCT(ModulationTable) {
+    CHUNKGRPO_OUT base;
+    ptrdiff_t stride; /* elements per row of the table */
+    const int32_t *_Nonnull contexts; /* which row of the table each row of the batch has */
+};
+
+/* y = n (1 + scale) + shift with n = (x - mean) rstd: layer norm without weights of its own, epsilon 1e-6, modulated by
+   vectors that begin at `shift` and `scale` of a row of the table. */
+CHUNKGRPO_STRUCT(NormArguments) {
+    CHUNKGRPO_IN x;
+    ptrdiff_t rows, width;
+    struct chunkgrpo_ModulationTable modulation;
+    ptrdiff_t shift, scale;
+    CHUNKGRPO_OUT y;
+    CHUNKGRPO_OUT mean;
+    CHUNKGRPO_OUT rstd;
+};
+
+/* dx += the gradient of x for dy; the gradients of shift and scale are added to gradModulation.
+   With dn = dy (1 + scale): dx = rstd (dn - mean(dn) - n mean(dn n)). */
+CHUNKGRPO_STRUCT(NormGradientArguments) {
+    CHUNKGRPO_IN dy;
+    CHUNKGRPO_IN x;
+    CHUNKGRPO_IN mean;
+    CHUNKGRPO_IN rstd;
+    ptrdiff_t rows, width;
+    struct chunkgrpo_ModulationTable modulation, gradModulation;
+    ptrdiff_t shift, scale;
+    CHUNKGRPO_OUT dx;
+};
+
+/* y = x + gate z; y may be x. */
+CHUNKGRPO_STRUCT(GateArguments) {
+    CHUNKGRPO_IN z;
+    CHUNKGRPO_IN x;
+    ptrdiff_t rows, width;
+    struct chunkgrpo_ModulationTable modulation;
+    ptrdiff_t gate;
+    CHUNKGRPO_OUT y;
+};
+
+/* dz = dy gate; its sum over the rows is added to gradBias, and the gradient of gate to gradModulation. */
+CHUNKGRPO_STRUCT(GateGradientArguments) {
+    CHUNKGRPO_IN dy;
+    CHUNKGRPO_IN z;
+    ptrdiff_t rows, width;
+    struct chunkgrpo_ModulationTable modulation, gradModulation;
+    ptrdiff_t gate;
+    CHUNKGRPO_OUT dz;
+    CHUNKGRPO_OUT gradBias;
+};
+
+/* The numbers of one step of AdamW. */
+CHUNKGRPO_STRUCT(AdamWFactors) {
+    float keep;       /* 1 - lr weightDecay */
+    float scale;      /* of the gradients */
+    float rate;       /* lr / (1 - beta1^t) */
+    float correction; /* 1 / sqrt(1 - beta2^t) */
+    float beta1, new1; /* beta1 and 1 - beta1 */
+    float beta2, new2;
+    float epsilon;
+};
+
+/* Parameters w and moments m, v after a step with gradients g, into newW, newM, newV, which may be w, m, v. */
+CHUNKGRPO_STRUCT(AdamWArguments) {
+    struct chunkgrpo_AdamWFactors factors;
+    CHUNKGRPO_IN g;
+    CHUNKGRPO_IN w;
+    CHUNKGRPO_IN m;
+    CHUNKGRPO_IN v;
+    CHUNKGRPO_OUT newW;
+    CHUNKGRPO_OUT newM;
+    CHUNKGRPO_OUT newV;
+    ptrdiff_t count;
+};
+
+#endif

@@ -1,0 +1,36 @@
+internal import KernelTable
+
+/// The noise of one step as a pass has it: without its owner, as `Rows`.
+enum NoiseRows {
+  case none
+  case given(Rows)
+  case library(Library)
+
+  /// Normals as a function of (seed, sample id, step, element).
+  struct Library {
+    let seed: UInt64
+    let sampleIDs: UnsafePointer<UInt64>?
+    let step: UInt32
+
+    func draw(_ block: Block) -> Draw {
+      Draw(
+        seed: seed, sampleID: sampleIDs?[block.sample] ?? UInt64(block.sample), step: step, first: block.offset,
+        scratch: block.scratch)
+    }
+  }
+
+  /// In the compute type.
+  func numbers(_ block: Block, _ type: ElementType, _ kernels: any LatentKernels.Type) -> UnsafeRawPointer {
+    switch self {
+    case .none:
+      block.noise.initializeMemory(as: UInt8.self, repeating: 0, count: blockSize &* type.computeSize)
+    case .given(let noise):
+      if type.size == type.computeSize { return UnsafeRawPointer(noise.at(block)) }
+      kernels.widen(noise.at(block), into: block.noise, count: block.count)
+    case .library(let noise):
+      var draw = noise.draw(block)
+      kernels.normals(&draw, into: block.noise, count: block.count)
+    }
+    return UnsafeRawPointer(block.noise)
+  }
+}

@@ -1,0 +1,65 @@
+/// Borrowed latents, velocities or noise: `batch` samples of `elements` contiguous values each.
+///
+/// The memory is alive as long as `owner`, or without one as long as the caller keeps it; where a call writes, the caller
+/// keeps it unshared.
+public struct LatentsView {
+  public let base: UnsafeMutableRawPointer
+  public let type: ElementType
+  /// B
+  public let batch: Int
+  /// D
+  public let elements: Int
+  /// Distance of two samples, in elements.
+  public let batchStride: Int
+  /// What holds the memory, or nil.
+  public let owner: AnyObject?
+
+  /// - Parameter batchStride: in elements; by default the samples follow one another.
+  public init(
+    _ base: UnsafeMutableRawPointer, type: ElementType, batch: Int, elements: Int, batchStride: Int? = nil,
+    owner: AnyObject? = nil
+  ) {
+    self.base = base
+    self.type = type
+    self.batch = batch
+    self.elements = elements
+    self.batchStride = batchStride ?? elements
+    self.owner = owner
+  }
+
+  /// The D values of a sample of f32 latents.
+  public func floats(_ sample: Int) -> UnsafeMutableBufferPointer<Float> { values(sample, of: .float32) }
+
+  /// The D values of a sample of f64 latents.
+  public func doubles(_ sample: Int) -> UnsafeMutableBufferPointer<Double> { values(sample, of: .float64) }
+
+  private func values<V>(_ sample: Int, of type: ElementType) -> UnsafeMutableBufferPointer<V> {
+    precondition(type == self.type, "these latents are \(self.type)")
+    precondition((0..<batch).contains(sample), "sample \(sample) of \(batch)")
+    return UnsafeMutableBufferPointer(
+      start: base.assumingMemoryBound(to: V.self) + sample * batchStride, count: elements)
+  }
+}
+
+extension LatentsView {
+  /// Throws unless `other` has the shape and element type of these latents, which a message calls by `own`.
+  func checkSame(
+    _ other: LatentsView, _ name: String, own: (are: String, have: String) = ("the latents are", "the latents have")
+  ) throws {
+    if other.type != type { throw ChunkGRPOError.wrongType("\(name) is \(other.type), but \(own.are) \(type)") }
+    try require(
+      other.batch == batch && other.elements == elements,
+      "\(name) has \(other.batch) samples of \(other.elements) elements, but \(own.have) \(batch) of \(elements)")
+  }
+
+  /// Both are of one shape and type.
+  func copy(from other: LatentsView) {
+    for i in 0..<batch { row(i).copyMemory(from: other.row(i), byteCount: elements &* type.size) }
+  }
+
+  func clear() {
+    for i in 0..<batch { row(i).initializeMemory(as: UInt8.self, repeating: 0, count: elements &* type.size) }
+  }
+
+  private func row(_ sample: Int) -> UnsafeMutableRawPointer { base + sample &* batchStride &* type.size }
+}

@@ -1,0 +1,100 @@
+extension Sampler {
+  /// Log-probabilities of given next latents, B numbers.
+  ///
+  /// - Throws: `.invalidArgument` where s = 0, for a deterministic step has no density.
+  public func logProb(
+    _ step: Int, latents: LatentsView, velocity: LatentsView, extras: StepExtras = StepExtras(), next: LatentsView
+  ) throws -> [Double] {
+    var logProb = [Double](repeating: 0, count: max(0, latents.batch))
+    try self.logProb(step, latents: latents, velocity: velocity, extras: extras, next: next, logProb: &logProb)
+    return logProb
+  }
+
+  package func logProb(
+    _ step: Int, latents: LatentsView, velocity: LatentsView, extras: StepExtras = StepExtras(), next: LatentsView,
+    logProb: UnsafeMutablePointer<Double>
+  ) throws {
+    let density = try checkedDensity(step, latents: latents, velocity: velocity, next: next)
+    try differences(step, density, latents, velocity, extras, next, output: nil, keeping: nil, logProb)
+  }
+
+  /// Vector-Jacobian product: gradVelocity = gradLogProb[i] · ∂ℓ[i]/∂v[i], with ∂ℓ/∂v = b·(x'−m)/(D·s²).
+  ///
+  /// - Parameters:
+  ///   - gradLogProb: B numbers.
+  ///   - gradUnconditional: for guidance, the gradient of the unconditional velocity, or nil.
+  /// - Returns: the log-probabilities, from the same pass.
+  @discardableResult
+  public func logProbVJP(
+    _ step: Int, latents: LatentsView, velocity: LatentsView, extras: StepExtras = StepExtras(), next: LatentsView,
+    gradLogProb: [Double], gradVelocity: LatentsView, gradUnconditional: LatentsView? = nil
+  ) throws -> [Double] {
+    try require(
+      gradLogProb.count == latents.batch,
+      "grad_log_prob has \(gradLogProb.count) numbers for a batch of \(latents.batch)")
+    var logProb = [Double](repeating: 0, count: latents.batch)
+    try logProbVJP(
+      step, latents: latents, velocity: velocity, extras: extras, next: next, gradLogProb: gradLogProb,
+      gradVelocity: gradVelocity, gradUnconditional: gradUnconditional, logProb: &logProb)
+    return logProb
+  }
+
+  /// The same for B numbers each; `logProb` may be nil.
+  package func logProbVJP(
+    _ step: Int, latents: LatentsView, velocity: LatentsView, extras: StepExtras = StepExtras(), next: LatentsView,
+    gradLogProb: UnsafePointer<Double>, gradVelocity: LatentsView, gradUnconditional: LatentsView? = nil,
+    logProb: UnsafeMutablePointer<Double>?
+  ) throws {
+    let density = try checkedDensity(step, latents: latents, velocity: velocity, next: next)
+    try latents.checkSame(gradVelocity, "grad_velocity")
+    if let gradUnconditional {
+      try latents.checkSame(gradUnconditional, "grad_unconditional")
+      try require(extras.unconditional != nil, "grad_unconditional: there is no unconditional velocity")
+    }
+    try checkUpstream(gradLogProb, "grad_log_prob", batch: latents.batch, step: step)
+    let slope = density.slope(b: coefficients[step].b, elements: latents.elements)
+    // Guidance: ∂v/∂(conditional) = w and ∂v/∂(unconditional) = 1 − w.
+    let w = extras.unconditional == nil ? 1 : extras.guidance
+    let output = GradientOutput(
+      gradient: gradVelocity.rows, unconditional: gradUnconditional?.rows, upstream: gradLogProb, scale: slope * w,
+      unconditionalScale: slope * (1 - w), streams: latents.exceedsCache(count: 4))
+    try differences(
+      step, density, latents, velocity, extras, next, output: output, keeping: (gradVelocity, gradUnconditional),
+      logProb)
+  }
+
+  /// The pass behind both.
+  private func differences(
+    _ step: Int, _ density: StepDensity, _ latents: LatentsView, _ velocity: LatentsView, _ extras: StepExtras,
+    _ next: LatentsView, output: GradientOutput?, keeping owners: (LatentsView, LatentsView?)?,
+    _ logProb: UnsafeMutablePointer<Double>?
+  ) throws {
+    let (c, terms) = try mean(step, coefficients[step], latents, extras)
+    let pass = DifferencePass(
+      c: c, x: latents.rows, v: velocity.rows, terms: terms, next: next.rows, output: output)
+    let broken = pass.run(threads: threads, keeping: (latents, velocity, extras, next, owners)) { sample, _, sums in
+      let value = density.logProb(squaredError: sums.squares, elements: latents.elements)
+      logProb?[sample] = value
+      return value
+    }
+    try throwIfBroken(broken, from: step, "latents, velocity or next latents")
+  }
+
+  private func checkedDensity(
+    _ step: Int, latents: LatentsView, velocity: LatentsView, next: LatentsView
+  ) throws -> StepDensity {
+    try check(step: step)
+    try latents.checkSame(velocity, "velocity")
+    try latents.checkSame(next, "next_latents")
+    return try checkedDensity(step)
+  }
+}
+
+/// Refuses a gradient that comes from above and is not finite.
+func checkUpstream(
+  _ upstream: UnsafePointer<Double>, _ name: String, batch: Int, step: Int, stride: Int = 1
+) throws {
+  for i in 0..<batch where !upstream[i &* stride].isFinite {
+    throw ChunkGRPOError.nonFinite("\(name)[\(i)] = \(upstream[i &* stride]) at step \(step) is not finite")
+  }
+}

@@ -1,0 +1,82 @@
+/// What a step tells of the batch.
+public struct StepResult: Sendable, Equatable {
+  /// B numbers; 0 where s = 0, so that a deterministic step drops out of every ratio.
+  public var logProb: [Double]
+  /// B numbers, mean|x' − x| / (mean|x| + 1e-8); empty where they were not asked for.
+  public var relativeL1: [Double]
+}
+
+extension Sampler {
+  /// One step: next = a·x + b·v + c·h + s·ε. `next` may be `latents`.
+  ///
+  /// - Parameters:
+  ///   - noise: may be nil where s = 0.
+  ///   - relativeL1: whether the result has them too.
+  /// - Throws: `.nonFinite` names the sample and the step; `next` is then to be thrown away.
+  @discardableResult
+  public func step(
+    _ step: Int, latents: LatentsView, velocity: LatentsView, extras: StepExtras = StepExtras(), noise: Noise?,
+    next: LatentsView, relativeL1: Bool = false
+  ) throws -> StepResult {
+    var logProb = [Double](repeating: 0, count: max(0, latents.batch))
+    var change = relativeL1 ? logProb : []
+    try change.withUnsafeMutableBufferPointer { change in
+      try self.step(
+        step, latents: latents, velocity: velocity, extras: extras, noise: noise, next: next, logProb: &logProb,
+        relativeL1: relativeL1 ? change.baseAddress : nil)
+    }
+    return StepResult(logProb: logProb, relativeL1: change)
+  }
+
+  /// The same into B numbers each, `stride` apart, or nil.
+  package func step(
+    _ step: Int, latents: LatentsView, velocity: LatentsView, extras: StepExtras = StepExtras(), noise: Noise?,
+    next: LatentsView, logProb: UnsafeMutablePointer<Double>?, relativeL1: UnsafeMutablePointer<Double>? = nil,
+    stride: Int = 1
+  ) throws {
+    try check(step: step)
+    try latents.checkSame(velocity, "velocity")
+    try latents.checkSame(next, "next_latents")
+    let source = try noise?.rows(step: step, like: latents)
+    let s = coefficients[step].s
+    if s != 0 && source == nil { throw needsNoise(step) }
+    try self.step(
+      step, coefficients[step], latents: latents, velocity: velocity, extras: extras,
+      source: s == 0 ? .none : source ?? .none, keeping: noise, next: next, logProb: logProb, relativeL1: relativeL1,
+      stride: stride)
+  }
+
+  /// x0 = x − σ·v into `image`: what a second-order step needs of the step before it. `image` may be `latents`.
+  public func predictedImage(
+    _ step: Int, latents: LatentsView, velocity: LatentsView, extras: StepExtras = StepExtras(), image: LatentsView
+  ) throws {
+    try check(step: step)
+    try latents.checkSame(velocity, "velocity")
+    try latents.checkSame(image, "image")
+    // A step to σ' = 0 without noise.
+    try self.step(
+      step, StepCoefficients(a: 1, b: -schedule.sigmas[step], s: 0), latents: latents, velocity: velocity,
+      extras: extras, source: .none, keeping: nil, next: image, logProb: nil, relativeL1: nil, stride: 1)
+  }
+
+  /// The step of `c`, whatever the coefficients of `step` are.
+  private func step(
+    _ step: Int, _ c: StepCoefficients, latents: LatentsView, velocity: LatentsView, extras: StepExtras,
+    source: NoiseRows, keeping noise: Noise?, next: LatentsView, logProb: UnsafeMutablePointer<Double>?,
+    relativeL1: UnsafeMutablePointer<Double>?, stride: Int
+  ) throws {
+    let (c, terms) = try mean(step, c, latents, extras)
+    let density = StepDensity(s: c.s, options.logProbForm)
+    let pass = StepPass(
+      c: c, x: latents.rows, v: velocity.rows, terms: terms, noise: source, next: next.rows, change: relativeL1 != nil)
+    let broken = pass.run(threads: threads, keeping: (latents, velocity, extras, noise, next)) { sample, _, sums in
+      let value = density?.logProb(squaredError: sums.squares, elements: latents.elements) ?? 0
+      let change = sums.relativeL1(elements: latents.elements)
+      logProb?[sample &* stride] = value
+      relativeL1?[sample &* stride] = change
+      // A NaN or infinity anywhere in x, v, noise or x' reaches x' − m.
+      return sums.squares + change + value
+    }
+    try throwIfBroken(broken, from: step, "latents, velocity, noise or next latents")
+  }
+}

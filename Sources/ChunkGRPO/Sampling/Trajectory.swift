@@ -1,0 +1,79 @@
+/// A rollout that owns its buffers. Advance it whole or chunk by chunk.
+///
+/// It may be shared by tasks. One advances it at a time, and a second is refused meanwhile; what lies up to `position` is
+/// final, so that others may read it. Write to its latents through their views, and that is yours to guard.
+public final class Trajectory: @unchecked Sendable {
+  private struct State {
+    var position: Int
+    var logProbs, relativeL1: [Double]
+    var isAdvancing = false
+  }
+
+  public let sampler: Sampler
+  public let noise: Noise?
+  /// (T + 1, B, D)
+  public let latents: Latents
+  /// For second-order steps: the image that the step before `position` predicted.
+  private let previousImage: Latents?
+  private let state: Locked<State>
+
+  /// (B, S), row-major; filled up to `position`.
+  public var logProbs: [Double] { state.withLock { $0.logProbs } }
+  /// (B, S), row-major; filled up to `position`.
+  public var relativeL1: [Double] { state.withLock { $0.relativeL1 } }
+  /// The step that comes next, 0 … T.
+  public var position: Int { state.withLock { $0.position } }
+  /// The latents at `position`: once it is T, the images.
+  public var current: LatentsView { latents.trajectory.latents(position) }
+
+  /// Starts at `initial`, which is copied.
+  ///
+  /// - Parameters:
+  ///   - noise: the library's, or nil for a deterministic sampler. Bring your own noise through `Sampler.rollout`.
+  ///   - position: the step that `initial` takes next: a rollout begun elsewhere can go on here.
+  public init(_ sampler: Sampler, initial: LatentsView, noise: Noise?, position: Int = 0) throws {
+    try noise?.checkIDs(batch: initial.batch)
+    if case .given = noise?.source {
+      throw ChunkGRPOError.invalidArgument("noise: a trajectory takes the library's; give your own to Sampler.rollout")
+    }
+    try require((0...sampler.steps).contains(position), "position = \(position) is outside 0 … \(sampler.steps)")
+    try require(
+      position == sampler.steps || sampler.coefficients[position].c == 0,
+      "position = \(position): a second-order step cannot begin a trajectory; give its previous image to Sampler.rollout"
+    )
+    self.sampler = sampler
+    self.noise = noise
+    latents = try Latents(
+      type: initial.type, steps: sampler.steps + 1, batch: initial.batch, elements: initial.elements)
+    previousImage =
+      try sampler.needsPreviousImage
+      ? Latents(type: initial.type, batch: initial.batch, elements: initial.elements) : nil
+    let zeros = [Double](repeating: 0, count: initial.batch * sampler.trainedSteps)
+    state = Locked(State(position: position, logProbs: zeros, relativeL1: zeros))
+    latents.trajectory.latents(position).copy(from: initial)
+  }
+
+  /// Takes the steps up to `end` (by default all). After an error `position` is as before.
+  public func advance(to end: Int? = nil, velocity: VelocityFunction) throws {
+    let end = end ?? sampler.steps
+    var next = try state.withLock { state in
+      try require(!state.isAdvancing, "advance: another task advances this trajectory")
+      try require(
+        end > state.position && end <= sampler.steps,
+        "end = \(end) is outside \(state.position + 1) … \(sampler.steps)")
+      state.isAdvancing = true
+      return state
+    }
+    defer { state.withLock { $0.isAdvancing = false } }
+    try next.logProbs.withUnsafeMutableBufferPointer { logProbs in
+      try next.relativeL1.withUnsafeMutableBufferPointer { relativeL1 in
+        let buffers = TrajectoryBuffers(
+          latents: latents.trajectory, logProbs: logProbs.baseAddress, relativeL1: relativeL1.baseAddress,
+          previousImage: previousImage?.view)
+        try sampler.rollout(buffers, range: next.position..<end, noise: noise, velocity: velocity)
+      }
+    }
+    next.position = end
+    state.withLock { $0 = next }
+  }
+}

@@ -1,0 +1,42 @@
+/// Borrowed latents or velocities of several steps, (B, n, …); each step of it is a `LatentsView`.
+public struct TrajectoryView {
+  public let base: UnsafeMutableRawPointer
+  public let type: ElementType
+  public let batch: Int
+  /// n
+  public let count: Int
+  public let elements: Int
+  /// Distances in elements.
+  public let batchStride: Int, stepStride: Int
+  /// What holds the memory, or nil.
+  public let owner: AnyObject?
+
+  public init(
+    _ base: UnsafeMutableRawPointer, type: ElementType, batch: Int, count: Int, elements: Int, batchStride: Int,
+    stepStride: Int, owner: AnyObject? = nil
+  ) {
+    self.base = base
+    self.type = type
+    self.batch = batch
+    self.count = count
+    self.elements = elements
+    self.batchStride = batchStride
+    self.stepStride = stepStride
+    self.owner = owner
+  }
+
+  /// The latents before step `step`.
+  public subscript(step: Int) -> LatentsView {
+    get throws {
+      try require((0..<count).contains(step), "step = \(step) is outside 0 … \(count - 1)")
+      return latents(step)
+    }
+  }
+
+  /// The same for a step that is there.
+  package func latents(_ step: Int) -> LatentsView {
+    LatentsView(
+      base + step &* stepStride &* type.size, type: type, batch: batch, elements: elements, batchStride: batchStride,
+      owner: owner)
+  }
+}
