@@ -20,17 +20,14 @@ struct Job {
   }
 
   func run(_ kernel: String) throws {
-    var logProb = weights
     switch kernel {
     case "step":
-      try sampler.step(
-        3, latents: x.view, velocity: v.view, noise: .library(seed: 1), next: next.view, logProb: &logProb)
+      _ = try sampler.step(3, latents: x.view, velocity: v.view, noise: .library(seed: 1), next: next.view)
     case "log_prob":
-      try sampler.logProb(3, latents: x.view, velocity: v.view, next: next.view, logProb: &logProb)
+      _ = try sampler.logProb(3, latents: x.view, velocity: v.view, next: next.view)
     default:
-      try sampler.logProbVJP(
-        3, latents: x.view, velocity: v.view, next: next.view, gradLogProb: weights, gradVelocity: gradient.view,
-        logProb: &logProb)
+      _ = try sampler.logProbVJP(
+        3, latents: x.view, velocity: v.view, next: next.view, gradLogProb: weights, gradVelocity: gradient.view)
     }
   }
 }
