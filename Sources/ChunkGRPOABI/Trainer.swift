@@ -155,7 +155,7 @@ public func cgrpo_trainer_sample(
     let images = try rows(images, "images", columns: d)
     try sameRows(images, "images", d, conditions, "conditions", c)
     try trainer.sample(
-      conditions: UnsafeBufferPointer(conditions), weights: enumeration(parameters, "parameters"), eta: eta, seed: seed,
+      conditions: UnsafeBufferPointer(conditions), parameters: enumeration(parameters, "parameters"), eta: eta, seed: seed,
       into: images)
   }
 }
@@ -174,7 +174,7 @@ public func cgrpo_trainer_velocity(
     try sameRows(latents, "latents", d, conditions, "conditions", c)
     try sameRows(latents, "latents", d, velocity, "velocity", d)
     try trainer.velocity(
-      weights: enumeration(parameters, "parameters"), latents: UnsafeBufferPointer(latents), sigma: sigma,
+      parameters: enumeration(parameters, "parameters"), latents: UnsafeBufferPointer(latents), sigma: sigma,
       conditions: UnsafeBufferPointer(conditions), into: velocity)
   }
 }

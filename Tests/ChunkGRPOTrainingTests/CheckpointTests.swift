@@ -3,32 +3,77 @@ import ChunkGRPOTraining
 import Foundation
 import Testing
 
+/// A directory for one test.
+final class TemporaryDirectory {
+  let path = FileManager.default.temporaryDirectory.appendingPathComponent("chunkgrpo-\(UUID().uuidString)").path
+  var model: String { path + "/model.safetensors" }
+
+  deinit { try? FileManager.default.removeItem(atPath: path) }
+
+  func files() throws -> [String] { try FileManager.default.contentsOfDirectory(atPath: path).sorted() }
+
+  func write(_ data: Data, to name: String) throws {
+    try FileManager.default.createDirectory(atPath: path, withIntermediateDirectories: true)
+    try data.write(to: URL(fileURLWithPath: path + "/" + name))
+  }
+}
+
+/// Changes the first `old` of a file to `new`, and the header's length with it.
+func replacing(_ old: String, _ new: String) -> (inout Data) -> Void {
+  { data in
+    guard let range = data.range(of: Data(old.utf8)) else { return }
+    data.replaceSubrange(range, with: Data(new.utf8))
+    let length = data.prefix(8).enumerated().reduce(0) { $0 | Int($1.element) << (8 * $1.offset) }
+    let changed = UInt64(length + new.utf8.count - old.utf8.count)
+    withUnsafeBytes(of: changed.littleEndian) { data.replaceSubrange(0..<8, with: $0) }
+  }
+}
+
+extension TemporaryDirectory {
+  /// Loading the checkpoint after `change` fails with `reason`.
+  func refuses(_ reason: String, after change: (inout Data) -> Void) throws {
+    let whole = try Data(contentsOf: URL(fileURLWithPath: model))
+    var damaged = whole
+    change(&damaged)
+    #expect(damaged != whole, "\(reason)")
+    try write(damaged, to: "model.safetensors")
+    let thrown = #expect(throws: ChunkGRPOError.self) { try ChunkGRPOTrainer(loading: path) }
+    #expect(thrown?.code == .io && thrown?.message.contains(reason) == true, "\(thrown?.message ?? "") for \(reason)")
+    #expect(thrown?.message.hasPrefix(model) == true)
+    try write(whole, to: "model.safetensors")
+  }
+}
+
 @Suite("Checkpoints")
 struct CheckpointTests {
-  private let directory = FileManager.default.temporaryDirectory
-    .appendingPathComponent("chunkgrpo-\(UUID().uuidString)").path
-
-  private func files() throws -> [String] { try FileManager.default.contentsOfDirectory(atPath: directory).sorted() }
-
-  private func cleanUp() { try? FileManager.default.removeItem(atPath: directory) }
+  private let directory = TemporaryDirectory()
 
   @Test("A run that goes on from a checkpoint equals one that was never interrupted, bit for bit")
   func resumesBitForBit() throws {
-    defer { cleanUp() }
     let trainer = try pretrained()
     try trainer.iterate(3)
-    try trainer.save(to: directory)
+    try trainer.save(to: directory.path)
     try trainer.iterate(3)
-    let resumed = try ChunkGRPOTrainer(loading: directory)
+    let resumed = try ChunkGRPOTrainer(loading: directory.path)
     #expect(resumed.options == trainer.options && resumed.iterations == 3)
     try resumed.iterate(3)
     #expect(try resumed.samples(.trained) == trainer.samples(.trained))
     #expect(try resumed.samples(.averaged) == trainer.samples(.averaged))
   }
 
+  @Test("Pretraining goes on from a checkpoint with the draws that follow")
+  func resumesPretraining() throws {
+    let trainer = try pretrained(steps: 5)
+    try trainer.save(to: directory.path)
+    let resumed = try ChunkGRPOTrainer(loading: directory.path)
+    var options = PretrainOptions()
+    options.steps = 3
+    for trainer in [trainer, resumed] { try trainer.pretrain(images: oneHots, conditions: oneHots, options: options) }
+    #expect(try resumed.samples() == trainer.samples())
+  }
+
   @Test("Every option comes back, infinities and 64-bit seeds too")
   func optionsComeBack() throws {
-    defer { cleanUp() }
     var options = tinyOptions(seed: .max - 7)
     options.chunkSizes = [1, 3, 4]
     options.maxGradNorm = .infinity
@@ -36,96 +81,82 @@ struct CheckpointTests {
     options.clipHigh = 0.1 + 0.2
     options.dynamics = .danceSDE
     options.weightedSelection = true
-    try ChunkGRPOTrainer(options).save(to: directory)
-    #expect(try ChunkGRPOTrainer(loading: directory).options == options)
+    try ChunkGRPOTrainer(options).save(to: directory.path)
+    #expect(try ChunkGRPOTrainer(loading: directory.path).options == options)
   }
 
-  @Test("A checkpoint replaces the one before it and leaves nothing else behind")
-  func replacesTheOneBefore() throws {
-    defer { cleanUp() }
+  @Test("A checkpoint is one file, which replaces the one before it and leaves all others")
+  func oneFile() throws {
     let trainer = try pretrained(steps: 5)
-    try trainer.save(to: directory)
-    let first = try files()
-    #expect(first.count == 4 && first.contains("state.json"))
+    try trainer.save(to: directory.path)
+    #expect(try directory.files() == ["model.safetensors"])
+    let own = ["lora.safetensors", "notes.txt", "state.json", "weights-0000000000000000.safetensors"]
+    for name in own { try directory.write(Data([1]), to: name) }
     try trainer.iterate(1)
-    try "kept".write(toFile: directory + "/notes.txt", atomically: true, encoding: .utf8)
-    try trainer.save(to: directory)
-    let second = try files()
-    #expect(second.count == 5 && second.contains("notes.txt") && Set(first).intersection(second) == ["state.json"])
+    try trainer.save(to: directory.path)
+    #expect(try directory.files() == (own + ["model.safetensors"]).sorted())
+    #expect(try ChunkGRPOTrainer(loading: directory.path).iterations == 1)
   }
 
-  @Test("Files of the user's stay, whatever they are called")
-  func keepsFilesOfOthers() throws {
-    defer { cleanUp() }
-    let trainer = try pretrained(steps: 5)
-    try trainer.save(to: directory)
-    let own = ["weights-best.safetensors", "average-of-three.safetensors", "lora.safetensors", "lora.safetensors.part"]
-    for name in own { try Data([1]).write(to: URL(fileURLWithPath: directory + "/" + name)) }
-    try trainer.iterate(1)
-    try trainer.save(to: directory)
-    let left = try files()
-    #expect(Set(own).isSubset(of: left) && left.count == 4 + own.count)
-  }
-
-  @Test("A write that was interrupted leaves the checkpoint before it readable")
+  @Test("A write that was interrupted before its rename leaves the checkpoint before it, and the next write its file")
   func interruptedWrite() throws {
-    defer { cleanUp() }
     let trainer = try pretrained(steps: 5)
-    try trainer.save(to: directory)
-    // What is there when the machine stops before the new state is renamed into place.
-    try Data([1, 2, 3]).write(to: URL(fileURLWithPath: directory + "/weights-0000000000000000.safetensors"))
-    try Data([1, 2, 3]).write(to: URL(fileURLWithPath: directory + "/average-0000000000000000.safetensors.part"))
-    #expect(try ChunkGRPOTrainer(loading: directory).samples() == trainer.samples())
-    try trainer.save(to: directory)
-    #expect(try files().count == 4)
+    try directory.write(Data([1, 2, 3]), to: "model.safetensors.part")
+    let thrown = #expect(throws: ChunkGRPOError.self) { try ChunkGRPOTrainer(loading: directory.path) }
+    #expect(thrown?.message.contains("model.safetensors: No such file") == true)
+    try trainer.save(to: directory.path)
+    let whole = try Data(contentsOf: URL(fileURLWithPath: directory.model))
+    try directory.write(whole.prefix(whole.count / 2), to: "model.safetensors.part")
+    #expect(try ChunkGRPOTrainer(loading: directory.path).samples() == trainer.samples())
+    try trainer.iterate(1)
+    try trainer.save(to: directory.path)
+    #expect(try directory.files() == ["model.safetensors"])
+    #expect(try ChunkGRPOTrainer(loading: directory.path).samples() == trainer.samples())
   }
 
-  @Test("Damaged files are refused with their name and what is wrong")
-  func damage() throws {
-    defer { cleanUp() }
-    let trainer = try pretrained(steps: 5)
-    try trainer.save(to: directory)
-    let weights = directory + "/" + (try files().first { $0.hasPrefix("weights-") } ?? "")
-    let state = directory + "/state.json"
+  @Test("A checkpoint of several files is refused with a way to keep it, until this version has written its own")
+  func earlierFormat() throws {
+    try directory.write(Data("{}".utf8), to: "state.json")
+    let thrown = #expect(throws: ChunkGRPOError.self) { try ChunkGRPOTrainer(loading: directory.path) }
+    #expect(thrown?.code == .io && thrown?.message.contains("go on with the library that wrote it") == true)
+    try ChunkGRPOTrainer(tinyOptions()).save(to: directory.path)
+    #expect(try ChunkGRPOTrainer(loading: directory.path).options == tinyOptions())
+  }
 
-    func refused(_ path: String, _ reason: String, _ change: (inout Data) -> Void) throws {
-      let whole = try Data(contentsOf: URL(fileURLWithPath: path))
-      var damaged = whole
-      change(&damaged)
-      try damaged.write(to: URL(fileURLWithPath: path))
-      let thrown = #expect(throws: ChunkGRPOError.self) { try ChunkGRPOTrainer(loading: directory) }
-      #expect(thrown?.code == .io && thrown?.message.contains(reason) == true, "\(thrown?.message ?? "") for \(reason)")
-      try whole.write(to: URL(fileURLWithPath: path))
-    }
-    func replace(_ old: String, _ new: String) -> (inout Data) -> Void {
-      { data in if let range = data.range(of: Data(old.utf8)) { data.replaceSubrange(range, with: Data(new.utf8)) } }
-    }
-    try refused(weights, "less than the length") { $0 = $0.prefix(5) }
-    try refused(weights, "its header claims") { $0[7] = 0xff }
-    try refused(weights, "its header claims") { $0[6] = 0x7f }
-    try refused(weights, "no JSON object") { $0[8] = UInt8(ascii: "x") }
-    try refused(weights, "data_offsets") { $0 = $0.prefix($0.count - 4) }
-    try refused(weights, "its data has") { $0 += [0, 0, 0, 0] }
-    try refused(weights, "its values are not those") { $0[$0.count - 3] ^= 1 }
-    try refused(weights, "is not F32", replace("F32", "F16"))
-    try refused(weights, "it lacks input.weight", replace("input.weight", "imput.weight"))
-    try refused(weights, "has not the shape", replace("[32,2]", "[2,32]"))
-    try refused(weights, "data_offsets", replace("\"data_offsets\":[0,256]", "\"data_offsets\":[9,256]"))
-    try refused(state, "no JSON") { $0 = $0.prefix(40) }
-    try refused(state, "no JSON") { $0 = Data(repeating: UInt8(ascii: "["), count: 100_000) }
-    try refused(state, "it lacks samples_drawn", replace("samples_drawn", "samples_drown"))
-    try refused(state, "its iterations is -1", replace("\"iterations\": 0", "\"iterations\": -1"))
-    try refused(state, "format", replace("\"format\": 1", "\"format\": 2"))
-    try refused(state, "outside of its directory", replace("\"weights\": \"", "\"weights\": \"../"))
-    try refused(state, "width", replace("\"width\": 32", "\"width\": 99999999"))
-    #expect(try ChunkGRPOTrainer(loading: directory).samples() == trainer.samples())
+  @Test("Metadata that is missing, unknown or out of bounds is refused by name")
+  func damagedMetadata() throws {
+    let trainer = try pretrained(steps: 5)
+    try trainer.save(to: directory.path)
+    try directory.refuses("it lacks samples_drawn", after: replacing("samples_drawn", "samples_drown"))
+    try directory.refuses("it lacks eta", after: replacing("\"eta\":\"0.7\",", ""))
+    try directory.refuses("does not know its etta", after: replacing("\"eta\":", "\"etta\":\"1\",\"eta\":"))
+    try directory.refuses("its iterations is -1", after: replacing("\"iterations\":\"0\"", "\"iterations\":\"-1\""))
+    try directory.refuses(
+      "its iterations is 9", after: replacing("\"iterations\":\"0\"", "\"iterations\":\"9999999999999999\""))
+    try directory.refuses("its format is not", after: replacing("\"chunkgrpo\"", "\"pt\""))
+    try directory.refuses("version 3", after: replacing("\"version\":\"2\"", "\"version\":\"3\""))
+    try directory.refuses("width", after: replacing("\"width\":\"32\"", "\"width\":\"99999999\""))
+    try directory.refuses("its width is wide", after: replacing("\"width\":\"32\"", "\"width\":\"wide\""))
+    try directory.refuses("its eta is nan", after: replacing("\"eta\":\"0.7\"", "\"eta\":\"nan\""))
+    try directory.refuses("its eta is 1e999", after: replacing("\"eta\":\"0.7\"", "\"eta\":\"1e999\""))
+    try directory.refuses("eta", after: replacing("\"eta\":\"0.7\"", "\"eta\":\"inf\""))
+    try directory.refuses("its dynamics is 99", after: replacing("\"dynamics\":\"1\"", "\"dynamics\":\"99\""))
+    try directory.refuses("its share_noise is 1", after: replacing("\"share_noise\":\"true\"", "\"share_noise\":\"1\""))
+    try directory.refuses(
+      "its chunk_sizes is 4,,4", after: replacing("\"chunk_sizes\":\"default\"", "\"chunk_sizes\":\"4,,4\""))
+    try directory.refuses("chunk_sizes sum", after: replacing("\"chunk_sizes\":\"default\"", "\"chunk_sizes\":\"4,5\""))
+    try directory.refuses("the network of its options", after: replacing("\"width\":\"32\"", "\"width\":\"16384\""))
+    try directory.refuses(
+      "not those that were written", after: replacing("\"iterations\":\"0\"", "\"iterations\":\"1\""))
+    try directory.refuses("not those that were written", after: replacing("\"kl\":\"0.0\"", "\"kl\":\"0.5\""))
+    #expect(try ChunkGRPOTrainer(loading: directory.path).samples() == trainer.samples())
   }
 
   @Test("Directories that are missing or cannot be written are named")
   func missingDirectories() throws {
-    let thrown = #expect(throws: ChunkGRPOError.self) { try ChunkGRPOTrainer(loading: directory + "/none") }
-    #expect(thrown?.code == .io && thrown?.message.contains("none/state.json: No such file") == true)
+    let thrown = #expect(throws: ChunkGRPOError.self) { try ChunkGRPOTrainer(loading: directory.path + "/none") }
+    #expect(thrown?.code == .io && thrown?.message.contains("none/model.safetensors: No such file") == true)
     let trainer = try ChunkGRPOTrainer(tinyOptions())
-    #expect(throws: ChunkGRPOError.self) { try trainer.save(to: directory + "/a/b") }
+    #expect(throws: ChunkGRPOError.self) { try trainer.save(to: directory.path + "/a/b") }
   }
 }

@@ -40,8 +40,7 @@ public func chunkLoss(
 public func chunkLoss(
   new: [Double], old: [Double], advantages: [Double], plan: ChunkPlan, options: ChunkLossOptions
 ) throws -> ChunkLoss {
-  let batch = advantages.count
-  let (steps, count, ranges) = (plan.steps, plan.count, plan.ranges)
+  let (batch, steps, count, ranges) = (advantages.count, plan.steps, plan.count, plan.ranges)
   try options.check()
   try check(new: new, old: old, advantages: advantages, plan: plan, options)
   let shares = try shares(batch: batch, ranges, options)
@@ -52,62 +51,39 @@ public func chunkLoss(
   var ratios: [Double] = []
   ratios.reserveCapacity(batch * count)
   var moments = RatioMoments()
+  var chunk = ChunkContext(new: new, old: old, steps: steps, options)
   for i in 0..<batch {
-    let advantage = advantages[i]
     for (j, range) in ranges.enumerated() {
-      let row = i * steps
-      let present = options.present(row, range)
-      let n = Double(present)
-      if present == 0 {
+      chunk.move(to: i * steps + range.lowerBound..<i * steps + range.upperBound, advantage: advantages[i])
+      if chunk.present == 0 {
         ratios.append(1)
         continue
       }
-      func mean(_ value: (Int) -> Double) -> Double {
-        range.reduce(0) { options.isPresent(row + $1) ? $0 + value($1) : $0 } / n
-      }
-      func logRatio(_ t: Int) -> Double { options.logRatio(new[row + t] - old[row + t], row, t) }
-
-      let moved = mean(logRatio)
-      let ratio = exp(moved)
-      let reference = options.reference ?? old
-      // The KL estimate is of the policies themselves: without scale and bias.
-      func delta(_ t: Int) -> Double { reference[row + t] - new[row + t] }
-      guard ratio.isFinite else {
+      let moved = chunk.mean { chunk.logRatios[$0] }
+      func requireFinite(_ value: Double, _ what: String) throws {
+        if value.isFinite { return }
         throw ChunkGRPOError.nonFinite(
-          "importance ratio of sample \(i), chunk \(j) is out of range: its log-probability moved by \(moved)")
+          "\(what) of sample \(i), chunk \(j) is out of range: its log-probability moved by \(moved)")
       }
-      ratios.append(ratio)
+      chunk.ratio = exp(moved)
+      try requireFinite(chunk.ratio, "importance ratio")
+      ratios.append(chunk.ratio)
       let share = shares[i * count + j]
       if share == 0 { continue }
-      let ofChunk = options.klEstimator(mean(delta))
-      let kl = options.klLevel == .chunk ? ofChunk.value : mean { options.klEstimator(delta($0)).value }
-      guard kl.isFinite else {
-        throw ChunkGRPOError.nonFinite(
-          "KL estimate of sample \(i), chunk \(j) is out of range: its log-probability moved by \(moved)")
-      }
-
-      let logClips = options.surrogate == .logClipped
-      func isClipped(_ t: Int) -> Bool { logClip(logRatio(t), advantage, options.clip) != logRatio(t) }
-      let term = options.policyTerm(
-        ratio: logClips ? exp(mean { logClip(logRatio($0), advantage, options.clip) }) : ratio, advantage: advantage,
-        newLogProb: options.surrogate == .cispo ? mean { new[row + $0] } : 0,
-        divergence: options.divergence.map { divergence in mean { divergence[row + $0] } } ?? 0)
+      let kl = KLTerm(chunk)
+      try requireFinite(kl.value, "KL estimate")
+      let policy = options.surrogate.term(chunk)
       let weight = options.weight(i, j, count)
-      loss += share * (weight * term.value + options.kl * kl)
-
+      loss += share * (weight * policy.value + options.kl * kl.value)
+      moments.add(ratio: chunk.ratio, kl: kl.value, clipped: policy.clipped)
       // A mean gives each of its steps 1/|C|, and a step's log ratio has scale_t in ℓ_new and in the bias.
-      var clipped = term.clipped
-      for t in range where options.isPresent(row + t) {
-        var slope = weight * term.slope * (options.ratioScale?[t] ?? 1)
-        if logClips && isClipped(t) {
-          slope = 0
-          if advantage != 0 { clipped = advantage > 0 ? .high : .low }
-        }
-        let klSlope = options.klLevel == .chunk ? ofChunk.slope : options.klEstimator(delta(t)).slope
-        gradLogProbs[row + t] = share * (slope + options.kl * klSlope) / n
-        if options.ratioBias != nil { gradRatioBias[row + t] = share * slope / n }
+      let n = Double(chunk.present)
+      for index in chunk.indices where options.isPresent(index) {
+        let scale = options.ratioScale?[index - i * steps] ?? 1
+        let slope = weight * policy.slope(ofStep: chunk.logRatios[index]) * scale
+        gradLogProbs[index] = share * (slope + options.kl * kl.slope(ofStep: chunk.delta(index))) / n
+        if options.ratioBias != nil { gradRatioBias[index] = share * slope / n }
       }
-      moments.add(ratio: ratio, kl: kl, clipped: clipped)
     }
   }
   guard loss.isFinite && gradLogProbs.allSatisfy({ $0.isFinite }) else {
@@ -120,18 +96,6 @@ public func chunkLoss(
 // MARK: - Parts
 
 extension ChunkLossOptions {
-  /// Index into (B, S).
-  fileprivate func isPresent(_ index: Int) -> Bool { mask.map { $0[index] != 0 } ?? true }
-
-  fileprivate func present(_ row: Int, _ range: Range<Int>) -> Int {
-    mask == nil ? range.count : range.count { isPresent(row + $0) }
-  }
-
-  /// scale·(difference + bias)
-  fileprivate func logRatio(_ difference: Double, _ row: Int, _ t: Int) -> Double {
-    (ratioScale?[t] ?? 1) * (difference + (ratioBias?[row + t] ?? 0))
-  }
-
   fileprivate func weight(_ i: Int, _ j: Int, _ count: Int) -> Double {
     guard let weights else { return 1 }
     return weights.count == count ? weights[j] : weights[i * count + j]
@@ -149,7 +113,7 @@ private func shares(batch: Int, _ ranges: [Range<Int>], _ o: ChunkLossOptions) t
   for i in 0..<batch {
     var own = 0.0
     for (j, range) in ranges.enumerated() where o.selection.map({ $0[i * count + j] != 0 }) ?? true {
-      let present = o.present(i * steps, range)
+      let present = o.present(i * steps + range.lowerBound..<i * steps + range.upperBound)
       if present == 0 { continue }
       shares[i * count + j] = o.average == .step ? Double(present) : 1
       own += shares[i * count + j]
@@ -213,36 +177,5 @@ private func check(
     if let j = weights.firstIndex(where: { !($0 >= 0 && $0.isFinite) }) {
       throw ChunkGRPOError.invalidArgument("weights[\(j)] = \(weights[j]) must be at least 0 and finite")
     }
-  }
-}
-
-private struct RatioMoments {
-  private var ratios: [Double] = []
-  private var kl = 0.0
-  private var low = 0, high = 0
-
-  mutating func add(ratio: Double, kl: Double, clipped: Clipped) {
-    ratios.append(ratio)
-    self.kl += kl
-    if clipped == .low { low += 1 }
-    if clipped == .high { high += 1 }
-  }
-
-  var stats: ChunkStats {
-    let n = Double(ratios.count)
-    let sum = ratios.reduce(0, +)
-    let mean = sum / n
-    var stats = ChunkStats()
-    stats.selected = ratios.count
-    stats.ratioMean = mean
-    stats.ratioStd = (ratios.reduce(0) { $0 + ($1 - mean) * ($1 - mean) } / n).squareRoot()
-    stats.ratioMin = ratios.min() ?? 0
-    stats.ratioMax = ratios.max() ?? 0
-    stats.clipFractionLow = Double(low) / n
-    stats.clipFractionHigh = Double(high) / n
-    stats.approximateKL = kl / n
-    // Relative to the mean, so that small ratios do not underflow.
-    stats.effectiveSampleSize = mean > 0 ? n / ratios.reduce(0) { $0 + ($1 / mean) * ($1 / mean) } : 0
-    return stats
   }
 }

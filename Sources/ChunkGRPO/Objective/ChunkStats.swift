@@ -15,3 +15,35 @@ public struct ChunkStats: Sendable, Equatable {
 
   public init() {}
 }
+
+/// Sums of the chunks of a loss.
+struct RatioMoments {
+  private var ratios: [Double] = []
+  private var kl = 0.0
+  private var low = 0, high = 0
+
+  mutating func add(ratio: Double, kl: Double, clipped: PolicyTerm.Side?) {
+    ratios.append(ratio)
+    self.kl += kl
+    if clipped == .low { low += 1 }
+    if clipped == .high { high += 1 }
+  }
+
+  var stats: ChunkStats {
+    let n = Double(ratios.count)
+    let sum = ratios.reduce(0, +)
+    let mean = sum / n
+    var stats = ChunkStats()
+    stats.selected = ratios.count
+    stats.ratioMean = mean
+    stats.ratioStd = (ratios.reduce(0) { $0 + ($1 - mean) * ($1 - mean) } / n).squareRoot()
+    stats.ratioMin = ratios.min() ?? 0
+    stats.ratioMax = ratios.max() ?? 0
+    stats.clipFractionLow = Double(low) / n
+    stats.clipFractionHigh = Double(high) / n
+    stats.approximateKL = kl / n
+    // Relative to the mean, so that small ratios do not underflow.
+    stats.effectiveSampleSize = mean > 0 ? n / ratios.reduce(0) { $0 + ($1 / mean) * ($1 / mean) } : 0
+    return stats
+  }
+}

@@ -7,6 +7,8 @@ public struct ClipRange: Sendable, Equatable {
     self.high = high
   }
 
+  func bounded(_ ratio: Double) -> Double { min(max(ratio, 1 - low), 1 + high) }
+
   /// 5e-5 on both sides, GCPO's.
   public static let gcpo = ClipRange(low: 5e-5, high: 5e-5)
 }

@@ -1,68 +1,133 @@
 internal import Platform
 
-enum Clipped { case no, low, high }
+/// What of an importance ratio ρ and an advantage A is minimised.
+public enum Surrogate: Int32, Sendable, CaseIterable {
+  /// max(−A·ρ, −A·clip(ρ)) (PPO, arXiv 1707.06347; every flow-matching code but Flow-DPPO).
+  case clipped = 1
+  /// −A·ρ.
+  case unclipped = 2
+  /// −A·exp(mean of min(r_t, high) where A > 0, of max(r_t, −low) where A < 0), r_t the log ratios of the steps: each
+  /// step is clipped, in logarithms, before the mean (GMPO, arXiv 2507.20673; verl `geo_mean`).
+  case logClipped = 3
+  /// −A·clip(ρ)·ℓ_new, without a gradient through clip(ρ) (CISPO, arXiv 2506.13585; verl). TRL caps only from above, at
+  /// its `epsilon_high`: low = 1, high = epsilon_high − 1.
+  case cispo = 4
+  /// −A·ρ, or 0 where the divergence from the old policy is at least the threshold and ρ has moved the advantage's way
+  /// (Flow-DPPO; verl-omni).
+  case divergenceMask = 5
+}
 
 /// The policy term of one chunk.
 struct PolicyTerm {
+  enum Side { case low, high }
+
   let value: Double
   /// ∂value/∂(the chunk's log ratio), or for CISPO ∂value/∂ℓ_j^new.
   let slope: Double
-  let clipped: Clipped
+  /// Which bound took hold of the chunk, if any.
+  var clipped: Side?
+  /// Steps whose log ratio is outside have no slope.
+  var free = -Double.infinity...Double.infinity
 
-  init(_ value: Double, slope: Double, clipped: Clipped = .no) {
-    self.value = value
-    self.slope = slope
-    self.clipped = clipped
+  func slope(ofStep logRatio: Double) -> Double { free.contains(logRatio) ? slope : 0 }
+}
+
+extension Surrogate {
+  /// What a surrogate makes of the options, and which of them it has no use for.
+  private struct Rules {
+    /// Bounds on `clip.low`; nil = the surrogate does not clip.
+    var low: ClosedRange<Double>?
+    var capsRatio = false
+    var takesBias = true
+    var takesDivergence = false
   }
-}
 
-/// min(r, high) where A > 0, max(r, −low) where A < 0: a log ratio is bounded only where it has moved the advantage's
-/// way.
-func logClip(_ logRatio: Double, _ advantage: Double, _ clip: ClipRange) -> Double {
-  advantage > 0 ? min(logRatio, clip.high) : max(logRatio, -clip.low)
-}
+  private var rules: Rules {
+    switch self {
+    case .clipped: Rules(low: 0...1, capsRatio: true)
+    case .unclipped: Rules()
+    case .logClipped: Rules(low: 0 ... .infinity)
+    case .cispo: Rules(low: 0...1, takesBias: false)
+    case .divergenceMask: Rules(takesDivergence: true)
+    }
+  }
 
-extension ChunkLossOptions {
-  /// - Parameters:
-  ///   - newLogProb: ℓ_j^new.
-  ///   - divergence: the chunk's.
-  func policyTerm(ratio: Double, advantage: Double, newLogProb: Double, divergence: Double) -> PolicyTerm {
-    let side = ratio > 1 ? Clipped.high : .low
-    switch surrogate {
+  func term(_ chunk: ChunkContext) -> PolicyTerm {
+    let o = chunk.options
+    let (ratio, advantage) = (chunk.ratio, chunk.advantage)
+    let side = ratio > 1 ? PolicyTerm.Side.high : .low
+    let free = PolicyTerm(value: -advantage * ratio, slope: -advantage * ratio)
+    switch self {
     case .clipped:
-      return clippedTerm(ratio: ratio, advantage: advantage)
-    case .unclipped, .logClipped:
-      return PolicyTerm(-advantage * ratio, slope: -advantage * ratio)
-    case .cispo:
-      let bounded = min(max(ratio, 1 - clip.low), 1 + clip.high)
+      // max(−A·min(ρ, cap), −A·clip(ρ)), and where A < 0 at most −A·dualClip.
+      let (bounded, capped) = (o.clip.bounded(ratio), min(ratio, o.ratioCap))
+      let chosen = -advantage * bounded > -advantage * capped ? bounded : capped
+      if advantage < 0 && chosen > o.dualClip {
+        return PolicyTerm(value: -advantage * o.dualClip, slope: 0, clipped: .high)
+      }
+      return chosen == ratio || advantage == 0
+        ? PolicyTerm(value: -advantage * chosen, slope: -advantage * ratio)
+        : PolicyTerm(value: -advantage * chosen, slope: 0, clipped: side)
+    case .unclipped:
+      return free
+    case .logClipped:
+      // A log ratio is bounded only where it has moved the advantage's way.
+      let range = advantage > 0 ? -.infinity...o.clip.high : -o.clip.low ... .infinity
+      let mean = chunk.mean { min(max(chunk.logRatios[$0], range.lowerBound), range.upperBound) }
+      let isClipped = advantage != 0 && chunk.contains { !range.contains(chunk.logRatios[$0]) }
       return PolicyTerm(
-        -advantage * bounded * newLogProb, slope: -advantage * bounded, clipped: bounded == ratio ? .no : side)
+        value: -advantage * exp(mean), slope: -advantage * exp(mean),
+        clipped: isClipped ? (advantage > 0 ? .high : .low) : nil, free: range)
+    case .cispo:
+      let bounded = o.clip.bounded(ratio)
+      return PolicyTerm(
+        value: -advantage * bounded * chunk.mean { chunk.new[$0] }, slope: -advantage * bounded,
+        clipped: bounded == ratio ? nil : side)
     case .divergenceMask:
       let moved = advantage > 0 && ratio > 1 || advantage < 0 && ratio < 1
-      return moved && divergence >= divergenceThreshold
-        ? PolicyTerm(0, slope: 0, clipped: side) : PolicyTerm(-advantage * ratio, slope: -advantage * ratio)
+      let divergence = o.divergence.map { all in chunk.mean { all[$0] } } ?? 0
+      return moved && divergence >= o.divergenceThreshold ? PolicyTerm(value: 0, slope: 0, clipped: side) : free
     }
   }
 
-  /// max(−A·min(ρ, cap), −A·clip(ρ)), and where A < 0 at most −A·dualClip.
-  private func clippedTerm(ratio: Double, advantage: Double) -> PolicyTerm {
-    let bounded = min(max(ratio, 1 - clip.low), 1 + clip.high)
-    let capped = min(ratio, ratioCap)
-    let chosen = -advantage * bounded > -advantage * capped ? bounded : capped
-    if advantage < 0 && chosen > dualClip { return PolicyTerm(-advantage * dualClip, slope: 0, clipped: .high) }
-    let value = -advantage * chosen
-    if chosen == ratio || advantage == 0 { return PolicyTerm(value, slope: -advantage * ratio) }
-    return PolicyTerm(value, slope: 0, clipped: ratio > 1 ? .high : .low)
-  }
-}
-
-extension KLEstimator {
-  /// The estimate and its slope in ℓ_new, of δ = ℓ_ref − ℓ_new.
-  func callAsFunction(_ delta: Double) -> (value: Double, slope: Double) {
-    switch self {
-    case .k1: return (-delta, 1)
-    case .k2: return (0.5 * delta * delta, -delta)
-    case .k3: return (expm1(delta) - delta, -expm1(delta))
+  /// Throws where an option is out of the surrogate's bounds, or none that it takes.
+  func check(_ o: ChunkLossOptions) throws {
+    if let low = rules.low {
+      let bounds = low.upperBound.isFinite ? "is outside [0, 1]" : "must be at least 0"
+      try require(low.contains(o.clip.low), "clip_low = \(o.clip.low) \(bounds)")
+      try require(o.clip.high >= 0, "clip_high = \(o.clip.high) must be at least 0")
+    } else {
+      try require(
+        o.clip == .gcpo,
+        "clip_low = \(o.clip.low), clip_high = \(o.clip.high): this surrogate does not clip; leave them as they are by default"
+      )
     }
+    try require(o.ratioCap >= 1, "ratio_cap = \(o.ratioCap) must be at least 1")
+    try require(o.dualClip > 1, "dual_clip = \(o.dualClip) must be above 1")
+    try require(
+      o.ratioCap == .infinity || rules.capsRatio, "ratio_cap = \(o.ratioCap) is for the clipped surrogate only")
+    try require(
+      o.dualClip == .infinity || rules.capsRatio, "dual_clip = \(o.dualClip) is for the clipped surrogate only")
+    try require(
+      o.ratioCap == .infinity || o.dualClip == .infinity,
+      "ratio_cap = \(o.ratioCap) and dual_clip = \(o.dualClip) exclude each other")
+    try require(
+      rules.takesBias || (o.ratioBias == nil && o.ratioScale == nil),
+      "ratio_bias and ratio_scale are not for CISPO, whose gradient is that of the log-probability")
+    if rules.takesDivergence {
+      try require(o.divergence != nil, "divergence: the divergence mask needs one number a sample and step")
+      try require(o.divergenceThreshold >= 0, "divergence_threshold = \(o.divergenceThreshold) must be at least 0")
+    } else {
+      try require(o.divergence == nil, "divergence is for the divergence mask only")
+      try require(
+        o.divergenceThreshold == ChunkLossOptions.defaultDivergenceThreshold,
+        "divergence_threshold = \(o.divergenceThreshold) is for the divergence mask only")
+    }
+  }
+
+  /// With its bounds, for people.
+  func described(_ o: ChunkLossOptions) -> String {
+    if rules.low != nil { return "\(self) to -\(o.clip.low), +\(o.clip.high)" }
+    return rules.takesDivergence ? "\(self) from \(o.divergenceThreshold) on" : "\(self)"
   }
 }

@@ -119,12 +119,6 @@ public struct Recipe: Sendable, CustomStringConvertible {
   }
 
   private var lossText: String {
-    var text = "\(loss.surrogate)"
-    switch loss.surrogate {
-    case .clipped, .logClipped, .cispo: text += " to -\(loss.clip.low), +\(loss.clip.high)"
-    case .divergenceMask: text += " from \(loss.divergenceThreshold) on"
-    case .unclipped: break
-    }
-    return text + (loss.kl > 0 ? ", KL \(loss.klEstimator) x \(loss.kl)" : ", no KL")
+    loss.surrogate.described(loss) + (loss.kl > 0 ? ", KL \(loss.klEstimator) x \(loss.kl)" : ", no KL")
   }
 }

@@ -8,11 +8,11 @@ protocol TextValue {
 }
 
 /// One property of `Root` under the name that it has in a checkpoint.
-struct TextField<Root> {
-  let name: String
-  let text: (Root) -> String
+package struct TextField<Root> {
+  package let name: String
+  package let text: (Root) -> String
   /// Sets the property; false where the text is no such value.
-  let read: (_ text: String, _ root: inout Root) -> Bool
+  package let read: (_ text: String, _ root: inout Root) -> Bool
 
   init<Value: TextValue>(_ name: String, _ path: WritableKeyPath<Root, Value>) {
     self.name = name
@@ -30,7 +30,14 @@ extension TextValue where Self: LosslessStringConvertible {
   init?(text: String) { self.init(text) }
 }
 
-extension Int: TextValue {}
+extension Int: TextValue {
+  /// No option and no counter is negative, or near where counting on would overflow.
+  init?(text: String) {
+    guard let value = Int(text), (0...1 << 53).contains(value) else { return nil }
+    self = value
+  }
+}
+
 extension UInt64: TextValue {}
 extension Bool: TextValue {}
 
@@ -60,7 +67,7 @@ extension [Int]?: TextValue {
       return
     }
     let parts = text.split(separator: ",", omittingEmptySubsequences: false)
-    let values = parts.compactMap { Int($0) }
+    let values = parts.compactMap { Int(text: String($0)) }
     guard values.count == parts.count else { return nil }
     self = values
   }

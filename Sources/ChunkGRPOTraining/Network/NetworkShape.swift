@@ -1,15 +1,15 @@
 import ChunkGRPO
 
-/// One tensor in the flat parameter buffer.
-public struct ParameterTensor: Equatable, Sendable {
+/// One tensor in the flat buffer of parameters.
+package struct ParameterTensor: Equatable, Sendable {
   /// As in checkpoints, such as "blocks.0.hidden.weight".
-  public let name: String
+  package let name: String
   /// (outputs, inputs) of a weight, (outputs) of a bias.
-  public let shape: [Int]
+  package let shape: [Int]
   /// Where it begins, in elements.
-  public let offset: Int
+  package let offset: Int
 
-  public var count: Int { shape.reduce(1, &*) }
+  package var count: Int { shape.reduce(1, &*) }
 }
 
 /// y = x·Wᵀ + b as offsets into the parameter buffer.
@@ -20,20 +20,20 @@ struct Linear: Equatable, Sendable {
 }
 
 /// The sizes of the velocity network and where its parameters lie in one flat buffer.
-public struct NetworkShape: Equatable, Sendable {
+package struct NetworkShape: Equatable, Sendable {
   /// D
-  public let latentSize: Int
+  package let latentSize: Int
   /// C
-  public let conditionSize: Int
+  package let conditionSize: Int
   /// W, the hidden size
-  public let width: Int
-  public let blocks: Int
+  package let width: Int
+  package let blocks: Int
   /// E, of time and condition
-  public let embeddingSize: Int
+  package let embeddingSize: Int
 
   /// In the order of the buffer, without gaps.
-  public let tensors: [ParameterTensor]
-  public let parameterCount: Int
+  package let tensors: [ParameterTensor]
+  package let parameterCount: Int
 
   let input, timeHidden, timeOutput, condition, modulation, output: Linear
   let hidden, contribution: [Linear]
@@ -42,7 +42,8 @@ public struct NetworkShape: Equatable, Sendable {
   var modulationSize: Int { (3 &* blocks &+ 2) &* width }
 
   /// - Throws: `.invalidArgument` for a size out of bounds.
-  public init(latentSize: Int, conditionSize: Int, width: Int = 256, blocks: Int = 3, embeddingSize: Int = 128) throws {
+  package init(latentSize: Int, conditionSize: Int, width: Int = 256, blocks: Int = 3, embeddingSize: Int = 128) throws
+  {
     try requireBounds("latent_size", latentSize, 1...1_048_576)
     try requireBounds("condition_size", conditionSize, 1...65_536)
     try requireBounds("width", width, 1...16_384)
@@ -87,6 +88,27 @@ public struct NetworkShape: Equatable, Sendable {
     output = linear("output", width, latentSize)
     self.tensors = tensors
     parameterCount = offset
+  }
+}
+
+extension NetworkShape {
+  /// Fresh parameters: weights N(0, 1/inputs) and biases 0; the modulation and the last layer 0, so that every block starts
+  /// as the identity and the velocity as 0 (adaLN-Zero).
+  func initialise(_ parameters: Buffer<Float>, seed: UInt64) throws {
+    parameters.fillWithZeros()
+    let seed = RandomStream.parameters.seed(seed)
+    for (number, tensor) in tensors.enumerated() where tensor.shape.count == 2 && !startsAtZero(tensor) {
+      let values = parameters.base + tensor.offset
+      try normal(
+        seed: seed, sampleIDs: [UInt64(number)],
+        into: LatentsView(values, type: .float32, batch: 1, elements: tensor.count))
+      let scale = 1 / Float(tensor.shape[1]).squareRoot()
+      for i in 0..<tensor.count { values[i] *= scale }
+    }
+  }
+
+  private func startsAtZero(_ tensor: ParameterTensor) -> Bool {
+    tensor.offset == modulation.weight || tensor.offset == output.weight
   }
 }
 

@@ -70,7 +70,7 @@ public struct TrainerOptions: Equatable, Sendable {
 
 extension TrainerOptions {
   /// Every option under its name in the header: what a checkpoint holds.
-  static var fields: [TextField<TrainerOptions>] {
+  package static var fields: [TextField<TrainerOptions>] {
     [
       .init("latent_size", \.latentSize), .init("condition_size", \.conditionSize), .init("width", \.width),
       .init("blocks", \.blocks), .init("embedding_size", \.embeddingSize),
@@ -87,10 +87,11 @@ extension TrainerOptions {
     ]
   }
 
-  /// Checks the bounds that no other type checks: `TrainingPlan` makes the others.
+  /// Checks the bounds that no other type checks; `TrainingPlan` makes those types.
   func check() throws {
     try requireBounds("steps", steps, 2...10_000)
-    try require([.flowSDE, .danceSDE, .cps].contains(dynamics), "dynamics: the trainer takes flow_sde, dance_sde or cps")
+    try require(
+      [.flowSDE, .danceSDE, .cps].contains(dynamics), "dynamics: the trainer takes flow_sde, dance_sde or cps")
     try require(eta > 0, "eta = \(eta) must be positive: without noise there is nothing to train")
     try requireBounds("group_size", groupSize, 2...1 << 20)
     try require(chunkFraction > 0 && chunkFraction <= 1, "chunk_fraction = \(chunkFraction) is outside (0, 1]")
@@ -100,6 +101,12 @@ extension TrainerOptions {
     try require(kl >= 0 && kl.isFinite, "kl = \(kl) must be at least 0 and finite")
     try requireBounds("updates_per_rollout", updatesPerRollout, 1...1 << 20)
     try requireLearningRate(learningRate)
+    try require(beta1 >= 0 && beta1 < 1, "beta1 = \(beta1) is outside [0, 1)")
+    try require(beta2 >= 0 && beta2 < 1, "beta2 = \(beta2) is outside [0, 1)")
+    try require(
+      Float(adamEpsilon) > 0 && Float(adamEpsilon).isFinite,
+      "adam_epsilon = \(adamEpsilon) must be positive and finite, in f32 too")
+    try require(weightDecay >= 0 && weightDecay.isFinite, "weight_decay = \(weightDecay) must be at least 0 and finite")
     try require(maxGradNorm > 0, "max_grad_norm = \(maxGradNorm) must be positive")
     try requireDecay(emaDecay)
   }

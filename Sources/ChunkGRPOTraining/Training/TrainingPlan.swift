@@ -6,7 +6,6 @@ struct TrainingPlan {
   let sampler: Sampler
   let chunks: ChunkPlan
   let clip: ClipRange
-  let adam: AdamW
 
   /// - Throws: `.invalidArgument` names the option.
   init(_ o: TrainerOptions) throws {
@@ -30,6 +29,5 @@ struct TrainingPlan {
       "chunk_fraction = \(o.chunkFraction) of \(chunks.count) chunks is none: at least \(1 / Double(chunks.count)) trains one"
     )
     clip = ClipRange(low: o.clipLow, high: o.clipHigh)
-    adam = try AdamW(beta1: o.beta1, beta2: o.beta2, epsilon: o.adamEpsilon, weightDecay: o.weightDecay)
   }
 }

@@ -3,6 +3,16 @@ import DemoSupport
 /// An image of 8×8 pixels row by row, −1 (paper) … 1 (ink).
 typealias Pixels = SIMD64<Float>
 
+/// Rows of 64 numbers, as the trainer has images.
+func numbers(_ images: [Pixels]) -> [Float] {
+  images.withUnsafeBytes { Array($0.bindMemory(to: Float.self)) }
+}
+
+/// Images from rows of 64 numbers.
+func pixels(_ numbers: [Float]) -> [Pixels] {
+  numbers.withUnsafeBytes { Array($0.bindMemory(to: Pixels.self)) }
+}
+
 /// Images and the digits that they show.
 struct Digits {
   var images: [Pixels] = []

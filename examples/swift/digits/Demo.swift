@@ -105,15 +105,11 @@ struct Demo {
     let prompts = oneHot(digits.prompts(wrong: Setting.wrongPrompts, using: &random))
     let progress = Progress("Flow matching")
     var losses: [(step: Int, loss: Double)] = []
-    try digits.images.withUnsafeBytes { images in
-      try prompts.withUnsafeBufferPointer { prompts in
-        try trainer.pretrain(
-          images: images.bindMemory(to: Float.self), conditions: prompts, options: pretraining
-        ) { done, total, loss in
-          progress.show(done, of: total, "loss \(fixed(loss, 3))")
-          losses.append((done, loss))
-        }
-      }
+    try trainer.pretrain(
+      images: numbers(digits.images), conditions: prompts, options: pretraining
+    ) { done, total, loss in
+      progress.show(done, of: total, "loss \(fixed(loss, 3))")
+      losses.append((done, loss))
     }
     for (step, loss) in losses { metrics.add("flow_matching", ["step": Double(step), "loss": loss]) }
     timer.finish("flow matching")
@@ -127,13 +123,8 @@ struct Demo {
       // The digits take turns: each is asked for four times in five.
       let first = trainer.iterations * Setting.promptsPerIteration
       let prompts = (first..<first + Setting.promptsPerIteration).map { $0 % 10 }
-      let report = try oneHot(prompts).withUnsafeBufferPointer { conditions in
-        try trainer.iterate(conditions: conditions) { images, promptOfImage, rewards in
-          let images = UnsafeRawBufferPointer(images).bindMemory(to: Pixels.self)
-          for i in images.indices {
-            rewards[i] = rewardModel.probability(of: prompts[Int(promptOfImage[i])], in: images[i])
-          }
-        }
+      let report = try trainer.iterate(conditions: oneHot(prompts)) { images, promptOfImage in
+        zip(promptOfImage, pixels(images)).map { rewardModel.probability(of: prompts[$0], in: $1) }
       }
       progress.show(report.iteration, of: total, "reward \(fixed(report.rewardMean, 3))")
       record(report, in: &metrics)
@@ -154,12 +145,7 @@ struct Demo {
   /// the same, so that before and after start from the same noise.
   private func evaluate(_ trainer: ChunkGRPOTrainer) throws -> Evaluation {
     let asked = (0..<Setting.evaluated).map { $0 % 10 }
-    var images = [Pixels](repeating: .zero, count: asked.count)
-    try oneHot(asked).withUnsafeBufferPointer { conditions in
-      try images.withUnsafeMutableBytes {
-        try trainer.sample(conditions: conditions, eta: 0, seed: 2025, into: $0.bindMemory(to: Float.self))
-      }
-    }
+    let images = try pixels(trainer.sample(conditions: oneHot(asked), eta: 0, seed: 2025))
     let judged = images.map(judge.guess)
     let right = Double(zip(judged, asked).count { $0 == $1 }) / Double(asked.count)
     return Evaluation(

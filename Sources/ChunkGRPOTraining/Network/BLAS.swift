@@ -1,21 +1,32 @@
 internal import COpenBLAS
+import ChunkGRPO
 internal import Platform
 
-/// The OpenBLAS of this process. It takes the products that the library's own kernel leaves: those of networks too large for
-/// the caches, with sizes that are no multiples of 64, and all on processors without AVX2 and FMA.
+/// The OpenBLAS of this process. `Linear` says which products it takes.
 ///
 /// A release of OpenBLAS takes processors newer than itself for ones of 2004 ("Prescott") and is then four to five times slower
 /// than it could be; 0.3.21, of Debian 12, does. `OPENBLAS_CORETYPE=SkylakeX` (with AVX-512) or `Haswell` (with AVX2 and
 /// FMA) in the environment tells it what the processor can do.
-public enum BLAS {
-  /// What OpenBLAS takes the processor for, such as "SkylakeX".
-  public static var kernel: String { openblas_get_corename().map { String(cString: $0) } ?? "unknown" }
+enum BLAS {
+  /// Makes the process's first product. OpenBLAS then maps a buffer that it keeps, and waits without end where there is no
+  /// memory for it.
+  ///
+  /// - Throws: `.outOfMemory` where there is none.
+  static func prepare() throws {
+    try users.locked { state in
+      if state.isReady { return }
+      do { _ = try Buffer<UInt8>(count: 132 << 20, for: "the buffer of OpenBLAS") }
+      // OpenBLAS makes smaller products without the buffer.
+      let size = 160
+      let factor = try Buffer<Float>(count: 2 * size * size, for: "OpenBLAS's first product")
+      Float.gemm(
+        false, false, size, size, size, factor.base, size, factor.base, size, 0, factor.base + size * size, size)
+      state.isReady = true
+    }
+  }
 
-  /// Number of threads of a product.
-  public static var threads: Int { Int(openblas_get_num_threads()) }
-
-  /// Runs `body`, whose threads each call OpenBLAS, with products that take one thread each. The setting is one for the
-  /// process: the first who comes makes it and the last who leaves takes it back.
+  /// Runs `body`, whose threads each call OpenBLAS, with products that take one thread each. The setting is the process's:
+  /// the first user makes it, and the last takes it back.
   static func onOneThread(_ body: () -> Void) {
     users.locked {
       if $0.count == 0 {
@@ -38,6 +49,7 @@ public enum BLAS {
   private final class Users: @unchecked Sendable {
     struct State {
       var mutex = pthread_mutex_t()
+      var isReady = false
       var count = 0
       var threads: Int32 = 1
     }
@@ -50,10 +62,10 @@ public enum BLAS {
       pthread_mutex_init(&state.pointee.mutex, nil)
     }
 
-    func locked(_ body: (inout State) -> Void) {
+    func locked<R>(_ body: (inout State) throws -> R) rethrows -> R {
       pthread_mutex_lock(&state.pointee.mutex)
-      body(&state.pointee)
-      pthread_mutex_unlock(&state.pointee.mutex)
+      defer { pthread_mutex_unlock(&state.pointee.mutex) }
+      return try body(&state.pointee)
     }
   }
 }

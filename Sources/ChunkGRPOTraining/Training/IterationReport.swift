@@ -1,0 +1,13 @@
+import ChunkGRPO
+
+/// The course of one Chunk-GRPO iteration.
+public struct IterationReport: Sendable {
+  /// Counted from 1.
+  public var iteration = 0
+  public var rewardMean = 0.0, rewardStd = 0.0
+  /// Means over the optimiser steps; the norm is that before clipping.
+  public var loss = 0.0, gradNorm = 0.0
+  /// Of the last optimiser step.
+  public var stats = ChunkStats()
+  public var rolloutSeconds = 0.0, rewardSeconds = 0.0, updateSeconds = 0.0
+}

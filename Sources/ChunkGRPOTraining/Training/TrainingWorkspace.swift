@@ -1,0 +1,73 @@
+import ChunkGRPO
+
+/// The network, the rows and the gradients of one lane.
+final class TrainingLane {
+  let network: VelocityNetwork<Float>
+  let gradients: Buffer<Float>
+  /// (maxRows, D) each.
+  let latents, next, velocity, gradVelocity: Buffer<Float>
+  /// (maxRows, C)
+  let conditions: Buffer<Float>
+
+  init(_ shape: NetworkShape, maxRows: Int) throws {
+    network = try VelocityNetwork(shape, maxRows: maxRows, maxContexts: maxRows, training: true)
+    gradients = try Buffer(count: shape.parameterCount, for: "\(shape.parameterCount) gradients")
+    let count = try checkedProduct([maxRows, shape.latentSize], "the rows of a batch")
+    latents = try Buffer(count: count, for: "the latents of a batch")
+    next = try Buffer(count: count, for: "the next latents of a batch")
+    velocity = try Buffer(count: count, for: "the velocities of a batch")
+    gradVelocity = try Buffer(count: count, for: "the gradients of a batch")
+    conditions = try Buffer(
+      count: checkedProduct([maxRows, shape.conditionSize], "the conditions of a batch"),
+      for: "the conditions of a batch")
+  }
+
+  func view(_ buffer: Buffer<Float>, _ rows: Range<Int>) -> LatentsView {
+    let size = network.shape.latentSize
+    return LatentsView(buffer.base + rows.lowerBound &* size, type: .float32, batch: rows.count, elements: size)
+  }
+
+  /// The velocities of rows whose conditions and latents are in place.
+  func forward(_ parameters: NetworkParameters<Float>, sigmas: [Double], contextOfRow: [Int32]) throws {
+    try network.setContexts(parameters, sigmas: sigmas, conditions: conditions.base)
+    try network.forward(parameters, latents: latents.base, contextOfRow: contextOfRow, velocity: velocity.base)
+  }
+
+  /// The gradients of the parameters for those of the velocities, added to the lane's or written over them.
+  func backward(_ parameters: NetworkParameters<Float>, adding: Bool) throws {
+    try network.backward(
+      parameters, gradVelocity: gradVelocity.base, gradParameters: gradients.base, adding: adding)
+  }
+}
+
+/// Memory for training, kept from call to call.
+final class TrainingWorkspace {
+  let shape: NetworkShape
+  let threads: Int
+  /// Rows of one pass. More are cut into several passes: memory is bounded, and activations stay in the caches.
+  let maxRows: Int
+  /// As many as any batch had so far.
+  private var lanes: [TrainingLane] = []
+  private let transposed: Buffer<Float>
+
+  init(_ shape: NetworkShape, trainedSteps: Int, threads: Int) throws {
+    self.shape = shape
+    self.threads = threads
+    maxRows = max(trainedSteps, boundedRows(shape, lanes: laneCount(.max, shape)))
+    transposed = try Buffer(count: shape.parameterCount, for: "\(shape.parameterCount) transposed weights")
+  }
+
+  /// The lanes of a batch of `samples`.
+  func lanes(for samples: Int) throws -> [TrainingLane] {
+    let count = laneCount(samples, shape)
+    while lanes.count < count { lanes.append(try TrainingLane(shape, maxRows: maxRows)) }
+    return Array(lanes[..<count])
+  }
+
+  /// The parameters of `state`, until the next call; transposed too where that makes products faster.
+  func parameters(_ state: TrainingState) -> NetworkParameters<Float> {
+    guard Float.kernels.hasProduct else { return NetworkParameters(state.parameters.base) }
+    shape.transpose(state.parameters.base, into: transposed.base, threads: threads)
+    return NetworkParameters(state.parameters.base, transposed: transposed.base)
+  }
+}
