@@ -36,7 +36,7 @@ LIBRARY_SOURCES := Package.swift bindings/c/exports.map bindings/c/old-libm.c $(
 
 # The static runtime makes the library self-contained. `nodelete`, because a Swift runtime cannot be unloaded; `defs`,
 # because a missing symbol should fail here and not in the host; lld, because gold leaves some mangled names in sight.
-LIBRARY_FLAGS := -Xswiftc -static-stdlib -Xswiftc -use-ld=lld \
+LIBRARY_FLAGS := -Xswiftc -static-stdlib -Xswiftc -use-ld=lld -Xswiftc -DCHUNKGRPO_SELF_CONTAINED \
     $(foreach flag,--version-script=$(CURDIR)/bindings/c/exports.map -soname libchunkgrpo.so.$(ABI) -z nodelete -z defs \
         $(CURDIR)/build/old-libm.o,-Xlinker $(flag))
 # A scratch path of its own: other flags in the same one would build everything anew at each turn.

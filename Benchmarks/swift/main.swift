@@ -22,11 +22,12 @@ struct Job {
   func run(_ kernel: String) throws {
     switch kernel {
     case "step":
-      _ = try sampler.step(3, latents: x.view, velocity: v.view, noise: .library(seed: 1), next: next.view)
+      try sampler.step(
+        3, latents: x.view, velocity: v.view, noise: .library(seed: 1), next: next.view)
     case "log_prob":
       _ = try sampler.logProb(3, latents: x.view, velocity: v.view, next: next.view)
     default:
-      _ = try sampler.logProbVJP(
+      try sampler.logProbVJP(
         3, latents: x.view, velocity: v.view, next: next.view, gradLogProb: weights, gradVelocity: gradient.view)
     }
   }

@@ -118,6 +118,6 @@ public func cgrpo_chunk_select(
     let batch = try batchCount(batch)
     let k = try count(chunkCount, "chunk_count", 1...Schedule.maxSteps)
     let result = try selectChunks(batch: batch, count: k, read(options, Extent(samples: batch, chunks: k)))
-    selection.update(from: result, count: result.count)
+    for (i, chosen) in result.joined().enumerated() { selection[i] = chosen ? 1 : 0 }
   }
 }

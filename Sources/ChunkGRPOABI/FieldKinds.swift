@@ -117,6 +117,33 @@ extension Field {
     }
   }
 
+  /// The same for bytes of which 0 is false.
+  static func array(
+    _ name: String, _ c: WritableKeyPath<C, UnsafePointer<UInt8>?>, _ s: WritableKeyPath<S, [Bool]?>,
+    _ size: @escaping (Extent) -> (Int, Int)
+  ) -> Field {
+    Field { options, result, extent in
+      let (rows, columns) = size(extent)
+      result[keyPath: s] = try options[keyPath: c].map {
+        try ChunkGRPOABI.array($0, name, rows, columns).map { $0 != 0 }
+      }
+    }
+  }
+
+  /// The same in rows.
+  static func array(
+    _ name: String, _ c: WritableKeyPath<C, UnsafePointer<UInt8>?>, _ s: WritableKeyPath<S, [[Bool]]?>,
+    _ size: @escaping (Extent) -> (Int, Int)
+  ) -> Field {
+    Field { options, result, extent in
+      let (rows, columns) = size(extent)
+      result[keyPath: s] = try options[keyPath: c].map {
+        let all = try ChunkGRPOABI.array($0, name, rows, columns).map { $0 != 0 }
+        return (0..<rows).map { Array(all[$0 * columns..<($0 + 1) * columns]) }
+      }
+    }
+  }
+
   /// The same for ids.
   static func array(
     _ name: String, _ c: WritableKeyPath<C, UnsafePointer<Int64>?>, _ s: WritableKeyPath<S, [Int]?>,

@@ -68,7 +68,7 @@ public func cgrpo_best_of_n(
     let chosen = try nonNull(chosen, "chosen")
     let n = try count(scoreCount, "count", 1...maxCount)
     let result = try bestOfN(array(scores, "scores", n, 1), keep: count(keep, "keep", 1...n))
-    chosen.update(from: result, count: n)
+    for (i, isChosen) in result.enumerated() { chosen[i] = isChosen ? 1 : 0 }
   }
 }
 

@@ -1,7 +1,7 @@
 public import CChunkGRPO
 import CSupport
 import ChunkGRPO
-import Glibc
+internal import Platform
 
 /// Runs the body of an ABI function: an error becomes its status, and its sentence this thread's message.
 func guarded(_ body: () throws -> Void) -> cgrpo_status {

@@ -155,7 +155,8 @@ public func cgrpo_trainer_sample(
     let images = try rows(images, "images", columns: d)
     try sameRows(images, "images", d, conditions, "conditions", c)
     try trainer.sample(
-      conditions: UnsafeBufferPointer(conditions), parameters: enumeration(parameters, "parameters"), eta: eta, seed: seed,
+      conditions: UnsafeBufferPointer(conditions), parameters: enumeration(parameters, "parameters"), eta: eta,
+      seed: seed,
       into: images)
   }
 }

@@ -210,7 +210,7 @@ struct AdvantageFixtureTests {
       else { continue }
       if selected.count != keep { continue }  // the source skips the selection
       let ours = try bestOfN(scores, keep: keep)
-      #expect(Set(ours.indices.filter { ours[$0] == 1 }) == Set(selected))
+      #expect(Set(ours.indices.filter { ours[$0] }) == Set(selected))
       count += 1
     }
     #expect(count >= 2)

@@ -131,7 +131,7 @@ struct ObjectiveFixtureTests {
       let sequence = v["importance_sampling_level"] as? String == "sequence"
       let plan = try ChunkPlan.fixed(steps: steps, size: sequence ? steps : 1)
       var o = ChunkLossOptions()
-      o.mask = mask.map { UInt8($0) }
+      o.mask = mask.map { $0 != 0 }
       o.clip = ClipRange(low: v.number("epsilon_low"), high: v.number("epsilon_high"))
       o.ratioCap = v["delta"] as? Double ?? .infinity
       (o.kl, o.klLevel, o.reference) = (v.number("beta"), .step, c.inputs.numbers("ref_log_probs"))
@@ -173,7 +173,7 @@ struct ObjectiveFixtureTests {
       for v in c.expected["variants"] as? [[String: Any]] ?? [] {
         let sequence = ["verl_gspo", "verl_geo_mean"].contains(c.kind)
         var o = ChunkLossOptions()
-        o.mask = mask.map { UInt8($0) }
+        o.mask = mask.map { $0 != 0 }
         o.clip = ClipRange(
           low: v["clip_ratio_low"] as? Double ?? v.number("clip_ratio"),
           high: v["clip_ratio_high"] as? Double ?? v.number("clip_ratio"))

@@ -46,14 +46,17 @@ struct ObjectiveGradientTests {
       }
       options.average = [.chunk, .sample, .step][Int(seed / 2) % 3]
       if coin() { options.normaliser = 7 }
-      if coin() { options.mask = next(size).map { $0 > -0.5 ? 1 : 0 } }
-      if coin() { options.selection = [1] + next(batch * count - 1).map { $0 > -0.5 ? 1 : 0 } }
+      if coin() { options.mask = next(size).map { $0 > -0.5 } }
+      if coin() {
+        let all = [true] + next(batch * count - 1).map { $0 > -0.5 }
+        options.selection = (0..<batch).map { Array(all[$0 * count..<($0 + 1) * count]) }
+      }
       if coin() { options.weights = next(coin() ? count : batch * count).map { abs($0) } }
       if surrogate != .cispo {
         if coin() { options.ratioBias = next(size).map { 0.1 * abs($0) } }
         if coin() { options.ratioScale = next(6).map { abs($0) } }
       }
-      options.mask?[0...5] = [1, 1, 1, 1, 1, 1]
+      options.mask?[0...5] = [true, true, true, true, true, true]
     }
 
     func loss(_ new: [Double]) throws -> ChunkLoss {
@@ -240,14 +243,14 @@ struct ObjectiveGradientTests {
   func masks() throws {
     let plan = try ChunkPlan([2, 2])
     var o = ChunkLossOptions()
-    o.mask = [1, 1, 1, 0, 1, 1, 0, 0]
+    o.mask = [true, true, true, false, true, true, false, false]
     o.clip = ClipRange(low: 0.5, high: 0.5)
     let new = [0.1, 0.2, 0.3, .nan, 0.1, 0.1, .infinity, .nan]
     let result = try chunkLoss(new: new, old: [0, 0, 0, 0, 0, 0, 0, 0], advantages: [1, 2], plan: plan, options: o)
     #expect(result.stats.selected == 3 && result.ratios[3] == 1)
     #expect(abs(result.loss + (exp(0.15) + exp(0.3) + 2 * exp(0.1)) / 3) < 1e-15)
     #expect(result.gradLogProbs[3] == 0 && result.gradLogProbs[6] == 0 && result.gradLogProbs[2] != 0)
-    o.mask = [0, 0, 0, 0, 0, 0, 0, 0]
+    o.mask = Array(repeating: false, count: 8)
     #expect(
       error { _ = try chunkLoss(new: new, old: new, advantages: [1, 2], plan: plan, options: o) }?.message.contains(
         "mask") == true)
@@ -282,8 +285,8 @@ struct ObjectiveGradientTests {
       ),
       ("divergence of sample 0 at step 1", { ($0.surrogate, $0.divergence) = (.divergenceMask, [0, -1]) }),
       ("divergence of sample 0 at step 1 is nan", { ($0.surrogate, $0.divergence) = (.divergenceMask, [0, .nan]) }),
-      ("mask has 1", { $0.mask = [1] }),
-      ("mask: no selected", { ($0.mask, $0.selection) = ([1, 0], [0, 1]) }),
+      ("mask has 1", { $0.mask = [true] }),
+      ("mask: no selected", { ($0.mask, $0.selection) = ([true, false], [[false, true]]) }),
       ("reference_log_probs has 1", { $0.reference = [1] }),
       ("reference_log_probs of sample 0 at step 1", { $0.reference = [1, .nan] }),
       ("weights has 3", { $0.weights = [1, 1, 1] }),

@@ -23,8 +23,9 @@ struct ObjectiveTests {
       let old = Array(draws[0..<24])
       let new = (0..<24).map { old[$0] + 0.1 * draws[50 + $0] }
       let advantages = Array(draws[100..<104])
-      let selection: [UInt8]? =
-        seed % 2 == 0 ? nil : (0..<batch * plan.count).map { $0 == 0 || draws[150 + $0] > 0 ? 1 : 0 }
+      let k = plan.count
+      let selection: [[Bool]]? =
+        seed % 2 == 0 ? nil : (0..<batch).map { i in (0..<k).map { i + $0 == 0 || draws[150 + i * k + $0] > 0 } }
       func loss(_ new: [Double]) throws -> ChunkLoss {
         try chunkLoss(
           new: new, old: old, advantages: advantages, plan: plan, clip: ClipRange(low: 0.05, high: 0.02),
@@ -114,7 +115,7 @@ struct ObjectiveTests {
       (
         .invalidArgument, "selection",
         {
-          _ = try chunkLoss(new: [1, 1], old: [1, 1], advantages: [1], plan: plan, selection: [0, 0])
+          _ = try chunkLoss(new: [1, 1], old: [1, 1], advantages: [1], plan: plan, selection: [[false, false]])
         }
       ),
     ] as [(ChunkGRPOError.Code, String, () throws -> Void)] {

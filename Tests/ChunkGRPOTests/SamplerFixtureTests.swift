@@ -113,7 +113,7 @@ struct SamplerFixtureTests {
     let d = initial.count / b
     let trajectory = try Latents(type: .float64, steps: sampler.steps + 1, batch: b, elements: d)
     let given = try Latents(type: .float64, steps: sampler.steps, batch: b, elements: d)
-    for (e, value) in initial.enumerated() { trajectory.view.doubles(e / d)[e % d] = value }
+    for (e, value) in initial.enumerated() { try trajectory.view.doubles(e / d)[e % d] = value }
     for (k, values) in noise.enumerated() {
       for (e, value) in (values ?? []).enumerated() { try given[k].doubles(e / d)[e % d] = value }
     }
@@ -122,7 +122,7 @@ struct SamplerFixtureTests {
       let buffers = TrajectoryBuffers(
         latents: trajectory.trajectory, logProbs: logProbs.baseAddress, relativeL1: nil)
       try sampler.rollout(buffers, range: 0..<sampler.steps, noise: .given(given.trajectory)) { k, _, _, v in
-        for (e, value) in velocities[k].enumerated() { v.doubles(e / d)[e % d] = value }
+        for (e, value) in velocities[k].enumerated() { try v.doubles(e / d)[e % d] = value }
       }
     }
     let values = trajectory.values

@@ -26,16 +26,16 @@ public struct ChunkSelectionOptions: Options {
 
 extension ChunkPlan {
   /// Which chunks of which sample to train: see `selectChunks`.
-  public func select(batch: Int, _ options: ChunkSelectionOptions) throws -> [UInt8] {
+  public func select(batch: Int, _ options: ChunkSelectionOptions) throws -> [[Bool]] {
     try selectChunks(batch: batch, count: count, options)
   }
 }
 
-/// Which of `count` chunks of which sample to train: (B, K), 1 or 0.
+/// Which of `count` chunks of which sample to train, (B, K).
 ///
 /// The fixed ones, or ⌊K·fraction⌋ of each sample, drawn without replacement: uniformly, or with probabilities from
 /// `weights`. A function of (seed, sample id) alone: the same for any batch split.
-public func selectChunks(batch: Int, count: Int, _ options: ChunkSelectionOptions) throws -> [UInt8] {
+public func selectChunks(batch: Int, count: Int, _ options: ChunkSelectionOptions) throws -> [[Bool]] {
   let (fraction, weights, sampleIDs) = (options.fraction, options.weights, options.sampleIDs)
   if let fixed = options.fixed {
     try require(fraction == 1 && weights == nil, "fixed chunks exclude a fraction below 1 and weights")
@@ -52,7 +52,7 @@ public func selectChunks(batch: Int, count: Int, _ options: ChunkSelectionOption
     "weights: \(weights?.count ?? 0) numbers for a batch of \(batch) with \(count) chunks")
   try checkSampleIDs(sampleIDs?.count, batch: batch)
 
-  var selection = [UInt8](repeating: 0, count: size)
+  var selection = [[Bool]](repeating: Array(repeating: false, count: count), count: batch)
   for i in 0..<batch {
     // Exponential races, in logarithms: the chunks with the smallest ln(E/p) are a weighted draw without replacement.
     let draws = uniforms(
@@ -68,22 +68,22 @@ public func selectChunks(batch: Int, count: Int, _ options: ChunkSelectionOption
         "weights of sample \(i): fewer than the \(chosen) chunks to draw have a positive weight")
       for j in drawn { finish[j] -= p[j] }
     }
-    for j in drawn.sorted(by: { finish[$0] < finish[$1] }).prefix(chosen) { selection[i * count + j] = 1 }
+    for j in drawn.sorted(by: { finish[$0] < finish[$1] }).prefix(chosen) { selection[i][j] = true }
   }
   return selection
 }
 
 /// The chunks `fixed` of every sample.
-private func selectChunks(batch: Int, count: Int, fixed: [Int]) throws -> [UInt8] {
-  var row = [UInt8](repeating: 0, count: try checkSelectionSize(batch: 1, count: count))
-  let size = try checkSelectionSize(batch: batch, count: count)
+private func selectChunks(batch: Int, count: Int, fixed: [Int]) throws -> [[Bool]] {
+  _ = try checkSelectionSize(batch: batch, count: count)
+  var row = [Bool](repeating: false, count: count)
   try require(!fixed.isEmpty, "fixed chunks: at least one is to be trained")
   for j in fixed {
     try require((0..<count).contains(j), "fixed chunks: \(j) is outside 0 … \(count - 1)")
-    try require(row[j] == 0, "fixed chunks: \(j) is named twice")
-    row[j] = 1
+    try require(!row[j], "fixed chunks: \(j) is named twice")
+    row[j] = true
   }
-  return (0..<size).map { row[$0 % count] }
+  return Array(repeating: row, count: batch)
 }
 
 private func checkSelectionSize(batch: Int, count: Int) throws -> Int {

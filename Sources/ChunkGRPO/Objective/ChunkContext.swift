@@ -40,7 +40,7 @@ struct ChunkContext {
 
 extension ChunkLossOptions {
   /// Index into (B, S).
-  func isPresent(_ index: Int) -> Bool { mask.map { $0[index] != 0 } ?? true }
+  func isPresent(_ index: Int) -> Bool { mask?[index] ?? true }
 
   func present(_ indices: Range<Int>) -> Int { mask == nil ? indices.count : indices.count(where: isPresent) }
 }

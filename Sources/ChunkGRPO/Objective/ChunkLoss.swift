@@ -18,10 +18,10 @@ public struct ChunkLoss: Sendable {
 ///   - new, old: log-probabilities, (B, S).
 ///   - advantages: (B).
 ///   - kl: β ≥ 0.
-///   - selection: (B, K), non-zero = train; nil = all.
+///   - selection: (B, K), which chunks of which sample to train; nil = all.
 public func chunkLoss(
   new: [Double], old: [Double], advantages: [Double], plan: ChunkPlan, clip: ClipRange = .gcpo, kl: Double = 0,
-  selection: [UInt8]? = nil
+  selection: [[Bool]]? = nil
 ) throws -> ChunkLoss {
   try chunkLoss(
     new: new, old: old, advantages: advantages, plan: plan,
@@ -107,12 +107,12 @@ private func shares(batch: Int, _ ranges: [Range<Int>], _ o: ChunkLossOptions) t
   let count = ranges.count
   let steps = ranges.last?.upperBound ?? 0
   try require(
-    o.selection?.contains { $0 != 0 } ?? true, "selection: no chunk of any sample is selected")
+    o.selection?.contains { $0.contains(true) } ?? true, "selection: no chunk of any sample is selected")
   var shares = [Double](repeating: 0, count: batch * count)
   var total = 0.0
   for i in 0..<batch {
     var own = 0.0
-    for (j, range) in ranges.enumerated() where o.selection.map({ $0[i * count + j] != 0 }) ?? true {
+    for (j, range) in ranges.enumerated() where o.selection?[i][j] ?? true {
       let present = o.present(i * steps + range.lowerBound..<i * steps + range.upperBound)
       if present == 0 { continue }
       shares[i * count + j] = o.average == .step ? Double(present) : 1
@@ -148,12 +148,12 @@ private func check(
     guard let values else { continue }
     try checkSize(name, values.count)
     // What a mask leaves out may be anything: padding.
-    if let i = values.indices.first(where: { !values[$0].isFinite && (o.mask?[$0] ?? 1) != 0 }) {
+    if let i = values.indices.first(where: { !values[$0].isFinite && o.mask?[$0] ?? true }) {
       throw ChunkGRPOError.nonFinite("\(name) of sample \(i / steps) at step \(i % steps) is \(values[i])")
     }
   }
   if let divergence = o.divergence,
-    let i = divergence.indices.first(where: { divergence[$0] < 0 && (o.mask?[$0] ?? 1) != 0 })
+    let i = divergence.indices.first(where: { divergence[$0] < 0 && o.mask?[$0] ?? true })
   {
     throw ChunkGRPOError.invalidArgument(
       "divergence of sample \(i / steps) at step \(i % steps) = \(divergence[i]) must be at least 0")
@@ -167,9 +167,11 @@ private func check(
       throw ChunkGRPOError.invalidArgument("ratio_scale[\(t)] = \(scale[t]) must be at least 0 and finite")
     }
   }
-  try require(
-    o.selection == nil || o.selection?.count == batch * count,
-    "selection has \(o.selection?.count ?? 0) entries for \(batch) samples of \(count) chunks")
+  if let selection = o.selection {
+    try require(
+      selection.count == batch && selection.allSatisfy { $0.count == count },
+      "selection has \(selection.reduce(0) { $0 + $1.count }) entries for \(batch) samples of \(count) chunks")
+  }
   if let weights = o.weights {
     try require(
       weights.count == count || weights.count == batch * count,

@@ -32,11 +32,11 @@ public struct ChunkLossOptions: Options {
   /// longest completion is TRL's `dr_grpo`, the tokens of the global batch are its `dapo`.
   public var normaliser: Double?
 
-  /// (B, K), non-zero = train; nil = all.
-  public var selection: [UInt8]?
-  /// (B, S), 0 = the step is absent: its log-probabilities are not read, means are over the others, and chunks that
+  /// (B, K), which chunks of which sample to train; nil = all.
+  public var selection: [[Bool]]?
+  /// (B, S), false = the step is absent: its log-probabilities are not read, means are over the others, and chunks that
   /// have none are skipped. nil = all are present.
-  public var mask: [UInt8]?
+  public var mask: [Bool]?
   /// (K) or (B, K) weights ≥ 0 of the policy terms; KL terms have none. nil = 1.
   public var weights: [Double]?
 

@@ -27,15 +27,31 @@ public struct LatentsView {
     self.owner = owner
   }
 
-  /// The D values of a sample of f32 latents.
-  public func floats(_ sample: Int) -> UnsafeMutableBufferPointer<Float> { values(sample, of: .float32) }
+  /// The D values of a sample of f32 latents, copied.
+  public subscript(sample: Int) -> [Float] { get throws { try Array(floats(sample)) } }
 
-  /// The D values of a sample of f64 latents.
-  public func doubles(_ sample: Int) -> UnsafeMutableBufferPointer<Double> { values(sample, of: .float64) }
+  /// Writes the D values of a sample of f32 latents.
+  public func set(_ sample: Int, to values: [Float]) throws {
+    let own = try floats(sample)
+    try require(values.count == elements, "values: \(values.count) of them for a sample of \(elements)")
+    _ = own.update(from: values)
+  }
 
-  private func values<V>(_ sample: Int, of type: ElementType) -> UnsafeMutableBufferPointer<V> {
-    precondition(type == self.type, "these latents are \(self.type)")
-    precondition((0..<batch).contains(sample), "sample \(sample) of \(batch)")
+  /// The D values of a sample of f32 latents, in place.
+  public func withFloats<R>(_ sample: Int, _ body: (inout MutableSpan<Float>) throws -> R) throws -> R {
+    var span = try floats(sample).mutableSpan
+    return try body(&span)
+  }
+
+  /// The memory of a sample of f32 latents; `owner` keeps it.
+  public func floats(_ sample: Int) throws -> UnsafeMutableBufferPointer<Float> { try values(sample, .float32) }
+
+  /// The same of f64 latents.
+  public func doubles(_ sample: Int) throws -> UnsafeMutableBufferPointer<Double> { try values(sample, .float64) }
+
+  private func values<V>(_ sample: Int, _ type: ElementType) throws -> UnsafeMutableBufferPointer<V> {
+    guard type == self.type else { throw ChunkGRPOError.wrongType("latents are \(self.type), not \(type)") }
+    try require((0..<batch).contains(sample), "sample = \(sample) is outside 0 … \(batch - 1)")
     return UnsafeMutableBufferPointer(
       start: base.assumingMemoryBound(to: V.self) + sample * batchStride, count: elements)
   }

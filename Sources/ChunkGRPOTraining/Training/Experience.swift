@@ -13,7 +13,7 @@ struct Experience {
   /// (B)
   var advantages: [Double] = []
   /// (B, K)
-  var selection: [UInt8] = []
+  var selection: [[Bool]] = []
   /// The parameters that drew the samples.
   let parameters: NetworkParameters<Float>
   /// Whether the networks hold the activations of the first optimiser step since the rollout.
@@ -22,7 +22,7 @@ struct Experience {
   /// Number among `prompts` of the condition that the sample was made for.
   func prompt(_ sample: Int) -> Int32 { prompts.index[sample / groupSize] }
 
-  func isSelected(_ sample: Int, chunk: Int) -> Bool { selection[sample * chunks.count + chunk] != 0 }
+  func isSelected(_ sample: Int, chunk: Int) -> Bool { selection[sample][chunk] }
 
   /// Selected steps of the samples.
   func selectedSteps(_ samples: Range<Int>) -> Int {

@@ -78,7 +78,7 @@ extension ChunkGRPOTrainer {
     return prompts.lowerBound * options.groupSize..<prompts.upperBound * options.groupSize
   }
 
-  private func selection(_ batch: Int, _ weights: [Double]?) throws -> [UInt8] {
+  private func selection(_ batch: Int, _ weights: [Double]?) throws -> [[Bool]] {
     try plan.chunks.select(
       batch: batch,
       ChunkSelectionOptions {

@@ -52,7 +52,7 @@ extension ChunkGRPOTrainer {
     }
     return try chunkLoss(
       new: new, old: rows(experience.logProbs, plan.chunks.steps), advantages: rows(experience.advantages, 1),
-      plan: plan.chunks, clip: plan.clip, kl: options.kl, selection: rows(experience.selection, plan.chunks.count))
+      plan: plan.chunks, clip: plan.clip, kl: options.kl, selection: rows(experience.selection, 1))
   }
 
   /// The log-probabilities (samples, S): new ones where selected, else the old.

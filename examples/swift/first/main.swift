@@ -11,11 +11,10 @@ struct Model {
   var bias: [Float]  // the weights of our model
 
   /// Optimal for x0 ~ N(0, 1); the bias moves it.
-  func velocity(step: Int, sigma: Double, latents: LatentsView, velocity: LatentsView) {
+  func velocity(step: Int, sigma: Double, latents: LatentsView, velocity: LatentsView) throws {
     let slope = Float((2 * sigma - 1) / ((1 - sigma) * (1 - sigma) + sigma * sigma))
     for i in 0..<latents.batch {
-      let (x, v) = (latents.floats(i), velocity.floats(i))
-      for j in bias.indices { v[j] = slope * x[j] + bias[j] }
+      try velocity.set(i, to: zip(latents[i], bias).map { slope * $0 + $1 })
     }
   }
 }
@@ -32,8 +31,8 @@ for iteration in 0...100 {
   try normal(seed: seed, into: noise.view)
   let trajectory = try sampler.rollout(from: noise.view, noise: .library(seed: seed), velocity: model.velocity)
 
-  let rewards = (0..<batch).map { i in
-    -zip(trajectory.current.floats(i), target).reduce(0) { $0 + Double(($1.0 - $1.1) * ($1.0 - $1.1)) }
+  let rewards = try (0..<batch).map { i in
+    -zip(try trajectory.current[i], target).reduce(0) { $0 + Double(($1.0 - $1.1) * ($1.0 - $1.1)) }
   }
   let advantages = try advantages(rewards, groupSize: groupSize)
   // We train on the policy that sampled, so new and old log-probabilities are the same.
@@ -53,7 +52,7 @@ for iteration in 0...100 {
       k, latents: trajectory.latents[k], velocity: v.view, next: trajectory.latents[k + 1], gradLogProb: weights,
       gradVelocity: gradient.view)
     // d loss / d bias is the sum of d loss / d velocity; yours goes on through your model.
-    for i in 0..<batch { for j in 0..<dimensions { step[j] += gradient.view.floats(i)[j] } }
+    for i in 0..<batch { step = zip(step, try gradient.view[i]).map { $0 + $1 } }
   }
   for j in 0..<dimensions { model.bias[j] -= 0.5 * step[j] }
 }
