@@ -78,7 +78,7 @@ def versions() -> dict[str, str]:
     code = (
         "import json, torch, numpy, jax, chunkgrpo as cg; print(json.dumps(dict(torch=torch.__version__, "
         "numpy=numpy.__version__, jax=jax.__version__, chunkgrpo=cg.__version__, "
-        "instruction_set=cg._abi.lib.cgrpo_instruction_set().decode())))"
+        "instruction_set=cg.instruction_set())))"
     )
     found: dict[str, str] = json.loads(output(sys.executable, "-c", code, env=ENVIRONMENT))
     found["python"] = platform.python_version()
