@@ -2,19 +2,8 @@ import ChunkGRPO
 import Foundation
 import Testing
 
-@Suite("Objective")
-struct ObjectiveTests {
-  @Test("Advantages of a group are centred, scaled by the unbiased deviation, and clamped")
-  func advantageFormula() throws {
-    #expect(try advantages([1, 2, 3, 10, 10, 10], groupSize: 3, epsilon: 0) == [-1, 0, 1, 0, 0, 0])
-    #expect(try advantages([4], groupSize: 1) == [0])
-    #expect(try advantages([0, 0, 0, 100], clamp: 0.75, epsilon: 0) == [-0.5, -0.5, -0.5, 0.75])
-    for seed in 0..<20 {
-      let a = try advantages(normals(24, seed: UInt64(seed)), groupSize: 8, clamp: .infinity)
-      for g in 0..<3 { #expect(abs(a[g * 8..<g * 8 + 8].reduce(0, +)) < 1e-12) }
-    }
-  }
-
+@Suite("Chunk loss")
+struct ChunkLossTests {
   @Test("The gradient is the derivative of the loss, clipped or not, with and without KL")
   func lossGradient() throws {
     for seed in 0..<40 {
@@ -85,14 +74,10 @@ struct ObjectiveTests {
     #expect(abs(stats.approximateKL - mean([0.1, 0, -0.1, 0.1].map { exp(-$0) - 1 + $0 })) < 1e-15)
   }
 
-  @Test("Objective and advantages refuse what makes no sense, and say which argument")
+  @Test("The loss refuses what makes no sense, and says which argument")
   func refusals() throws {
     let plan = try ChunkPlan([1, 1])
     for (code, name, body) in [
-      (.invalidArgument, "group_size", { _ = try advantages([1, 2, 3], groupSize: 2) }),
-      (.invalidArgument, "clamp", { _ = try advantages([1, 2, 3], clamp: 0) }),
-      (.nonFinite, "rewards[1]", { _ = try advantages([1, .nan, 3]) }),
-      (.nonFinite, "rewards", { _ = try advantages([1e308, -1e308]) }),
       (.invalidArgument, "new_log_probs", { _ = try chunkLoss(new: [1], old: [1, 1], advantages: [1], plan: plan) }),
       (
         .nonFinite, "old_log_probs of sample 0 at step 1",
@@ -123,5 +108,22 @@ struct ObjectiveTests {
       #expect(thrown?.code == code)
       #expect(thrown?.message.contains(name) == true)
     }
+  }
+
+  @Test("What a mask leaves out is not read, and chunks without a step are skipped")
+  func masks() throws {
+    let plan = try ChunkPlan([2, 2])
+    var o = ChunkLossOptions()
+    o.mask = [true, true, true, false, true, true, false, false]
+    o.clip = ClipRange(low: 0.5, high: 0.5)
+    let new = [0.1, 0.2, 0.3, .nan, 0.1, 0.1, .infinity, .nan]
+    let result = try chunkLoss(new: new, old: [0, 0, 0, 0, 0, 0, 0, 0], advantages: [1, 2], plan: plan, options: o)
+    #expect(result.stats.selected == 3 && result.ratios[3] == 1)
+    #expect(abs(result.loss + (exp(0.15) + exp(0.3) + 2 * exp(0.1)) / 3) < 1e-15)
+    #expect(result.gradLogProbs[3] == 0 && result.gradLogProbs[6] == 0 && result.gradLogProbs[2] != 0)
+    o.mask = Array(repeating: false, count: 8)
+    #expect(
+      error { _ = try chunkLoss(new: new, old: new, advantages: [1, 2], plan: plan, options: o) }?.message.contains(
+        "mask") == true)
   }
 }

@@ -5,7 +5,7 @@ import Testing
 /// Every objective of Tests/fixtures/objectives_flow_grpo.json and objectives_frameworks.json: from velocities to the
 /// loss and its gradient in log-probability and velocity. All of them are matched.
 @Suite("Objectives of the public code, from velocities")
-struct VelocityObjectiveFixtureTests {
+struct DivergenceFixtureTests {
   /// One step of one case: what a trainer has in its hands.
   private struct Step {
     let sampler: Sampler

@@ -1,8 +1,8 @@
 import ChunkGRPO
 import Testing
 
-@Suite("Rollouts")
-struct RolloutTests {
+@Suite("Trajectories")
+struct TrajectoryTests {
   private struct Stop: Error {}
 
   /// A velocity that depends on everything it is given.
@@ -66,5 +66,33 @@ struct RolloutTests {
     #expect(trajectory.position == 3)
     try trajectory.advance(velocity: model)
     #expect(trajectory.latents.values == whole.latents.values && trajectory.logProbs == whole.logProbs)
+  }
+
+  @Test("A rollout leaves the task that made it")
+  func leavesItsTask() async throws {
+    let trajectory = try await Task {
+      let x = try Latents(batch: 3, elements: 40)
+      try normal(seed: 11, into: x.view)
+      return try Sampler(Schedule.shifted(steps: 9, shift: 3)).rollout(
+        from: x.view, noise: .library(seed: 1), velocity: TrajectoryTests().model)
+    }.value
+    let here = try Sampler(Schedule.shifted(steps: 9, shift: 3)).rollout(
+      from: initial().view, noise: .library(seed: 1), velocity: model)
+    #expect(trajectory.position == 9 && trajectory.latents.values == here.latents.values)
+  }
+
+  @Test("While one task advances a trajectory, another is refused, and may read what is done")
+  func oneAtATime() throws {
+    let trajectory = try Trajectory(
+      Sampler(Schedule.shifted(steps: 9, shift: 3)), initial: initial().view, noise: .library(seed: 1))
+    var refused: ChunkGRPOError?
+    try trajectory.advance(to: 4) { k, sigma, x, v in
+      if k == 2 { refused = error { try trajectory.advance(velocity: model) } }
+      #expect(trajectory.position == 0)
+      model(k, sigma, x, v)
+    }
+    #expect(refused?.message.contains("another") == true && trajectory.position == 4)
+    try trajectory.advance(velocity: model)
+    #expect(trajectory.position == 9)
   }
 }

@@ -4,36 +4,10 @@ import Testing
 
 /// Every advantage of Tests/fixtures/advantages.json: numbers that the public code printed.
 @Suite("Advantages of the public code")
-struct AdvantageFixtureTests {
-  private struct Case {
-    let source, kind: String
-    let inputs, expected: [String: Any]
-
-    init?(_ json: Any) {
-      guard let json = json as? [String: Any], let source = json["source"] as? String,
-        let kind = json["kind"] as? String, let inputs = json["inputs"] as? [String: Any],
-        let expected = json["expected"] as? [String: Any]
-      else { return nil }
-      (self.source, self.kind, self.inputs, self.expected) = (source, kind, inputs, expected)
-    }
-
-    func numbers(_ key: String) -> [Double]? { inputs[key] as? [Double] }
-    func flag(_ key: String) -> Bool { inputs[key] as? Bool ?? false }
-
-    /// Group ids of any kind as numbers.
-    func ids(_ key: String) -> [Int]? {
-      guard let names = (inputs[key] as? [Any])?.map({ "\($0)" }) else { return nil }
-      let distinct = Array(Set(names)).sorted()
-      return names.map { distinct.firstIndex(of: $0) ?? 0 }
-    }
-  }
-
-  private func cases(_ source: String) throws -> [Case] {
-    let json = try JSONSerialization.jsonObject(with: fixture("advantages.json")) as? [Any] ?? []
-    return json.compactMap { Case($0) }.filter { $0.source.hasPrefix(source) }
-  }
-
-  private func meets(_ c: Case, _ rewards: [Double], _ options: AdvantageOptions, tolerance: Double = 1e-12) throws {
+struct AdvantagesFixtureTests {
+  private func meets(_ c: FixtureCase, _ rewards: [Double], _ options: AdvantageOptions, tolerance: Double = 1e-12)
+    throws
+  {
     let expected = c.expected["advantages"] as? [Double]
     let ours = try advantages(rewards, options)
     #expect(expected?.count == ours.count, "\(c.source) \(c.kind)")
@@ -46,7 +20,7 @@ struct AdvantageFixtureTests {
   func groupsOfNeighbours() throws {
     var count = 0
     for source in ["xingzhejun/GCPO", "XueZeyue/DanceGRPO fastvideo/train_grpo_flux.py", "Tencent-Hunyuan/MixGRPO"] {
-      for c in try cases(source) {
+      for c in try advantageCases(source) {
         // NaN in the source: one reward is left; ours refuses or gives zeros.
         guard let rewards = c.numbers("rewards"), c.expected["advantages"] is [Double],
           c.inputs["trimmed_ratio"] as? Double ?? 0 < 0.99
@@ -68,7 +42,7 @@ struct AdvantageFixtureTests {
   @Test("MixGRPO: several rewards, each normalised, then summed by weight")
   func mixGRPOSeveralRewards() throws {
     var count = 0
-    for c in try cases("Tencent-Hunyuan/MixGRPO") where c.kind.hasPrefix("multi_reward") {
+    for c in try advantageCases("Tencent-Hunyuan/MixGRPO") where c.kind.hasPrefix("multi_reward") {
       guard let table = c.inputs["rewards"] as? [String: [Double]], let w = c.inputs["weights"] as? [String: Double]
       else {
         continue
@@ -89,7 +63,7 @@ struct AdvantageFixtureTests {
   @Test("Flow-GRPO: per prompt with its own or the global deviation, of the population, + 1e-4; ungrouped")
   func flowGRPO() throws {
     var count = 0
-    for c in try cases("yifan123/flow_grpo") {
+    for c in try advantageCases("yifan123/flow_grpo") {
       guard let rewards = c.numbers("rewards"),
         ["per_prompt:group_std", "per_prompt:global_std", "ungrouped"].contains(c.kind)
       else { continue }
@@ -108,7 +82,7 @@ struct AdvantageFixtureTests {
   @Test("Flow-Factory: weighted sum and GDPO, population deviation of at least 1e-6")
   func flowFactory() throws {
     var count = 0
-    for c in try cases("X-GenGroup/Flow-Factory") {
+    for c in try advantageCases("X-GenGroup/Flow-Factory") {
       guard let table = c.inputs["rewards"] as? [String: [Double]], let w = c.inputs["weights"] as? [String: Double],
         let ids = c.ids("group_ids"), c.expected["advantages"] is [Double]
       else { continue }
@@ -131,7 +105,7 @@ struct AdvantageFixtureTests {
   @Test("verl-omni and verl: group, global, Dr. GRPO, RLOO, GDPO over unequal groups")
   func verl() throws {
     var count = 0
-    for c in try cases("verl-project/") {
+    for c in try advantageCases("verl-project/") {
       guard let ids = c.ids("group_ids"), c.expected["advantages"] is [Double] else { continue }
       var o = AdvantageOptions()
       o.groupIDs = ids
@@ -158,7 +132,7 @@ struct AdvantageFixtureTests {
   @Test("TRL: sums normalised, normalised sums (GDPO), RLOO")
   func trl() throws {
     var count = 0
-    for c in try cases("huggingface/trl") {
+    for c in try advantageCases("huggingface/trl") {
       var o = AdvantageOptions()
       o.groupSize = c.inputs["group_size"] as? Int ?? 1
       o.clamp = .infinity
@@ -183,37 +157,6 @@ struct AdvantageFixtureTests {
       count += 1
     }
     #expect(count >= 14)
-  }
-
-  @Test("DDPO: a prompt's own history, or the batch while it is short")
-  func ddpoHistory() throws {
-    let c = try #require(try cases("kvablack/ddpo-pytorch").first)
-    var history = try RewardHistory(
-      capacity: #require(c.inputs["buffer_size"] as? Int), minCount: #require(c.inputs["min_count"] as? Int))
-    let epochs = try #require(c.expected["epochs"] as? [[String: Any]])
-    #expect(epochs.count == 4)
-    for epoch in epochs {
-      let prompts = try #require(epoch["prompts"] as? [String])
-      let ours = try history.update(
-        prompts: prompts.map { Int($0.unicodeScalars.first?.value ?? 0) },
-        rewards: #require(epoch["rewards"] as? [Double]))
-      for (a, b) in zip(ours, try #require(epoch["advantages"] as? [Double])) { #expect(abs(a - b) < 1e-6) }
-    }
-  }
-
-  @Test("DanceGRPO: the best and the worst of a batch")
-  func bestAndWorst() throws {
-    var count = 0
-    for c in try cases("XueZeyue/DanceGRPO fastvideo/train_grpo_hunyuan.py") {
-      guard let scores = c.expected["total_scores"] as? [Double], let keep = c.inputs["bestofn"] as? Int,
-        let selected = c.expected["selected_before_shuffle"] as? [Int]
-      else { continue }
-      if selected.count != keep { continue }  // the source skips the selection
-      let ours = try bestOfN(scores, keep: keep)
-      #expect(Set(ours.indices.filter { ours[$0] }) == Set(selected))
-      count += 1
-    }
-    #expect(count >= 2)
   }
 
   private func interleaved(_ columns: [[Double]]) -> [Double] {

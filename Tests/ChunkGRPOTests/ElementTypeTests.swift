@@ -2,7 +2,7 @@ import ChunkGRPO
 import Testing
 
 @Suite("Storage types")
-struct StorageTests {
+struct ElementTypeTests {
   /// Runs f32 values through the type and back, by an ODE step from x with v = 0: x' = 1·x + b·0, stored.
   private func roundTrip(_ bits: [UInt16], _ type: ElementType) throws -> [UInt16] {
     let x = try Latents(type: type, batch: 1, elements: bits.count)
