@@ -748,7 +748,7 @@ def test_velocities_that_cannot_be_read_are_refused_by_a_rollout_that_can_be_mad
 
 
 def test_a_velocity_that_writes_to_the_latents_is_refused():
-    with pytest.raises(cg.InvalidArgument, match="written to its argument"):
+    with pytest.raises(cg.InvalidArgument, match="written to its latents"):
         SAMPLER.rollout(lambda x, *_: x.mul_(2), X, seed=0)
     with pytest.raises(ValueError, match="read-only"):
         SAMPLER.rollout(lambda x, *_: np.multiply(x, 2, out=x), X.numpy(), seed=0)

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 import sys
 
@@ -80,17 +79,9 @@ def pyright(path):
     pytest.importorskip("basedpyright")
     config = path.parent / "pyrightconfig.json"
     config.write_text(json.dumps({"typeCheckingMode": "strict", "extraPaths": [str(PACKAGE)], "include": [path.name]}))
-    command = [
-        sys.executable,
-        "-m",
-        "basedpyright",
-        "--outputjson",
-        "--pythonpath",
-        sys.executable,
-        "--project",
-        config,
-    ]
-    found = subprocess.run(command, capture_output=True, text=True, env={**os.environ, "PYTHONPATH": str(PACKAGE)})
+    options = "--outputjson", "--pythonpath", sys.executable, "--project", config
+    command = [sys.executable, "-m", "basedpyright", *options]
+    found = subprocess.run(command, capture_output=True, text=True)
     return [
         (item["range"]["start"]["line"], item["severity"], item["message"])
         for item in json.loads(found.stdout)["generalDiagnostics"]

@@ -1,12 +1,12 @@
 """diffusers: a scheduler that samples with this library's samplers and records what training needs.
 
-from chunkgrpo.diffusers import FlowMatchSDEScheduler
+    from chunkgrpo.diffusers import FlowMatchSDEScheduler
 
-pipe.scheduler = FlowMatchSDEScheduler.from_config(pipe.scheduler.config, dynamics="flow_sde", eta=0.7)
-images = pipe(prompt, num_inference_steps=17).images          # the pipeline as it is
-traj = pipe.scheduler.trajectory                              # latents, log-probabilities, relative L1
+    pipe.scheduler = FlowMatchSDEScheduler.from_config(pipe.scheduler.config, dynamics="flow_sde", eta=0.7)
+    images = pipe(prompt, num_inference_steps=17).images          # the pipeline as it is
+    traj = pipe.scheduler.trajectory                              # latents, log-probabilities, relative L1
 
-new = cgt.log_probs(traj.sampler, traj.latents, velocities)   # import chunkgrpo.torch as cgt
+    new = cgt.log_probs(traj.sampler, traj.latents, velocities)   # import chunkgrpo.torch as cgt
 """
 
 from __future__ import annotations

@@ -82,12 +82,10 @@ def log_prob(
         previous_image=_as(x, previous_image, "previous_image"),
     )
 
-    def value(**given: Any) -> Any:
-        return sampler.log_prob(**fixed, **given)
-
     def gradient(traced: dict[str, Any], _: Any, cotangent: Any) -> dict[str, Any]:
         return _log_prob_gradient(sampler, fixed, {**traced, "grad_log_prob": _dense(cotangent)})
 
+    value = partial(sampler.log_prob, **fixed)
     out: jax.Array = _differentiable(value, gradient, ("velocity", "unconditional"), traced, _floats(x.shape[0]))
     return out
 
@@ -99,15 +97,8 @@ def log_probs(sampler: Sampler, latents: Any, velocities: Any, first_step: Any =
     velocities = _latents(velocities, "velocities", 2).astype(latents.dtype)
     traced, fixed = _split(latents=latents, velocities=velocities, first_step=first_step)
 
-    def value(**given: Any) -> Any:
-        return sampler.log_probs(**fixed, **given)
-
-    def gradient(traced: dict[str, Any], _: Any, cotangent: Any) -> dict[str, Any]:
-        vjp = partial(sampler.log_probs_vjp, **fixed)
-        return _velocities_gradient(vjp, {**traced, "grad_log_probs": _dense(cotangent)})
-
-    out: jax.Array = _differentiable(value, gradient, ("velocities",), traced, _floats(*velocities.shape[:2]))
-    return out
+    value, vjp = partial(sampler.log_probs, **fixed), partial(sampler.log_probs_vjp, **fixed)
+    return _of_velocities(value, vjp, "grad_log_probs", traced)
 
 
 def step(
@@ -149,19 +140,14 @@ def step(
     )
     traced_noise, fixed_noise = _split(noise=_as(x, noise, "noise"), seed=seed, sample_ids=sample_ids)
 
-    def value(**given: Any) -> Any:
-        return sampler.step(**fixed, **fixed_noise, **given)
-
     def gradient(given: dict[str, Any], outputs: Any, cotangents: Any) -> dict[str, Any]:
         needed = {name: given[name] for name in traced}
-        return _log_prob_gradient(
-            sampler, fixed, {**needed, "next_latents": outputs[0], "grad_log_prob": _dense(cotangents[1])}
-        )
+        needed.update(next_latents=outputs[0], grad_log_prob=_dense(cotangents[1]))
+        return _log_prob_gradient(sampler, fixed, needed)
 
+    value, inputs = partial(sampler.step, **fixed, **fixed_noise), {**traced, **traced_noise}
     results = Struct(x.shape, x.dtype), _floats(x.shape[0])
-    next_latents, log_prob = _differentiable(
-        value, gradient, ("velocity", "unconditional"), {**traced, **traced_noise}, results
-    )
+    next_latents, log_prob = _differentiable(value, gradient, ("velocity", "unconditional"), inputs, results)
     return jax.lax.stop_gradient(next_latents), log_prob
 
 
@@ -172,16 +158,9 @@ def divergence(
     `other`, both (B, n, ...). Differentiable in velocities: for a KL to a reference, or GRPO-Guard's ratio_bias."""
     velocities = _latents(velocities, "velocities", 2)
     traced, fixed = _split(velocities=velocities, other=_as(velocities, other, "other"), first_step=first_step)
-
-    def value(**given: Any) -> Any:
-        return divergences.divergence(sampler, kind=kind, **fixed, **given)
-
-    def gradient(traced: dict[str, Any], _: Any, cotangent: Any) -> dict[str, Any]:
-        vjp = partial(divergences.divergence_vjp, sampler, kind=kind, **fixed)
-        return _velocities_gradient(vjp, {**traced, "grad": _dense(cotangent)})
-
-    out: jax.Array = _differentiable(value, gradient, ("velocities",), traced, _floats(*velocities.shape[:2]))
-    return out
+    value = partial(divergences.divergence, sampler, kind=kind, **fixed)
+    vjp = partial(divergences.divergence_vjp, sampler, kind=kind, **fixed)
+    return _of_velocities(value, vjp, "grad", traced)
 
 
 @documented(ChunkLossOptions)
@@ -205,13 +184,11 @@ def chunk_loss(
         **options,
     )
 
-    def value(**given: Any) -> Any:
-        return objective.chunk_loss(plan=plan, **fixed, **given)
-
     def gradient(_: Any, out: Any, cotangents: Any) -> dict[str, Any]:
         return _scaled(cotangents.loss, new_log_probs=out.grad_log_probs, ratio_bias=out.grad_ratio_bias)
 
     results = _loss_results(jnp.shape(new_log_probs), plan, ratio_bias is not None)
+    value = partial(objective.chunk_loss, plan=plan, **fixed)
     return _data_but_loss(_differentiable(value, gradient, ("new_log_probs", "ratio_bias"), traced, results))
 
 
@@ -330,6 +307,19 @@ def _log_prob_gradient(sampler: Sampler, fixed: dict[str, Any], traced: dict[str
 def _velocities_gradient(vjp: Callable[..., Any], traced: dict[str, Any]) -> dict[str, Any]:
     v = traced["velocities"]
     return {"velocities": _call(vjp, Struct(v.shape, v.dtype), traced)}
+
+
+def _of_velocities(
+    value: Callable[..., Any], vjp: Callable[..., Any], upstream: str, traced: dict[str, Any]
+) -> jax.Array:
+    """value(**traced) (B, n), whose gradient in velocities is vjp(**traced, upstream=...)."""
+
+    def gradient(traced: dict[str, Any], _: Any, cotangent: Any) -> dict[str, Any]:
+        return _velocities_gradient(vjp, {**traced, upstream: _dense(cotangent)})
+
+    shape = traced["velocities"].shape[:2]
+    out: jax.Array = _differentiable(value, gradient, ("velocities",), traced, _floats(*shape))
+    return out
 
 
 def _differentiable(

@@ -1,6 +1,6 @@
 """DanceGRPO (XueZeyue/DanceGRPO, arXiv 2505.07818): fastvideo/train_grpo_flux.py and its siblings.
 
-from chunkgrpo.compat.dance_grpo import flux_step
+    from chunkgrpo.compat.dance_grpo import flux_step
 """
 
 from __future__ import annotations

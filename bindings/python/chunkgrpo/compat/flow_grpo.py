@@ -1,6 +1,6 @@
 """Flow-GRPO (yifan123/flow_grpo, arXiv 2505.05470): diffusers_patch/sd3_sde_with_logprob.py, and the Wan pipeline's.
 
-from chunkgrpo.compat.flow_grpo import sde_step_with_logprob
+    from chunkgrpo.compat.flow_grpo import sde_step_with_logprob
 """
 
 from __future__ import annotations

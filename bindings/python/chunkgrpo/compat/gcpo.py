@@ -1,6 +1,6 @@
 """GCPO (xingzhejun/GCPO, the official code of Chunk-GRPO, arXiv 2510.21583): fastvideo/train_grpo_flux_*.py.
 
-from chunkgrpo.compat.gcpo import flow_grpo_step, flux_step
+    from chunkgrpo.compat.gcpo import flow_grpo_step, flux_step
 """
 
 from __future__ import annotations
