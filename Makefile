@@ -27,8 +27,9 @@ PC := build/lib/pkgconfig/chunkgrpo.pc
 WHEEL := dist/.built
 WHEEL_SOURCES := scripts/wheel LICENSE $(shell find bindings/python -not -path '*/__pycache__*' -not -path '*/.mypy_cache*')
 
-# The examples are a package of their own. In the library's build folder, so that they find it compiled by the tests.
+# Packages that depend on this one: in the library's build folder, so that they find it compiled by the tests.
 EXAMPLES_BUILD := swift build -c release --package-path examples/swift --scratch-path .build
+BENCHMARKS_BUILD := swift build -c release --package-path Benchmarks/swift --scratch-path .build
 
 # Folders too: a file that is added or removed changes its folder.
 LIBRARY_SOURCES := Package.swift bindings/c/exports.map bindings/c/old-libm.c $(shell find include Sources)
@@ -109,9 +110,11 @@ $(WHEEL): $(LIBRARY) $(LIBRARY_NAMES) $(WHEEL_SOURCES)
 test: setup-native setup-python test-text lib test-swift test-c test-budget test-python ## Run every test: Swift, C, Python
 	@printf '\nAll tests passed.\n'
 
-test-text: setup-python ## Check lengths and links, which needs no build
+test-text: ## Check generated files, lengths and links, which needs no build
 	@printf '\n== Text ==\n'
-	@scripts/check-lengths && scripts/check-links || { echo 'FAILED: the text'; exit 1; }
+	@scripts/generate-bindings --check || { echo 'FAILED: the generated files'; exit 1; }
+	@scripts/check-lengths || { echo 'FAILED: the lengths'; exit 1; }
+	@scripts/check-links || { echo 'FAILED: the links'; exit 1; }
 
 # Two processes that compete for two cores with two threads each are slower than one thread each.
 test-swift test-c test-python: export OMP_NUM_THREADS = 1
@@ -121,12 +124,13 @@ test-swift: setup-native ## Run the Swift tests
 	@printf '\n== Swift tests ==\n'
 	@scripts/phase swift-build 'Building' swift build -c release --build-tests
 	@scripts/phase swift-examples 'Building the examples' $(EXAMPLES_BUILD)
+	@scripts/phase swift-first 'Running the first one' "$$($(EXAMPLES_BUILD) --show-bin-path)/first"
+	@scripts/phase swift-benchmarks 'Building the benchmarks' $(BENCHMARKS_BUILD)
 	@scripts/check-readme swift || { echo 'FAILED: the README'; exit 1; }
 	@scripts/test-swift || { echo 'FAILED: the Swift tests'; exit 1; }
 
 test-c: setup-native lib ## Run the C tests
 	@printf '\n== C tests ==\n'
-	@scripts/generate-bindings --check || { echo 'FAILED: the generated files'; exit 1; }
 	@$(MAKE) --no-print-directory -C Tests/c || { echo 'FAILED: the C tests'; exit 1; }
 
 test-budget: setup-native lib ## Count the instructions of the hot kernels against their budget
@@ -149,4 +153,4 @@ format: ## Format the Swift sources in place, and the C sources where clang-form
 	    clang-format -i $$(find include Sources Tests bindings examples Benchmarks -name '*.[ch]'); fi
 
 clean: ## Remove everything that make made
-	rm -rf build dist .build .build-lib .build-bench .venv
+	rm -rf build dist .build .build-lib .venv

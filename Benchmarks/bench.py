@@ -78,7 +78,7 @@ def versions() -> dict[str, str]:
     code = (
         "import json, torch, numpy, jax, chunkgrpo as cg; print(json.dumps(dict(torch=torch.__version__, "
         "numpy=numpy.__version__, jax=jax.__version__, chunkgrpo=cg.__version__, "
-        "instruction_set=cg._abi.lib.cgrpo_instruction_set().decode())))"
+        "instruction_set=cg.instruction_set())))"
     )
     found: dict[str, str] = json.loads(output(sys.executable, "-c", code, env=ENVIRONMENT))
     found["python"] = platform.python_version()
@@ -115,7 +115,7 @@ def build(rows: list[str]) -> None:
     if "swift" in rows and shutil.which("swift"):
         say("building the Swift program …")
         swift = ["swift", "build", "-c", "release", "--package-path", TREE / "Benchmarks/swift"]
-        swift += ["--scratch-path", TREE / ".build-bench"]
+        swift += ["--scratch-path", TREE / ".build"]  # where the tests have the library compiled
         output(*swift, env={**os.environ, "CHUNKGRPO_DISPATCH": "1"})
         shutil.copy(Path(output(*swift, "--show-bin-path")) / "kernels", BUILD / "kernels")
 

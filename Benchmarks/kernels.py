@@ -1,6 +1,6 @@
 """One process's share of the benchmarks: every kernel against its peers, with a fixed number of threads.
 
-`bench.py` starts it with the environment that is fair to PyTorch and reads one JSON object a line: a race, with the
+`bench.py` starts it with the environment that is fair to PyTorch and reads one JSON object per line: a race, with the
 times of all that took part, in nanoseconds a call.
 """
 

@@ -23,7 +23,7 @@ def coefficients(sigma: float, next_sigma: float, eta: float) -> tuple[float, fl
 
 class Eager:
     """The arithmetic of Flow-GRPO's `sde_step_with_logprob` and GCPO's `flow_grpo_step`, in their order: sigmas as a
-    tensor of one a sample, everything elementwise over the latents."""
+    tensor of one per sample, everything elementwise over the latents."""
 
     def __init__(self, sigma: float, next_sigma: float, eta: float, batch: int, ndim: int) -> None:
         import torch

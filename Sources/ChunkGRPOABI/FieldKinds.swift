@@ -104,56 +104,24 @@ extension Field {
     Field(c, s, read: { $0 == 0 ? nil : try enumeration($0, name) }, write: { $0?.rawValue ?? 0 })
   }
 
-  /// An array that is copied, or null for nil; its size follows from the call.
-  static func array<T>(
-    _ name: String, _ c: WritableKeyPath<C, UnsafePointer<T>?>, _ s: WritableKeyPath<S, [T]?>,
-    _ size: @escaping (C, Extent) throws -> (Int, Int)
+  /// An array of (rows, columns) numbers that is copied, or null for nil; its size follows from the call.
+  static func array<T, R>(
+    _ name: String, _ c: WritableKeyPath<C, UnsafePointer<T>?>, _ s: WritableKeyPath<S, R?>,
+    as convert: @escaping (_ numbers: [T], _ columns: Int) -> R, _ size: @escaping (C, Extent) throws -> (Int, Int)
   ) -> Field {
     Field { options, result, extent in
       result[keyPath: s] = try options[keyPath: c].map {
         let (rows, columns) = try size(options, extent)
-        return try ChunkGRPOABI.array($0, name, rows, columns)
+        return convert(try ChunkGRPOABI.array($0, name, rows, columns), columns)
       }
     }
   }
 
-  /// The same for bytes of which 0 is false.
-  static func array(
-    _ name: String, _ c: WritableKeyPath<C, UnsafePointer<UInt8>?>, _ s: WritableKeyPath<S, [Bool]?>,
-    _ size: @escaping (Extent) -> (Int, Int)
+  static func array<T>(
+    _ name: String, _ c: WritableKeyPath<C, UnsafePointer<T>?>, _ s: WritableKeyPath<S, [T]?>,
+    _ size: @escaping (C, Extent) throws -> (Int, Int)
   ) -> Field {
-    Field { options, result, extent in
-      let (rows, columns) = size(extent)
-      result[keyPath: s] = try options[keyPath: c].map {
-        try ChunkGRPOABI.array($0, name, rows, columns).map { $0 != 0 }
-      }
-    }
-  }
-
-  /// The same in rows.
-  static func array(
-    _ name: String, _ c: WritableKeyPath<C, UnsafePointer<UInt8>?>, _ s: WritableKeyPath<S, [[Bool]]?>,
-    _ size: @escaping (Extent) -> (Int, Int)
-  ) -> Field {
-    Field { options, result, extent in
-      let (rows, columns) = size(extent)
-      result[keyPath: s] = try options[keyPath: c].map {
-        let all = try ChunkGRPOABI.array($0, name, rows, columns).map { $0 != 0 }
-        return (0..<rows).map { Array(all[$0 * columns..<($0 + 1) * columns]) }
-      }
-    }
-  }
-
-  /// The same for ids.
-  static func array(
-    _ name: String, _ c: WritableKeyPath<C, UnsafePointer<Int64>?>, _ s: WritableKeyPath<S, [Int]?>,
-    _ size: @escaping (Extent) -> Int
-  ) -> Field {
-    Field { options, result, extent in
-      result[keyPath: s] = try options[keyPath: c].map {
-        try ChunkGRPOABI.array($0, name, size(extent), 1).map { Int($0) }
-      }
-    }
+    array(name, c, s, as: { numbers, _ in numbers }, size)
   }
 
   /// An array of whole numbers that comes with its count, or null with a count of 0.
@@ -182,4 +150,10 @@ extension Field {
   static func rule(_ check: @escaping (C) throws -> Void) -> Field {
     Field { options, _, _ in try check(options) }
   }
+}
+
+func ints(_ numbers: [Int64], _: Int) -> [Int] { numbers.map { Int($0) } }
+func bools(_ bytes: [UInt8], _: Int) -> [Bool] { bytes.map { $0 != 0 } }
+func rowsOfBools(_ bytes: [UInt8], columns: Int) -> [[Bool]] {
+  stride(from: 0, to: bytes.count, by: columns).map { bytes[$0..<$0 + columns].map { $0 != 0 } }
 }

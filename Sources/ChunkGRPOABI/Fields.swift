@@ -82,7 +82,7 @@ extension cgrpo_advantage_options: OptionStruct {
     .number(\.clamp, \.clamp),
     .number(\.epsilon, \.epsilon),
     .number(\.floor, \.floor),
-    .array("group_ids", \.group_ids, \.groupIDs) { $0.samples },
+    .array("group_ids", \.group_ids, \.groupIDs, as: ints) { ($1.samples, 1) },
     .choice("baseline", \.baseline, \.baseline),
     .choice("scale", \.scale, \.scale),
     .choice("deviation", \.deviation, \.deviation),
@@ -110,8 +110,8 @@ extension cgrpo_chunk_loss_options: OptionStruct {
     .choice("kl_level", \.kl_level, \.klLevel),
     .number(\.normaliser, \.normaliser),
     .number(\.divergence_threshold, \.divergenceThreshold),
-    .array("selection", \.selection, \.selection) { ($0.samples, $0.chunks) },
-    .array("mask", \.mask, \.mask) { ($0.samples, $0.steps) },
+    .array("selection", \.selection, \.selection, as: rowsOfBools) { ($1.samples, $1.chunks) },
+    .array("mask", \.mask, \.mask, as: bools) { ($1.samples, $1.steps) },
     .array("reference_log_probs", \.reference_log_probs, \.reference) { ($1.samples, $1.steps) },
     .array("weights", \.weights, \.weights) {
       (try flag($0.weights_per_sample, "weights_per_sample") ? $1.samples : 1, $1.chunks)

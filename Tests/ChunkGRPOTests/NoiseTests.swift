@@ -82,7 +82,7 @@ struct NoiseTests {
     }
   }
 
-  @Test("Equal sample ids share their noise: one initial noise a group")
+  @Test("Equal sample ids share their noise: one initial noise per group")
   func groupsShareNoise() throws {
     let latents = try Latents(batch: 4, elements: 50)
     try normal(seed: 1, sampleIDs: [7, 7, 8, 8], into: latents.view)

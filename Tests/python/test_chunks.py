@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import itertools
+import pickle
 
 import numpy as np
 import pytest
@@ -122,3 +124,40 @@ def test_selection_is_the_same_for_any_split_of_the_batch():
 def test_a_weight_of_zero_is_never_drawn():
     selection = cg.ChunkPlan([2, 3, 4, 7]).select(1000, fraction=0.5, weights=[0, 1, 1, 1])
     assert not selection[:, 0].any()
+
+
+def test_a_plan_is_found_and_carried_to_another_schedule():
+    curve = np.repeat([1.0, 0.4, 0.1, 0.35], [2, 3, 4, 7])
+    noisy = curve * np.exp(0.03 * np.random.default_rng(0).standard_normal((32, 16)))
+    fit = cg.ChunkPlan.optimal(noisy)
+    assert fit.plan == cg.ChunkPlan([2, 3, 4, 7])
+    np.testing.assert_allclose(fit.curve, noisy.mean(axis=0) + 1e-8, rtol=1e-12)
+    np.testing.assert_allclose(fit.levels, [fit.curve[steps].mean() for steps in fit.plan.slices])
+    assert (
+        0.99 < fit.explained <= 1 and "4 chunks over 16 steps: 0-1 | 2-4 | 5-8 | 9-15" in str(fit) and "%" in str(fit)
+    )
+    assert len(cg.ChunkPlan.optimal(noisy, 6, max_size=4).plan) == 6
+    short, long = cg.Schedule.shifted(17, 3.0), cg.Schedule.shifted(50, 3.0)
+    carried = fit.plan.carried(short, long)
+    assert carried.steps == 49 and carried.carried(long, short) == fit.plan
+
+
+@pytest.mark.parametrize(
+    "name, call",
+    [
+        ("count", lambda: cg.ChunkPlan.optimal(np.ones((1, 4)), 5)),
+        ("explained", lambda: cg.ChunkPlan.optimal(np.ones((1, 4)), explained=1.0)),
+        ("min_size", lambda: cg.ChunkPlan.optimal(np.ones((1, 4)), min_size=3, max_size=2)),
+        ("trained", lambda: cg.ChunkPlan([2, 2]).carried(cg.Schedule.linear(9), cg.Schedule.linear(5))),
+        ("too few", lambda: cg.ChunkPlan([1, 1, 1, 1]).carried(cg.Schedule.linear(5), cg.Schedule.linear(4))),
+    ],
+)
+def test_what_makes_no_sense_is_refused_by_name(name, call):
+    with pytest.raises(cg.InvalidArgument, match=name):
+        call()
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))])
+def test_a_plan_can_be_copied_and_pickled(copied):
+    plan = cg.ChunkPlan([2, 3, 4, 7])
+    assert copied(plan) == plan and not copied(plan).sizes.flags.writeable

@@ -137,7 +137,7 @@ def test_a_rollout_is_recorded_as_it_was_sampled(pipelines, name, dtype):
     x, v = traj.latents.double(), torch.stack(seen, dim=1).double()
     rounding = 1e-6 if dtype == torch.float32 else 2**-8
     for k in range(STEPS):
-        a, b, s = scheduler.sampler.coefficients(k)
+        a, b, s, _ = scheduler.sampler.coefficients(k)
         mean = a * x[:, k] + b * v[:, k]
         e = torch.from_numpy(cg.normal(mean.shape, 9, k, [0, 1])).double()
         expected = mean + (s * e if s else 0)
@@ -148,7 +148,7 @@ def test_a_rollout_is_recorded_as_it_was_sampled(pipelines, name, dtype):
             torch.testing.assert_close(traj.log_probs[:, k], density, rtol=0, atol=2e-6)
             moved = (x[:, k + 1] - x[:, k]).abs().flatten(1).mean(1) / (x[:, k].abs().flatten(1).mean(1) + 1e-8)
             torch.testing.assert_close(torch.as_tensor(traj.relative_l1[:, k]), moved, rtol=1e-5, atol=0)
-    assert scheduler.sampler.coefficients(STEPS - 1)[2] == 0  # last_step="ode"
+    assert scheduler.sampler.coefficients(STEPS - 1).s == 0  # last_step="ode"
 
     # On the policy that sampled, the ratio is exactly 1, whatever the storage type.
     new = cgt.log_probs(traj.sampler, traj.latents, torch.stack(seen[:-1], dim=1))
@@ -248,7 +248,7 @@ def test_noise_may_come_from_torch_generators():
         sampled, drawn = steps_by_hand(scheduler, x), generator()
         latents, sampler = scheduler.trajectory.latents.double(), scheduler.sampler
         for k, t in enumerate(scheduler.timesteps):
-            a, b, s = sampler.coefficients(k)
+            a, b, s, _ = sampler.coefficients(k)
             v = torch.tanh(latents[:, k].float()) * (0.3 + t / 1000)
             e = diffusers.utils.torch_utils.randn_tensor(x.shape, generator=drawn)
             torch.testing.assert_close(latents[:, k + 1], a * latents[:, k] + b * v + s * e, rtol=1e-5, atol=1e-6)

@@ -12,7 +12,7 @@ import numpy as np
 import pytest
 
 import chunkgrpo as cg
-from chunkgrpo import _arrays, _dlpack, _frameworks, _quick
+from chunkgrpo import _arrays, _dlpack, _frameworks, _library, _storage
 from conftest import ROOT  # noqa: F401  (puts the package on the path)
 
 torch = pytest.importorskip("torch")
@@ -87,7 +87,7 @@ class MLX:
         return np.asarray(value)
 
     def address(self, value):
-        return _dlpack.read(value, "value")[0].ctypes.data
+        return _dlpack.read(value, "value").ctypes.data
 
 
 class Exporting:
@@ -320,7 +320,9 @@ def test_a_velocity_of_any_framework_and_type_is_converted_to_that_of_the_latent
 
 def test_a_velocity_that_is_not_a_number_stays_so_when_it_is_rounded_by_hand():
     bits = np.array([[0x7FFFFFFF, 0x7F800001, 0x7F7FFFFF, 0xFF7FFFFF, 0x3F808000, 0x3F818000]], np.uint32)
-    rounded = _arrays._rounded_to_bfloat16(bits.view(np.float32))[0]
+    target = np.empty(bits.shape, _storage.BFLOAT16.dtype)
+    _storage.BFLOAT16.copy(target, bits.view(np.float32))
+    rounded = target.view(np.uint16)[0]
     assert np.isnan(rounded.view(ml_dtypes.bfloat16)[:2].astype(float)).all()
     expected = bits[:, 2:].view(np.float32).astype(ml_dtypes.bfloat16)
     np.testing.assert_array_equal(rounded[2:], expected.view(np.uint16)[0])
@@ -399,11 +401,11 @@ def test_dlpack_is_read_with_any_strides_version_and_offset():
         for versioned in (True, False):
             value = Exporting(np.zeros(1), versioned)
             value.tensor = tensor
-            array, bfloat = _dlpack.read(value, "value")
+            array = _dlpack.read(value, "value")
             np.testing.assert_array_equal(array, tensor.numpy())
-            assert array.dtype == tensor.numpy().dtype and not bfloat and not array.flags.writeable
+            assert array.dtype == tensor.numpy().dtype and not array.flags.writeable
     reversed_ = np.arange(20.0).reshape(4, 5)[::-1, ::-2]
-    assert _dlpack.read(reversed_, "value")[0].tolist() == reversed_.tolist()
+    assert _dlpack.read(reversed_, "value").tolist() == reversed_.tolist()
     with pytest.raises(cg.WrongType, match="element type"):
         _dlpack.read(torch.zeros(3, dtype=torch.complex64), "value")
 
@@ -463,37 +465,10 @@ def test_arguments_are_never_written_to(framework):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# The short way of small calls
+# Small calls
 
 
-@types_of_elements
-@pytest.mark.parametrize("kind", ["numpy", "torch"])
-def test_the_short_way_gives_the_numbers_and_types_of_the_long_one(kind, dtype, monkeypatch):
-    x, v, e = (example(dtype, seed=seed) for seed in range(3))
-    upstream = np.linspace(-1, 1, 4)
-    if kind == "torch":
-        x, v, e, upstream = *map(Torch().of, (x, v, e)), torch.from_numpy(upstream)
-    calls = {
-        "log_prob": lambda: (SAMPLER.log_prob(3, x, v, e),),
-        "log_prob_vjp": lambda: (SAMPLER.log_prob_vjp(3, x, v, e, upstream),),
-        "step": lambda: (
-            *SAMPLER.step(3, x, v, seed=7),
-            *SAMPLER.step(3, x, v, noise=e),
-            *SAMPLER.step(3, x, v, seed=8),
-        ),
-    }
-    for name, call in calls.items():
-        taken = []
-        short_way = getattr(_quick, name)
-        monkeypatch.setattr(_quick, name, lambda *arguments: taken.append(short_way(*arguments)) or taken[-1])
-        short = call()
-        assert taken and all((result is None) == (kind == "numpy" and dtype.name == "bfloat16") for result in taken)
-        monkeypatch.setattr(_quick, name, lambda *arguments: None)
-        for a, b in zip(short, call()):
-            assert type(a) is type(b) and a.dtype == b.dtype and a.shape == b.shape and bool((a == b).all())
-
-
-def test_the_short_way_leaves_what_is_not_plain_to_the_long_one():
+def test_arrays_that_are_not_plain_give_the_numbers_of_plain_ones():
     x = example(np.float32)
     read_only = x.copy()
     read_only.flags.writeable = False
@@ -512,19 +487,13 @@ def test_the_short_way_leaves_what_is_not_plain_to_the_long_one():
     assert lone.is_neg() and torch.equal(SAMPLER.log_prob_vjp(3, *arrays, lone), expected)
 
 
-def test_numpy_keeps_the_address_where_it_is_read():
-    assert _quick._DATA == object.__basicsize__
-    for array in (np.zeros(3), np.zeros((4, 5), np.float32)[1:], np.frombuffer(bytearray(64))):
-        assert _quick._pointer(id(array) + _quick._DATA).value == array.ctypes.data
-
-
-def test_without_that_address_the_numbers_are_the_same(monkeypatch):
-    x, v, e = (example(np.float32, seed=seed) for seed in range(3))
-    expected = SAMPLER.log_prob(3, x, v, e)
-    monkeypatch.setattr(_quick, "_DATA", 0)
-    monkeypatch.setattr(_quick, "_kinds", {})
-    assert _quick.log_prob(SAMPLER._handle, 3, x, v, e) is None
-    np.testing.assert_array_equal(SAMPLER.log_prob(3, x, v, e), expected)
+def test_the_address_is_that_of_the_first_element():
+    read_only = np.ones(3)
+    read_only.flags.writeable = False
+    plain = np.zeros((4, 5), np.float32)
+    strange = np.zeros((2, 3), ml_dtypes.bfloat16), np.zeros((2, 3), _storage.BFLOAT16.dtype), np.zeros(3, np.float16)
+    for array in (plain, plain[1:], plain[:, 2:], plain[::-1], read_only, *strange, np.frombuffer(bytearray(64))):
+        assert _library.address(array) == array.ctypes.data
 
 
 def test_threads_do_not_share_what_a_call_uses():
@@ -543,11 +512,11 @@ def test_threads_do_not_share_what_a_call_uses():
         list(pool.map(work, range(8)))
 
 
-def test_the_short_way_remembers_few_shapes():
-    for size in range(2, 400):
-        x = np.zeros((1, size), np.float32)
-        SAMPLER.log_prob(3, x, x, x)
-    assert len(_quick._kinds) <= 256
+def test_few_layouts_are_remembered():
+    most = _arrays._layout.cache_info().maxsize
+    for size in range(2, most + 100):
+        _arrays.borrow(np.zeros((1, size), np.float32), "x")
+    assert _arrays._layout.cache_info().currsize <= most <= 1024
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -585,7 +554,8 @@ class Delayed(_frameworks.Staging):
 @pytest.fixture
 def device(monkeypatch):
     monkeypatch.setattr(_frameworks, "staging", Delayed)
-    monkeypatch.setattr(_quick, "_kind", lambda x: None)  # what lies on a device never goes the short way
+    monkeypatch.setattr(_frameworks, "_make_torch_on_cpu", lambda value: [_frameworks.Torch(value.device)])
+    monkeypatch.setattr(_frameworks, "_torch_on_cpu", [])
     Delayed.copies = []
     yield
     assert sum(Delayed.copies) > 0
@@ -667,7 +637,7 @@ def test_arrays_of_cupy_come_and_go_by_its_own_copies(monkeypatch):
     value = SAMPLER.log_prob(3, ndarray(x), ndarray(x), ndarray(x))
     assert isinstance(value, ndarray) and Device.entered == 1
     np.testing.assert_array_equal(value.array, SAMPLER.log_prob(3, x, x, x))
-    with pytest.raises(cg.WrongType, match="v is on cpu; it must be on cuda:1, like x"):
+    with pytest.raises(cg.WrongType, match="velocity is on cpu; it must be on cuda:1, like latents"):
         SAMPLER.log_prob(3, ndarray(x), x, ndarray(x))
 
 
@@ -753,8 +723,8 @@ CONVERTED = ("compressed", "integers", "booleans", "eight bits")
 def test_tensors_that_cannot_be_read_are_refused(spoil, kind, words):
     bad = spoil(X)
     for name, call in (
-        ("x", lambda: SAMPLER.step(0, bad, X, seed=0)),
-        ("v", lambda: SAMPLER.log_prob(0, X, bad, X)),
+        ("latents", lambda: SAMPLER.step(0, bad, X, seed=0)),
+        ("velocity", lambda: SAMPLER.log_prob(0, X, bad, X)),
         ("noise", lambda: SAMPLER.step(0, X, X, noise=bad)),
         ("x_init", lambda: SAMPLER.begin(bad, seed=0)),
         ("latents", lambda: SAMPLER.log_probs(bad, X[:, :2])),
@@ -778,7 +748,7 @@ def test_velocities_that_cannot_be_read_are_refused_by_a_rollout_that_can_be_mad
 
 
 def test_a_velocity_that_writes_to_the_latents_is_refused():
-    with pytest.raises(cg.InvalidArgument, match="written to its argument x"):
+    with pytest.raises(cg.InvalidArgument, match="written to its latents"):
         SAMPLER.rollout(lambda x, *_: x.mul_(2), X, seed=0)
     with pytest.raises(ValueError, match="read-only"):
         SAMPLER.rollout(lambda x, *_: np.multiply(x, 2, out=x), X.numpy(), seed=0)
@@ -824,9 +794,10 @@ def test_tensors_of_two_devices_are_refused(monkeypatch):
             Elsewhere.next = not Elsewhere.next
 
     monkeypatch.setattr(_frameworks, "Torch", Elsewhere)
-    monkeypatch.setattr(_quick, "_kind", lambda x: None)
+    monkeypatch.setattr(_frameworks, "_make_torch_on_cpu", lambda value: [_frameworks.Torch(value.device)])
+    monkeypatch.setattr(_frameworks, "_torch_on_cpu", [])
     Elsewhere.next = True
-    with pytest.raises(cg.WrongType, match="v is on cpu; it must be on cuda:0, like x"):
+    with pytest.raises(cg.WrongType, match="velocity is on cpu; it must be on cuda:0, like latents"):
         SAMPLER.log_prob(3, X, X, X)
     Elsewhere.next = True
     with pytest.raises(cg.WrongType, match="velocities is on cpu; it must be on cuda:0, like latents"):
@@ -841,7 +812,7 @@ def test_tracers_of_jax_are_referred_to_its_own_module():
 
 
 def test_tensors_inside_a_transform_of_torch_are_refused():
-    with pytest.raises(cg.WrongType, match="x is a Tensor that cannot be read"):
+    with pytest.raises(cg.WrongType, match="latents is a Tensor that cannot be read"):
         torch.vmap(lambda x: SAMPLER.log_prob(3, x, x, x))(X)
 
 

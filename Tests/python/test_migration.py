@@ -54,7 +54,7 @@ def clipped(ratio, advantage, low, high):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# GCPO and DanceGRPO: FLUX, one sample a call, a schedule of their own
+# GCPO and DanceGRPO: FLUX, one sample per call, a schedule of their own
 
 
 def flux_script(step, eta=0.7, steps=6, batch=3):

@@ -98,7 +98,7 @@ def test_a_step_adds_the_noise_that_normal_gives(sampler, dtype, size):
 def test_a_step_of_a_short_type_adds_the_float32_noise(sampler, dtype_name, size):
     dtype = as_dtype(dtype_name)
     x, v = (cg.normal((3, size), seed, 0, dtype=dtype) for seed in (1, 2))
-    a, b, s = sampler.coefficients(4)
+    a, b, s, _ = sampler.coefficients(4)
     eps = cg.normal(x.shape, 7, 4)
     exact = a * x.astype(np.float64) + b * v.astype(np.float64) + s * eps
     ulp = 2.0 ** (-8 if dtype_name == "bfloat16" else -11)

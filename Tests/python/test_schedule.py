@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
+
 import numpy as np
 import pytest
 
@@ -48,3 +51,52 @@ def test_sigmas_are_read_only_and_a_copy():
     with pytest.raises(ValueError):
         schedule.sigmas[0] = 2
     assert schedule == cg.Schedule([1, 0.5, 0]) != cg.Schedule([1, 0.4, 0])
+
+
+@pytest.mark.parametrize("case", CASES, ids=lambda case: f"{case['name']}-{case['steps']}-{case['mu']}")
+def test_schedules_are_those_of_diffusers(case):
+    config = case["config"]
+    spacing = [name for name in ("karras", "exponential", "beta") if config.get(f"use_{name}_sigmas")]
+    dynamic = config.get("use_dynamic_shifting", False)
+    schedule = cg.Schedule.make(
+        case["steps"],
+        base="linear" if case["input_sigmas"] else "diffusers",
+        shift=config.get("shift", 1.0),
+        shift_kind=config["time_shift_type"] if dynamic else "static",
+        mu=case["mu"] if dynamic else None,
+        terminal=config.get("shift_terminal"),
+        spacing=spacing[0] if spacing else "shifted",
+    )
+    np.testing.assert_allclose(schedule.sigmas, case["sigmas"], rtol=0, atol=1e-6)
+    np.testing.assert_allclose(schedule.timesteps(), case["timesteps"], rtol=0, atol=1e-3)
+
+
+def test_flux_shifts_by_the_size_of_the_image():
+    assert cg.flux_mu(256 * 256) == pytest.approx(0.5) and cg.flux_mu(1024 * 1024) == pytest.approx(1.15)
+    flux = cg.Schedule.flux(28, 1024, 1024)
+    assert flux == cg.Schedule.make(28, shift_kind="exponential", mu=cg.flux_mu(2**20))
+    assert flux.timesteps(truncated=True)[1] == int(1000 * flux.sigmas[1])
+
+
+@pytest.mark.parametrize(
+    "name, call",
+    [
+        ("mu", lambda: cg.Schedule.make(5, mu=1.0)),
+        ("mu", lambda: cg.Schedule.make(5, shift_kind="linear", mu=-1.0)),
+        ("terminal", lambda: cg.Schedule.make(5, terminal=0)),
+        ("terminal", lambda: cg.Schedule.make(5, terminal=1.0)),
+        ("spacing", lambda: cg.Schedule.make(5, spacing="even")),
+        ("steps", lambda: cg.Schedule.make(1, spacing="karras")),
+        ("pixels", lambda: cg.flux_mu(0)),
+        ("ratio", lambda: cg.Schedule.flash(10, 3.0, kept=8, ratio=0.1)),
+        ("kept", lambda: cg.Schedule.flash(10, 3.0, kept=0, ratio=0.5)),
+    ],
+)
+def test_what_makes_no_sense_is_refused_by_name(name, call):
+    with pytest.raises(cg.InvalidArgument, match=name):
+        call()
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))])
+def test_a_schedule_can_be_copied_and_pickled(schedule, copied):
+    assert copied(schedule) == schedule and not copied(schedule).sigmas.flags.writeable

@@ -1,28 +1,98 @@
-"""The package's type hints hold under mypy --strict, and are there for those who use it."""
+"""The package's type hints hold under mypy --strict, and find a user's mistakes under mypy and pyright, both strict."""
 
 from __future__ import annotations
 
+import json
 import subprocess
 import sys
 
 import pytest
 from conftest import ROOT
 
-USER = """
-import numpy as np
-import chunkgrpo as cg
+PACKAGE = ROOT / "bindings" / "python"
 
-sampler: cg.Sampler = cg.Sampler(cg.Schedule.shifted(steps=17, shift=3.0), dynamics="flow_sde", eta=0.7)
-reveal_type(sampler.coefficients(3))
-cg.Sampler(sampler.schedule, eta="0.7")
-cg.ChunkPlan([2, 3]).no_such_method()
+RIGHT = """
+import numpy as np
+from numpy.typing import NDArray
+import torch
+import chunkgrpo as cg
+import chunkgrpo.torch as cgt
+
+
+def model(latents: torch.Tensor, sigma: float, step: int) -> torch.Tensor:
+    return latents * sigma
+
+
+def velocity(latents: NDArray[np.float32], sigma: float, step: int) -> NDArray[np.float32]:
+    return latents
+
+
+sampler: cg.Sampler = cg.Sampler(cg.Schedule.shifted(steps=17, shift=3.0), dynamics="flow_sde", eta=0.7, threads=2)
+plan = cg.ChunkPlan([2, 3, 4, 7])
+a, b, s, c = sampler.coefficients(3)
+trajectory = sampler.rollout(model, torch.zeros(4, 8), seed=7)
+reveal_type(sampler.coefficients(3).s)  # 1: float
+reveal_type(trajectory.images)  # 2: Tensor
+reveal_type(trajectory.log_probs)  # 3: Tensor
+reveal_type(cg.advantages(trajectory.images.mean(1), group_size=2))  # 4: Tensor
+reveal_type(sampler.log_probs_vjp(trajectory.latents, trajectory.latents[:, 1:], np.ones((4, 16))))  # 5: Tensor
+reveal_type(cg.chunk_loss(trajectory.log_probs, trajectory.log_probs, [1.0], plan, clip=0.1).grad_log_probs)  # 6: Tensor
+reveal_type(cgt.chunk_loss(trajectory.log_probs, trajectory.log_probs, [1.0], plan, kl=0.1).loss)  # 7: Tensor
+reveal_type(sampler.log_prob(0, torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(2, 3)))  # 8: Tensor
+own = sampler.rollout(velocity, np.zeros((4, 8), np.float32), seed=7)
+reveal_type(own.latents)  # 9: ndarray
+reveal_type(cg.advantages([1.0, 2.0], 2, scale="batch"))  # 10: ndarray
+cg.Recipe("gcpo").loss
+cg.SDEWindow(4, 15, strategy="random")
+cg.Trainer(4, 2, width=32, dynamics="cps", clip=(0.1, 0.2)).pretrain(np.ones((2, 4)), np.ones((2, 2)), steps=3)
+"""
+REVEALED = ["float", *["Tensor"] * 7, "ndarray", "ndarray"]
+
+WRONG = """
+import chunkgrpo as cg
+import chunkgrpo.torch as cgt
+import torch
+
+schedule, plan, rows = cg.Schedule.linear(4), cg.ChunkPlan([3]), torch.zeros(2, 3)
+cg.Sampler(schedule, dynamics="flow-sde")
+cg.Sampler(schedule, eta="0.7")
+cg.Sampler(schedule, log_prob="sum")
+cg.chunk_loss(rows, rows, [1.0, 2.0], plan, clipp=0.1)
+cg.chunk_loss(rows, rows, [1.0, 2.0], plan, surrogate="ppo")
+cgt.chunk_loss(rows, rows, [1.0, 2.0], plan, kl="a little")
+cg.advantages([1.0, 2.0], scale="std")
+cg.SDEWindow(4, 15, strategy="sliding")
+cg.Schedule.make(4, spacing="log")
+cg.Trainer(4, 2, learning_rte=1e-3)
+plan.no_such_method()
 """
 
 
 def mypy(*arguments):
     pytest.importorskip("mypy")
     command = [sys.executable, "-m", "mypy", "--cache-dir", ROOT / "build/mypy", *arguments]
-    return subprocess.run(command, cwd=ROOT / "bindings" / "python", capture_output=True, text=True)
+    return subprocess.run(command, cwd=PACKAGE, capture_output=True, text=True)
+
+
+def pyright(path):
+    """What basedpyright, a pyright with its own node, says in pyright's strict mode: (line, severity, message)."""
+    pytest.importorskip("basedpyright")
+    config = path.parent / "pyrightconfig.json"
+    config.write_text(json.dumps({"typeCheckingMode": "strict", "extraPaths": [str(PACKAGE)], "include": [path.name]}))
+    options = "--outputjson", "--pythonpath", sys.executable, "--project", config
+    command = [sys.executable, "-m", "basedpyright", *options]
+    found = subprocess.run(command, capture_output=True, text=True)
+    return [
+        (item["range"]["start"]["line"], item["severity"], item["message"])
+        for item in json.loads(found.stdout)["generalDiagnostics"]
+    ]
+
+
+def mistakes(text):
+    """The lines of a program from its first `cg.Sampler(` on: each of them is one mistake."""
+    lines = text.splitlines()
+    first = next(i for i, line in enumerate(lines) if line.startswith("cg.Sampler("))
+    return set(range(first, len(lines)))
 
 
 def test_the_package_is_clean_under_mypy_strict():
@@ -30,10 +100,39 @@ def test_the_package_is_clean_under_mypy_strict():
     assert found.returncode == 0, found.stdout + found.stderr
 
 
-def test_a_users_mistakes_are_found(tmp_path):
-    (tmp_path / "user.py").write_text(USER)
-    found = mypy(tmp_path / "user.py").stdout
-    assert "tuple[float, float, float]" in found
-    assert 'Argument "eta" to "Sampler" has incompatible type "str"' in found
+def test_a_right_program_is_clean_under_mypy_and_its_types_are_known(tmp_path):
+    path = tmp_path / "user.py"
+    path.write_text(RIGHT)
+    found = mypy("--strict", path).stdout
+    assert "error" not in found, found
+    revealed = [line.split("Revealed type is")[1] for line in found.splitlines() if "Revealed type is" in line]
+    assert len(revealed) == len(REVEALED), found
+    for text, expected in zip(revealed, REVEALED):
+        assert expected in text, found
+
+
+def test_a_users_mistakes_are_found_by_mypy(tmp_path):
+    path = tmp_path / "user.py"
+    path.write_text(WRONG)
+    found = mypy("--strict", path).stdout
+    lines = {int(line.split(":")[1]) - 1 for line in found.splitlines() if ": error:" in line}
+    assert lines == mistakes(WRONG), found
     assert '"ChunkPlan" has no attribute "no_such_method"' in found
-    assert "Found 2 errors" in found
+
+
+def test_a_right_program_is_clean_under_pyright_and_its_types_are_known(tmp_path):
+    path = tmp_path / "user.py"
+    path.write_text(RIGHT)
+    found = pyright(path)
+    assert not [item for item in found if item[1] != "information"], found
+    revealed = [message for _, severity, message in found if severity == "information"]
+    assert len(revealed) == len(REVEALED), found
+    for text, expected in zip(revealed, REVEALED):
+        assert expected in text, found
+
+
+def test_a_users_mistakes_are_found_by_pyright(tmp_path):
+    path = tmp_path / "user.py"
+    path.write_text(WRONG)
+    found = pyright(path)
+    assert {line for line, severity, _ in found if severity == "error"} == mistakes(WRONG), found

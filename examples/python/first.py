@@ -1,6 +1,6 @@
 """Chunk-GRPO on a model of your own, in numpy alone.
 
-The model here is the exact velocity field of Gaussian data plus one number a step, and those numbers are trained: the
+The model here is the exact velocity field of Gaussian data plus one number per step, and those numbers are trained: the
 reward wants brighter images than the data has. Put your own network where `velocity` is, and give `grad_v` to its
 backward pass.
 """

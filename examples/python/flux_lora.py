@@ -4,7 +4,7 @@
     python flux_lora.py --model black-forest-labs/FLUX.1-dev --prompts prompts.txt --reward my_rewards:hpsv3 \\
         --iterations 300 --fraction 0.5 --gradient-checkpointing --out runs/flux
 
-Needs torch, diffusers and peft. A reward is a function of (PIL images, prompts) that returns one number an image:
+Needs torch, diffusers and peft. A reward is a function of (PIL images, prompts) that returns one number per image:
 `jpeg` (DDPO's compressibility: minus the size as JPEG in kB), `incompressible`, or `module:function` of yours. In
 --out: metrics.csv, a checkpoint to --resume from, and `adapter`, which `pipe.load_lora_weights` takes. Another flow
 pipeline that calls its transformer once a step needs a line in `encode`. On a busy machine set OMP_NUM_THREADS=1.
@@ -253,11 +253,11 @@ def arguments(argv=None):
     add("--model", default="tiny-flux", help="tiny-flux, tiny-sd3, a directory or a hub id")
     add("--out", default="runs/flux_lora")
     add("--resume", action="store_true", help="from the checkpoint in --out")
-    add("--prompts", help="file, one a line")
+    add("--prompts", help="file, one per line")
     add("--reward", default="jpeg", help="jpeg, incompressible or module:function")
     add("--iterations", type=int, default=40)
     add("--prompts-per-iteration", type=int, default=2)
-    add("--group", type=int, help="samples a prompt; 12, tiny: 24")
+    add("--group", type=int, help="samples per prompt; 12, tiny: 24")
     add("--steps", type=int, help="17, tiny: 4")
     add("--chunks", type=int, nargs="+", help="chunk sizes; their sum is steps - 1. GCPO: 2 3 4 7 for 17 steps")
     add("--fraction", type=float, default=1.0, help="share of the chunks that is trained, drawn by weight (GCPO 0.5)")

@@ -25,7 +25,7 @@ class Recogniser:
         # Found, and not imported: the package itself would load its detector, and OpenCV.
         package = Path(find_spec("rapidocr_onnxruntime").submodule_search_locations[0])
         options = onnxruntime.SessionOptions()
-        options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", 0))  # 0 = one a core
+        options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", 0))  # 0 = one per core
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
         self.session = onnxruntime.InferenceSession(
             package / "models/ch_PP-OCRv4_rec_infer.onnx", options, providers=["CPUExecutionProvider"]

@@ -40,7 +40,7 @@ if core.exists():
 import chunkgrpo as cg  # noqa: E402
 
 STEPS, SHIFT, ETA = 17, 3.0, 0.7
-GROUP = 12  # samples a prompt
+GROUP = 12  # samples per prompt
 LOWEST_LOG_PROB = -10  # below it, all is illegible alike
 
 

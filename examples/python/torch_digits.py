@@ -38,7 +38,7 @@ SHAPE = (1, 8, 8)
 SCHEDULE = cg.Schedule.shifted(steps=17, shift=3.0)
 SAMPLER = cg.Sampler(SCHEDULE, dynamics="flow_sde", eta=0.7)  # rollouts explore
 ODE = cg.Sampler(SCHEDULE, dynamics="ode")  # evaluation does not
-GROUP = 12  # samples a prompt
+GROUP = 12  # samples per prompt
 
 
 class Block(nn.Module):

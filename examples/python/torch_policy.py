@@ -84,7 +84,7 @@ class TorchTrainer:
         self.average.module.load_state_dict(average.module.state_dict())
 
     def iterate(self, conditions, reward):
-        """One Chunk-GRPO iteration: group_size samples a prompt, their rewards, and a few optimiser steps."""
+        """One Chunk-GRPO iteration: group_size samples per prompt, their rewards, and a few optimiser steps."""
         options, plan, group = self.options, self.plan, self.options["group_size"]
         clock = [time.perf_counter()]
         batch = len(conditions) * group

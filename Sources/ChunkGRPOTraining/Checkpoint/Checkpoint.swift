@@ -39,13 +39,8 @@ extension ChunkGRPOTrainer {
   }
 
   private var checkpointTensors: [SafetensorsFile.Tensor] {
-    [
-      ("parameters", state.parameters), ("average", state.average), ("first_moment", state.firstMoment),
-      ("second_moment", state.secondMoment),
-    ].flatMap { name, buffer in
-      plan.shape.tensors.map {
-        .init(name: "\(name).\($0.name)", shape: $0.shape, values: buffer.base + $0.offset)
-      }
+    state.buffers.flatMap { name, values in
+      plan.shape.tensors.map { .init(name: "\(name).\($0.name)", shape: $0.shape, values: values.base + $0.offset) }
     }
   }
 

@@ -13,59 +13,51 @@ enum BLAS {
   ///
   /// - Throws: `.outOfMemory` where there is none.
   static func prepare() throws {
-    try users.locked { state in
-      if state.isReady { return }
+    try locked {
+      if isReady { return }
       do { _ = try Buffer<UInt8>(count: 132 << 20, for: "the buffer of OpenBLAS") }
       // OpenBLAS makes smaller products without the buffer.
       let size = 160
       let factor = try Buffer<Float>(count: 2 * size * size, for: "OpenBLAS's first product")
       Float.gemm(
         false, false, size, size, size, factor.base, size, factor.base, size, 0, factor.base + size * size, size)
-      state.isReady = true
+      isReady = true
     }
   }
 
   /// Runs `body`, whose threads each call OpenBLAS, with products that take one thread each. The setting is the process's:
   /// the first user makes it, and the last takes it back.
   static func onOneThread(_ body: () -> Void) {
-    users.locked {
-      if $0.count == 0 {
-        $0.threads = openblas_get_num_threads()
-        if $0.threads != 1 { openblas_set_num_threads(1) }
+    locked {
+      if users == 0 {
+        threads = openblas_get_num_threads()
+        if threads != 1 { openblas_set_num_threads(1) }
       }
-      $0.count += 1
+      users += 1
     }
     defer {
-      users.locked {
-        $0.count -= 1
-        if $0.count == 0, $0.threads != 1 { openblas_set_num_threads($0.threads) }
+      locked {
+        users -= 1
+        if users == 0, threads != 1 { openblas_set_num_threads(threads) }
       }
     }
     body()
   }
 
-  private static let users = Users()
+  // Guarded by the mutex.
+  nonisolated(unsafe) private static var isReady = false
+  nonisolated(unsafe) private static var users = 0
+  nonisolated(unsafe) private static var threads: Int32 = 1
 
-  private final class Users: @unchecked Sendable {
-    struct State {
-      var mutex = pthread_mutex_t()
-      var isReady = false
-      var count = 0
-      var threads: Int32 = 1
-    }
+  nonisolated(unsafe) private static let mutex = {
+    let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
+    pthread_mutex_init(mutex, nil)
+    return mutex
+  }()
 
-    private let state: UnsafeMutablePointer<State>
-
-    init() {
-      state = .allocate(capacity: 1)
-      state.initialize(to: State())
-      pthread_mutex_init(&state.pointee.mutex, nil)
-    }
-
-    func locked<R>(_ body: (inout State) throws -> R) rethrows -> R {
-      pthread_mutex_lock(&state.pointee.mutex)
-      defer { pthread_mutex_unlock(&state.pointee.mutex) }
-      return try body(&state.pointee)
-    }
+  private static func locked<R>(_ body: () throws -> R) rethrows -> R {
+    pthread_mutex_lock(mutex)
+    defer { pthread_mutex_unlock(mutex) }
+    return try body()
   }
 }

@@ -128,16 +128,15 @@ extension ChunkGRPOTrainer {
 
   private func roll(_ range: Range<Int>, _ samples: RolloutSamples, _ experience: Experience, recording: Bool) throws {
     let lanes = try workspace.lanes(for: range.count)
-    let chunkOfStep = plan.chunks.sizes.enumerated().flatMap { Array(repeating: $0.offset, count: $0.element) }
-    try Roller(
+    var roller = Roller(
       networks: lanes.map(\.network), parameters: experience.parameters, sampler: plan.sampler,
-      prompts: experience.prompts, seed: RandomStream.rollout.seed(options.seed)
-    ).run(
-      range, of: samples,
-      recording: !recording
-        ? nil
-        : Recording(
-          isSelected: { experience.isSelected($0, chunk: chunkOfStep[$1]) }, velocities: lanes.map(\.velocity)))
+      prompts: experience.prompts, seed: RandomStream.rollout.seed(options.seed), samples: samples)
+    if recording {
+      let chunkOfStep = plan.chunks.sizes.enumerated().flatMap { Array(repeating: $0.offset, count: $0.element) }
+      roller.recording = Recording(
+        isSelected: { experience.isSelected($0, chunk: chunkOfStep[$1]) }, velocities: lanes.map(\.velocity))
+    }
+    try roller.run(range)
   }
 
   /// Whether each lane has room for all rows that it trains, beside one step of all of its samples.

@@ -115,9 +115,13 @@ extension ChunkGRPOTrainer {
       sigmas.append(sigma)
       (lane.conditions.base + r &* shape.conditionSize).update(
         from: data.conditions + image &* shape.conditionSize, count: shape.conditionSize)
-      interpolate(
-        image: data.images + image &* shape.latentSize, noise: lane.next.base + r &* shape.latentSize,
-        latents: lane.latents.base + r &* shape.latentSize, count: shape.latentSize, sigma: Float(sigma))
+      let pixels = data.images + image &* shape.latentSize
+      let (latents, target) = (lane.latents.base + r &* shape.latentSize, lane.next.base + r &* shape.latentSize)
+      for i in 0..<shape.latentSize {
+        let (x0, e) = (pixels[i], target[i])
+        latents[i] = x0 * (1 - Float(sigma)) + e * Float(sigma)
+        target[i] = e - x0
+      }
     }
     return sigmas
   }
@@ -126,18 +130,6 @@ extension ChunkGRPOTrainer {
 private struct PretrainingData {
   let images, conditions: UnsafePointer<Float>
   let count: Int
-}
-
-/// latents = (1 − σ)·image + σ·noise; noise becomes the target, noise − image.
-private func interpolate(
-  image: UnsafePointer<Float>, noise: UnsafeMutablePointer<Float>, latents: UnsafeMutablePointer<Float>, count: Int,
-  sigma: Float
-) {
-  for i in 0..<count {
-    let (x0, e) = (image[i], noise[i])
-    latents[i] = x0 * (1 - sigma) + e * sigma
-    noise[i] = e - x0
-  }
 }
 
 /// Σ(value − target)²; gradient = scale·(value − target).

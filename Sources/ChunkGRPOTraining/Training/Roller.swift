@@ -23,7 +23,8 @@ struct Recording {
   let velocities: [Buffer<Float>]
 }
 
-/// Sampling by the embedded network.
+/// A rollout by the embedded network. With `recording`, each network has room for its samples beside the rows that it keeps,
+/// and for all contexts.
 struct Roller {
   /// One per lane.
   let networks: [VelocityNetwork<Float>]
@@ -31,14 +32,14 @@ struct Roller {
   let sampler: Sampler
   let prompts: Prompts
   let seed: UInt64
+  let samples: RolloutSamples
+  var recording: Recording?
 
-  /// Takes all steps of the samples `range`, `maxRows` of each network at a time. With `recording`, each network has room for
-  /// its samples beside the rows that it keeps, and for all contexts.
-  func run(_ range: Range<Int>, of samples: RolloutSamples, recording: Recording? = nil) throws {
+  /// Takes all steps of the samples `range`, `maxRows` of each network at a time.
+  func run(_ range: Range<Int>) throws {
     try forEachLane(of: range, count: networks.count, threads: sampler.threads) { lane, own in
       for start in stride(from: own.lowerBound, to: own.upperBound, by: networks[lane].maxRows) {
-        var pass = try RolloutPass(
-          self, lane, start..<min(own.upperBound, start + networks[lane].maxRows), samples, recording)
+        var pass = try RolloutPass(self, lane, start..<min(own.upperBound, start + networks[lane].maxRows))
         try pass.run()
       }
     }
@@ -50,8 +51,6 @@ private struct RolloutPass {
   private let roller: Roller
   private let lane: Int
   private let range: Range<Int>
-  private let samples: RolloutSamples
-  private let recording: Recording?
 
   private let network: VelocityNetwork<Float>
   private let noise: Noise
@@ -70,15 +69,13 @@ private struct RolloutPass {
   private var output: UnsafeMutablePointer<Float> { memory.base + range.count &* size }
   private var velocity: UnsafeMutablePointer<Float> { memory.base + 2 &* range.count &* size }
 
-  init(_ roller: Roller, _ lane: Int, _ range: Range<Int>, _ samples: RolloutSamples, _ recording: Recording?) throws {
+  init(_ roller: Roller, _ lane: Int, _ range: Range<Int>) throws {
     self.roller = roller
     self.lane = lane
     self.range = range
-    self.samples = samples
-    self.recording = recording
     network = roller.networks[lane]
-    noise = .library(seed: roller.seed, sampleIDs: range.map(samples.id))
-    (promptOfSample, prompts) = numbered(range.map { roller.prompts.index[$0 / samples.perPrompt] })
+    noise = .library(seed: roller.seed, sampleIDs: range.map(roller.samples.id))
+    (promptOfSample, prompts) = numbered(range.map { roller.prompts.index[$0 / roller.samples.perPrompt] })
     span = min(roller.sampler.steps, max(1, network.maxContexts / prompts.count))
     conditions = try Buffer(
       count: checkedProduct([span, prompts.count, network.shape.conditionSize], "conditions"), for: "conditions")
@@ -88,13 +85,14 @@ private struct RolloutPass {
 
   mutating func run() throws {
     try normal(
-      seed: roller.seed, sampleIDs: range.map(samples.initialID), threads: roller.sampler.threads, into: latents(0))
+      seed: roller.seed, sampleIDs: range.map(roller.samples.initialID), threads: roller.sampler.threads,
+      into: latents(0))
     for step in 0..<roller.sampler.steps {
       if step % span == 0 { try setContexts(step..<min(roller.sampler.steps, step + span)) }
       try computeVelocity(step)
       try advance(step)
     }
-    if recording != nil { network.truncate(to: recordedRows) }
+    if roller.recording != nil { network.truncate(to: recordedRows) }
   }
 
   private func setContexts(_ steps: Range<Int>) throws {
@@ -112,7 +110,7 @@ private struct RolloutPass {
     // Recorded samples come first: the rows of the next step follow them.
     var order = Array(0..<range.count)
     var selected = 0
-    if let recording, step < roller.sampler.trainedSteps {
+    if let recording = roller.recording, step < roller.sampler.trainedSteps {
       selected = order.partition { !recording.isSelected(range.lowerBound + $0, step) }
       order[..<selected].sort()
     }
@@ -123,7 +121,7 @@ private struct RolloutPass {
       roller.parameters, latents: input, contextOfRow: order.map { promptOfSample[$0] &+ firstContext },
       velocity: output, firstRow: recordedRows)
     for (row, i) in order.enumerated() { (velocity + i &* size).update(from: output + row &* size, count: size) }
-    if let recording, selected > 0 {
+    if let recording = roller.recording, selected > 0 {
       (recording.velocities[lane].base + recordedRows &* size).update(from: output, count: selected &* size)
       recordedRows += selected
     }
@@ -138,14 +136,14 @@ private struct RolloutPass {
       logProb: &logProb, relativeL1: &change)
     guard step < trainedSteps else { return }
     for (i, sample) in range.enumerated() {
-      samples.logProbs?[sample &* trainedSteps &+ step] = logProb[i]
-      samples.relativeL1?[sample &* trainedSteps &+ step] = change[i]
+      roller.samples.logProbs?[sample &* trainedSteps &+ step] = logProb[i]
+      roller.samples.relativeL1?[sample &* trainedSteps &+ step] = change[i]
     }
   }
 
   /// Latents of the first sample before `step`.
   private func start(_ step: Int) -> UnsafeMutablePointer<Float> {
-    samples.latents + (step &* samples.stepStride &+ range.lowerBound &* size)
+    roller.samples.latents + (step &* roller.samples.stepStride &+ range.lowerBound &* size)
   }
 
   private func latents(_ step: Int) -> LatentsView { view(start(step)) }

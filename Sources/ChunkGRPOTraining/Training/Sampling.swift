@@ -43,10 +43,9 @@ extension ChunkGRPOTrainer {
         try VelocityNetwork(shape, maxRows: rows, maxContexts: max(rows, min(sampler.steps, 512)), training: false)
       },
       parameters: NetworkParameters(values, transposed: transposed.map { UnsafePointer($0.base) }), sampler: sampler,
-      prompts: Prompts(conditions, size: shape.conditionSize), seed: seed)
-    try roller.run(
-      0..<batch,
-      of: RolloutSamples(perPrompt: 1, perInitialNoise: 1, firstID: 0, latents: base, stepStride: 0))
+      prompts: Prompts(conditions, size: shape.conditionSize), seed: seed,
+      samples: RolloutSamples(perPrompt: 1, perInitialNoise: 1, firstID: 0, latents: base, stepStride: 0))
+    try roller.run(0..<batch)
   }
 
   /// The network alone: velocity (B, D) at latents (B, D), σ in [0, 1] and conditions (B, C).

@@ -12,12 +12,17 @@ final class TrainingState {
     secondMoment = try Buffer(count: count, for: "\(count) second moments")
   }
 
+  /// Under their names in a checkpoint.
+  var buffers: [(name: String, values: Buffer<Float>)] {
+    [
+      ("parameters", parameters), ("average", average), ("first_moment", firstMoment),
+      ("second_moment", secondMoment),
+    ]
+  }
+
   /// Both are of one shape.
   func copy(from other: TrainingState) {
-    parameters.copy(from: other.parameters)
-    average.copy(from: other.average)
-    firstMoment.copy(from: other.firstMoment)
-    secondMoment.copy(from: other.secondMoment)
+    for (own, other) in zip(buffers, other.buffers) { own.values.copy(from: other.values) }
     counters = other.counters
   }
 

@@ -12,14 +12,14 @@ final class TrainingLane {
   init(_ shape: NetworkShape, maxRows: Int) throws {
     network = try VelocityNetwork(shape, maxRows: maxRows, maxContexts: maxRows, training: true)
     gradients = try Buffer(count: shape.parameterCount, for: "\(shape.parameterCount) gradients")
-    let count = try checkedProduct([maxRows, shape.latentSize], "the rows of a batch")
-    latents = try Buffer(count: count, for: "the latents of a batch")
-    next = try Buffer(count: count, for: "the next latents of a batch")
-    velocity = try Buffer(count: count, for: "the velocities of a batch")
-    gradVelocity = try Buffer(count: count, for: "the gradients of a batch")
-    conditions = try Buffer(
-      count: checkedProduct([maxRows, shape.conditionSize], "the conditions of a batch"),
-      for: "the conditions of a batch")
+    func rows(of size: Int) throws -> Buffer<Float> {
+      try Buffer(count: checkedProduct([maxRows, size], "the rows of a batch"), for: "the rows of a batch")
+    }
+    latents = try rows(of: shape.latentSize)
+    next = try rows(of: shape.latentSize)
+    velocity = try rows(of: shape.latentSize)
+    gradVelocity = try rows(of: shape.latentSize)
+    conditions = try rows(of: shape.conditionSize)
   }
 
   func view(_ buffer: Buffer<Float>, _ rows: Range<Int>) -> LatentsView {

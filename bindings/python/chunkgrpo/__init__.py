@@ -9,7 +9,7 @@ back. One training iteration, in the order in which you meet it:
     schedule = cg.Schedule.shifted(steps=17, shift=3.0)
     sampler = cg.Sampler(schedule, dynamics="flow_sde", eta=0.7)
 
-    # 2. Rollouts: `velocity(x, sigma, step)` is your model. 12 samples a prompt start from the same noise.
+    # 2. Rollouts: `velocity(x, sigma, step)` is your model. 12 samples per prompt start from the same noise.
     x_init = cg.initial_noise((24, 16, 64, 64), seed=7, group_size=12)
     traj = sampler.rollout(velocity, x_init, seed=7)
 
@@ -43,7 +43,7 @@ DLPack; results are of the same kind, element type and device. Memory of the CPU
 batch are contiguous. Log-probabilities, advantages and losses are float64 (float32 in JAX without x64, and in MLX away
 from the CPU). What a call returns is always fresh.
 
-Units. sigma, 1 ... 0, is the share of noise; neither it nor eta has a unit. Log-probabilities are in nats an element:
+Units. sigma, 1 ... 0, is the share of noise; neither it nor eta has a unit. Log-probabilities are in nats per element:
 means over the D elements of a sample, not sums. A model that wants timesteps gets 1000 sigma.
 
 Seeds. The library's noise is a function of (seed, sample id, step, element) alone: the same bits for any batch split,
@@ -53,7 +53,8 @@ Errors. Every class is an `Error` and the built-in one that you expect: InvalidA
 TypeError, and so on. What a callback raises comes out of the call that ran it. An error leaves everything as it was.
 """
 
-from . import _abi
+from ._generated import ChunkStats, IterationReport
+from ._library import lib
 from .chunks import ChunkFit, ChunkPlan
 from .divergences import (
     divergence,
@@ -73,7 +74,6 @@ from .errors import (
 from .noise import initial_noise, normal
 from .objective import (
     ChunkLoss,
-    ChunkStats,
     RewardHistory,
     advantages,
     best_of_n,
@@ -85,11 +85,11 @@ from .process import instruction_set, set_thread_limit
 from .recipes import RECIPES, Recipe
 from .sampler import Sampler
 from .schedule import Schedule, flux_mu
-from .training import IterationReport, Trainer
+from .training import Trainer
 from .trajectory import Trajectory, relative_l1
 from .window import SDEWindow
 
-__version__: str = _abi.lib.cgrpo_version().decode()
+__version__: str = lib.cgrpo_version().decode()
 
 __all__ = [
     "CallbackFailed",

@@ -1,18 +1,21 @@
-"""Arrays and the library's tensors, and the checks that ctypes would not make."""
+"""Arrays as the library takes them: small ones converted, latents and their like borrowed where they lie."""
 
 from __future__ import annotations
 
 import ctypes
+import functools
 import math
-import operator
-from collections.abc import Iterable
-from typing import Any, Optional
+from typing import Any, Optional, TypeVar
 
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _abi, _frameworks
+from . import _frameworks, _storage
 from ._frameworks import NUMPY, Family
+from ._generated import DEVICE, Tensor
+from ._library import address
+from ._scalars import integer
+from ._storage import CARRIED, FLOAT32, FLOAT64, Storage
 from .errors import InvalidArgument, WrongType
 
 Array = NDArray[Any]
@@ -20,55 +23,8 @@ Array = NDArray[Any]
 AnyArray = Any
 """An array of numpy, PyTorch, JAX, MLX, CuPy or another framework that exports DLPack."""
 
-# By name, so that ml_dtypes' bfloat16 is known without importing it.
-TYPES = {"float32": _abi.F32, "float64": _abi.F64, "float16": _abi.F16, "bfloat16": _abi.BF16}
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Scalars
-
-
-def integer(value: Any, name: str, low: int = -(2**63), high: int = 2**63 - 1) -> int:
-    """An int within [low, high]. The library knows the narrower bounds; these are those of its C type."""
-    try:
-        number = operator.index(value)
-    except TypeError:
-        raise WrongType(f"{name} must be an integer, not {type(value).__name__}") from None
-    if not low <= number <= high:
-        if -(2**63) <= number < 2**63 and high == 2**63 - 1:
-            raise InvalidArgument(f"{name} is {number}; it must be at least {low}")
-        raise InvalidArgument(f"{name} is {number}; it must be in {low} ... {high}")
-    return number
-
-
-def seed_number(value: Any, name: str = "seed") -> int:
-    return integer(value, name, 0, 2**64 - 1)
-
-
-def thread_count(value: Any, name: str = "threads") -> int:
-    return integer(value, name, -(2**31), 2**31 - 1)
-
-
-def real(value: Any, name: str) -> float:
-    if isinstance(value, (str, bytes)):
-        raise WrongType(f"{name} must be a real number, not {type(value).__name__}")
-    try:
-        return float(value)
-    except TypeError:
-        raise WrongType(f"{name} must be a real number, not {type(value).__name__}") from None
-    except (ValueError, OverflowError) as error:
-        raise InvalidArgument(f"{name} is no number that fits a double: {error}") from None
-
-
-def function(value: Any, name: str) -> Any:
-    if not callable(value):
-        raise WrongType(f"{name} must be callable, not {type(value).__name__}")
-    return value
-
-
-def choice(value: Any, names: dict[str, int], name: str) -> int:
-    if not isinstance(value, str) or value not in names:
-        raise InvalidArgument(f"{name} is {value!r}; it must be one of {', '.join(map(repr, names))}")
-    return names[value]
+A = TypeVar("A")
+"""The same: an array type that a function returns as it was given."""
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -78,22 +34,24 @@ def choice(value: Any, names: dict[str, int], name: str) -> int:
 def plain(value: Any, name: str) -> Array:
     """Any array as one of numpy, for those that are small: bfloat16 becomes float32."""
     family = _frameworks.of(value, name)
-    array, type_name = family.read(value, name)
+    array = family.read(value, name)
     family.ready()
-    return _floats(array, type_name)
+    return _storage.floats(array)
 
 
-def _is_bfloat16(dtype: np.dtype[Any]) -> bool:
-    return dtype.name == "bfloat16" and dtype.itemsize == 2
+def _real(array: Array, name: str) -> Array:
+    if array.dtype.kind not in "fiub":
+        raise WrongType(f"{name} has element type {array.dtype}; it must hold real numbers")
+    return array
 
 
 def _converted(value: Any, name: str, dtype: Any, shape: Optional[tuple[int, ...]]) -> Array:
     """Real numbers of any type as a contiguous array. Never a view that could be written to: callers only read it."""
-    array = plain(value, name)
-    if array.dtype.kind not in "fiub" and not _is_bfloat16(array.dtype):
-        raise WrongType(f"{name} has element type {array.dtype}; it must hold real numbers")
+    array = _real(plain(value, name), name)
     if shape is not None and array.shape != shape:
         raise InvalidArgument(f"{name} has shape {array.shape}; it must be {shape}")
+    if array.dtype is dtype and array.flags.c_contiguous:
+        return array
     return np.ascontiguousarray(array, dtype).reshape(array.shape)
 
 
@@ -103,25 +61,25 @@ def given_back(array: Array, like: Any) -> Any:
 
 
 def doubles(value: Any, name: str, shape: Optional[tuple[int, ...]] = None) -> Array:
-    return _converted(value, name, np.float64, shape)
+    return _converted(value, name, FLOAT64.dtype, shape)
 
 
-def _matrix(value: Any, name: str, dtype: Any) -> Array:
+def vector(value: Any, name: str) -> Array:
+    """(n,) float64."""
+    array = doubles(value, name)
+    if array.ndim != 1:
+        raise InvalidArgument(f"{name} has shape {array.shape}; it must have one dimension")
+    return array
+
+
+def matrix(value: Any, name: str, dtype: Any = FLOAT64.dtype) -> Array:
     array = _converted(value, name, dtype, None)
     if array.ndim != 2:
         raise InvalidArgument(f"{name} has shape {array.shape}; it must have two dimensions")
     return array
 
 
-def double_matrix(value: Any, name: str) -> Array:
-    return _matrix(value, name, np.float64)
-
-
-def float_matrix(value: Any, name: str) -> Array:
-    return _matrix(value, name, np.float32)
-
-
-def _integers(value: Any, name: str, dtype: Any, low: int, high: int) -> Array:
+def integers(value: Any, name: str, dtype: Any, low: int, high: int) -> Array:
     # Of a list, numpy would make floats where it mixes small and very large integers.
     foreign = _frameworks.of(value, name) is not NUMPY
     array = plain(value, name) if foreign or isinstance(value, np.ndarray) else np.asarray(value, object)
@@ -138,124 +96,150 @@ def _integers(value: Any, name: str, dtype: Any, low: int, high: int) -> Array:
 
 
 def int64s(value: Any, name: str) -> Array:
-    return _integers(value, name, np.int64, -(2**63), 2**63 - 1)
+    return integers(value, name, np.int64, -(2**63), 2**63 - 1)
+
+
+def uint64s(value: Any, name: str) -> Array:
+    return integers(value, name, np.uint64, 0, 2**64 - 1)
 
 
 def sample_ids(value: Any, batch: int) -> Optional[Array]:
     """(B,) uint64, or None for 0 ... B - 1."""
     if value is None:
         return None
-    ids = _integers(value, "sample_ids", np.uint64, 0, 2**64 - 1)
+    ids = uint64s(value, "sample_ids")
     if ids.size != batch:
         raise InvalidArgument(f"sample_ids has {ids.size} numbers; the batch has {batch} samples")
     return ids
 
 
-def point(struct: ctypes.Structure, field: str, array: Optional[Array]) -> None:
+def point(struct: ctypes.Structure, field: str, array: Array) -> None:
     """Points a struct's field at an array, and keeps the array alive as long as the struct."""
-    setattr(struct, field, None if array is None else array.ctypes.data)
+    setattr(struct, field, address(array))
     setattr(struct, "_array_of_" + field, array)
+
+
+def empty(shape: tuple[int, ...], dtype: Any = np.float64) -> Array:
+    """A fresh numpy array; its contents are to be written."""
+    return NUMPY.empty(shape, np.dtype(dtype))[0]
 
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Latents, velocities, noise: borrowed as they lie
 
 
-def tensor_type(type_name: str, name: str) -> int:
-    number = TYPES.get(type_name)
-    if number is None:
-        raise WrongType(f"{name} has element type {type_name}; it must be float32, float64, float16 or bfloat16")
-    return number
-
-
-def as_dtype(value: Any) -> np.dtype[Any]:
-    try:
-        dtype: np.dtype[Any] = np.dtype(value)
-    except TypeError:
-        raise WrongType(f"dtype is {value!r}, which is no numpy dtype") from None
-    tensor_type(dtype.name if dtype.isnative else str(dtype), "dtype")
-    return dtype
-
-
-def _strides(array: Array, leading: int) -> Optional[list[int]]:
-    """Strides in elements if the library can read this layout: whatever for the `leading` dimensions (batch, step),
-    contiguous for the others."""
-    strides, contiguous = [0] * array.ndim, 1
-    for i in reversed(range(array.ndim)):
-        size, stride = array.shape[i], array.strides[i]
-        if size == 1:  # numpy's stride of a single element means nothing
-            stride = contiguous * array.itemsize
-        if stride % array.itemsize or (i >= leading and stride != contiguous * array.itemsize):
+@functools.lru_cache(maxsize=1024)
+def _layout(shape: tuple[int, ...], steps: tuple[int, ...], dtype: np.dtype[Any], leading: int) -> Any:
+    """The library's descriptor for arrays of this layout, without their address; None if the library cannot read it:
+    it takes any strides for the `leading` dimensions (batch, step), and contiguous elements in the others."""
+    if dtype not in CARRIED or len(shape) < leading:
+        return None
+    strides, contiguous = [0] * len(shape), 1
+    for i in reversed(range(len(shape))):
+        # numpy's stride of a single element means nothing.
+        step = contiguous * dtype.itemsize if shape[i] == 1 else steps[i]
+        if step % dtype.itemsize or (i >= leading and step != contiguous * dtype.itemsize):
             return None
-        strides[i] = stride // array.itemsize
-        contiguous *= size
-    return strides
+        strides[i] = step // dtype.itemsize
+        contiguous *= shape[i]
+    numbers = ctypes.c_int64 * max(len(shape), 1)
+    memory = numbers(*shape), numbers(*strides)
+    layout = Tensor(None, *map(ctypes.addressof, memory), len(shape), CARRIED[dtype].number, DEVICE["cpu"])
+    layout.memory = memory
+    return layout
+
+
+def tensor(array: Array, leading: int = 1) -> Tensor:
+    """The library's view of a carried array whose layout it can read. It keeps the array alive."""
+    borrowed = Borrowed(array, NUMPY)
+    view = borrowed.tensor(leading)
+    view.borrowed = borrowed
+    return view
+
+
+_described = Tensor.from_buffer_copy
 
 
 class Borrowed:
     """An array that the library reads or writes where it lies.
 
-    array   the elements as numpy sees them; bfloat16 may be stored as integers
-    type_name, type  of the elements, as numpy and as the library name it
-    family  the framework that it came from, or that it is made for
+    array    the elements as numpy carries them (_storage.py)
+    family   the framework that it came from, or that it is made for
+    native   of memory that `new` gave: the framework's own array
+    layout   the library's descriptor, where it is known
     """
 
-    __slots__ = ("array", "type_name", "type", "family", "native")
+    __slots__ = ("array", "family", "native", "layout")
 
-    def __init__(self, array: Array, type_name: str, type: int, family: Family, native: Any = None) -> None:
-        self.array, self.type_name, self.type, self.family, self.native = array, type_name, type, family, native
+    def __init__(self, array: Array, family: Family, native: Any = None, layout: Any = None) -> None:
+        self.array, self.family, self.native, self.layout = array, family, native, layout
 
     @property
     def shape(self) -> tuple[int, ...]:
         return self.array.shape
 
+    @property
+    def storage(self) -> Storage:
+        return CARRIED[self.array.dtype]
+
     def new(self, shape: Optional[tuple[int, ...]] = None) -> Borrowed:
         """Fresh memory of the same family and type."""
-        array, native = self.family.empty(self.shape if shape is None else shape, self.array.dtype, self.type_name)
-        return Borrowed(array, self.type_name, self.type, self.family, native)
+        return _fresh(self.family, self.array.shape if shape is None else shape, self.storage)
 
     def new_doubles(self, shape: tuple[int, ...]) -> Borrowed:
-        """Fresh float64 memory of the same family, for log-probabilities."""
-        array, native = self.family.empty(shape, np.dtype(np.float64), "float64")
-        return Borrowed(array, "float64", _abi.F64, self.family, native)
+        """Fresh float64 memory of the same family."""
+        return _fresh(self.family, shape, FLOAT64)
+
+    def give(self, values: Array) -> Any:
+        """A small fresh array of numpy's, such as log-probabilities, as one of the same family."""
+        return self.family.give(values)
 
     def result(self) -> Any:
         """The user's array, of memory that `new` gave and the library has written."""
-        return self.family.result(self.array, self.type_name, self.native)
+        return self.family.result(self.array, self.native)
 
     def at(self, index: Any) -> Borrowed:
         native = None if self.native is None else self.native[index]
-        return Borrowed(self.array[index], self.type_name, self.type, self.family, native)
-
-    def fill_nan(self) -> None:
-        self.array.fill(_BFLOAT16_NAN if self.array.dtype.kind in "iu" else np.nan)
+        return Borrowed(self.array[index], self.family, native)
 
     def ready(self) -> Borrowed:
         """Waits until `array` holds the elements, where they had to be copied from a device."""
         self.family.ready()
         return self
 
-    def tensor(self, leading: int = 1) -> _abi.Tensor:
-        self.ready()
-        return tensor(self.array, leading, self.type)
+    def tensor(self, leading: int = 1) -> Tensor:
+        """For an argument of type `const cgrpo_tensor *`, valid as long as this is."""
+        self.family.ready()
+        array = self.array
+        if self.layout is None:
+            self.layout = _layout(array.shape, array.strides, array.dtype, leading)
+        described: Tensor = _described(self.layout)
+        described.data = address(array)
+        return described
 
-    def pointer(self, leading: int = 1) -> Any:
-        """For an argument of type `const cgrpo_tensor *`."""
-        return ctypes.byref(self.tensor(leading))
+
+def _fresh(family: Family, shape: tuple[int, ...], storage: Storage) -> Borrowed:
+    array, native = family.empty(shape, storage.dtype)
+    return Borrowed(array, family, native)
 
 
 def new_like(like: Any, shape: tuple[int, ...], dtype: Any) -> Borrowed:
     """Fresh memory of the family and type of an array, or for numpy of a dtype (None = float32)."""
     if like is None:
-        kind = as_dtype(np.float32 if dtype is None else dtype)
-        return Borrowed(empty(shape, kind), kind.name, tensor_type(kind.name, "dtype"), NUMPY)
+        storage = FLOAT32 if dtype is None else _storage_of_dtype(dtype)
+        return _fresh(NUMPY, shape, storage)
     if dtype is not None:
         raise InvalidArgument("like and dtype exclude each other; give one of them")
     family = _frameworks.of(like, "like")
-    kind, type_name = family.kind(like, "like")
-    number = tensor_type(type_name, "like")
-    array, native = family.empty(shape, kind, type_name)
-    return Borrowed(array, type_name, number, family, native)
+    return _fresh(family, shape, family.storage(like, "like"))
+
+
+def _storage_of_dtype(value: Any) -> Storage:
+    try:
+        dtype = np.dtype(value)
+    except TypeError:
+        raise WrongType(f"dtype is {value!r}, which is no numpy dtype") from None
+    return _storage.named(dtype.name if dtype.isnative else str(dtype), "dtype")
 
 
 def borrow(value: Any, name: str, leading: int = 1) -> Borrowed:
@@ -264,27 +248,35 @@ def borrow(value: Any, name: str, leading: int = 1) -> Borrowed:
     leading: how many dimensions before those of a sample: 1 = batch, 2 = batch and step.
     """
     family = _frameworks.of(value, name)
-    array, type_name = family.read(value, name)
-    number = tensor_type(type_name, name)
+    array = family.read(value, name)
+    layout = _layout(array.shape, array.strides, array.dtype, leading) if array.flags.aligned else None
+    if layout is None or not array.size:
+        array = _readable(array, family, name, leading)
+        layout = _layout(array.shape, array.strides, array.dtype, leading)
+    return Borrowed(array, family, None, layout)
+
+
+def _readable(array: Array, family: Family, name: str, leading: int) -> Array:
+    """A copy of an array whose layout the library cannot read."""
+    if not array.dtype.isnative:
+        array = array.astype(array.dtype.newbyteorder("="))
+    _storage.of(array, name)
     if array.ndim < leading:
         expected = "(B, ...)" if leading == 1 else "(B, steps, ...)"
         raise InvalidArgument(f"{name} has shape {array.shape}; it must be {expected}")
     if array.size == 0:
         raise InvalidArgument(f"{name} has shape {array.shape}; each size must be at least 1")
-    if not array.dtype.isnative:
-        array = array.astype(array.dtype.newbyteorder("="))
-    if not array.flags.aligned or _strides(array, leading) is None:
-        family.ready()
-        array = np.array(array, order="C")
-    return Borrowed(array, type_name, number, family)
+    family.ready()
+    return np.array(array, order="C")
 
 
 def borrow_like(value: Any, like: Borrowed, name: str, like_name: str, leading: int = 1) -> Borrowed:
     """`borrow` of exactly the shape and device of another. The library compares only B and D."""
     other = borrow(value, name, leading)
-    if other.shape != like.shape:
+    if other.array.shape != like.array.shape:
         raise InvalidArgument(f"{name} has shape {other.shape}; it must be {like.shape}, like {like_name}")
-    same_device(other, like, name, like_name)
+    if other.family is not like.family:
+        same_device(other, like, name, like_name)
     return other
 
 
@@ -304,75 +296,31 @@ def borrow_trajectories(latents: Any, velocities: Any) -> tuple[Borrowed, Borrow
     return x, v
 
 
-def sizes(shape: Any, name: str = "shape") -> tuple[int, ...]:
-    """A shape (B, ...) from an int or a sequence of ints."""
-    items = tuple(shape) if isinstance(shape, Iterable) else (shape,)
-    if not items:
-        raise InvalidArgument(f"{name} is (); it must be (B, ...)")
-    return tuple(integer(size, f"{name}[{i}]", 1) for i, size in enumerate(items))
+# ----------------------------------------------------------------------------------------------------------------------
+# Callbacks
 
 
-def empty(shape: tuple[int, ...], dtype: Any = np.float64) -> Array:
-    """A fresh numpy array; its contents are to be written."""
-    return NUMPY.empty(shape, np.dtype(dtype), "")[0]
-
-
-def tensor(array: Array, leading: int = 1, type: Optional[int] = None) -> _abi.Tensor:
-    """The library's view of an array whose layout it can read. It keeps the array alive."""
-    numbers = ctypes.c_int64 * max(array.ndim, 1)
-    strides = _strides(array, leading)
-    assert strides is not None
-    borrowed = _abi.Tensor(
-        data=array.ctypes.data,
-        shape=numbers(*array.shape),
-        strides=numbers(*strides),
-        ndim=array.ndim,
-        type=tensor_type(array.dtype.name, "array") if type is None else type,
-        device=_abi.CPU,
-    )
-    borrowed.array = array
-    return borrowed
-
-
-def view(borrowed: _abi.Tensor, dtype: np.dtype[Any]) -> Array:
+def view(borrowed: Tensor, dtype: np.dtype[Any]) -> Array:
     """A numpy view of a tensor of the library's, valid as long as the tensor: the length of a callback."""
-    shape = [borrowed.shape[i] for i in range(borrowed.ndim)]
-    strides = [borrowed.strides[i] * dtype.itemsize for i in range(borrowed.ndim)] if borrowed.strides else None
-    span = math.prod(shape) if strides is None else 1 + sum((n - 1) * borrowed.strides[i] for i, n in enumerate(shape))
+    numbers = ctypes.c_int64 * borrowed.ndim
+    shape = list(numbers.from_address(borrowed.shape))
+    steps = list(numbers.from_address(borrowed.strides)) if borrowed.strides else None
+    span = math.prod(shape) if steps is None else 1 + sum((n - 1) * step for n, step in zip(shape, steps))
     memory = (ctypes.c_char * (span * dtype.itemsize)).from_address(borrowed.data)
+    strides = None if steps is None else [step * dtype.itemsize for step in steps]
     return np.ndarray(shape, dtype, memory, strides=strides)
 
 
-def assign(target: Array, value: Any, name: str, type_name: str = "") -> None:
-    """Copies what a callback returned into the library's buffer. type_name: the target's, if numpy does not know it."""
-    type_name = type_name or target.dtype.name
-    family = _frameworks.of(value, name)
-    array, given = family.read(value, name, type_name)
+def assign(target: Array, value: Any, name: str) -> None:
+    """Copies what a callback returned into the library's buffer."""
+    family, storage = _frameworks.of(value, name), CARRIED[target.dtype]
+    array = family.read(value, name, storage)
     family.ready()
-    if array.dtype.kind not in "fiub" and not _is_bfloat16(array.dtype):
-        raise WrongType(f"{name} has element type {array.dtype}; it must hold real numbers")
+    if array.dtype != target.dtype:
+        _real(_storage.floats(array), name)
     if array.shape != target.shape:
         raise InvalidArgument(f"{name} has shape {array.shape}; it must be {target.shape}")
-    if type_name == given == "bfloat16":  # however each of them stores it
-        np.copyto(target.view(np.uint16), array.view(np.uint16))
-    elif type_name == "bfloat16" and not _is_bfloat16(target.dtype):
-        np.copyto(target.view(np.uint16), _rounded_to_bfloat16(array))
+    if array.dtype == target.dtype:
+        np.copyto(target, array)
     else:
-        np.copyto(target, _floats(array, given), casting="unsafe")
-
-
-_BFLOAT16_NAN = 0x7FC0
-
-
-def _floats(array: Array, type_name: str) -> Array:
-    """bfloat16 that is stored as integers, as float32; other arrays as they are."""
-    if type_name != "bfloat16" or _is_bfloat16(array.dtype):
-        return array
-    return (array.view(np.uint16).astype(np.uint32) << 16).view(np.float32)
-
-
-def _rounded_to_bfloat16(array: Array) -> Array:
-    """To nearest, ties to even, as uint16."""
-    values = array.astype(np.float32)
-    bits = values.view(np.uint32)
-    return np.where(np.isnan(values), _BFLOAT16_NAN, (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16).astype(np.uint16)
+        storage.copy(target, _storage.floats(array))

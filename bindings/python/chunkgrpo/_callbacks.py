@@ -14,7 +14,7 @@ class Guard:
     """Runs one library call that has a callback.
 
         with Guard() as guard:
-            status = lib.cgrpo_rollout(..., guard.callback(_abi.VelocityFn, function), None)
+            status = lib.cgrpo_rollout(..., guard.callback(VelocityFn, function), None)
         guard.check(status)
 
     `function` takes the callback's arguments without `user`; a true result stops the library.

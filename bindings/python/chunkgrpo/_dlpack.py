@@ -9,6 +9,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from ._storage import BFLOAT16
 from .errors import InvalidArgument, WrongType
 
 # dlpack.h: what a capsule points at, which its name tells, whatever version was asked for.
@@ -48,8 +49,8 @@ _is_valid = ctypes.PYFUNCTYPE(ctypes.c_int, py_object, ctypes.c_char_p)(("PyCaps
 _pointer = ctypes.PYFUNCTYPE(c_void_p, py_object, ctypes.c_char_p)(("PyCapsule_GetPointer", ctypes.pythonapi))
 
 
-def read(value: Any, name: str) -> tuple[NDArray[Any], bool]:
-    """A read-only numpy view of the memory, which keeps it alive, and whether its uint16 are bfloat16."""
+def read(value: Any, name: str) -> NDArray[Any]:
+    """A read-only numpy view of the memory, which keeps it alive."""
     try:
         capsule = value.__dlpack__(max_version=(1, 0))
     except TypeError:
@@ -66,9 +67,9 @@ def read(value: Any, name: str) -> tuple[NDArray[Any], bool]:
     bfloat = tensor.code == _BFLOAT and tensor.bits == 16
     if tensor.lanes != 1 or tensor.bits % 8 or not (bfloat or tensor.code in _KINDS):
         raise WrongType(f"{name} has an element type (DLPack {tensor.code}, {tensor.bits} bits) that numpy has not")
-    kind = "u" if bfloat else _KINDS[tensor.code]
+    kind = "" if bfloat else _KINDS[tensor.code]
     try:
-        dtype = np.dtype(kind if kind == "?" else f"{kind}{tensor.bits // 8}")
+        dtype = BFLOAT16.dtype if bfloat else np.dtype(kind if kind == "?" else f"{kind}{tensor.bits // 8}")
     except TypeError:
         raise WrongType(f"{name} has elements of {tensor.bits} bits, which numpy has not") from None
     shape = [tensor.shape[i] for i in range(tensor.ndim)]
@@ -92,4 +93,4 @@ def read(value: Any, name: str) -> tuple[NDArray[Any], bool]:
         steps = None if strides is None else [stride * dtype.itemsize for stride in strides]
         array = np.ndarray(shape, dtype, cast(Any, memory), -low * dtype.itemsize, steps)
     array.flags.writeable = False
-    return array, bfloat
+    return array

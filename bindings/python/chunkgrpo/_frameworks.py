@@ -11,12 +11,9 @@ from typing import Any, Callable, Optional, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _dlpack
+from . import _dlpack, _storage
+from ._storage import CARRIED, FLOAT64, NAMED, Storage
 from .errors import InvalidArgument, OutOfMemory, WrongType
-
-Storage = tuple[NDArray[Any], str]
-"""Elements as numpy sees them, and the name of their type: bfloat16 may be stored as uint16 or int16."""
-
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -35,30 +32,28 @@ def not_compiled(function: Function) -> Function:
 
 
 class Family:
-    """numpy, and the interface of the others."""
+    """numpy, and the interface of the others. Arrays of numpy are carried ones (_storage.py) here."""
 
     device: str = "cpu"
 
-    def read(self, value: Any, name: str, target: str = "") -> Storage:
+    def read(self, value: Any, name: str, target: Optional[Storage] = None) -> NDArray[Any]:
         """Where the array lies if the CPU can read it there, else a copy that is complete after `ready`.
 
         target: of what a callback returned, the element type that it is wanted in: the framework may convert it.
         """
         try:
-            array = np.asarray(value)
+            return _storage.carried(np.asarray(value))
         except (TypeError, ValueError, RuntimeError) as error:  # the last of PyTorch's, in a list
             raise InvalidArgument(f"{name} cannot be read as an array: {error}") from None
-        return array, array.dtype.name
 
-    def kind(self, value: Any, name: str) -> tuple[np.dtype[Any], str]:
-        """For `empty`: the element type of an array, whatever else it is."""
-        array, type_name = self.read(value, name)
-        return array.dtype, type_name
+    def storage(self, value: Any, name: str) -> Storage:
+        """The element type of an array, whatever else it is."""
+        return _storage.of(self.read(value, name), name)
 
     def ready(self) -> None:
         """Waits for the copies that `read` and `result` have queued."""
 
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any], type_name: str) -> tuple[NDArray[Any], Any]:
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[NDArray[Any], Any]:
         """Fresh memory for a result, and what `result` needs to know of it."""
         try:
             return np.empty(shape, dtype), None
@@ -67,19 +62,19 @@ class Family:
         except ValueError as error:
             raise InvalidArgument(f"no array can have shape {shape}: {error}") from None
 
-    def result(self, array: NDArray[Any], type_name: str, native: Any) -> Any:
+    def result(self, array: NDArray[Any], native: Any) -> Any:
         """The user's array, of `array` that `empty` made: that memory itself (numpy, tensors of the CPU), or a copy."""
-        return array
+        return _storage.shown(array)
 
     def give(self, array: NDArray[Any]) -> Any:
         """The user's array of a fresh one of numpy."""
-        return self.result(array, array.dtype.name, None)
+        return self.result(array, None)
 
-    def run(self, velocity: Callable[..., Any], x: Any, *arguments: Any) -> Any:
+    def run(self, velocity: Callable[..., Any], latents: Any, *arguments: Any) -> Any:
         """Calls the model on a trajectory's own latents."""
-        if isinstance(x, np.ndarray):
-            x.flags.writeable = False
-        return velocity(x, *arguments)
+        if isinstance(latents, np.ndarray):
+            latents.flags.writeable = False
+        return velocity(latents, *arguments)
 
 
 class Staging:
@@ -130,68 +125,84 @@ class Torch(Family):
         self.device = str(device)
         self._device = device
         self._staging = staging(self.torch, device)
+        self._types = {storage.dtype: getattr(self.torch, storage.name) for storage in NAMED.values()}
+        self._bits = {
+            self._types[storage.dtype]: (getattr(self.torch, storage.bits), storage.dtype)
+            for storage in NAMED.values()
+            if storage.bits
+        }
 
-    def read(self, value: Any, name: str, target: str = "") -> Storage:
-        torch = self.torch
-        if value.layout is not torch.strided:
-            raise WrongType(f"{name} is a tensor of layout {value.layout}; it must be dense")
-        if value.device.type == "meta":
-            raise WrongType(f"{name} is on the meta device and has no elements")
-        if value.is_quantized:
-            raise WrongType(f"{name} is quantised ({value.dtype}); dequantize() it")
-        if value.requires_grad and torch.is_grad_enabled() and not target:
-            raise InvalidArgument(
-                f"{name} requires grad, which this function does not pass on: use chunkgrpo.torch, or detach() it"
-            )
+    def read(self, value: Any, name: str, target: Optional[Storage] = None) -> NDArray[Any]:
+        if value.requires_grad:
+            if target is None and self.torch.is_grad_enabled():
+                raise InvalidArgument(
+                    f"{name} requires grad, which this function does not pass on: use chunkgrpo.torch, or detach() it"
+                )
+            value = value.detach()
         try:
-            value = value.detach().resolve_conj().resolve_neg()
-            ends = ((size - 1) * stride for size, stride in zip(value.shape, value.stride()))
-            needed = (value.storage_offset() + 1 + sum(ends)) * value.element_size()
-            if value.numel() and value.untyped_storage().nbytes() < needed:
+            if value.is_neg() or value.is_conj():
+                value = value.resolve_conj().resolve_neg()
+            extent = value.numel()
+            if extent and not value.is_contiguous():
+                extent = 1 + sum((size - 1) * stride for size, stride in zip(value.shape, value.stride()))
+            if extent and value.untyped_storage().nbytes() < (value.storage_offset() + extent) * value.element_size():
                 raise InvalidArgument(f"{name} has lost its memory: its storage was freed or made smaller")
-            if target and not value.is_complex():
-                value = value.to(getattr(torch, target))
-            if self._staging is None:
-                return self.storage(value)
-        except (RuntimeError, TypeError) as error:  # functorch's, fake and distributed tensors have no memory to read
-            raise WrongType(f"{name} is a {type(value).__name__} that cannot be read: {error}") from None
-        return self.storage(self._staging.down(value))
+            if target is not None and not value.is_complex():
+                value = value.to(getattr(self.torch, target.name))
+            return self._carried(value if self._staging is None else self._staging.down(value))
+        except (RuntimeError, TypeError) as error:
+            raise self._unreadable(value, name, error) from None
 
-    def kind(self, value: Any, name: str) -> tuple[np.dtype[Any], str]:
-        return np.dtype(np.void), str(value.dtype).rpartition(".")[2]  # `empty` has its own names
+    def _unreadable(self, value: Any, name: str, error: Exception) -> WrongType:
+        if value.layout is not self.torch.strided:
+            return WrongType(f"{name} is a tensor of layout {value.layout}; it must be dense")
+        if value.is_meta:
+            return WrongType(f"{name} is on the meta device and has no elements")
+        if value.is_quantized:
+            return WrongType(f"{name} is quantised ({value.dtype}); dequantize() it")
+        # functorch's, fake and distributed tensors have no memory to read
+        return WrongType(f"{name} is a {type(value).__name__} that cannot be read: {error}")
 
-    def storage(self, value: Any) -> Storage:
-        type_name = str(value.dtype).rpartition(".")[2]
-        return (value.view(self.torch.int16) if type_name == "bfloat16" else value).numpy(), type_name
+    def storage(self, value: Any, name: str) -> Storage:
+        return _storage.named(str(value.dtype).rpartition(".")[2], name)
+
+    def _carried(self, tensor: Any) -> NDArray[Any]:
+        integers, dtype = self._bits.get(tensor.dtype, (None, None))
+        array: NDArray[Any] = tensor.numpy() if integers is None else tensor.view(integers).numpy().view(dtype)
+        return array
 
     def ready(self) -> None:
         if self._staging is not None:
             self._staging.wait()
 
-    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any], type_name: str) -> tuple[NDArray[Any], Any]:
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[NDArray[Any], Any]:
         make = self.torch.empty if self._staging is None else self._staging.empty
         try:
-            with self.torch.inference_mode(False):  # for results that autograd may save
-                native = make(shape, dtype=getattr(self.torch, type_name))
+            native = self._outside_inference(make, shape, dtype=self._types[dtype])
         except RuntimeError as error:
             raise OutOfMemory(f"no memory for a tensor of shape {shape}: {error}") from None
-        return self.storage(native)[0], native
+        return self._carried(native), native
 
-    def result(self, array: NDArray[Any], type_name: str, native: Any) -> Any:
-        if self._staging is None:
-            return native
-        with self.torch.inference_mode(False):
-            return self._staging.up(native)
+    def result(self, array: NDArray[Any], native: Any) -> Any:
+        return native if self._staging is None else self._outside_inference(self._staging.up, native)
 
     def give(self, array: NDArray[Any]) -> Any:
-        return self.torch.from_numpy(array).to(self._device)
+        tensor = self._outside_inference(self.torch.from_numpy, array)
+        return tensor if self._staging is None else self._outside_inference(tensor.to, self._device)
 
-    def run(self, velocity: Callable[..., Any], x: Any, *arguments: Any) -> Any:
-        version = None if x.is_inference() else x._version
+    def _outside_inference(self, make: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
+        """What autograd may save: made as if there were no inference mode."""
+        if not self.torch.is_inference_mode_enabled():
+            return make(*arguments, **options)
+        with self.torch.inference_mode(False):
+            return make(*arguments, **options)
+
+    def run(self, velocity: Callable[..., Any], latents: Any, *arguments: Any) -> Any:
+        version = None if latents.is_inference() else latents._version
         with self.torch.no_grad():
-            value = velocity(x, *arguments)
-        if version is not None and x._version != version:
-            raise InvalidArgument("the velocity has written to its argument x; it must leave it as it is")
+            value = velocity(latents, *arguments)
+        if version is not None and latents._version != version:
+            raise InvalidArgument("the velocity has written to its latents; it must leave them as they are")
         return value
 
 
@@ -204,12 +215,11 @@ class _Jax(Family):
         self._device = devices[0] if len(devices) == 1 else None
         self.device = "cpu" if self._device is None or self._device.platform == "cpu" else str(self._device)
 
-    def read(self, value: Any, name: str, target: str = "") -> Storage:
-        array = np.asarray(value)
-        return array, array.dtype.name
+    def read(self, value: Any, name: str, target: Optional[Storage] = None) -> NDArray[Any]:
+        return _storage.carried(np.asarray(value))
 
-    def result(self, array: NDArray[Any], type_name: str, native: Any) -> Any:
-        return sys.modules["jax"].numpy.array(array, copy=True, device=self._device)
+    def result(self, array: NDArray[Any], native: Any) -> Any:
+        return sys.modules["jax"].numpy.array(_storage.shown(array), copy=True, device=self._device)
 
 
 class _MLX(Family):
@@ -218,19 +228,20 @@ class _MLX(Family):
     def __init__(self) -> None:
         self._mlx: Any = sys.modules["mlx.core"]
 
-    def read(self, value: Any, name: str, target: str = "") -> Storage:
-        if target and value.dtype != self._mlx.complex64:
-            value = value.astype(getattr(self._mlx, target))
-        if value.dtype == self._mlx.bfloat16:
-            return np.asarray(value.view(self._mlx.uint16)), "bfloat16"
-        array = np.asarray(value)
-        return array, array.dtype.name
-
-    def result(self, array: NDArray[Any], type_name: str, native: Any) -> Any:
+    def read(self, value: Any, name: str, target: Optional[Storage] = None) -> NDArray[Any]:
         mlx = self._mlx
-        if type_name == "bfloat16":
-            return mlx.array(array.view(np.uint16)).view(mlx.bfloat16)
-        double = type_name == "float64" and mlx.default_device() == mlx.Device(mlx.cpu)
+        if target is not None and value.dtype != mlx.complex64:
+            value = value.astype(getattr(mlx, target.name))
+        for storage in NAMED.values():
+            if storage.bits and value.dtype == getattr(mlx, storage.name):
+                return np.asarray(value.view(getattr(mlx, storage.bits))).view(storage.dtype)
+        return np.asarray(value)
+
+    def result(self, array: NDArray[Any], native: Any) -> Any:
+        mlx, storage = self._mlx, CARRIED.get(array.dtype)
+        if storage is not None and storage.bits:
+            return mlx.array(array.view(storage.bits)).view(getattr(mlx, storage.name))
+        double = storage is FLOAT64 and mlx.default_device() == mlx.Device(mlx.cpu)
         return mlx.array(array, dtype=mlx.float64) if double else mlx.array(array)
 
 
@@ -241,18 +252,14 @@ class _Exported(Family):
         namespace = getattr(value, "__array_namespace__", None)
         self._namespace = None if namespace is None else namespace()
 
-    def read(self, value: Any, name: str, target: str = "") -> Storage:
-        array, is_bfloat16 = _dlpack.read(value, name)
-        if not is_bfloat16:
-            return array, array.dtype.name
-        try:
-            import ml_dtypes  # type: ignore[import-not-found, unused-ignore]
-        except ImportError:
-            raise WrongType(f"{name} has element type bfloat16; for it, numpy needs the package ml_dtypes") from None
-        return array.view(ml_dtypes.bfloat16), "bfloat16"
+    def read(self, value: Any, name: str, target: Optional[Storage] = None) -> NDArray[Any]:
+        array = _dlpack.read(value, name)
+        _storage.shown(array, name)  # so that what a result would need is missed before the work
+        return array
 
-    def result(self, array: NDArray[Any], type_name: str, native: Any) -> Any:
-        return array if self._namespace is None else self._namespace.asarray(array, copy=True)
+    def result(self, array: NDArray[Any], native: Any) -> Any:
+        shown = _storage.shown(array)
+        return shown if self._namespace is None else self._namespace.asarray(shown, copy=True)
 
 
 class _CuPy(Family):
@@ -260,25 +267,34 @@ class _CuPy(Family):
         self._device = value.device
         self.device = f"cuda:{value.device.id}"
 
-    def read(self, value: Any, name: str, target: str = "") -> Storage:
-        array = value.get()  # on the current stream, which it waits for
-        return array, array.dtype.name
+    def read(self, value: Any, name: str, target: Optional[Storage] = None) -> NDArray[Any]:
+        return _storage.carried(value.get())  # on the current stream, which it waits for
 
-    def result(self, array: NDArray[Any], type_name: str, native: Any) -> Any:
+    def result(self, array: NDArray[Any], native: Any) -> Any:
         with self._device:
-            return sys.modules["cupy"].asarray(array)
+            return sys.modules["cupy"].asarray(_storage.shown(array))
 
 
 NUMPY = Family()
 
+_OF_NUMPY = (np.ndarray, np.generic, list, tuple, int, float)
+
+_torch_on_cpu: list[Torch] = []
+"""One at most, once there is a tensor. It waits for nothing: calls can share it."""
+
+
+def _make_torch_on_cpu(value: Any) -> list[Torch]:
+    _torch_on_cpu.append(Torch(value.device))
+    return _torch_on_cpu
+
 
 def of(value: Any, name: str) -> Family:
     """The family of an array; numpy's for lists and numbers."""
-    if isinstance(value, (np.ndarray, np.generic, list, tuple, int, float)):
+    if isinstance(value, _OF_NUMPY):
         return NUMPY
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):
-        return Torch(value.device)
+        return (_torch_on_cpu or _make_torch_on_cpu(value))[0] if value.is_cpu else Torch(value.device)
     jax = sys.modules.get("jax")
     if jax is not None and isinstance(value, jax.Array):
         if isinstance(value, jax.core.Tracer):

@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import ctypes
 from ctypes import POINTER, c_double, c_int, c_int32, c_int64, c_size_t, c_uint64, c_void_p
+from dataclasses import dataclass
 from typing import Any, Literal, NamedTuple, Optional, TypedDict, Union
 
 
@@ -17,7 +18,7 @@ class Field(NamedTuple):
     kind: str
     choices: Optional[dict[str, int]] = None
     optional: bool = False
-    count: str = ""
+    counted: str = ""
 
 
 ABI_VERSION = 2
@@ -151,7 +152,7 @@ class SamplerOptions(ctypes.Structure):
         "last_step": Field("last_step", "choice", LAST_STEP),
         "threads": Field("threads", "int32"),
         "etas": Field("etas", "float64*", optional=True),
-        "window": Field("window", "int64*", optional=True, count="window_count"),
+        "window": Field("window", "int64*", optional=True, counted="window_count"),
         "outside": Field("outside", "choice", DYNAMICS),
         "after": Field("after", "choice", DYNAMICS, optional=True),
         "dpm_order": Field("dpm_order", "int32"),
@@ -278,7 +279,7 @@ class SelectOptions(ctypes.Structure):
         "fraction": Field("fraction", "float64"),
         "weights": Field("weights", "float64*", optional=True),
         "weighting": Field("weighting", "choice", WEIGHTING),
-        "chunks": Field("fixed", "int64*", optional=True, count="fixed_count"),
+        "chunks": Field("fixed", "int64*", optional=True, counted="fixed_count"),
         "seed": Field("seed", "uint64"),
         "sample_ids": Field("sample_ids", "uint64*", optional=True),
     }
@@ -366,7 +367,7 @@ class ChunkLossOptions(ctypes.Structure):
     }
 
 
-class ChunkStats(ctypes.Structure):
+class ChunkStatsStruct(ctypes.Structure):
     _fields_ = [
         ("struct_size", c_size_t),
         ("selected", c_int64),
@@ -450,7 +451,7 @@ class TrainerOptions(ctypes.Structure):
         "dynamics": Field("dynamics", "choice", DYNAMICS),
         "share_noise": Field("share_noise", "flag"),
         "eta": Field("eta", "float64"),
-        "chunk_sizes": Field("chunk_sizes", "int64*", optional=True, count="chunk_count"),
+        "chunk_sizes": Field("chunk_sizes", "int64*", optional=True, counted="chunk_count"),
         "group_size": Field("group_size", "int64"),
         "chunk_fraction": Field("chunk_fraction", "float64"),
         "weighted_selection": Field("weighted_selection", "flag"),
@@ -487,7 +488,7 @@ class PretrainOptions(ctypes.Structure):
     }
 
 
-class IterationReport(ctypes.Structure):
+class IterationReportStruct(ctypes.Structure):
     _fields_ = [
         ("struct_size", c_size_t),
         ("iteration", c_int64),
@@ -495,11 +496,52 @@ class IterationReport(ctypes.Structure):
         ("reward_std", c_double),
         ("loss", c_double),
         ("grad_norm", c_double),
-        ("stats", ChunkStats),
+        ("stats", ChunkStatsStruct),
         ("rollout_seconds", c_double),
         ("reward_seconds", c_double),
         ("update_seconds", c_double),
     ]
+
+
+@dataclass(frozen=True)
+class ChunkStats:
+    """Over the selected chunks that have a step."""
+
+    selected: int
+    """N"""
+    ratio_mean: float
+    ratio_std: float
+    """population standard deviation"""
+    ratio_min: float
+    ratio_max: float
+    clip_fraction_low: float
+    """A < 0 and ratio < 1 - clip_low: their gradient is zero"""
+    clip_fraction_high: float
+    """A > 0 and ratio > 1 + clip_high. Other surrogates count a chunk whose ratio a bound limits as low below 1 and
+    as high above; log-clipped counts one with any limited step as low where A < 0 and as high where A > 0"""
+    approximate_kl: float
+    """mean of the KL estimate"""
+    effective_sample_size: float
+    """(sum ratio)^2 / (N sum ratio^2), in (0, 1]; 1 = on policy"""
+
+
+@dataclass(frozen=True)
+class IterationReport:
+    """What one `Trainer.iterate` did."""
+
+    iteration: int
+    """counted from 1"""
+    reward_mean: float
+    reward_std: float
+    loss: float
+    """mean over the optimiser steps, as are those below"""
+    grad_norm: float
+    """before clipping"""
+    stats: ChunkStats
+    """of the last optimiser step; stats.struct_size is set by the library"""
+    rollout_seconds: float
+    reward_seconds: float
+    update_seconds: float
 
 
 class ScheduleKeywords(TypedDict, total=False):
@@ -510,8 +552,6 @@ class ScheduleKeywords(TypedDict, total=False):
     """'static'"""
     shift: float
     """1; > 0; for the static shift"""
-    mu: float
-    """0; for the other shifts: -30 ... 30 (exponential), > 0 (linear)"""
     terminal: Optional[float]
     """0 = none; else in (0, 1): the last sigma before the final 0 is stretched to it"""
     spacing: ScheduleSpacing
@@ -584,6 +624,10 @@ class SelectKeywords(TypedDict, total=False):
 
 class AdvantageKeywords(TypedDict, total=False):
     """Keywords for cgrpo_advantage_options."""
+    clamp: float
+    """5; > 0, math.inf for none; the last thing done"""
+    epsilon: float
+    """1e-8; >= 0; added to the standard deviation"""
     floor: float
     """0; >= 0; the standard deviation is at least this (Flow-Factory: 1e-6, epsilon 0)"""
     groups: Optional[Any]
@@ -764,7 +808,7 @@ FUNCTIONS = {
     "cgrpo_chunk_loss_options_init": "nothing ChunkLossOptions* size",
     "cgrpo_chunk_loss": (
         "int32 float64* float64* float64* int64 int64 int64* int64 ChunkLossOptions* float64* float64* float64* "
-        "ChunkStats*"
+        "ChunkStatsStruct*"
     ),
     "cgrpo_divergence_from_velocity": "int32 handle int64 int32 Tensor* Tensor* float64* float64* Tensor*",
     "cgrpo_divergence_from_sampled": (
@@ -780,7 +824,7 @@ FUNCTIONS = {
     "cgrpo_trainer_info": "int32 handle TrainerOptions* int64* int64*",
     "cgrpo_pretrain_options_init": "nothing PretrainOptions* size",
     "cgrpo_trainer_pretrain": "int32 handle Tensor* Tensor* PretrainOptions* ProgressFn pointer",
-    "cgrpo_trainer_iterate": "int32 handle Tensor* RewardFn pointer IterationReport*",
+    "cgrpo_trainer_iterate": "int32 handle Tensor* RewardFn pointer IterationReportStruct*",
     "cgrpo_trainer_sample": "int32 handle Tensor* int32 float64 uint64 Tensor*",
     "cgrpo_trainer_velocity": "int32 handle int32 Tensor* float64 Tensor* Tensor*",
     "cgrpo_trainer_save": "int32 handle text",

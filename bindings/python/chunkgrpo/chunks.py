@@ -3,16 +3,24 @@
 from __future__ import annotations
 
 import ctypes
+from ctypes import byref
 from dataclasses import dataclass
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import _abi, _arrays, _frameworks
-from ._arrays import AnyArray
+from . import _arrays, _frameworks
+from ._arrays import A, AnyArray
+from ._generated import AdaptiveOptions, OptimalKeywords, OptimalOptions, SelectKeywords, SelectOptions
+from ._library import lib
+from ._options import documented, fill
+from ._scalars import integer
 from .errors import InvalidArgument, WrongType, check, text
 from .schedule import Schedule
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class ChunkPlan:
@@ -36,10 +44,10 @@ class ChunkPlan:
     @classmethod
     def fixed(cls, steps: int, size: int) -> ChunkPlan:
         """Chunks of `size` steps and, where it does not divide `steps`, a last one with the remainder."""
-        steps, size = _arrays.integer(steps, "steps"), _arrays.integer(size, "size")
+        steps, size = integer(steps, "steps"), integer(size, "size")
         out = _arrays.empty((max(1, min(steps, 1_000_000)),), np.int64)
         count = ctypes.c_int64()
-        check(_abi.lib.cgrpo_plan_fixed(steps, size, out, len(out), ctypes.byref(count)))
+        check(lib.cgrpo_plan_fixed(steps, size, out, len(out), byref(count)))
         return cls(out[: count.value])
 
     @classmethod
@@ -51,48 +59,30 @@ class ChunkPlan:
         max_size     a longer run is halved until it fits; 0 = no bound
         min_size     a shorter run joins its shorter neighbour; at most (max_size + 1) / 2, so that halves keep it
         """
-        curve = _arrays.double_matrix(relative_l1, "relative_l1")
-        options = _abi.new(_abi.AdaptiveOptions)
-        options.max_size = _arrays.integer(max_size, "max_size")
-        options.min_size = _arrays.integer(min_size, "min_size")
-        out = np.empty(max(1, curve.shape[1]), np.int64)
-        count = ctypes.c_int64()
-        check(
-            _abi.lib.cgrpo_plan_adaptive(curve, *curve.shape, ctypes.byref(options), out, len(out), ctypes.byref(count))
-        )
+        curve = _arrays.matrix(relative_l1, "relative_l1")
+        options = fill(AdaptiveOptions, {"max_size": max_size, "min_size": min_size}, "ChunkPlan.adaptive")
+        out, count = np.empty(max(1, curve.shape[1]), np.int64), ctypes.c_int64()
+        check(lib.cgrpo_plan_adaptive(curve, *curve.shape, options, out, len(out), byref(count)))
         return cls(out[: count.value])
 
     @classmethod
+    @documented(OptimalOptions)
     def optimal(
-        cls,
-        relative_l1: ArrayLike,
-        count: Optional[int] = None,
-        *,
-        explained: float = 0.9,
-        min_size: int = 1,
-        max_size: int = 0,
+        cls, relative_l1: ArrayLike, count: Optional[int] = None, **options: Unpack[OptimalKeywords]
     ) -> ChunkFit:
         """The segmentation of the relative-L1 curve (averaged over the batch, in logarithms) whose chunks differ least
         from their own means, in least squares.
 
         relative_l1  (B, S)
         count        K; None = the smallest number that explains the share `explained` of the curve's variance
-        min_size, max_size  bounds on a chunk's steps; max_size 0 = none
+        min_size, max_size  bounds on a chunk's steps; max_size None or 0 = none
         """
-        curve = _arrays.double_matrix(relative_l1, "relative_l1")
-        options = _abi.new(_abi.OptimalOptions)
-        options.chunk_count = 0 if count is None else _arrays.integer(count, "count", 1)
-        options.explained = _arrays.real(explained, "explained")
-        options.min_size = _arrays.integer(min_size, "min_size")
-        options.max_size = _arrays.integer(max_size, "max_size")
+        curve = _arrays.matrix(relative_l1, "relative_l1")
+        struct = fill(OptimalOptions, {"count": count, **options}, "ChunkPlan.optimal", positive=["count"])
         mean, sizes = np.empty(max(1, curve.shape[1])), np.empty(max(1, curve.shape[1]), np.int64)
         found, share = ctypes.c_int64(), ctypes.c_double()
-        check(
-            _abi.lib.cgrpo_plan_optimal(
-                *(curve, *curve.shape, ctypes.byref(options), sizes, len(sizes)),
-                *(ctypes.byref(found), mean, ctypes.byref(share)),
-            )
-        )
+        room = sizes, len(sizes), byref(found)
+        check(lib.cgrpo_plan_optimal(curve, *curve.shape, struct, *room, mean, byref(share)))
         plan = cls(sizes[: found.value])
         return ChunkFit(plan, mean, np.array([mean[steps].mean() for steps in plan.slices]), share.value)
 
@@ -101,7 +91,7 @@ class ChunkPlan:
         nearest to its own. A plan for T = 17 so becomes one for T = 50."""
         out = np.empty(len(self), np.int64)
         old, new = source.sigmas, target.sigmas
-        check(_abi.lib.cgrpo_plan_carry(self._sizes, len(self), old, len(old), new, len(new), out))
+        check(lib.cgrpo_plan_carry(self._sizes, len(self), old, len(old), new, len(new), out))
         return ChunkPlan(out)
 
     @property
@@ -121,7 +111,7 @@ class ChunkPlan:
 
     @property
     def slices(self) -> list[slice]:
-        """One a chunk, to index steps with."""
+        """One per chunk, to index steps with."""
         edges = self.boundaries.tolist()
         return [slice(first, end) for first, end in zip(edges, edges[1:])]
 
@@ -131,22 +121,21 @@ class ChunkPlan:
         sampling policy it is each step's share of the gradient when every chunk is trained."""
         return np.repeat(1 / (len(self) * self._sizes), self._sizes)
 
-    def weights(self, relative_l1: ArrayLike) -> AnyArray:
+    def weights(self, relative_l1: A) -> A:
         """(B, K) float64: mean of relative_l1 (B, S) over each chunk, plus 1e-8."""
-        curve = _arrays.double_matrix(relative_l1, "relative_l1")
+        curve = _arrays.matrix(relative_l1, "relative_l1")
         out = np.empty((len(curve), len(self)))
-        check(_abi.lib.cgrpo_chunk_weights(curve, *curve.shape, self._sizes, len(self), out))
-        return _arrays.given_back(out, relative_l1)
+        check(lib.cgrpo_chunk_weights(curve, *curve.shape, self._sizes, len(self), out))
+        weights: A = _arrays.given_back(out, relative_l1)
+        return weights
 
+    @documented(SelectOptions)
     def select(
         self,
         batch: int,
         fraction: float = 1.0,
         weights: Optional[ArrayLike] = None,
-        weighting: str = "normalised",
-        chunks: Optional[ArrayLike] = None,
-        seed: int = 0,
-        sample_ids: Optional[ArrayLike] = None,
+        **options: Unpack[SelectKeywords],
     ) -> AnyArray:
         """Which chunks of which sample to train: (B, K) bool. The same for any batch split.
 
@@ -158,23 +147,15 @@ class ChunkPlan:
         seed        0 ... 2^64 - 1
         sample_ids  (B,) integers; None = 0 ... B - 1
         """
-        batch, count = _arrays.integer(batch, "batch", 1), len(self)
+        batch, count = integer(batch, "batch", 1), len(self)
         selection = _arrays.empty((batch, count), np.uint8)
-        options = _abi.new(_abi.SelectOptions)
-        options.fraction = _arrays.real(fraction, "fraction")
-        options.weighting = _arrays.choice(weighting, _abi.WEIGHTING, "weighting")
-        options.seed = _arrays.seed_number(seed)
-        _arrays.point(options, "sample_ids", _arrays.sample_ids(sample_ids, batch))
+        given: dict[str, Any] = {**options, "fraction": fraction}
+        given["sample_ids"] = _arrays.sample_ids(given.get("sample_ids"), batch)
         if weights is not None:
             values = _arrays.doubles(weights, "weights")
-            if values.shape == (count,):
-                values = np.tile(values, (batch, 1))
-            _arrays.point(options, "weights", _arrays.doubles(values, "weights", (batch, count)))
-        if chunks is not None:
-            fixed = _arrays.int64s(chunks, "chunks")
-            _arrays.point(options, "fixed", fixed)
-            options.fixed_count = len(fixed)
-        check(_abi.lib.cgrpo_chunk_select(batch, count, ctypes.byref(options), selection))
+            given["weights"] = np.tile(values, (batch, 1)) if values.shape == (count,) else values
+        struct = fill(SelectOptions, given, "ChunkPlan.select", shapes={"weights": (batch, count)})
+        check(lib.cgrpo_chunk_select(batch, count, struct, selection))
         chosen = selection.astype(np.bool_)
         return chosen if weights is None else _arrays.given_back(chosen, weights)
 
@@ -187,12 +168,15 @@ class ChunkPlan:
     def __hash__(self) -> int:
         return hash(self._sizes.tobytes())
 
+    def __reduce__(self) -> Any:
+        return ChunkPlan, (np.array(self._sizes),)
+
     def __repr__(self) -> str:
         return f"ChunkPlan({self._sizes.tolist()})"
 
     def __str__(self) -> str:
         """Such as "4 chunks over 16 steps: 0-1 | 2-4 | 5-8 | 9-15"."""
-        return text(_abi.lib.cgrpo_plan_describe, self._sizes, len(self))
+        return text(lib.cgrpo_plan_describe, self._sizes, len(self))
 
 
 @dataclass(frozen=True)
@@ -230,7 +214,7 @@ def selection_mask(selection: Any, batch: int, count: int) -> NDArray[np.uint8]:
     mask = np.zeros((batch, count), np.uint8)
     for i, row in enumerate(selection):
         for j in _arrays.int64s(row, f"selection[{i}]"):
-            chunk = _arrays.integer(j, f"selection[{i}]", 0, count - 1)
+            chunk = integer(j, f"selection[{i}]", 0, count - 1)
             if mask[i, chunk]:
                 raise InvalidArgument(f"selection[{i}] names chunk {chunk} twice")
             mask[i, chunk] = 1

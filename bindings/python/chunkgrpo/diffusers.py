@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional, Union
+from typing import TYPE_CHECKING, Any, Optional, Union
 
 import torch
 from diffusers import FlowMatchEulerDiscreteScheduler
@@ -20,13 +20,39 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchE
 from diffusers.schedulers.scheduling_utils import SchedulerMixin  # where DiffusionPipeline.from_pretrained looks for it
 from diffusers.utils.torch_utils import randn_tensor
 
-from . import _arrays
+from ._generated import Dynamics, SamplerKeywords, SamplerOptions
+from ._options import documented
+from ._scalars import seed_number
 from .errors import InvalidArgument
 from .sampler import Sampler
 from .schedule import Schedule
 from .trajectory import relative_l1
 
+if TYPE_CHECKING:
+    from typing_extensions import Self, Unpack
+
 __all__ = ["FlowMatchSDEScheduler", "RecordedTrajectory", "SchedulerMixin"]
+
+
+class SchedulerKeywords(SamplerKeywords, total=False):
+    """Options of FlowMatchSDEScheduler: those of `Sampler`, its own, and diffusers'."""
+
+    dynamics: Dynamics
+    eta: float
+    seed: int
+    record: bool
+    num_train_timesteps: int
+    shift: float
+    use_dynamic_shifting: bool
+    base_shift: Optional[float]
+    max_shift: Optional[float]
+    base_image_seq_len: int
+    max_image_seq_len: int
+    shift_terminal: Optional[float]
+    use_karras_sigmas: bool
+    use_exponential_sigmas: bool
+    use_beta_sigmas: bool
+    time_shift_type: str
 
 
 class FlowMatchSDEScheduler(FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]
@@ -60,6 +86,7 @@ class FlowMatchSDEScheduler(FlowMatchEulerDiscreteScheduler):  # type: ignore[mi
     """
 
     @register_to_config  # type: ignore[untyped-decorator]
+    @documented(SamplerOptions, last_step="ode")  # which register_to_config takes the defaults from
     def __init__(
         self,
         num_train_timesteps: int = 1000,
@@ -76,18 +103,11 @@ class FlowMatchSDEScheduler(FlowMatchEulerDiscreteScheduler):  # type: ignore[mi
         use_beta_sigmas: bool = False,
         time_shift_type: str = "exponential",
         stochastic_sampling: bool = False,
-        dynamics: str = "flow_sde",
+        dynamics: Dynamics = "flow_sde",
         eta: float = 0.7,
-        log_prob: str = "gaussian",
-        last_step: str = "ode",
-        etas: Optional[list[float]] = None,
-        window: Optional[list[int]] = None,
-        outside: str = "ode",
-        after: Optional[str] = None,
-        dpm_order: int = 2,
-        threads: int = 1,
         seed: int = 0,
         record: bool = True,
+        **options: Unpack[SamplerKeywords],
     ) -> None:
         super().__init__(**{name: self.config[name] for name in _INHERITED})
         self._check()
@@ -98,14 +118,17 @@ class FlowMatchSDEScheduler(FlowMatchEulerDiscreteScheduler):  # type: ignore[mi
         self.generator: Any = None
 
     @classmethod
-    def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
+    def from_config(
+        cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Unpack[SchedulerKeywords]
+    ) -> Self:
         """A scheduler with the configuration of another, and `kwargs` instead of its entries."""
         unknown = sorted(set(kwargs) - set(cls._get_init_keys(cls)))
         if unknown and not return_unused_kwargs:
             raise InvalidArgument(f"{cls.__name__} has no option {', '.join(map(repr, unknown))}")
-        return super().from_config(config, return_unused_kwargs, **kwargs)
+        scheduler: Self = super().from_config(config, return_unused_kwargs, **kwargs)
+        return scheduler
 
-    def configure(self, **options: Any) -> None:
+    def configure(self, **options: Unpack[SchedulerKeywords]) -> None:
         """Changes options, such as `window` or `eta`, from the next run on. The sample ids go on."""
         unknown = sorted(set(options) - set(self._get_init_keys(type(self))))
         if unknown:
@@ -176,8 +199,21 @@ class FlowMatchSDEScheduler(FlowMatchEulerDiscreteScheduler):  # type: ignore[mi
         if self.trajectory is not None:
             self.trajectory._expect(k, x)
 
-        a, _, s = self.sampler.coefficients(k)
-        c = self.sampler.history_coefficient(k)
+        next_x, log_prob = self._take(k, timestep, x, v, ids, generator)
+        if self._ids is None:  # the first step of a run, which begins when it has gone well
+            self._ids = ids
+            self.next_sample_id += 0 if self.sample_ids is not None else len(x)
+            self.trajectory = RecordedTrajectory(self.sampler, k, x, ids) if self.config.record else None
+        if self.trajectory is not None:
+            self.trajectory._append(next_x, log_prob)
+        return FlowMatchEulerDiscreteSchedulerOutput(prev_sample=next_x) if return_dict else (next_x,)
+
+    # ------------------------------------------------------------------------------------------------------------------
+
+    def _take(self, k: int, timestep: Any, x: Any, v: Any, ids: list[int], generator: Any) -> tuple[Any, Any]:
+        """The next latents and their log-probabilities."""
+        assert self.sampler is not None
+        a, _, s, c = self.sampler.coefficients(k)
         if s == 0 and c == 0 and abs(a - 1) < 1e-12:  # Euler
             next_x = super().step(v, timestep, x, return_dict=False)[0]
             log_prob = torch.zeros(len(x), dtype=torch.float64, device=x.device)
@@ -190,32 +226,24 @@ class FlowMatchSDEScheduler(FlowMatchEulerDiscreteScheduler):  # type: ignore[mi
                 source.update(seed=self.config.seed, sample_ids=ids)
             next_x, log_prob = self.sampler.step(k, x, v, previous_image=None if c == 0 else self._image, **source)
             self._step_index += 1
-        if k + 1 < steps and self.sampler.history_coefficient(k + 1):
+        if k + 1 < self.sampler.schedule.steps and self.sampler.coefficients(k + 1).c:
             self._image = self.sampler.predicted_image(k, x, v)
-        if self._ids is None:  # the first step of a run, which begins when it has gone well
-            self._ids = ids
-            self.next_sample_id += 0 if self.sample_ids is not None else len(x)
-            self.trajectory = RecordedTrajectory(self.sampler, k, x, ids) if self.config.record else None
-        if self.trajectory is not None:
-            self.trajectory._append(next_x, log_prob)
-        return FlowMatchEulerDiscreteSchedulerOutput(prev_sample=next_x) if return_dict else (next_x,)
-
-    # ------------------------------------------------------------------------------------------------------------------
+        return next_x, log_prob
 
     def _next_ids(self, batch: int) -> list[int]:
         ids = range(self.next_sample_id, self.next_sample_id + batch) if self.sample_ids is None else self.sample_ids
         return [int(i) for i in ids]
 
     def _sampler(self, sigmas: Any, **changes: Any) -> Sampler:
-        names = "dynamics eta log_prob last_step etas window outside after dpm_order threads".split()
-        return Sampler(Schedule(sigmas), **{**{name: self.config[name] for name in names}, **changes})
+        options: Any = {**{name: self.config[name] for name in SamplerOptions.keywords}, **changes}
+        return Sampler(Schedule(sigmas), **options)
 
     def _check(self) -> None:
         for name in ("stochastic_sampling", "invert_sigmas"):
             if self.config[name]:
                 reason = "`dynamics` says how noise enters" if name == "stochastic_sampling" else "sigmas must fall"
                 raise InvalidArgument(f"{name} is true, which this scheduler does not take: {reason}")
-        _arrays.seed_number(self.config.seed)
+        seed_number(self.config.seed)
         self._sampler([1.0, 0.5, 0.0], etas=None, window=None)
 
     def __getstate__(self) -> dict[str, Any]:

@@ -7,18 +7,21 @@ from typing import Any, Optional
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import _abi, _arrays
-from ._arrays import AnyArray, Borrowed
+from . import _arrays
+from ._arrays import A, AnyArray, Borrowed
 from ._frameworks import not_compiled
+from ._generated import DIVERGENCE, Divergence
+from ._library import lib
+from ._scalars import choice, integer
 from .errors import check
-from .noise import Source
+from .noise import source
 from .sampler import Sampler
 
 
 @not_compiled
 def divergence(
-    sampler: Sampler, velocities: AnyArray, other: AnyArray, *, kind: str = "gaussian", first_step: int = 0
-) -> AnyArray:
+    sampler: Sampler, velocities: A, other: AnyArray, *, kind: Divergence = "gaussian", first_step: int = 0
+) -> A:
     """Divergence (B, n) of the steps first_step ... first_step + n - 1 under `velocities` from those under `other`,
     both (B, n, ...): of a frozen reference, or of the old policy. Means over the elements of a sample; m is the mean of
     a step:
@@ -35,13 +38,13 @@ def divergence(
 @not_compiled
 def divergence_vjp(
     sampler: Sampler,
-    velocities: AnyArray,
+    velocities: A,
     other: AnyArray,
     grad: ArrayLike,
     *,
-    kind: str = "gaussian",
+    kind: Divergence = "gaussian",
     first_step: int = 0,
-) -> AnyArray:
+) -> A:
     """Vector-Jacobian product of `divergence`: grad (B, n) to gradients like velocities. `other` has none."""
     return _from_velocities(sampler, velocities, other, grad, kind, first_step)
 
@@ -50,14 +53,14 @@ def divergence_vjp(
 def divergence_from_sampled(
     sampler: Sampler,
     latents: AnyArray,
-    velocities: AnyArray,
+    velocities: A,
     *,
     seed: Optional[int] = None,
     sample_ids: Optional[ArrayLike] = None,
     noise: Optional[AnyArray] = None,
-    kind: str = "gaussian",
+    kind: Divergence = "gaussian",
     first_step: int = 0,
-) -> AnyArray:
+) -> A:
     """Divergence (B, n) from the steps that were sampled, whose mean was x' - s e: from latents (B, n + 1, ...) as in
     `Sampler.log_probs`, and the seed and sample_ids (or the noise (B, n, ...) of these steps) of the rollout. Neither
     the old velocity nor the old mean has to be stored.
@@ -71,71 +74,67 @@ def divergence_from_sampled(
 def divergence_from_sampled_vjp(
     sampler: Sampler,
     latents: AnyArray,
-    velocities: AnyArray,
+    velocities: A,
     grad: ArrayLike,
     *,
     seed: Optional[int] = None,
     sample_ids: Optional[ArrayLike] = None,
     noise: Optional[AnyArray] = None,
-    kind: str = "gaussian",
+    kind: Divergence = "gaussian",
     first_step: int = 0,
-) -> AnyArray:
+) -> A:
     """Vector-Jacobian product of `divergence_from_sampled`: grad (B, n) to gradients like velocities."""
     return _from_sampled(sampler, latents, velocities, grad, seed, sample_ids, noise, kind, first_step)
 
 
 def _from_velocities(
-    sampler: Sampler, velocities: Any, other: Any, grad: Optional[ArrayLike], kind: str, first_step: int
-) -> Any:
+    sampler: Sampler, velocities: A, other: Any, grad: Optional[ArrayLike], kind: Divergence, first_step: int
+) -> A:
     v = _arrays.borrow(velocities, "velocities", 2)
     w = _arrays.borrow_like(other, v, "other", "velocities", 2)
-    number = _arrays.choice(kind, _abi.DIVERGENCE, "kind")
+    number = choice(kind, DIVERGENCE, "kind")
 
-    def call(t: int, step: int, value: Any, upstream: Any, out: Any) -> int:
-        status: int = _abi.lib.cgrpo_divergence_from_velocity(
-            sampler._handle, step, number, _at(v, t), _at(w, t), value, upstream, out
-        )
-        return status
+    def call(t: int, step: int, value: Any, upstream: Any, out: Any) -> Any:
+        at = _at(v, t), _at(w, t), value, upstream, out
+        return lib.cgrpo_divergence_from_velocity(sampler._handle, step, number, *at)
 
-    return _each(v, grad, first_step, call)
+    result: A = _each(v, grad, first_step, call)
+    return result
 
 
 def _from_sampled(
     sampler: Sampler,
     latents: Any,
-    velocities: Any,
+    velocities: A,
     grad: Optional[ArrayLike],
     seed: Optional[int],
     sample_ids: Optional[ArrayLike],
     noise: Optional[AnyArray],
-    kind: str,
+    kind: Divergence,
     first_step: int,
-) -> AnyArray:
+) -> A:
     x, v = _arrays.borrow_trajectories(latents, velocities)
     given = None if noise is None else _arrays.borrow_like(noise, v, "noise", "velocities", 2)
-    number = _arrays.choice(kind, _abi.DIVERGENCE, "kind")
+    number = choice(kind, DIVERGENCE, "kind")
 
-    def call(t: int, step: int, value: Any, upstream: Any, out: Any) -> int:
-        source = Source(v.shape[0], None if given is None else given.at((slice(None), t)), seed, sample_ids)
-        status: int = _abi.lib.cgrpo_divergence_from_sampled(
-            *(sampler._handle, step, number, _at(x, t), _at(v, t), source.pointer()),
-            *(_at(x, t + 1), value, upstream, out),
-        )
-        return status
+    def call(t: int, step: int, value: Any, upstream: Any, out: Any) -> Any:
+        origin = source(v.shape[0], None if given is None else given.at((slice(None), t)), seed, sample_ids)
+        at = _at(x, t), _at(v, t), origin, _at(x, t + 1), value, upstream, out
+        return lib.cgrpo_divergence_from_sampled(sampler._handle, step, number, *at)
 
-    return _each(v, grad, first_step, call)
+    result: A = _each(v, grad, first_step, call)
+    return result
 
 
 def _each(v: Borrowed, grad: Optional[ArrayLike], first_step: int, call: Any) -> Any:
     """One step after the other: values (B, n), or gradients like v."""
-    first = _arrays.integer(first_step, "first_step")
+    first = integer(first_step, "first_step")
     batch, count = v.shape[:2]
     if grad is None:
-        values, row = v.new_doubles((batch, count)), np.empty(batch)
+        rows = np.empty((count, batch))
         for t in range(count):
-            check(call(t, first + t, row, None, None))
-            values.array[:, t] = row
-        return values.result()
+            check(call(t, first + t, rows[t], None, None))
+        return v.give(np.ascontiguousarray(rows.T))
     upstream = np.ascontiguousarray(_arrays.doubles(grad, "grad", (batch, count)).T)
     out = v.new()
     for t in range(count):
@@ -144,4 +143,4 @@ def _each(v: Borrowed, grad: Optional[ArrayLike], first_step: int, call: Any) ->
 
 
 def _at(trajectory: Borrowed, t: int) -> Any:
-    return trajectory.at((slice(None), t)).pointer()
+    return _arrays.tensor(trajectory.ready().array[:, t])

@@ -8,7 +8,8 @@ from __future__ import annotations
 import ctypes
 from typing import Any
 
-from . import _abi
+from ._generated import STATUS
+from ._library import lib
 
 
 class Error(Exception):
@@ -20,37 +21,37 @@ class Error(Exception):
 class InvalidArgument(Error, ValueError):
     """Missing, out of bounds, of the wrong shape, or contradictory."""
 
-    status = _abi.INVALID_ARGUMENT
+    status = STATUS["invalid_argument"]
 
 
 class WrongType(Error, TypeError):
     """An element type that the call does not take, or a mix of types."""
 
-    status = _abi.WRONG_TYPE
+    status = STATUS["wrong_type"]
 
 
 class NonFinite(Error, ArithmeticError):
     """NaN or infinity in latents, velocity, reward, log-probability or ratio."""
 
-    status = _abi.NON_FINITE
+    status = STATUS["non_finite"]
 
 
 class OutOfMemory(Error, MemoryError):
     """Not enough memory for the call."""
 
-    status = _abi.OUT_OF_MEMORY
+    status = STATUS["out_of_memory"]
 
 
 class CallbackFailed(Error, RuntimeError):
     """A callback stopped the call without raising (what it raises comes through as it is)."""
 
-    status = _abi.CALLBACK_FAILED
+    status = STATUS["callback_failed"]
 
 
 class IOFailure(Error, OSError):
     """A file could not be read or written, or is not what it should be."""
 
-    status = _abi.IO_ERROR
+    status = STATUS["io_error"]
 
 
 _CLASSES = {
@@ -60,8 +61,8 @@ _CLASSES = {
 
 def check(status: int) -> None:
     """Raises what the latest call of this thread failed with, if it did."""
-    if status != _abi.OK:
-        message = _abi.lib.cgrpo_last_error().decode("utf-8", "replace")
+    if status:
+        message = lib.cgrpo_last_error().decode("utf-8", "replace")
         error = _CLASSES.get(status, Error)(message or f"status {status}")
         error.status = status
         raise error

@@ -9,18 +9,19 @@
     gradient = jax.jit(jax.grad(objective))
 
 The library runs on the host, in `jax.pure_callback`; latents on another device travel there and back. Any argument may
-be a traced array, `k`, `seed` and options too; what is no JAX array is a constant of the compiled program. Under `vmap`
-one callback serves all lanes.
+be a traced array, `step`, `seed` and options too; what is no JAX array is a constant of the compiled program. Under
+`vmap` one callback serves all lanes.
 
 Gradients are the closed forms of the library: in the velocities, the new log-probabilities and ratio_bias. All else is
 data; where a derivative in it is asked for, an InvalidArgument asks for `jax.lax.stop_gradient`.
 
-Types. Latents (B, ...) are float32, bfloat16, float16, or float64 with x64 enabled. A velocity or next_x of another
-type is converted to that of x, and its gradient back. Log-probabilities are computed in float64, which JAX stores in
-float32 unless x64 is enabled: that moves a ratio by about 1e-7. The ratio of the policy that sampled is 1 all the same.
+Types. Latents (B, ...) are float32, bfloat16, float16, or float64 with x64 enabled. A velocity or next_latents of
+another type is converted to that of the latents, and its gradient back. Log-probabilities are computed in float64,
+which JAX stores in float32 unless x64 is enabled: that moves a ratio by about 1e-7. The ratio of the policy that
+sampled is 1 all the same.
 
 Errors. What is wrong with shapes, types and options is raised while tracing, as the classes of `chunkgrpo.errors`. What
-is wrong with numbers (a NaN, a traced k out of range) is raised as it is outside of `jit`; inside, JAX raises its
+is wrong with numbers (a NaN, a traced step out of range) is raised as it is outside of `jit`; inside, JAX raises its
 JaxRuntimeError, which ends with the class and the sentence of ours.
 
 JAX's own callbacks need a second thread: on a single core, or with many Python threads that run programs with
@@ -31,18 +32,23 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
-from typing import Any, Callable, Optional
+from typing import TYPE_CHECKING, Any, Callable, Optional
 
 import jax
 import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
-from . import _arrays, divergences, objective
+from . import _storage, divergences, objective
+from ._generated import ChunkLossKeywords, ChunkLossOptions, ChunkStats, Divergence
+from ._options import documented
 from .chunks import ChunkPlan
 from .errors import InvalidArgument
-from .objective import ChunkLoss, ChunkStats
+from .objective import ChunkLoss
 from .sampler import Sampler
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 Struct: Any = jax.ShapeDtypeStruct
 
@@ -54,35 +60,33 @@ for _result in (ChunkLoss, ChunkStats):  # so that they can leave a jit
 
 def log_prob(
     sampler: Sampler,
-    k: Any,
-    x: Any,
-    v: Any,
-    next_x: Any,
+    step: Any,
+    latents: Any,
+    velocity: Any,
+    next_latents: Any,
     *,
     unconditional: Any = None,
     guidance: Any = 1.0,
     previous_image: Any = None,
 ) -> jax.Array:
-    """`Sampler.log_prob`: log-probability (B,) of step k going from x to next_x under velocity v, all (B, ...).
-    Differentiable in v and unconditional."""
-    x = _latents(x, "x")
+    """`Sampler.log_prob`: log-probability (B,) of a step from latents to next_latents under a velocity, all (B, ...).
+    Differentiable in velocity and unconditional."""
+    x = _latents(latents, "latents")
     traced, fixed = _split(
-        k=k,
-        x=x,
-        v=_as(x, v, "v"),
-        next_x=_as(x, next_x, "next_x"),
+        step=step,
+        latents=x,
+        velocity=_as(x, velocity, "velocity"),
+        next_latents=_as(x, next_latents, "next_latents"),
         unconditional=_as(x, unconditional, "unconditional"),
         guidance=guidance,
         previous_image=_as(x, previous_image, "previous_image"),
     )
 
-    def value(**given: Any) -> Any:
-        return sampler.log_prob(**fixed, **given)
-
     def gradient(traced: dict[str, Any], _: Any, cotangent: Any) -> dict[str, Any]:
         return _log_prob_gradient(sampler, fixed, {**traced, "grad_log_prob": _dense(cotangent)})
 
-    out: jax.Array = _differentiable(value, gradient, ("v", "unconditional"), traced, _floats(x.shape[0]))
+    value = partial(sampler.log_prob, **fixed)
+    out: jax.Array = _differentiable(value, gradient, ("velocity", "unconditional"), traced, _floats(x.shape[0]))
     return out
 
 
@@ -93,22 +97,15 @@ def log_probs(sampler: Sampler, latents: Any, velocities: Any, first_step: Any =
     velocities = _latents(velocities, "velocities", 2).astype(latents.dtype)
     traced, fixed = _split(latents=latents, velocities=velocities, first_step=first_step)
 
-    def value(**given: Any) -> Any:
-        return sampler.log_probs(**fixed, **given)
-
-    def gradient(traced: dict[str, Any], _: Any, cotangent: Any) -> dict[str, Any]:
-        vjp = partial(sampler.log_probs_vjp, **fixed)
-        return _velocities_gradient(vjp, {**traced, "grad_log_probs": _dense(cotangent)})
-
-    out: jax.Array = _differentiable(value, gradient, ("velocities",), traced, _floats(*velocities.shape[:2]))
-    return out
+    value, vjp = partial(sampler.log_probs, **fixed), partial(sampler.log_probs_vjp, **fixed)
+    return _of_velocities(value, vjp, "grad_log_probs", traced)
 
 
 def step(
     sampler: Sampler,
-    k: Any,
-    x: Any,
-    v: Any,
+    step: Any,
+    latents: Any,
+    velocity: Any,
     *,
     noise: Any = None,
     key: Optional[jax.Array] = None,
@@ -118,86 +115,84 @@ def step(
     guidance: Any = 1.0,
     previous_image: Any = None,
 ) -> tuple[jax.Array, jax.Array]:
-    """`Sampler.step`: step k from latents x with velocity v, both (B, ...): (x', log-probabilities (B,)). The
-    log-probability is differentiable in v and unconditional; x' is data.
+    """`Sampler.step`: one step from latents with a velocity, both (B, ...): (the next latents, log-probabilities (B,)).
+    The log-probability is differentiable in velocity and unconditional; the next latents are data.
 
-    noise  like x: the e that is added; or
-    key    a JAX random key: e is drawn by `jax.random.normal`, in float32 where x is of 16 bits; or
+    noise  like the latents: the e that is added; or
+    key    a JAX random key: e is drawn by `jax.random.normal`, in float32 where the latents are of 16 bits; or
     seed   0 ... 2^64 - 1, with sample_ids (B,) or None = 0 ... B - 1: the library's noise. Traced, it is at most
            2^32 - 1 without x64. Lanes of a `vmap` with equal seed and ids have equal noise.
 
     One of the three, unless the step has s = 0.
     """
-    x = _latents(x, "x")
+    x = _latents(latents, "latents")
     if key is not None:
         if noise is not None or seed is not None:
             raise InvalidArgument("key, noise and seed exclude each other; give one of them")
         noise = jax.random.normal(key, x.shape, jnp.promote_types(x.dtype, jnp.float32))
     traced, fixed = _split(
-        k=k,
-        x=x,
-        v=_as(x, v, "v"),
+        step=step,
+        latents=x,
+        velocity=_as(x, velocity, "velocity"),
         unconditional=_as(x, unconditional, "unconditional"),
         guidance=guidance,
         previous_image=_as(x, previous_image, "previous_image"),
     )
     traced_noise, fixed_noise = _split(noise=_as(x, noise, "noise"), seed=seed, sample_ids=sample_ids)
 
-    def value(**given: Any) -> Any:
-        return sampler.step(**fixed, **fixed_noise, **given)
-
     def gradient(given: dict[str, Any], outputs: Any, cotangents: Any) -> dict[str, Any]:
         needed = {name: given[name] for name in traced}
-        return _log_prob_gradient(
-            sampler, fixed, {**needed, "next_x": outputs[0], "grad_log_prob": _dense(cotangents[1])}
-        )
+        needed.update(next_latents=outputs[0], grad_log_prob=_dense(cotangents[1]))
+        return _log_prob_gradient(sampler, fixed, needed)
 
+    value, inputs = partial(sampler.step, **fixed, **fixed_noise), {**traced, **traced_noise}
     results = Struct(x.shape, x.dtype), _floats(x.shape[0])
-    next_x, log_prob = _differentiable(
-        value, gradient, ("v", "unconditional"), {**traced, **traced_noise}, results
-    )
-    return jax.lax.stop_gradient(next_x), log_prob
+    next_latents, log_prob = _differentiable(value, gradient, ("velocity", "unconditional"), inputs, results)
+    return jax.lax.stop_gradient(next_latents), log_prob
 
 
 def divergence(
-    sampler: Sampler, velocities: Any, other: Any, *, kind: str = "gaussian", first_step: Any = 0
+    sampler: Sampler, velocities: Any, other: Any, *, kind: Divergence = "gaussian", first_step: Any = 0
 ) -> jax.Array:
     """`chunkgrpo.divergence` (B, n) of the steps first_step ... first_step + n - 1 under `velocities` from those under
     `other`, both (B, n, ...). Differentiable in velocities: for a KL to a reference, or GRPO-Guard's ratio_bias."""
     velocities = _latents(velocities, "velocities", 2)
     traced, fixed = _split(velocities=velocities, other=_as(velocities, other, "other"), first_step=first_step)
-
-    def value(**given: Any) -> Any:
-        return divergences.divergence(sampler, kind=kind, **fixed, **given)
-
-    def gradient(traced: dict[str, Any], _: Any, cotangent: Any) -> dict[str, Any]:
-        vjp = partial(divergences.divergence_vjp, sampler, kind=kind, **fixed)
-        return _velocities_gradient(vjp, {**traced, "grad": _dense(cotangent)})
-
-    out: jax.Array = _differentiable(value, gradient, ("velocities",), traced, _floats(*velocities.shape[:2]))
-    return out
+    value = partial(divergences.divergence, sampler, kind=kind, **fixed)
+    vjp = partial(divergences.divergence_vjp, sampler, kind=kind, **fixed)
+    return _of_velocities(value, vjp, "grad", traced)
 
 
+@documented(ChunkLossOptions)
 def chunk_loss(
-    new_log_probs: Any, old_log_probs: Any, advantages: Any, plan: ChunkPlan, **options: Any
-) -> ChunkLoss:
+    new_log_probs: Any,
+    old_log_probs: Any,
+    advantages: Any,
+    plan: ChunkPlan,
+    *,
+    ratio_bias: Any = None,
+    **options: Unpack[ChunkLossKeywords],
+) -> ChunkLoss[jax.Array]:
     """`chunkgrpo.chunk_loss` of log-probabilities (B, S) and advantages (B,), with its options. The result is a pytree:
     its `.loss` () is differentiable in new_log_probs and ratio_bias; the rest is data."""
     plan = plan if isinstance(plan, ChunkPlan) else ChunkPlan(plan)
     traced, fixed = _split(
-        new_log_probs=new_log_probs, old_log_probs=old_log_probs, advantages=advantages, **options
+        new_log_probs=new_log_probs,
+        old_log_probs=old_log_probs,
+        advantages=advantages,
+        ratio_bias=ratio_bias,
+        **options,
     )
-
-    def value(**given: Any) -> Any:
-        return objective.chunk_loss(plan=plan, **fixed, **given)
 
     def gradient(_: Any, out: Any, cotangents: Any) -> dict[str, Any]:
         return _scaled(cotangents.loss, new_log_probs=out.grad_log_probs, ratio_bias=out.grad_ratio_bias)
 
-    results = _loss_results(jnp.shape(new_log_probs), plan, options)
+    results = _loss_results(jnp.shape(new_log_probs), plan, ratio_bias is not None)
+    value = partial(objective.chunk_loss, plan=plan, **fixed)
     return _data_but_loss(_differentiable(value, gradient, ("new_log_probs", "ratio_bias"), traced, results))
 
 
+@documented(ChunkLossOptions)
 def chunk_policy_loss(
     sampler: Sampler,
     latents: Any,
@@ -207,8 +202,9 @@ def chunk_policy_loss(
     plan: ChunkPlan,
     *,
     first_step: Any = 0,
-    **options: Any,
-) -> ChunkLoss:
+    ratio_bias: Any = None,
+    **options: Unpack[ChunkLossKeywords],
+) -> ChunkLoss[jax.Array]:
     """`chunk_loss` of `log_probs` in one callback: differentiable in velocities (B, S, ...) and ratio_bias.
 
     latents (B, S + 1, ...) or more steps; old_log_probs (B, S), advantages (B,) and the options are those of
@@ -219,7 +215,9 @@ def chunk_policy_loss(
     latents = _latents(latents, "latents", 2)
     velocities = _latents(velocities, "velocities", 2).astype(latents.dtype)
     traced, fixed = _split(latents=latents, velocities=velocities, first_step=first_step)
-    traced_loss, fixed_loss = _split(old_log_probs=old_log_probs, advantages=advantages, **options)
+    traced_loss, fixed_loss = _split(
+        old_log_probs=old_log_probs, advantages=advantages, ratio_bias=ratio_bias, **options
+    )
 
     def value(**given: Any) -> Any:
         new = sampler.log_probs(**fixed, **{name: given.pop(name) for name in traced})
@@ -233,7 +231,7 @@ def chunk_policy_loss(
         needed["grad_log_probs"] = scaled.pop("grad_log_probs")
         return {**_velocities_gradient(partial(sampler.log_probs_vjp, **fixed), needed), **scaled}
 
-    results = _loss_results(velocities.shape[:2], plan, options)
+    results = _loss_results(velocities.shape[:2], plan, ratio_bias is not None)
     out = _differentiable(value, gradient, ("velocities", "ratio_bias"), {**traced, **traced_loss}, results)
     return _data_but_loss(out)
 
@@ -244,7 +242,7 @@ def chunk_policy_loss(
 
 def _latents(value: Any, name: str, leading: int = 1) -> jax.Array:
     array = jnp.asarray(value)
-    _arrays.tensor_type(array.dtype.name, name)
+    _storage.named(array.dtype.name, name)
     if array.ndim < leading:
         expected = "(B, ...)" if leading == 1 else "(B, steps, ...)"
         raise InvalidArgument(f"{name} has shape {array.shape}; it must be {expected}")
@@ -266,16 +264,15 @@ def _floats(*shape: int) -> Any:
     return Struct(shape, jnp.result_type(float))  # float64 with x64, else float32
 
 
-def _loss_results(shape: tuple[int, ...], plan: ChunkPlan, options: dict[str, Any]) -> Any:
+def _loss_results(shape: tuple[int, ...], plan: ChunkPlan, biased: bool) -> Any:
     stats: Any = {field.name: _floats() for field in dataclasses.fields(ChunkStats)}
     stats["selected"] = Struct((), jnp.result_type(int))
-    biased = options.get("ratio_bias") is not None
     ratios = _floats(*shape[:1], len(plan))
     fields: Any = (_floats(), _floats(*shape), ratios, ChunkStats(**stats), _floats(*shape) if biased else None)
     return ChunkLoss(*fields)
 
 
-def _data_but_loss(out: ChunkLoss) -> ChunkLoss:
+def _data_but_loss(out: ChunkLoss[Any]) -> ChunkLoss[Any]:
     return dataclasses.replace(jax.lax.stop_gradient(out), loss=out.loss)
 
 
@@ -293,13 +290,13 @@ def _scaled(cotangent: Any, **slopes: Any) -> dict[str, Any]:
 
 
 def _log_prob_gradient(sampler: Sampler, fixed: dict[str, Any], traced: dict[str, Any]) -> dict[str, Any]:
-    """Of v and, where there is one, of the unconditional velocity; zero where s = 0, at which `step` has l = 0."""
-    names = [name for name in ("v", "unconditional") if name in traced]
+    """Of the velocity and, where there is one, of the unconditional one; zero where s = 0: `step` has l = 0 there."""
+    names = [name for name in ("velocity", "unconditional") if name in traced]
 
     def function(**given: Any) -> Any:
         arguments = {**fixed, **given}
-        if sampler.coefficients(arguments["k"])[2] == 0:
-            return tuple(np.zeros_like(given["v"]) for _ in names)
+        if sampler.coefficients(arguments["step"]).s == 0:
+            return tuple(np.zeros_like(given["velocity"]) for _ in names)
         grads = sampler.log_prob_vjp(**arguments)
         return grads if len(names) == 2 else (grads,)
 
@@ -310,6 +307,19 @@ def _log_prob_gradient(sampler: Sampler, fixed: dict[str, Any], traced: dict[str
 def _velocities_gradient(vjp: Callable[..., Any], traced: dict[str, Any]) -> dict[str, Any]:
     v = traced["velocities"]
     return {"velocities": _call(vjp, Struct(v.shape, v.dtype), traced)}
+
+
+def _of_velocities(
+    value: Callable[..., Any], vjp: Callable[..., Any], upstream: str, traced: dict[str, Any]
+) -> jax.Array:
+    """value(**traced) (B, n), whose gradient in velocities is vjp(**traced, upstream=...)."""
+
+    def gradient(traced: dict[str, Any], _: Any, cotangent: Any) -> dict[str, Any]:
+        return _velocities_gradient(vjp, {**traced, upstream: _dense(cotangent)})
+
+    shape = traced["velocities"].shape[:2]
+    out: jax.Array = _differentiable(value, gradient, ("velocities",), traced, _floats(*shape))
+    return out
 
 
 def _differentiable(

@@ -11,9 +11,12 @@ from typing import Any, Optional, Sequence
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from . import _abi, _arrays
+from . import _arrays
 from ._arrays import AnyArray, Borrowed
 from ._frameworks import not_compiled
+from ._generated import INITIAL_NOISE, Noise
+from ._library import lib, new
+from ._scalars import int32, integer, seed_number, sizes
 from .errors import InvalidArgument, check
 
 
@@ -36,20 +39,13 @@ def normal(
     sample_ids  (B,) integers; None = 0 ... B - 1
     dtype       float32 (the default), float64, float16 or bfloat16; drawn in float32 and then stored in it; or
     like        an array: the result has its framework, device and element type
-    threads     0 = one a core; the result is the same for any number
+    threads     0 = one per core; the result is the same for any number
     """
-    size = _arrays.sizes(shape)
+    size = sizes(shape)
     out = _arrays.new_like(like, size, dtype)
     ids = _arrays.sample_ids(sample_ids, size[0])
-    check(
-        _abi.lib.cgrpo_normal(
-            _arrays.seed_number(seed),
-            ids,
-            _arrays.integer(step, "step"),
-            _arrays.thread_count(threads),
-            out.pointer(),
-        )
-    )
+    numbers = integer(step, "step"), int32(threads, "threads")
+    check(lib.cgrpo_normal(seed_number(seed), ids, *numbers, out.tensor()))
     return out.result()
 
 
@@ -66,42 +62,38 @@ def initial_noise(
 ) -> AnyArray:
     """Latents at sigma = 1, (B, ...): where a rollout starts.
 
-    group_size  samples a prompt that share one initial noise (GCPO, DanceGRPO): that of the first sample of the
-                group. Samples of a group are neighbours; it must divide B. None = one noise a sample.
+    group_size  samples per prompt that share one initial noise (GCPO, DanceGRPO): that of the first sample of the
+                group. Samples of a group are neighbours; it must divide B. None = one noise per sample.
 
     The others are those of `normal`.
     """
     ids: Any = sample_ids
     if group_size is not None:
-        batch = _arrays.sizes(shape)[0]
-        size = _arrays.integer(group_size, "group_size", 1)
+        batch = sizes(shape)[0]
+        size = integer(group_size, "group_size", 1)
         if batch % size:
             raise InvalidArgument(f"group_size is {size}, which does not divide the batch of {batch}")
         own = _arrays.sample_ids(sample_ids, batch)
         ids = (np.arange(batch, dtype=np.uint64) if own is None else own)[::size].repeat(size)
-    return normal(shape, seed, _abi.INITIAL_NOISE, ids, dtype=dtype, like=like, threads=threads)
+    return normal(shape, seed, INITIAL_NOISE, ids, dtype=dtype, like=like, threads=threads)
 
 
-class Source:
-    """Where steps take their noise from: the caller's array, the library's by seed, or none."""
-
-    def __init__(self, batch: int, noise: Optional[Borrowed], seed: Optional[int], ids: Optional[ArrayLike]) -> None:
-        if noise is not None and seed is not None:
-            raise InvalidArgument("noise and seed exclude each other; give one of them")
-        if seed is None and ids is not None:
-            raise InvalidArgument("sample_ids belong to a seed; give that too")
-        self._struct: Any = None
-        if noise is None and seed is None:
-            return
-        self._struct = _abi.new(_abi.Noise)
-        if noise is not None:
-            given = noise.tensor(min(2, noise.array.ndim))
-            self._struct.given = ctypes.pointer(given)
-            self._given = given
-        else:
-            self._struct.seed = _arrays.seed_number(seed)
-            _arrays.point(self._struct, "sample_ids", _arrays.sample_ids(ids, batch))
-
-    def pointer(self) -> Any:
-        """For an argument of type `const cgrpo_noise *`; None where a step is to be deterministic."""
-        return None if self._struct is None else ctypes.byref(self._struct)
+def source(batch: int, noise: Optional[Borrowed], seed: Optional[int], sample_ids: Optional[ArrayLike]) -> Any:
+    """Where steps take their noise from, for an argument of type `const cgrpo_noise *`: the caller's array, the
+    library's by seed, or none."""
+    if noise is not None and seed is not None:
+        raise InvalidArgument("noise and seed exclude each other; give one of them")
+    if seed is None and sample_ids is not None:
+        raise InvalidArgument("sample_ids belong to a seed; give that too")
+    if noise is None and seed is None:
+        return None
+    struct = new(Noise)
+    if noise is not None:
+        struct.given = ctypes.pointer(noise.tensor(min(2, noise.array.ndim)))
+        struct.borrowed = noise  # which lives as long
+    else:
+        struct.seed = seed_number(seed)
+        ids = _arrays.sample_ids(sample_ids, batch)
+        if ids is not None:
+            _arrays.point(struct, "sample_ids", ids)
+    return struct

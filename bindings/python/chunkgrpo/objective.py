@@ -3,81 +3,65 @@
 from __future__ import annotations
 
 import ctypes
-import dataclasses
-import math
+from collections.abc import Sequence
+from ctypes import byref
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Optional, Union
+from typing import TYPE_CHECKING, Any, Generic, Optional, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import _abi, _arrays
-from ._arrays import AnyArray
+from . import _arrays
+from ._arrays import A
 from ._frameworks import not_compiled
+from ._generated import (
+    AdvantageKeywords,
+    AdvantageOptions,
+    ChunkLossKeywords,
+    ChunkLossOptions,
+    ChunkStats,
+    ChunkStatsStruct,
+)
 from ._handle import Handle
+from ._library import lib, new
+from ._options import documented, fill, record
+from ._scalars import integer
 from .chunks import ChunkPlan, selection_mask
 from .errors import InvalidArgument, check
 
 if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
     from .sampler import Sampler
 
 
 @dataclass(frozen=True)
-class ChunkStats:
-    """Over the selected chunks that have a step."""
-
-    selected: int
-    """N, how many they are."""
-    ratio_mean: float
-    ratio_std: float
-    """Population standard deviation."""
-    ratio_min: float
-    ratio_max: float
-    clip_fraction_low: float
-    """Share with A < 0 and ratio < 1 - clip_low: their gradient is zero."""
-    clip_fraction_high: float
-    """Share with A > 0 and ratio > 1 + clip_high. Other surrogates: a bound took hold, below or above a ratio of 1."""
-    approximate_kl: float
-    """Mean of the KL estimate."""
-    effective_sample_size: float
-    """(sum ratio)^2 / (N sum ratio^2), in (0, 1]; 1 = on policy."""
-
-    @classmethod
-    def _of(cls, struct: Any) -> ChunkStats:
-        return cls(**{field.name: getattr(struct, field.name) for field in dataclasses.fields(cls)})
-
-
-@dataclass(frozen=True)
-class ChunkLoss:
+class ChunkLoss(Generic[A]):
     """What `chunk_loss` returns."""
 
     loss: float
-    grad_log_probs: AnyArray
+    grad_log_probs: A
     """(B, S): d loss / d new_log_probs; `Sampler.log_probs_vjp` takes it on to the velocities."""
-    ratios: AnyArray
+    ratios: A
     """(B, K) of all chunks, selected or not; never clipped; 1 for a chunk without a step."""
     stats: ChunkStats
-    grad_ratio_bias: Optional[AnyArray] = None
+    grad_ratio_bias: Optional[A] = None
     """(B, S) with a `ratio_bias`: d loss / d ratio_bias; `divergence_vjp` takes it on to the velocities."""
 
 
-@not_compiled
+@overload
 def advantages(
-    rewards: ArrayLike,
-    group_size: Optional[int] = None,
-    clamp: float = 5.0,
-    epsilon: float = 1e-8,
-    *,
-    groups: Any = None,
-    baseline: str = "group",
-    scale: str = "group",
-    deviation: str = "unbiased",
-    floor: float = 0.0,
-    trim: float = 0.0,
-    subtract_median: bool = False,
-    weights: Optional[ArrayLike] = None,
-    mixing: str = "sum",
-) -> AnyArray:
+    rewards: Sequence[Any], group_size: Optional[int] = None, **options: Unpack[AdvantageKeywords]
+) -> NDArray[np.float64]: ...
+
+
+@overload
+def advantages(rewards: A, group_size: Optional[int] = None, **options: Unpack[AdvantageKeywords]) -> A: ...
+
+
+@documented(AdvantageOptions)
+@not_compiled
+def advantages(rewards: Any, group_size: Optional[int] = None, **options: Unpack[AdvantageKeywords]) -> Any:
     """(r - mean of its group) / (unbiased standard deviation of its group + epsilon), clamped: (B,) float64.
 
     rewards     (B,) real numbers, finite; or (B, R) for several rewards a sample
@@ -102,27 +86,16 @@ def advantages(
     values = _arrays.doubles(rewards, "rewards")
     if values.ndim not in (1, 2):
         raise InvalidArgument(f"rewards has shape {values.shape}; it must be (B,) or (B, R)")
-    options = _abi.new(_abi.AdvantageOptions)
-    if group_size is not None:
-        options.group_size = _arrays.integer(group_size, "group_size", 1)
-    if groups is not None:
+    given: dict[str, Any] = {"group_size": group_size, **options}
+    if given.get("groups") is not None:
         if group_size is not None:
             raise InvalidArgument("groups and group_size exclude each other")
-        _arrays.point(options, "group_ids", _group_ids(groups, len(values)))
-    options.clamp = _arrays.real(clamp, "clamp")
-    options.epsilon = _arrays.real(epsilon, "epsilon")
-    options.floor = _arrays.real(floor, "floor")
-    options.trim = _arrays.real(trim, "trim")
-    options.baseline = _arrays.choice(baseline, _abi.BASELINE, "baseline")
-    options.scale = _arrays.choice(scale, _abi.SCALE, "scale")
-    options.deviation = _arrays.choice(deviation, _abi.DEVIATION, "deviation")
-    options.subtract_median = int(bool(subtract_median))
-    options.mixing = _arrays.choice(mixing, _abi.MIXING, "mixing")
-    options.reward_count = values.shape[1] if values.ndim == 2 else 1
-    if weights is not None:
-        _arrays.point(options, "reward_weights", _arrays.doubles(weights, "weights", (options.reward_count,)))
+        given["groups"] = _group_ids(given["groups"], len(values))
+    count = values.shape[1] if values.ndim == 2 else 1
+    struct = fill(AdvantageOptions, given, "advantages", shapes={"weights": (count,)}, positive=["group_size"])
+    struct.reward_count = count
     out = np.empty(len(values))
-    check(_abi.lib.cgrpo_advantages(values, len(values), ctypes.byref(options), out))
+    check(lib.cgrpo_advantages(values, len(values), struct, out))
     return _arrays.given_back(out, rewards)
 
 
@@ -137,15 +110,21 @@ def _group_ids(
     return np.array([known.setdefault(group, len(known)) for group in names], np.int64)
 
 
+@overload
+def best_of_n(scores: Sequence[Any], keep: int) -> NDArray[np.bool_]: ...
+
+
+@overload
+def best_of_n(scores: A, keep: int) -> A: ...
+
+
 @not_compiled
-def best_of_n(scores: ArrayLike, keep: int) -> AnyArray:
+def best_of_n(scores: Any, keep: int) -> Any:
     """Which `keep` of n scores to train on: the (keep + 1) // 2 highest and the keep // 2 lowest, as a bool array (n,)
     (DanceGRPO's best-of-n, over the whole batch)."""
-    values = _arrays.doubles(scores, "scores")
-    if values.ndim != 1:
-        raise InvalidArgument(f"scores has shape {values.shape}; it must have one dimension")
+    values = _arrays.vector(scores, "scores")
     chosen = np.empty(len(values), np.uint8)
-    check(_abi.lib.cgrpo_best_of_n(values, len(values), _arrays.integer(keep, "keep"), chosen))
+    check(lib.cgrpo_best_of_n(values, len(values), integer(keep, "keep"), chosen))
     return _arrays.given_back(chosen.astype(np.bool_), scores)
 
 
@@ -156,46 +135,36 @@ class RewardHistory:
     """
 
     def __init__(self, capacity: int = 16, min_count: int = 16) -> None:
-        self._handle = Handle(_abi.lib.cgrpo_history_destroy)
+        self._handle = Handle(lib.cgrpo_history_destroy)
         self._numbers: dict[Any, int] = {}
-        numbers = _arrays.integer(capacity, "capacity"), _arrays.integer(min_count, "min_count")
-        check(_abi.lib.cgrpo_history_create(*numbers, self._handle.slot()))
+        numbers = integer(capacity, "capacity"), integer(min_count, "min_count")
+        check(lib.cgrpo_history_create(*numbers, self._handle.slot()))
 
-    def update(self, prompts: Any, rewards: ArrayLike) -> AnyArray:
+    @overload
+    def update(self, prompts: Any, rewards: Sequence[Any]) -> NDArray[np.float64]: ...
+
+    @overload
+    def update(self, prompts: Any, rewards: A) -> A: ...
+
+    def update(self, prompts: Any, rewards: Any) -> Any:
         """Takes the rewards (B,) of a batch in, of prompts (B,) of any hashable kind; returns their advantages (B,)."""
-        values = _arrays.doubles(rewards, "rewards")
-        if values.ndim != 1:
-            raise InvalidArgument(f"rewards has shape {values.shape}; it must have one dimension")
+        values = _arrays.vector(rewards, "rewards")
         ids, out = _group_ids(prompts, len(values), self._numbers, "prompts"), np.empty(len(values))
-        check(_abi.lib.cgrpo_history_update(self._handle, ids, values, len(values), out))
+        check(lib.cgrpo_history_update(self._handle, ids, values, len(values), out))
         return _arrays.given_back(out, rewards)
 
 
+@documented(ChunkLossOptions)
 @not_compiled
 def chunk_loss(
-    new_log_probs: ArrayLike,
+    new_log_probs: A,
     old_log_probs: ArrayLike,
     advantages: ArrayLike,
     plan: ChunkPlan,
     *,
-    clip: Union[float, tuple[float, float], None] = None,
-    selection: Any = None,
-    kl: float = 0.0,
-    surrogate: str = "clipped",
-    ratio_cap: float = math.inf,
-    dual_clip: float = math.inf,
-    kl_estimator: str = "k3",
-    kl_level: str = "chunk",
-    reference_log_probs: Optional[ArrayLike] = None,
-    average: str = "chunk",
-    normaliser: Optional[float] = None,
-    mask: Optional[ArrayLike] = None,
-    weights: Optional[ArrayLike] = None,
     ratio_bias: Optional[ArrayLike] = None,
-    ratio_scale: Optional[ArrayLike] = None,
-    divergence: Optional[ArrayLike] = None,
-    divergence_threshold: float = 1e-5,
-) -> ChunkLoss:
+    **options: Unpack[ChunkLossKeywords],
+) -> ChunkLoss[A]:
     """The chunk objective and its gradient, in float64. A step is one of sampling, a token, an action or a frame.
 
         r_t   = scale_t (l_t_new - l_t_old + bias_t)
@@ -236,62 +205,43 @@ def chunk_loss(
     divergence_threshold  >= 0
     """
     plan = plan if isinstance(plan, ChunkPlan) else ChunkPlan(plan)
-    new = _arrays.double_matrix(new_log_probs, "new_log_probs")
-    old = _arrays.doubles(old_log_probs, "old_log_probs", new.shape)
-    batch, steps = new.shape
+    new_rows = _arrays.matrix(new_log_probs, "new_log_probs")
+    batch, steps = shape = new_rows.shape
+    old = _arrays.doubles(old_log_probs, "old_log_probs", shape)
     advantage = _arrays.doubles(advantages, "advantages", (batch,))
-    options = _abi.new(_abi.ChunkLossOptions)
-    if clip is not None:
-        options.clip_low, options.clip_high = clip_range(clip)
-    options.surrogate = _arrays.choice(surrogate, _abi.SURROGATE, "surrogate")
-    options.ratio_cap = _arrays.real(ratio_cap, "ratio_cap")
-    options.dual_clip = _arrays.real(dual_clip, "dual_clip")
-    options.kl = _arrays.real(kl, "kl")
-    options.kl_estimator = _arrays.choice(kl_estimator, _abi.KL_ESTIMATOR, "kl_estimator")
-    options.kl_level = _arrays.choice(kl_level, _abi.KL_LEVEL, "kl_level")
-    options.average = _arrays.choice(average, _abi.AVERAGE, "average")
-    if normaliser is not None:
-        options.normaliser = _arrays.real(normaliser, "normaliser")
-        if options.normaliser == 0:  # which stands for none in the library
-            raise InvalidArgument("normaliser is 0; it must be positive")
-    options.divergence_threshold = _arrays.real(divergence_threshold, "divergence_threshold")
-    if selection is not None:
-        _arrays.point(options, "selection", selection_mask(selection, batch, len(plan)))
-    if mask is not None:
-        present = _arrays.doubles(mask, "mask", new.shape) != 0
-        _arrays.point(options, "mask", present.astype(np.uint8))
-    for name, value in (
-        ("reference_log_probs", reference_log_probs),
-        ("ratio_bias", ratio_bias),
-        ("divergence", divergence),
-    ):
-        if value is not None:
-            _arrays.point(options, name, _arrays.doubles(value, name, new.shape))
-    if ratio_scale is not None:
-        _arrays.point(options, "ratio_scale", _arrays.doubles(ratio_scale, "ratio_scale", (steps,)))
-    if weights is not None:
-        given = _arrays.doubles(weights, "weights")
-        if given.shape not in ((len(plan),), (batch, len(plan))):
-            raise InvalidArgument(f"weights has shape {given.shape}; it must be {(len(plan),)} or {(batch, len(plan))}")
-        _arrays.point(options, "weights", given)
-        options.weights_per_sample = given.ndim - 1
-    loss, stats = ctypes.c_double(), _abi.new(_abi.ChunkStats)
-    grad, ratios = np.empty((batch, steps)), np.empty((batch, len(plan)))
-    grad_bias = None if ratio_bias is None else np.empty((batch, steps))
-    _arrays.point(options, "grad_ratio_bias", grad_bias)
-    check(
-        _abi.lib.cgrpo_chunk_loss(
-            *(new, old, advantage, batch, steps, plan.sizes, len(plan)),
-            *(ctypes.byref(options), ctypes.byref(loss), grad, ratios, ctypes.byref(stats)),
-        )
-    )
+    struct = _chunk_loss_options({"ratio_bias": ratio_bias, **options}, plan, batch, steps)
+    grad, ratios = np.empty(shape), np.empty((batch, len(plan)))
+    grad_bias = None if ratio_bias is None else np.empty(shape)
+    if grad_bias is not None:
+        _arrays.point(struct, "grad_ratio_bias", grad_bias)
+    loss, stats = ctypes.c_double(), new(ChunkStatsStruct)
+    rows = new_rows, old, advantage, batch, steps, plan.sizes, len(plan)
+    check(lib.cgrpo_chunk_loss(*rows, struct, byref(loss), grad, ratios, stats))
     return ChunkLoss(
         loss.value,
         _arrays.given_back(grad, new_log_probs),
         _arrays.given_back(ratios, new_log_probs),
-        ChunkStats._of(stats),
+        record(stats),
         None if grad_bias is None else _arrays.given_back(grad_bias, new_log_probs),
     )
+
+
+def _chunk_loss_options(given: dict[str, Any], plan: ChunkPlan, batch: int, steps: int) -> Any:
+    if given.get("selection") is not None:
+        given["selection"] = selection_mask(given["selection"], batch, len(plan))
+    if given.get("mask") is not None:
+        given["mask"] = _arrays.doubles(given["mask"], "mask", (batch, steps)) != 0
+    shapes: dict[str, Any] = {name: (batch, steps) for name in ("reference_log_probs", "ratio_bias", "divergence")}
+    shapes["ratio_scale"] = (steps,)
+    weights = given.get("weights")
+    if weights is not None:
+        given["weights"] = weights = _arrays.doubles(weights, "weights")
+        each = (len(plan),), (batch, len(plan))
+        if weights.shape not in each:
+            raise InvalidArgument(f"weights has shape {weights.shape}; it must be {each[0]} or {each[1]}")
+    struct = fill(ChunkLossOptions, given, "chunk_loss", shapes=shapes, positive=["normaliser"])
+    struct.weights_per_sample = weights is not None and weights.ndim == 2
+    return struct
 
 
 def gcpo_weights(plan: ChunkPlan) -> NDArray[np.float64]:
@@ -299,7 +249,7 @@ def gcpo_weights(plan: ChunkPlan) -> NDArray[np.float64]:
     for a first chunk of one step, where GCPO divides by zero."""
     plan = plan if isinstance(plan, ChunkPlan) else ChunkPlan(plan)
     weights = np.empty(len(plan))
-    check(_abi.lib.cgrpo_gcpo_weights(plan.sizes, len(plan), weights))
+    check(lib.cgrpo_gcpo_weights(plan.sizes, len(plan), weights))
     return weights
 
 
@@ -308,15 +258,5 @@ def tempflow_weights(plan: ChunkPlan, sampler: Sampler) -> NDArray[np.float64]:
     `chunk_loss`'s weights (TempFlow-GRPO, arXiv 2508.04324, with chunks of one step)."""
     plan = plan if isinstance(plan, ChunkPlan) else ChunkPlan(plan)
     weights = np.empty(len(plan))
-    check(_abi.lib.cgrpo_tempflow_weights(sampler._handle, plan.sizes, len(plan), weights))
+    check(lib.cgrpo_tempflow_weights(sampler._handle, plan.sizes, len(plan), weights))
     return weights
-
-
-def clip_range(clip: Any) -> tuple[float, float]:
-    """(low, high) from a pair, or from one number for both."""
-    if isinstance(clip, (tuple, list)):
-        if len(clip) != 2:
-            raise InvalidArgument(f"clip has {len(clip)} numbers; it must be one number or (low, high)")
-        return _arrays.real(clip[0], "clip[0]"), _arrays.real(clip[1], "clip[1]")
-    both = _arrays.real(clip, "clip")
-    return both, both

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from . import _abi, _arrays
+from ._library import lib
+from ._scalars import int32
 from .errors import check
 
 
@@ -14,12 +15,12 @@ def set_thread_limit(limit: int) -> None:
     call, then sleep. A call that finds the pool taken runs on its own thread, so that the workers of a data loader or a
     server do not take more threads than one. Results never depend on any of this.
     """
-    check(_abi.lib.cgrpo_set_thread_limit(_arrays.thread_count(limit, "limit")))
+    check(lib.cgrpo_set_thread_limit(int32(limit, "limit")))
 
 
 def instruction_set() -> str:
     """ "baseline", "avx2" or "avx512": the widest vectors that the processor and the build of the library have, or less
-    where the environment variable CHUNKGRPO_SIMD names it. Results are the same bits with any, but for those of `Trainer`,
-    which are others with "baseline"."""
-    name: bytes = _abi.lib.cgrpo_instruction_set()
+    where the environment variable CHUNKGRPO_SIMD names it. Results are the same bits with any, but for those of
+    `Trainer`, which are others with "baseline"."""
+    name: bytes = lib.cgrpo_instruction_set()
     return name.decode()

@@ -4,19 +4,38 @@ from __future__ import annotations
 
 import ctypes
 from ctypes import byref
-from typing import Any, Optional
+from functools import partial
+from typing import TYPE_CHECKING, Any, NamedTuple, Optional, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import _abi, _arrays, _quick
-from ._arrays import AnyArray, Borrowed
+from . import _arrays
+from ._arrays import A, AnyArray, Borrowed
 from ._frameworks import not_compiled
+from ._generated import Dynamics, SamplerKeywords, SamplerOptions, StepExtras
 from ._handle import Handle
+from ._library import lib, new
+from ._options import changed, documented, fill, read
+from ._scalars import integer, real
 from .errors import check
-from .noise import Source
+from .noise import source
 from .schedule import Schedule
 from .trajectory import Trajectory, VelocityFunction
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+
+class Coefficients(NamedTuple):
+    """Of one step x' = a x + b v + c h + s e, with h the image that the step before predicted."""
+
+    a: float
+    b: float
+    s: float
+    c: float
+    """0 but for second-order steps."""
+
 
 class Sampler:
     """An immutable sampler over one schedule; threads may share it.
@@ -28,14 +47,14 @@ class Sampler:
     log_prob   "gaussian": -|x' - m|^2 / (2 D s^2) - ln s - ln(2 pi)/2; "squared_error": -mean (x' - m)^2, which is
                what Flow-GRPO and Flow-Factory use with CPS. Both are means over the D elements of a sample
     last_step  "as_others" (Flow-GRPO), or "ode": the last step takes no noise (GCPO, DanceGRPO)
-    threads    0 = one a core; the results are the same for any number
+    threads    0 = one per core; the results are the same for any number
     etas       (T,) instead of eta
     window     the steps that take `dynamics`, in rising order (see SDEWindow); None = all
     outside    what the other steps take: "ode" or "dpm_ode"
     after      what those after the window's last step take; None = outside. MixGRPO-Flash: "dpm_ode"
     dpm_order  1 or 2, of DPM-Solver++; the first and the last step are of order 1
 
-    Latents, velocities and noise are arrays (B, ...) of float32, float64, float16 or bfloat16, of one type a call, of
+    Latents, velocities and noise are arrays (B, ...) of float32, float64, float16 or bfloat16, of one type per call, of
     numpy, PyTorch, JAX, MLX, CuPy or another framework that exports DLPack. Those on the CPU are not copied where the
     sizes after the batch are contiguous. Results are of the framework and on the device of the latents;
     log-probabilities are float64 (float32 in JAX without x64). No gradient passes through these functions, and tensors
@@ -44,75 +63,62 @@ class Sampler:
     Raises InvalidArgument for options out of bounds.
     """
 
+    @documented(SamplerOptions)
     def __init__(
-        self,
-        schedule: Schedule,
-        dynamics: str = "flow_sde",
-        eta: float = 0.7,
-        *,
-        log_prob: str = "gaussian",
-        last_step: str = "as_others",
-        threads: int = 1,
-        etas: Optional[ArrayLike] = None,
-        window: Optional[ArrayLike] = None,
-        outside: str = "ode",
-        after: Optional[str] = None,
-        dpm_order: int = 2,
+        self, schedule: Schedule, dynamics: Dynamics = "flow_sde", eta: float = 0.7, **options: Unpack[SamplerKeywords]
     ) -> None:
-        self._handle = Handle(_abi.lib.cgrpo_sampler_destroy)
+        self._handle = Handle(lib.cgrpo_sampler_destroy)
         if not isinstance(schedule, Schedule):
             schedule = Schedule(schedule)
-        options = _abi.new(_abi.SamplerOptions)
-        options.dynamics = _arrays.choice(dynamics, _abi.DYNAMICS, "dynamics")
-        options.eta = _arrays.real(eta, "eta")
-        options.log_prob_form = _arrays.choice(log_prob, _abi.LOG_PROB_FORM, "log_prob")
-        options.last_step = _arrays.choice(last_step, _abi.LAST_STEP, "last_step")
-        options.threads = _arrays.thread_count(threads)
-        options.outside = _arrays.choice(outside, _abi.DYNAMICS, "outside")
-        options.after = 0 if after is None else _arrays.choice(after, _abi.DYNAMICS, "after")
-        options.dpm_order = _arrays.integer(dpm_order, "dpm_order", -(2**31), 2**31 - 1)
-        if etas is not None:
-            _arrays.point(options, "etas", _arrays.doubles(etas, "etas", (schedule.steps,)))
-        if window is not None:
-            steps = _arrays.int64s(window, "window")
-            _arrays.point(options, "window", steps if steps.size else np.zeros(1, np.int64))
-            options.window_count = steps.size
+        given = {"dynamics": dynamics, "eta": eta, **options}
+        struct = fill(SamplerOptions, given, "Sampler", shapes={"etas": (schedule.steps,)})
         sigmas = schedule.sigmas
-        check(_abi.lib.cgrpo_sampler_create(sigmas, len(sigmas), byref(options), self._handle.slot()))
+        check(lib.cgrpo_sampler_create(sigmas, len(sigmas), struct, self._handle.slot()))
         self.schedule = schedule
         self.dynamics = dynamics
-        self.eta = float(options.eta)
+        self.eta = float(struct.eta)
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """What the sampler was made of: `Sampler(sampler.schedule, **sampler.options)` is its equal. Copies and pickles
+        are made so."""
+        return self._options(read)
+
+    def _options(self, reader: Any) -> dict[str, Any]:
+        struct = new(SamplerOptions)
+        check(lib.cgrpo_sampler_info(self._handle, struct, None, None))
+        options: dict[str, Any] = reader(struct, {"etas": self.schedule.steps})
+        return options
+
+    def __reduce__(self) -> Any:
+        return partial(Sampler, self.schedule, **self.options), ()
 
     def __repr__(self) -> str:
-        return f"Sampler({self.dynamics!r}, eta={self.eta}, steps={self.schedule.steps})"
+        others = self._options(changed)
+        others.pop("dynamics", None)
+        shown = {"eta": self.eta, "steps": self.schedule.steps, **others}
+        return f"Sampler({self.dynamics!r}, {', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
-    def coefficients(self, k: int) -> tuple[float, float, float]:
-        """(a, b, s) of step k = 0 ... T - 1."""
-        a, b, s, _ = self._coefficients(k)
-        return a, b, s
-
-    def history_coefficient(self, k: int) -> float:
-        """c of step k: 0 but for second-order steps, which add c times the image that the step before predicted."""
-        return self._coefficients(k)[3]
-
-    def _coefficients(self, k: int) -> tuple[float, ...]:
+    def coefficients(self, step: int) -> Coefficients:
+        """(a, b, s, c) of step 0 ... T - 1."""
         numbers = [ctypes.c_double() for _ in range(4)]
-        check(_abi.lib.cgrpo_sampler_coefficients(self._handle, _step(k), *map(byref, numbers)))
-        return tuple(number.value for number in numbers)
+        check(lib.cgrpo_sampler_coefficients(self._handle, integer(step, "step"), *map(byref, numbers)))
+        return Coefficients(*(number.value for number in numbers))
 
     @property
     def stochastic_steps(self) -> list[int]:
         """The steps with noise among the S trained ones: those that have a log-probability."""
-        return [k for k in range(self.schedule.steps - 1) if self._coefficients(k)[2] > 0]
+        return [step for step in range(self.schedule.steps - 1) if self.coefficients(step).s > 0]
 
     # ------------------------------------------------------------------------------------------------------------------
     # One step
 
+    @not_compiled
     def step(
         self,
-        k: int,
-        x: AnyArray,
-        v: AnyArray,
+        step: int,
+        latents: A,
+        velocity: AnyArray,
         *,
         noise: Optional[AnyArray] = None,
         seed: Optional[int] = None,
@@ -120,128 +126,123 @@ class Sampler:
         unconditional: Optional[AnyArray] = None,
         guidance: float = 1.0,
         previous_image: Optional[AnyArray] = None,
-    ) -> tuple[AnyArray, AnyArray]:
-        """Step k from latents x with velocity v, both (B, ...): (x', log-probabilities (B,)).
+    ) -> tuple[A, A]:
+        """One step from latents with a velocity, both (B, ...): (the next latents, log-probabilities (B,)).
 
-        noise       like x: the e that is added; or
+        step        0 ... T - 1
+        noise       like the latents: the e that is added; or
         seed        0 ... 2^64 - 1: the library's noise for this step. One of the two, unless the step has s = 0
         sample_ids  (B,) integers, with a seed; None = 0 ... B - 1
         unconditional, guidance  classifier-free guidance in the step: the velocity is u + guidance (v - u), u like v
-        previous_image  like x: `predicted_image` of the step before, for second-order steps
+        previous_image  like the latents: `predicted_image` of the step before, for second-order steps
 
-        The log-probability is taken from x' as it is stored, and is 0 for a deterministic step.
+        The log-probability is taken from the next latents as they are stored, and is 0 for a deterministic step.
         """
-        plain = unconditional is None and previous_image is None and type(guidance) is float and guidance == 1
-        if plain and sample_ids is None:
-            quick = _quick.step(self._handle, k, x, v, noise, seed)
-            if quick is not None:
-                return quick
-        return self._step(k, x, v, noise, seed, sample_ids, unconditional, guidance, previous_image)
-
-    @not_compiled
-    def _step(
-        self, k: int, x: Any, v: Any, noise: Any, seed: Any, sample_ids: Any, u: Any, guidance: Any, image: Any
-    ) -> tuple[AnyArray, AnyArray]:
-        start = _arrays.borrow(x, "x")
-        velocity = _arrays.borrow_like(v, start, "v", "x")
-        given = None if noise is None else _arrays.borrow_like(noise, start, "noise", "x")
-        batch = start.shape[0]
-        source = Source(batch, given, seed, sample_ids)
-        next_x, log_prob = start.new(), start.new_doubles((batch,))
-        check(
-            _abi.lib.cgrpo_step_with_extras(
-                *(self._handle, _step(k), start.pointer(), velocity.pointer()),
-                byref(_extras(start, u, guidance, image)),
-                *(source.pointer(), next_x.pointer(), log_prob.array, None),
-            )
+        x, v = _pair(latents, velocity)
+        given = None if noise is None else _arrays.borrow_like(noise, x, "noise", "latents")
+        origin = source(len(x.array), given, seed, sample_ids)
+        extras = _extras(x, unconditional, guidance, previous_image)
+        out, log_prob, number = x.new(), np.empty(len(x.array)), integer(step, "step")
+        taken = lib.cgrpo_step(
+            self._handle, number, x.tensor(), v.tensor(), extras, origin, out.tensor(), log_prob, None
         )
-        return next_x.result(), log_prob.result()
+        check(taken)
+        return out.result(), x.give(log_prob)
 
     @not_compiled
     def predicted_image(
-        self, k: int, x: AnyArray, v: AnyArray, *, unconditional: Optional[AnyArray] = None, guidance: float = 1.0
-    ) -> AnyArray:
-        """x - sigma_k v, like x: the image that step k predicts from latents x with velocity v."""
-        start = _arrays.borrow(x, "x")
-        velocity = _arrays.borrow_like(v, start, "v", "x")
-        image = start.new()
-        extras = _extras(start, unconditional, guidance, None)
-        check(
-            _abi.lib.cgrpo_predicted_image(
-                *(self._handle, _step(k), start.pointer(), velocity.pointer(), byref(extras), image.pointer())
-            )
-        )
-        return image.result()
+        self,
+        step: int,
+        latents: A,
+        velocity: AnyArray,
+        *,
+        unconditional: Optional[AnyArray] = None,
+        guidance: float = 1.0,
+    ) -> A:
+        """x - sigma v, like the latents: the image that a step predicts from latents x with velocity v."""
+        x, v = _pair(latents, velocity)
+        image, extras, number = x.new(), _extras(x, unconditional, guidance, None), integer(step, "step")
+        check(lib.cgrpo_predicted_image(self._handle, number, x.tensor(), v.tensor(), extras, image.tensor()))
+        result: A = image.result()
+        return result
 
+    @not_compiled
     def log_prob(
         self,
-        k: int,
-        x: AnyArray,
-        v: AnyArray,
-        next_x: AnyArray,
+        step: int,
+        latents: A,
+        velocity: AnyArray,
+        next_latents: AnyArray,
         *,
         unconditional: Optional[AnyArray] = None,
         guidance: float = 1.0,
         previous_image: Optional[AnyArray] = None,
-    ) -> AnyArray:
-        """Log-probability (B,) of step k going from x to next_x under velocity v; all (B, ...). The rest as in `step`.
+    ) -> A:
+        """Log-probability (B,) of a step from latents to next_latents under a velocity; all (B, ...). The rest as in
+        `step`.
 
         Raises InvalidArgument where s = 0: a deterministic step has no density.
         """
-        if unconditional is None and previous_image is None and type(guidance) is float and guidance == 1:
-            quick = _quick.log_prob(self._handle, k, x, v, next_x)
-            if quick is not None:
-                return quick
-        return self._log_prob(k, x, v, next_x, unconditional, guidance, previous_image)
+        x, v = _pair(latents, velocity)
+        end = _arrays.borrow_like(next_latents, x, "next_latents", "latents")
+        extras = _extras(x, unconditional, guidance, previous_image)
+        log_prob, number = np.empty(len(x.array)), integer(step, "step")
+        check(lib.cgrpo_log_prob(self._handle, number, x.tensor(), v.tensor(), extras, end.tensor(), log_prob))
+        result: A = x.give(log_prob)
+        return result
 
-    @not_compiled
-    def _log_prob(self, k: int, x: Any, v: Any, next_x: Any, u: Any, guidance: Any, image: Any) -> Any:
-        start, velocity, end = _transition(x, v, next_x)
-        log_prob = start.new_doubles((start.shape[0],))
-        check(
-            _abi.lib.cgrpo_log_prob_with_extras(
-                *(self._handle, _step(k), start.pointer(), velocity.pointer()),
-                byref(_extras(start, u, guidance, image)),
-                *(end.pointer(), log_prob.array),
-            )
-        )
-        return log_prob.result()
-
+    @overload
     def log_prob_vjp(
         self,
-        k: int,
-        x: AnyArray,
-        v: AnyArray,
-        next_x: AnyArray,
+        step: int,
+        latents: A,
+        velocity: AnyArray,
+        next_latents: AnyArray,
+        grad_log_prob: ArrayLike,
+        *,
+        unconditional: None = None,
+        guidance: float = 1.0,
+        previous_image: Optional[AnyArray] = None,
+    ) -> A: ...
+
+    @overload
+    def log_prob_vjp(
+        self,
+        step: int,
+        latents: A,
+        velocity: AnyArray,
+        next_latents: AnyArray,
+        grad_log_prob: ArrayLike,
+        *,
+        unconditional: AnyArray,
+        guidance: float = 1.0,
+        previous_image: Optional[AnyArray] = None,
+    ) -> tuple[A, A]: ...
+
+    @not_compiled
+    def log_prob_vjp(
+        self,
+        step: int,
+        latents: Any,
+        velocity: AnyArray,
+        next_latents: AnyArray,
         grad_log_prob: ArrayLike,
         *,
         unconditional: Optional[AnyArray] = None,
         guidance: float = 1.0,
         previous_image: Optional[AnyArray] = None,
     ) -> Any:
-        """Vector-Jacobian product of `log_prob`: grad_log_prob (B,) times d log_prob / dv, like v. With
-        `unconditional`, a pair: the gradients of v and of the unconditional velocity."""
-        if unconditional is None and previous_image is None and type(guidance) is float and guidance == 1:
-            quick = _quick.log_prob_vjp(self._handle, k, x, v, next_x, grad_log_prob)
-            if quick is not None:
-                return quick
-        return self._log_prob_vjp(k, x, v, next_x, grad_log_prob, unconditional, guidance, previous_image)
-
-    @not_compiled
-    def _log_prob_vjp(
-        self, k: int, x: Any, v: Any, next_x: Any, upstream: Any, u: Any, guidance: Any, image: Any
-    ) -> Any:
-        start, velocity, end = _transition(x, v, next_x)
-        grad = _arrays.doubles(upstream, "grad_log_prob", start.shape[:1])
-        grad_v, grad_u = velocity.new(), None if u is None else velocity.new()
-        check(
-            _abi.lib.cgrpo_log_prob_vjp_with_extras(
-                *(self._handle, _step(k), start.pointer(), velocity.pointer()),
-                byref(_extras(start, u, guidance, image)),
-                *(end.pointer(), grad, grad_v.pointer(), None if grad_u is None else grad_u.pointer(), None),
-            )
-        )
-        return grad_v.result() if grad_u is None else (grad_v.result(), grad_u.result())
+        """Vector-Jacobian product of `log_prob`: grad_log_prob (B,) times d log_prob / d velocity, like the velocity.
+        With `unconditional`, a pair: the gradients of the velocity and of the unconditional one."""
+        x, v = _pair(latents, velocity)
+        end = _arrays.borrow_like(next_latents, x, "next_latents", "latents")
+        upstream = _arrays.doubles(grad_log_prob, "grad_log_prob", x.array.shape[:1])
+        extras = _extras(x, unconditional, guidance, previous_image)
+        grad, grad_u = v.new(), None if unconditional is None else v.new()
+        out = grad.tensor(), None if grad_u is None else grad_u.tensor()
+        at = x.tensor(), v.tensor(), extras, end.tensor()
+        check(lib.cgrpo_log_prob_vjp(self._handle, integer(step, "step"), *at, upstream, *out, None))
+        return grad.result() if grad_u is None else (grad.result(), grad_u.result())
 
     # ------------------------------------------------------------------------------------------------------------------
     # Whole trajectories
@@ -249,14 +250,14 @@ class Sampler:
     @not_compiled
     def begin(
         self,
-        x_init: AnyArray,
+        x_init: A,
         *,
         seed: Optional[int] = None,
         sample_ids: Optional[ArrayLike] = None,
         noise: Optional[AnyArray] = None,
         position: int = 0,
         previous_image: Optional[AnyArray] = None,
-    ) -> Trajectory:
+    ) -> Trajectory[A]:
         """A trajectory to be taken step by step or chunk by chunk with `Trajectory.advance`.
 
         x_init      latents (B, ...) that step `position` takes; copied
@@ -265,80 +266,65 @@ class Sampler:
         position    0 ... T: later than 0 to go on with a rollout that began elsewhere
         previous_image  like x_init: `Trajectory.previous_image` of that rollout; only second-order steps need it
         """
-        return Trajectory(
-            self,
-            x_init,
-            seed=seed,
-            sample_ids=sample_ids,
-            noise=noise,
-            position=position,
-            previous_image=previous_image,
-        )
+        return Trajectory(self, x_init, seed, sample_ids, noise, position, previous_image)
 
     def rollout(
         self,
-        velocity: VelocityFunction,
-        x_init: AnyArray,
+        velocity: VelocityFunction[A],
+        x_init: A,
         *,
         seed: Optional[int] = None,
         sample_ids: Optional[ArrayLike] = None,
         noise: Optional[AnyArray] = None,
-    ) -> Trajectory:
-        """All T steps from x_init. `velocity(x, sigma, step)` is the model; see `Trajectory.advance`."""
+    ) -> Trajectory[A]:
+        """All T steps from x_init. `velocity(latents, sigma, step)` is the model; see `Trajectory.advance`."""
         trajectory = self.begin(x_init, seed=seed, sample_ids=sample_ids, noise=noise)
         trajectory.advance(velocity)
         return trajectory
 
     @not_compiled
-    def log_probs(self, latents: AnyArray, velocities: AnyArray, first_step: int = 0) -> AnyArray:
+    def log_probs(self, latents: A, velocities: AnyArray, first_step: int = 0) -> A:
         """Log-probabilities (B, n) of the steps first_step ... first_step + n - 1.
 
         latents     (B, n + 1, ...), or more steps, of which the first n + 1 count: `Trajectory.latents` will do
         velocities  (B, n, ...): the policy to be judged, at these latents
         """
         x, v = _arrays.borrow_trajectories(latents, velocities)
-        log_probs = x.new_doubles(v.shape[:2])
-        check(
-            _abi.lib.cgrpo_trajectory_log_probs(
-                self._handle, _step(first_step, "first_step"), x.pointer(2), v.pointer(2), log_probs.array
-            )
-        )
-        return log_probs.result()
+        out, first = np.empty(v.shape[:2]), integer(first_step, "first_step")
+        check(lib.cgrpo_trajectory_log_probs(self._handle, first, x.tensor(2), v.tensor(2), out))
+        result: A = x.give(out)
+        return result
 
     @not_compiled
-    def log_probs_vjp(
-        self, latents: AnyArray, velocities: AnyArray, grad_log_probs: ArrayLike, first_step: int = 0
-    ) -> AnyArray:
+    def log_probs_vjp(self, latents: AnyArray, velocities: A, grad_log_probs: ArrayLike, first_step: int = 0) -> A:
         """Vector-Jacobian product of `log_probs`: grad_log_probs (B, n) to gradients like velocities (B, n, ...).
 
         Steps whose gradient is zero (chunk not selected, or clipped) cost nothing but the zeros.
         """
         x, v = _arrays.borrow_trajectories(latents, velocities)
-        grad = _arrays.doubles(grad_log_probs, "grad_log_probs", v.shape[:2])
-        grad_v = v.new()
-        check(
-            _abi.lib.cgrpo_trajectory_log_probs_vjp(
-                *(self._handle, _step(first_step, "first_step"), x.pointer(2), v.pointer(2), grad, grad_v.pointer(2))
-            )
-        )
-        return grad_v.result()
+        upstream = _arrays.doubles(grad_log_probs, "grad_log_probs", v.shape[:2])
+        grad, first = v.new(), integer(first_step, "first_step")
+        at = x.tensor(2), v.tensor(2), upstream, grad.tensor(2)
+        check(lib.cgrpo_trajectory_log_probs_vjp(self._handle, first, *at))
+        result: A = grad.result()
+        return result
 
 
-def _transition(x: Any, v: Any, next_x: Any) -> tuple[Borrowed, Borrowed, Borrowed]:
-    start = _arrays.borrow(x, "x")
-    return start, _arrays.borrow_like(v, start, "v", "x"), _arrays.borrow_like(next_x, start, "next_x", "x")
+def _pair(latents: Any, velocity: Any) -> tuple[Borrowed, Borrowed]:
+    x = _arrays.borrow(latents, "latents")
+    return x, _arrays.borrow_like(velocity, x, "velocity", "latents")
 
 
 def _extras(x: Borrowed, unconditional: Any, guidance: Any, previous_image: Any) -> Any:
-    extras = _abi.new(_abi.StepExtras)
-    extras.guidance = _arrays.real(guidance, "guidance")
+    """For an argument of type `const cgrpo_step_extras *`."""
+    factor = real(guidance, "guidance")
+    if unconditional is None and previous_image is None and factor == 1:
+        return None
+    extras = new(StepExtras)
+    extras.guidance = factor
+    extras.borrowed = []  # what has to live as long
     for field, value in (("unconditional", unconditional), ("previous_image", previous_image)):
         if value is not None:
-            tensor = _arrays.borrow_like(value, x, field, "x").tensor()
-            setattr(extras, field, ctypes.pointer(tensor))
-            setattr(extras, "_tensor_of_" + field, tensor)  # alive as long as the struct
+            extras.borrowed.append(_arrays.borrow_like(value, x, field, "latents"))
+            setattr(extras, field, ctypes.pointer(extras.borrowed[-1].tensor()))
     return extras
-
-
-def _step(value: Any, name: str = "k") -> int:
-    return _arrays.integer(value, name)

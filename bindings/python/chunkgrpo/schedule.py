@@ -3,15 +3,21 @@
 from __future__ import annotations
 
 import ctypes
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from . import _abi
-from ._arrays import choice, doubles, empty, integer, real
+from ._arrays import empty, vector
+from ._generated import DYNAMICS, SCHEDULE_SHIFT, SamplerOptions, ScheduleKeywords, ScheduleOptions
 from ._handle import Handle
+from ._library import lib, new
+from ._options import documented, fill
+from ._scalars import integer, real
 from .errors import InvalidArgument, check
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
 
 
 class Schedule:
@@ -22,9 +28,7 @@ class Schedule:
     """
 
     def __init__(self, sigmas: ArrayLike) -> None:
-        values = doubles(sigmas, "sigmas").copy()
-        if values.ndim != 1:
-            raise InvalidArgument(f"sigmas has shape {values.shape}; it must have one dimension")
+        values = vector(sigmas, "sigmas").copy()
         _check(values)
         values.flags.writeable = False
         self._sigmas = values
@@ -32,29 +36,16 @@ class Schedule:
     @classmethod
     def linear(cls, steps: int) -> Schedule:
         """sigma_k = 1 - k/steps."""
-        sigmas = _room(steps)
-        check(_abi.lib.cgrpo_schedule_linear(len(sigmas) - 1, sigmas))
-        return cls(sigmas)
+        return cls.make(steps)
 
     @classmethod
     def shifted(cls, steps: int, shift: float) -> Schedule:
         """shift t / (1 + (shift - 1) t) with t linear; shift > 0. SD3 and GCPO use 3."""
-        sigmas = _room(steps)
-        check(_abi.lib.cgrpo_schedule_shifted(len(sigmas) - 1, real(shift, "shift"), sigmas))
-        return cls(sigmas)
+        return cls.make(steps, shift=shift)
 
     @classmethod
-    def make(
-        cls,
-        steps: int,
-        *,
-        base: str = "linear",
-        shift: float = 1.0,
-        mu: Optional[float] = None,
-        shift_kind: str = "static",
-        terminal: Optional[float] = None,
-        spacing: str = "shifted",
-    ) -> Schedule:
+    @documented(ScheduleOptions)
+    def make(cls, steps: int, *, mu: Optional[float] = None, **options: Unpack[ScheduleKeywords]) -> Schedule:
         """Any schedule of diffusers' FlowMatchEulerDiscreteScheduler (0.42): base points, shift, terminal stretch,
         spacing, a final 0.
 
@@ -67,21 +58,13 @@ class Schedule:
         terminal    None, or the value in (0, 1) that the last sigma before the final 0 is stretched to
         spacing     "shifted", "karras" (rho 7), "exponential" or "beta" (quantiles of Beta(0.6, 0.6))
         """
-        options = _abi.new(_abi.ScheduleOptions)
-        options.base = choice(base, _abi.SCHEDULE_BASE, "base")
-        options.shift_kind = choice(shift_kind, _abi.SCHEDULE_SHIFT, "shift_kind")
-        options.spacing = choice(spacing, _abi.SCHEDULE_SPACING, "spacing")
-        options.shift = real(shift, "shift")
-        if (mu is None) != (shift_kind == "static"):
+        struct = fill(ScheduleOptions, {**options}, "Schedule.make", positive=["terminal"])
+        if (mu is None) != (struct.shift_kind == SCHEDULE_SHIFT["static"]):
             raise InvalidArgument(f"mu is {mu}; the shift kinds exponential and linear need it, static has none")
         if mu is not None:
-            options.mu = real(mu, "mu")
-        if terminal is not None:
-            options.terminal = real(terminal, "terminal")
-            if options.terminal == 0:
-                raise InvalidArgument("terminal is 0; it must be in (0, 1), or None")
+            struct.mu = real(mu, "mu")
         sigmas = _room(steps)
-        check(_abi.lib.cgrpo_schedule_make(len(sigmas) - 1, ctypes.byref(options), sigmas))
+        check(lib.cgrpo_schedule_make(len(sigmas) - 1, struct, sigmas))
         return cls(sigmas)
 
     @classmethod
@@ -100,7 +83,7 @@ class Schedule:
         """
         sigmas, count = _room(steps), ctypes.c_int64()
         numbers = (len(sigmas) - 1, real(shift, "shift"), integer(kept, "kept"), real(ratio, "ratio"))
-        check(_abi.lib.cgrpo_schedule_flash(*numbers, sigmas, len(sigmas), ctypes.byref(count)))
+        check(lib.cgrpo_schedule_flash(*numbers, sigmas, len(sigmas), ctypes.byref(count)))
         return cls(sigmas[: count.value])
 
     def timesteps(self, scale: float = 1000.0, *, truncated: bool = False) -> NDArray[np.float64]:
@@ -108,7 +91,7 @@ class Schedule:
         DanceGRPO and MixGRPO feed their model while the step itself uses sigma."""
         out = np.empty(self.steps)
         numbers = (self._sigmas, len(self._sigmas), real(scale, "scale"), int(bool(truncated)))
-        check(_abi.lib.cgrpo_timesteps(*numbers, out))
+        check(lib.cgrpo_timesteps(*numbers, out))
         return out
 
     @property
@@ -130,6 +113,9 @@ class Schedule:
     def __hash__(self) -> int:
         return hash(self._sigmas.tobytes())
 
+    def __reduce__(self) -> Any:
+        return Schedule, (np.array(self._sigmas),)
+
     def __repr__(self) -> str:
         return f"Schedule({np.array2string(self._sigmas, precision=4, threshold=8, separator=', ')})"
 
@@ -139,7 +125,7 @@ def flux_mu(pixels: float, base_shift: float = 0.5, max_shift: float = 1.15) -> 
     at 256 tokens to max_shift at 4,096."""
     mu = ctypes.c_double()
     numbers = real(pixels, "pixels"), real(base_shift, "base_shift"), real(max_shift, "max_shift")
-    check(_abi.lib.cgrpo_flux_mu(*numbers, ctypes.byref(mu)))
+    check(lib.cgrpo_flux_mu(*numbers, ctypes.byref(mu)))
     return mu.value
 
 
@@ -147,13 +133,13 @@ def _room(steps: Any) -> NDArray[np.float64]:
     """For steps + 1 sigmas. The library says what is wrong with a number of steps that is out of its bounds."""
     steps = integer(steps, "steps")
     if not 1 <= steps <= 1_000_000:
-        check(_abi.lib.cgrpo_schedule_linear(steps, np.empty(1)))
+        check(lib.cgrpo_schedule_make(steps, None, np.empty(1)))
     return empty((steps + 1,))
 
 
 def _check(sigmas: NDArray[np.float64]) -> None:
     """By the library's rules: those by which it makes a sampler."""
-    options = _abi.new(_abi.SamplerOptions)
-    options.dynamics = _abi.DYNAMICS["ode"]
-    sampler = Handle(_abi.lib.cgrpo_sampler_destroy)
-    check(_abi.lib.cgrpo_sampler_create(sigmas, len(sigmas), ctypes.byref(options), sampler.slot()))
+    options = new(SamplerOptions)
+    options.dynamics = DYNAMICS["ode"]
+    sampler = Handle(lib.cgrpo_sampler_destroy)
+    check(lib.cgrpo_sampler_create(sigmas, len(sigmas), options, sampler.slot()))

@@ -3,82 +3,73 @@
 from __future__ import annotations
 
 import ctypes
-from typing import TYPE_CHECKING, Any, Callable, Optional
+from typing import TYPE_CHECKING, Any, Callable, Generic, Optional
 
-import numpy as np
-from numpy.typing import ArrayLike
-
-from . import _abi, _arrays
-from ._arrays import AnyArray, Borrowed
+from . import _arrays
+from . import _generated as _structs
+from ._arrays import A, AnyArray, Borrowed
 from ._callbacks import Guard
 from ._frameworks import not_compiled
+from ._library import lib, new
+from ._scalars import function, int32, integer
 from .errors import InvalidArgument, WrongType, check
-from .noise import Source
+from .noise import source
 
 if TYPE_CHECKING:
     from .sampler import Sampler
 
-VelocityFunction = Callable[[Any, float, int], Any]
-"""velocity(x, sigma, step): the model's velocity, an array or array-like of x's shape. x is not to be written to."""
+VelocityFunction = Callable[[A, float, int], Any]
+"""velocity(latents, sigma, step): the model's velocity, an array or array-like of the latents' shape. The latents are
+not to be written to."""
 
 
-class Trajectory:
+class Trajectory(Generic[A]):
     """A rollout and its buffers; `Sampler.begin` and `Sampler.rollout` make it.
 
-    latents      (B, T + 1, ...), of the type of the initial latents: latents[:, k] before step k, latents[:, T] the
-                 images. In memory one step's batch follows the other's, so that latents[:, k] is contiguous.
-    log_probs    (B, S) float64, S = T - 1: of the trained steps under the policy that sampled
-    relative_l1  (B, S) float64: mean|x' - x| / (mean|x| + 1e-8)
-
-    previous_image  (B, ...) or None: what the step before `position` predicted, where there are second-order steps
-
-    They are arrays of the framework of the initial latents, on the same device. Those of numpy and tensors on the CPU
+    Its arrays are of the framework of the initial latents, on the same device. Those of numpy and tensors on the CPU
     are the buffers themselves; the others are copies. What lies beyond `position`, and what an earlier host has taken,
     is NaN.
     """
 
     def __init__(
-        self,
-        sampler: Sampler,
-        x_init: AnyArray,
-        *,
-        seed: Optional[int] = None,
-        sample_ids: Optional[ArrayLike] = None,
-        noise: Optional[AnyArray] = None,
-        position: int = 0,
-        previous_image: Optional[AnyArray] = None,
+        self, sampler: Sampler, x_init: A, seed: Any, sample_ids: Any, noise: Any, position: int, previous_image: Any
     ) -> None:
         first = _arrays.borrow(x_init, "x_init")
         batch, steps = first.shape[0], sampler.schedule.steps
         self.sampler = sampler
-        self._position = _arrays.integer(position, "position", 0, steps)
+        self._position = integer(position, "position", 0, steps)
         given = None if noise is None else _arrays.borrow(noise, "noise", 2)
         if given is not None:
             expected = (batch, steps, *first.shape[1:])
             if given.shape != expected:
                 raise InvalidArgument(f"noise has shape {given.shape}; it must be {expected}, (B, T, ...)")
             _arrays.same_device(given, first, "noise", "x_init")
-        self._noise = Source(batch, given, seed, sample_ids)
+        self._noise = source(batch, given, seed, sample_ids)
         self._frames = first.new((steps + 1, *first.shape))
-        self._frames.fill_nan()
+        self._frames.storage.fill_nan(self._frames.array)
         self._frames.array[self._position] = first.ready().array
-        self._previous: Optional[Borrowed] = None
-        if any(sampler.history_coefficient(k) for k in range(steps)):
-            self._previous = first.new()
-            self._previous.array.fill(0)
-            if previous_image is not None:
-                image = _arrays.borrow_like(previous_image, first, "previous_image", "x_init")
-                if image.type != first.type:
-                    raise WrongType(
-                        f"previous_image has element type {image.type_name}; it must be {first.type_name}, like x_init"
-                    )
-                self._previous.array[:] = image.ready().array
-            elif not self._position == steps and sampler.history_coefficient(self._position):
-                raise InvalidArgument(f"previous_image: step {self._position} is of second order and needs it")
+        self._previous = self._first_image(first, previous_image)
         self._log_probs, self._relative_l1 = (first.new_doubles((batch, steps - 1)) for _ in range(2))
-        self._log_probs.array.fill(np.nan)
-        self._relative_l1.array.fill(np.nan)
+        for rows in (self._log_probs, self._relative_l1):
+            rows.storage.fill_nan(rows.array)
         self._shown: dict[str, Any] = {}
+
+    def _first_image(self, first: Borrowed, previous_image: Optional[AnyArray]) -> Optional[Borrowed]:
+        """What the step before predicted, for second-order steps; None where there are none."""
+        steps, coefficients = self.sampler.schedule.steps, self.sampler.coefficients
+        if not any(coefficients(step).c for step in range(steps)):
+            return None
+        previous = first.new()
+        previous.array.fill(0)
+        if previous_image is not None:
+            image = _arrays.borrow_like(previous_image, first, "previous_image", "x_init")
+            if image.storage is not first.storage:
+                kinds = image.storage.name, first.storage.name
+                raise WrongType(f"previous_image has element type {kinds[0]}; it must be {kinds[1]}, like x_init")
+            previous.array[...] = image.ready().array
+        elif self._position < steps and coefficients(self._position).c:
+            raise InvalidArgument(f"previous_image: step {self._position} is of second order and needs it")
+        return previous
 
     def _show(self, name: str, buffer: Borrowed) -> Any:
         if name not in self._shown:
@@ -86,22 +77,26 @@ class Trajectory:
         return self._shown[name]
 
     @property
-    def latents(self) -> AnyArray:
-        """(B, T + 1, ...): latents[:, k] before step k, latents[:, T] the images."""
-        return self._show("latents", self._frames).swapaxes(0, 1)
+    def latents(self) -> A:
+        """(B, T + 1, ...), of the type of the initial latents: latents[:, k] before step k, latents[:, T] the images.
+        In memory one step's batch follows the other's: latents[:, k] is contiguous."""
+        latents: A = self._show("latents", self._frames).swapaxes(0, 1)
+        return latents
 
     @property
-    def log_probs(self) -> AnyArray:
+    def log_probs(self) -> A:
         """(B, S) float64, S = T - 1: of the trained steps under the policy that sampled; 0 where there is no noise."""
-        return self._show("log_probs", self._log_probs)
+        log_probs: A = self._show("log_probs", self._log_probs)
+        return log_probs
 
     @property
-    def relative_l1(self) -> AnyArray:
+    def relative_l1(self) -> A:
         """(B, S) float64: mean|x' - x| / (mean|x| + 1e-8)."""
-        return self._show("relative_l1", self._relative_l1)
+        relative_l1: A = self._show("relative_l1", self._relative_l1)
+        return relative_l1
 
     @property
-    def previous_image(self) -> Optional[AnyArray]:
+    def previous_image(self) -> Optional[A]:
         """(B, ...) or None: what the step before `position` predicted, where the sampler has second-order steps."""
         return None if self._previous is None else self._show("previous_image", self._previous)
 
@@ -116,17 +111,21 @@ class Trajectory:
         return self._position == self.sampler.schedule.steps
 
     @property
-    def images(self) -> AnyArray:
+    def images(self) -> A:
         """(B, ...): the last latents. Raises InvalidArgument before the last step is taken."""
         if not self.done:
             raise InvalidArgument(f"the trajectory is at step {self._position} of {self.sampler.schedule.steps}")
-        return self.latents[:, -1]
+        latents: Any = self.latents
+        images: A = latents[:, -1]
+        return images
 
     @not_compiled
-    def advance(self, velocity: VelocityFunction, *, until: Optional[int] = None, steps: Optional[int] = None) -> None:
+    def advance(
+        self, velocity: VelocityFunction[A], *, until: Optional[int] = None, steps: Optional[int] = None
+    ) -> None:
         """Takes the steps position ... until - 1, or so many steps; all that are left if neither is given.
 
-        velocity  `velocity(x, sigma, step)` gets the latents before a step, (B, ...), of the framework and on the
+        velocity  `velocity(latents, sigma, step)` gets the latents before a step, (B, ...), of the framework and on the
                   device of the initial ones, which it must not write to. It returns the velocity, an array or
                   array-like of the same shape, which is converted to the latents' type. With PyTorch it runs under
                   no_grad.
@@ -135,33 +134,26 @@ class Trajectory:
         be made again.
         """
         end = self._end(until, steps)
-        _arrays.function(velocity, "velocity")
+        function(velocity, "velocity")
 
         def call(step: int, sigma: float, _: Any, out: Any) -> None:
             frame = self._frames.at(step)  # what the library passes, but it outlives the call
             value = frame.family.run(velocity, frame.result(), sigma, step)
-            target = _arrays.view(out.contents, frame.array.dtype)
-            _arrays.assign(target, value, "the velocity returned", frame.type_name)
+            _arrays.assign(_arrays.view(out.contents, frame.array.dtype), value, "the velocity returned")
 
-        state = _abi.new(_abi.Trajectory)
-        state.latents = _arrays.tensor(self._frames.array.swapaxes(0, 1), 2, self._frames.type)
+        state = new(_structs.Trajectory)
+        state.frames = _arrays.tensor(self._frames.array.swapaxes(0, 1), 2)
+        state.latents = state.frames  # a copy, of what has to live as long
         state.position = self._position
-        image = None if self._previous is None else self._previous.tensor()
-        if image is not None:
-            state.previous_image = ctypes.pointer(image)
+        if self._previous is not None:
+            state.previous_image = ctypes.pointer(self._previous.tensor())
         _arrays.point(state, "log_probs", self._log_probs.array)
         _arrays.point(state, "relative_l1", self._relative_l1.array)
         self._frames.ready()  # copies that the user was shown
         self._shown.clear()
         with Guard() as guard:
-            status = _abi.lib.cgrpo_rollout(
-                self.sampler._handle,
-                ctypes.byref(state),
-                end,
-                self._noise.pointer(),
-                guard.callback(_abi.VelocityFn, call),
-                None,
-            )
+            callback = guard.callback(_structs.VelocityFn, call)
+            status = lib.cgrpo_rollout(self.sampler._handle, state, end, self._noise, callback, None)
         guard.check(status, calls=end - self._position)
         self._position = end
 
@@ -172,9 +164,9 @@ class Trajectory:
         if self.done:
             raise InvalidArgument(f"the trajectory has taken all its {total} steps")
         if steps is not None:
-            return self._position + _arrays.integer(steps, "steps", 1, total - self._position)
+            return self._position + integer(steps, "steps", 1, total - self._position)
         if until is not None:
-            return _arrays.integer(until, "until", self._position + 1, total)
+            return integer(until, "until", self._position + 1, total)
         return total
 
     def __repr__(self) -> str:
@@ -183,9 +175,10 @@ class Trajectory:
 
 
 @not_compiled
-def relative_l1(latents: AnyArray, *, threads: int = 1) -> AnyArray:
+def relative_l1(latents: A, *, threads: int = 1) -> A:
     """(B, n) of latents (B, n + 1, ...): mean|x_{t+1} - x_t| / (mean|x_t| + 1e-8), how far each step moves."""
     x = _arrays.borrow(latents, "latents", 2)
-    out = x.new_doubles((x.shape[0], max(x.shape[1] - 1, 0)))
-    check(_abi.lib.cgrpo_relative_l1(x.pointer(2), _arrays.thread_count(threads), out.array))
-    return out.result()
+    out = _arrays.empty((x.shape[0], max(x.shape[1] - 1, 0)))
+    check(lib.cgrpo_relative_l1(x.tensor(2), int32(threads, "threads"), out))
+    result: A = x.give(out)
+    return result

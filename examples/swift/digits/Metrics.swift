@@ -1,6 +1,6 @@
 import DemoSupport
 
-/// metrics.jsonl: a JSON object a line, each with its phase.
+/// metrics.jsonl: a JSON object per line, each with its phase.
 struct Metrics {
   private let path: String
   private var text = ""

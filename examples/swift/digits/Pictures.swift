@@ -1,6 +1,6 @@
 import DemoSupport
 
-/// Samples before and after, side by side: one column a prompt, the same initial noise at the same place, red where the
+/// Samples before and after, side by side: one column per prompt, the same initial noise at the same place, red where the
 /// judge reads another digit than the one asked for. Sample i is for digit i mod 10.
 func samplesPicture(before: Evaluation, after: Evaluation, rows: Int = 8) -> Image {
   let (scale, pitch, margin, top) = (4, 36, 20, 74)

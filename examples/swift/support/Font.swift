@@ -8,7 +8,7 @@ enum Font {
     return glyphs[Int(code) - 32] >> (8 * (4 - x) + y) & 1 == 1
   }
 
-  /// From space to z; a byte a column, its lowest bit at the top.
+  /// From space to z; a byte per column, its lowest bit at the top.
   // swift-format-ignore: GroupNumericLiterals
   private static let glyphs: [UInt64] = [
     0x0000000000, 0x00005f0000, 0x0007000700, 0x147f147f14, 0x242a7f2a12, 0x2313086462, 0x3649562050, 0x0008070300,

@@ -26,7 +26,7 @@ def sampler(sigmas: torch.Tensor, **options: Any) -> Sampler:
 
 def mean(sampler: Sampler, steps: list[int], x: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
     """a x + b v, differentiable; steps: one for the batch, or one a sample."""
-    a, b, _ = zip(*(sampler.coefficients(k) for k in steps))
+    a, b, *_ = zip(*(sampler.coefficients(k) for k in steps))
     return x * per_sample(a, x) + v * per_sample(b, x)
 
 
@@ -50,11 +50,7 @@ def transition(
         return _transition(sampler, steps[0], x, v, prev_sample, noise)
     rows = {k: [i for i, step in enumerate(steps) if step == k] for k in sorted(set(steps))}
     parts = [
-        _transition(
-            *(sampler, k, x[i], v[i]),
-            None if prev_sample is None else prev_sample[i],
-            None if noise is None else noise[i],
-        )
+        _transition(sampler, k, x[i], v[i], *(None if given is None else given[i] for given in (prev_sample, noise)))
         for k, i in rows.items()
     ]
     back = torch.tensor(sum(rows.values(), []), device=x.device).argsort()

@@ -50,7 +50,7 @@ def sde_step_with_logprob(
     if prev_sample is None:
         noise = randn_tensor(v.shape, generator=generator, device=v.device, dtype=v.dtype)
     sqrt_dt = [math.sqrt(sampler.schedule.sigmas[k] - sampler.schedule.sigmas[k + 1]) for k in steps]
-    s = [sampler.coefficients(k)[2] for k in steps]
+    s = [sampler.coefficients(k).s for k in steps]
     if prev_sample is not None and sde_type == "cps" and 0 in s:  # the density is a point, the squared error is not
         prev, mean = prev_sample.float(), _step.mean(sampler, steps, x, v)
         log_prob = -(prev.detach() - mean).square().flatten(1).mean(dim=1)
@@ -99,7 +99,7 @@ def wan_sde_step_with_logprob(
         prev_sample = x - _step.per_sample(dt, x) * v
     prev, log_prob = _step.transition(sampler, steps, x, v, None if prev_sample is None else prev_sample.float(), noise)
     mean = _step.mean(sampler, steps, x, v)
-    s, sqrt_dt = [sampler.coefficients(k)[2] for k in steps], [math.sqrt(d) for d in dt]
+    s, sqrt_dt = [sampler.coefficients(k).s for k in steps], [math.sqrt(d) for d in dt]
     if return_dt_and_std_dev_t:
         std = [noise_scale / root for noise_scale, root in zip(s, sqrt_dt)]
         return prev, log_prob, mean, _step.per_sample(std, x), _step.per_sample(sqrt_dt, x)

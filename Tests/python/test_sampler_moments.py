@@ -23,7 +23,7 @@ def recursion(sampler, bias):
     """Mean and variance of an element before each step and after the last, and d mean_T / d bias_k."""
     mean, variance, sensitivity = [0.0], [1.0], []
     for k, sigma in enumerate(sampler.schedule.sigmas[:-1]):
-        a, b, s = sampler.coefficients(k)
+        a, b, s, _ = sampler.coefficients(k)
         c, d = affine(sigma)
         mean.append((a + b * c) * mean[-1] + b * (d + bias[k]))
         variance.append((a + b * c) ** 2 * variance[-1] + s * s)

@@ -42,7 +42,7 @@ def test_schedule_has_the_sigmas_of_the_source(case):
 
 @each_case
 def test_coefficients_give_mean_and_standard_deviation(case):
-    a, b, s = sampler_of(case).coefficients(case["index"])
+    a, b, s, _ = sampler_of(case).coefficients(case["index"])
     relative = tolerance(case, np.float64)
     assert s == pytest.approx(case["std"], rel=relative)
     close(a * np.array(case["latents"]) + b * np.array(case["velocity"]), case["mean"], relative)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import pickle
 import subprocess
 import sys
 import tracemalloc
@@ -210,7 +209,28 @@ def test_samplers_can_be_shared_by_threads_and_freed_once(schedule, x_init):
         np.testing.assert_array_equal(images, expected)
 
 
-def test_schedules_and_plans_can_be_pickled(schedule):
-    plan = cg.ChunkPlan([2, 3, 4, 7])
-    assert pickle.loads(pickle.dumps(schedule)) == schedule
-    assert pickle.loads(pickle.dumps(plan)) == plan
+def test_a_rollout_with_history_is_its_steps_and_goes_on_elsewhere():
+    schedule = cg.Schedule.flash(10, 3.0, kept=4, ratio=0.8)
+    sampler = cg.Sampler(schedule, eta=0.5, window=[1, 2, 3], after="dpm_ode")
+    x = np.random.default_rng(1).standard_normal((3, 5))
+
+    def velocity(x, sigma, step):
+        return 0.5 * x - sigma
+
+    whole = sampler.rollout(velocity, x, seed=4)
+    image = None
+    for k, sigma in enumerate(schedule.sigmas[:-1].tolist()):
+        v = velocity(x, sigma, k)
+        previous, image = image, sampler.predicted_image(k, x, v)
+        np.testing.assert_array_equal(image, x + -sigma * v)
+        x, log_prob = sampler.step(k, x, v, seed=4, previous_image=previous)
+        np.testing.assert_array_equal(x, whole.latents[:, k + 1])
+        if k < schedule.steps - 1:
+            np.testing.assert_array_equal(log_prob, whole.log_probs[:, k])
+    part = sampler.begin(whole.latents[:, 0], seed=4)
+    part.advance(velocity, until=6)
+    rest = sampler.begin(part.latents[:, 6], seed=4, position=6, previous_image=part.previous_image)
+    rest.advance(velocity)
+    np.testing.assert_array_equal(rest.images, whole.images)
+    with pytest.raises(cg.InvalidArgument, match="previous_image"):
+        sampler.begin(part.latents[:, 6], seed=4, position=6)

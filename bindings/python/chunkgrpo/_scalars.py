@@ -1,0 +1,71 @@
+"""Numbers, names and functions that callers give, checked as ctypes would not."""
+
+from __future__ import annotations
+
+import operator
+from collections.abc import Iterable, Mapping
+from typing import Any
+
+from .errors import InvalidArgument, WrongType
+
+
+def integer(value: Any, name: str, low: int = -(2**63), high: int = 2**63 - 1) -> int:
+    """An int within [low, high]. The library knows the narrower bounds; these are those of its C type."""
+    try:
+        number = operator.index(value)
+    except TypeError:
+        raise WrongType(f"{name} must be an integer, not {type(value).__name__}") from None
+    if not low <= number <= high:
+        if -(2**63) <= number < 2**63 and high == 2**63 - 1:
+            raise InvalidArgument(f"{name} is {number}; it must be at least {low}")
+        raise InvalidArgument(f"{name} is {number}; it must be in {low} ... {high}")
+    return number
+
+
+def seed_number(value: Any, name: str = "seed") -> int:
+    return integer(value, name, 0, 2**64 - 1)
+
+
+def int32(value: Any, name: str) -> int:
+    return integer(value, name, -(2**31), 2**31 - 1)
+
+
+def real(value: Any, name: str) -> float:
+    if isinstance(value, (str, bytes)):
+        raise WrongType(f"{name} must be a real number, not {type(value).__name__}")
+    try:
+        return float(value)
+    except TypeError:
+        raise WrongType(f"{name} must be a real number, not {type(value).__name__}") from None
+    except (ValueError, OverflowError) as error:
+        raise InvalidArgument(f"{name} is no number that fits a double: {error}") from None
+
+
+def pair(value: Any, name: str) -> tuple[float, float]:
+    """(low, high) from two numbers, or from one for both."""
+    if isinstance(value, (tuple, list)):
+        if len(value) != 2:
+            raise InvalidArgument(f"{name} has {len(value)} numbers; it must be one number or (low, high)")
+        return real(value[0], f"{name}[0]"), real(value[1], f"{name}[1]")
+    both = real(value, name)
+    return both, both
+
+
+def function(value: Any, name: str) -> Any:
+    if not callable(value):
+        raise WrongType(f"{name} must be callable, not {type(value).__name__}")
+    return value
+
+
+def choice(value: Any, names: Mapping[str, int], name: str) -> int:
+    if not isinstance(value, str) or value not in names:
+        raise InvalidArgument(f"{name} is {value!r}; it must be one of {', '.join(map(repr, names))}")
+    return names[value]
+
+
+def sizes(shape: Any, name: str = "shape") -> tuple[int, ...]:
+    """A shape (B, ...) from an int or a sequence of ints."""
+    items = tuple(shape) if isinstance(shape, Iterable) else (shape,)
+    if not items:
+        raise InvalidArgument(f"{name} is (); it must be (B, ...)")
+    return tuple(integer(size, f"{name}[{i}]", 1) for i, size in enumerate(items))

@@ -1,0 +1,339 @@
+"""The closed-form gradients as nodes of PyTorch's autograd graph: steps, divergences, the chunk loss."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, TypeVar, cast
+
+import torch
+from torch import Tensor
+
+from .. import divergences as _divergences
+from .. import objective as _objective
+from .._generated import ChunkLossKeywords, ChunkLossOptions, ChunkStats, Divergence
+from .._options import documented
+from ..chunks import ChunkPlan
+from ..errors import InvalidArgument, WrongType
+from ..sampler import Sampler
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+Function = TypeVar("Function", bound=Callable[..., Any])
+
+
+def not_compiled(function: Function) -> Function:
+    return cast(Function, torch.compiler.disable(function))  # type: ignore[no-untyped-call]
+
+
+@dataclass(frozen=True)
+class ChunkLoss:
+    """What `chunk_loss`, `chunk_policy_loss` and `streamed_backward` return."""
+
+    loss: Tensor
+    """0-dim, float64."""
+    ratios: Tensor
+    """(B, K) of all chunks, selected or not; never clipped."""
+    stats: ChunkStats
+    new_log_probs: Tensor
+    """(B, S), detached."""
+    grad_log_probs: Tensor
+    """(B, S): d loss / d new_log_probs."""
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Steps
+
+
+@not_compiled
+def log_prob(
+    sampler: Sampler,
+    step: int,
+    latents: Tensor,
+    velocity: Tensor,
+    next_latents: Tensor,
+    *,
+    unconditional: Optional[Tensor] = None,
+    guidance: float = 1.0,
+    previous_image: Optional[Tensor] = None,
+) -> Tensor:
+    """Log-probability (B,) float64 of a step from latents to next_latents under a velocity, differentiable in velocity
+    and `unconditional`. As `Sampler.log_prob`, but velocity and next_latents may have other floating types than the
+    latents (a bfloat16 velocity beside float32 latents, as autocast gives): they are computed in the latents' type, and
+    the gradient has theirs."""
+    latents, next_latents = constant(latents, "latents"), constant(next_latents, "next_latents")
+    previous_image = None if previous_image is None else constant(previous_image, "previous_image")
+    floating(velocity, "velocity")
+    call = _Step(sampler, step, guidance)
+    return _apply(_LogProb, velocity, unconditional, call, latents, next_latents.to(latents.dtype), previous_image)
+
+
+@not_compiled
+def step(
+    sampler: Sampler,
+    step: int,
+    latents: Tensor,
+    velocity: Tensor,
+    *,
+    noise: Optional[Tensor] = None,
+    generator: Optional[torch.Generator] = None,
+    seed: Optional[int] = None,
+    sample_ids: Any = None,
+    unconditional: Optional[Tensor] = None,
+    guidance: float = 1.0,
+    previous_image: Optional[Tensor] = None,
+) -> tuple[Tensor, Tensor]:
+    """One step from latents with a velocity: (the next latents, log-probabilities (B,)). As `Sampler.step`; the next
+    latents are a constant, the log-probability is differentiable in velocity and `unconditional`.
+
+    noise      like the latents: the e that is added; or
+    seed       with sample_ids: the library's noise; or
+    generator  PyTorch's: torch.randn of the latents' type, on the generator's device; None = PyTorch's own generator
+    """
+    latents = constant(latents, "latents")
+    previous_image = None if previous_image is None else constant(previous_image, "previous_image")
+    floating(velocity, "velocity")
+    if sum(source is not None for source in (noise, generator, seed)) > 1:
+        raise InvalidArgument("noise, generator and seed exclude each other; give one of them")
+    stochastic = sampler.coefficients(step).s > 0
+    if noise is not None:
+        noise = constant(noise, "noise").to(latents.dtype)
+    elif seed is None and stochastic:
+        if sample_ids is not None:
+            raise InvalidArgument("sample_ids belong to a seed; give that too")
+        device = latents.device if generator is None else generator.device
+        noise = torch.randn(latents.shape, generator=generator, device=device, dtype=latents.dtype).to(latents.device)
+    call = _Step(sampler, step, guidance)
+    with torch.no_grad():
+        guided = call.extras(unconditional, latents, previous_image)
+        next_latents, value = sampler.step(
+            step, latents, velocity.to(latents.dtype), noise=noise, seed=seed, sample_ids=sample_ids, **guided
+        )
+    if stochastic and torch.is_grad_enabled():
+        value = _apply(_LogProb, velocity, unconditional, call, latents, next_latents, previous_image, value)
+    return next_latents, value
+
+
+class _Step(NamedTuple):
+    """What a step is beside its tensors."""
+
+    sampler: Sampler
+    step: int
+    guidance: float
+
+    def extras(self, unconditional: Optional[Tensor], latents: Tensor, previous_image: Optional[Tensor]) -> Any:
+        u = None if unconditional is None else unconditional.to(latents.dtype)
+        return {"unconditional": u, "guidance": self.guidance, "previous_image": previous_image}
+
+
+class _LogProb(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any,
+        v: Tensor,
+        u: Optional[Tensor],
+        call: _Step,
+        x: Tensor,
+        next_x: Tensor,
+        previous_image: Optional[Tensor],
+        known: Optional[Tensor] = None,
+    ) -> Tensor:
+        _save(ctx, v, u, x, next_x, previous_image)
+        ctx.call = call
+        if known is not None:
+            return known.view_as(known)
+        extras = call.extras(u, x, previous_image)
+        return call.sampler.log_prob(call.step, x, v.detach().to(x.dtype), next_x, **extras)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        v, u, x, next_x, previous_image = _saved(ctx)
+        call, upstream = ctx.call, grad.contiguous()  # a sum's gradient is one number, expanded
+        with torch.no_grad():
+            extras = call.extras(u, x, previous_image)
+            grads = call.sampler.log_prob_vjp(call.step, x, v.detach().to(x.dtype), next_x, upstream, **extras)
+        sources = grad, v, u
+        if u is None:
+            return (_first_order(grads.to(v.dtype), *sources), *[None] * 6)
+        return (*(_first_order(g.to(t.dtype), *sources) for g, t in zip(grads, (v, u))), *[None] * 5)
+
+
+@not_compiled
+def log_probs(sampler: Sampler, latents: Tensor, velocities: Tensor, first_step: int = 0) -> Tensor:
+    """Log-probabilities (B, n) float64 of the steps first_step ... first_step + n - 1, differentiable in velocities.
+
+    latents     (B, n + 1, ...), or more steps, of which the first n + 1 count: `Trajectory.latents` will do
+    velocities  (B, n, ...), at these latents; of any floating type: the gradient has the same
+    """
+    latents = constant(latents, "latents")
+    floating(velocities, "velocities")
+    return _apply(_LogProbs, velocities, sampler, latents, first_step)
+
+
+class _LogProbs(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, velocities: Tensor, sampler: Sampler, latents: Tensor, first_step: int) -> Tensor:
+        _save(ctx, velocities, latents)
+        ctx.call = sampler, first_step
+        return sampler.log_probs(latents, velocities.to(latents.dtype), first_step)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        velocities, latents = _saved(ctx)
+        sampler, first_step = ctx.call
+        with torch.no_grad():
+            grads = sampler.log_probs_vjp(latents, velocities.to(latents.dtype), grad, first_step)
+        return _first_order(grads.to(velocities.dtype), grad, velocities), None, None, None
+
+
+@not_compiled
+def divergence(
+    sampler: Sampler, velocities: Tensor, other: Tensor, *, kind: Divergence = "gaussian", first_step: int = 0
+) -> Tensor:
+    """Divergence (B, n) float64 of steps under `velocities` from those under `other`, both (B, n, ...), differentiable
+    in velocities: for a KL to a frozen reference, or the bias of GRPO-Guard. As `chunkgrpo.divergence`, of which it has
+    the kinds; `other` may have another floating type."""
+    floating(velocities, "velocities")
+    reference = constant(floating(other, "other"), "other").to(velocities.dtype)
+    return _apply(_Divergence, velocities, reference, sampler, kind, first_step)
+
+
+class _Divergence(torch.autograd.Function):
+    @staticmethod
+    def forward(
+        ctx: Any, velocities: Tensor, other: Tensor, sampler: Sampler, kind: Divergence, first_step: int
+    ) -> Tensor:
+        _save(ctx, velocities, other)
+        ctx.call = sampler, kind, first_step
+        return _divergences.divergence(sampler, velocities, other, kind=kind, first_step=first_step)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        velocities, other = _saved(ctx)
+        sampler, kind, first_step = ctx.call
+        with torch.no_grad():
+            grads = _divergences.divergence_vjp(sampler, velocities, other, grad, kind=kind, first_step=first_step)
+        return _first_order(grads, grad, velocities), None, None, None, None
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Objective
+
+
+@documented(ChunkLossOptions)
+@not_compiled
+def chunk_loss(
+    new_log_probs: Tensor,
+    old_log_probs: Tensor,
+    advantages: Any,
+    plan: ChunkPlan,
+    *,
+    ratio_bias: Optional[Tensor] = None,
+    **options: Unpack[ChunkLossKeywords],
+) -> ChunkLoss:
+    """The chunk objective; `.loss` is differentiable in new_log_probs and ratio_bias, both (B, S).
+
+    options  those of `chunkgrpo.chunk_loss`: clip, selection, kl, surrogate, ...; all of them are constants
+    """
+    checked(new_log_probs, "new_log_probs")
+    bias = None if ratio_bias is None else checked(ratio_bias, "ratio_bias").detach()
+    out = _objective.chunk_loss(new_log_probs.detach(), old_log_probs, advantages, plan, ratio_bias=bias, **options)
+    value = torch.tensor(out.loss, dtype=torch.float64, device=new_log_probs.device)
+    loss = _apply(_Known, value, new_log_probs, out.grad_log_probs, ratio_bias, out.grad_ratio_bias)
+    return ChunkLoss(loss, out.ratios, out.stats, new_log_probs.detach(), out.grad_log_probs)
+
+
+class _Known(torch.autograd.Function):
+    """A number whose gradients are known already."""
+
+    @staticmethod
+    def forward(ctx: Any, value: Tensor, a: Tensor, grad_a: Tensor, b: Optional[Tensor], grad_b: Any) -> Tensor:
+        _save(ctx, a, grad_a, b, grad_b)
+        return value.view_as(value)
+
+    @staticmethod
+    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+        a, grad_a, b, grad_b = _saved(ctx)
+
+        def along(variable: Optional[Tensor], known: Tensor) -> Optional[Tensor]:
+            if variable is None:
+                return None
+            with torch.no_grad():
+                value = (grad * known).to(variable.dtype)
+            return _first_order(value, grad, a, b)
+
+        return None, along(a, grad_a), None, along(b, grad_b), None
+
+
+@documented(ChunkLossOptions)
+@not_compiled
+def chunk_policy_loss(
+    sampler: Sampler,
+    latents: Tensor,
+    velocities: Tensor,
+    old_log_probs: Tensor,
+    advantages: Any,
+    plan: ChunkPlan,
+    *,
+    first_step: int = 0,
+    ratio_bias: Optional[Tensor] = None,
+    **options: Unpack[ChunkLossKeywords],
+) -> ChunkLoss:
+    """`chunk_loss` of `log_probs`: the loss of the velocities (B, S, ...) at latents (B, S + 1, ...), differentiable in
+    velocities. options: those of `chunkgrpo.chunk_loss`."""
+    new = log_probs(sampler, latents, velocities, first_step)
+    return chunk_loss(new, old_log_probs, advantages, plan, ratio_bias=ratio_bias, **options)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Tensors
+
+
+def checked(value: Any, name: str) -> Tensor:
+    if not isinstance(value, Tensor):
+        raise WrongType(f"{name} must be a torch.Tensor, not {type(value).__name__}")
+    return value
+
+
+def floating(value: Any, name: str) -> Tensor:
+    tensor = checked(value, name)
+    if not tensor.dtype.is_floating_point:
+        raise WrongType(f"{name} has element type {tensor.dtype}; it must be a floating type")
+    return tensor
+
+
+def constant(value: Any, name: str) -> Tensor:
+    tensor = checked(value, name)
+    if tensor.requires_grad and torch.is_grad_enabled():
+        raise InvalidArgument(f"{name} requires grad, but there is a gradient for velocities alone; detach() it")
+    return tensor.detach()
+
+
+def _apply(node: Any, *arguments: Any) -> Tensor:
+    result: Tensor = node.apply(*arguments)  # which has no types
+    return result
+
+
+class _FirstOrder(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, gradient: Tensor, *sources: Optional[Tensor]) -> Tensor:
+        return gradient.view_as(gradient)
+
+    @staticmethod
+    def backward(ctx: Any, *_: Tensor) -> Any:
+        raise InvalidArgument("the gradients of chunkgrpo.torch have no derivative of their own: take them once")
+
+
+def _first_order(gradient: Tensor, *sources: Optional[Tensor]) -> Tensor:
+    """A gradient that says so when it is differentiated again, rather than to pass for a constant."""
+    return _apply(_FirstOrder, gradient, *sources) if torch.is_grad_enabled() else gradient
+
+
+def _save(ctx: Any, *tensors: Optional[Tensor]) -> None:
+    """save_for_backward, which refuses tensors made under inference_mode, such as a rollout's."""
+    ctx.inference = [tensor if tensor is not None and tensor.is_inference() else None for tensor in tensors]
+    ctx.save_for_backward(*[None if tensor is None or tensor.is_inference() else tensor for tensor in tensors])
+
+
+def _saved(ctx: Any) -> list[Any]:
+    return [tensor if kept is None else kept for tensor, kept in zip(ctx.saved_tensors, ctx.inference)]

@@ -1,0 +1,220 @@
+"""The gradient of the chunk loss, one step at a time."""
+
+from __future__ import annotations
+
+import contextlib
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any, Callable, Optional
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.utils.checkpoint import get_device_states, set_device_states
+
+from .. import _arrays
+from .. import objective as _objective
+from .._generated import ChunkLossKeywords, ChunkLossOptions
+from .._options import documented
+from .._scalars import integer
+from ..chunks import ChunkPlan, selection_mask
+from ..errors import InvalidArgument
+from ..sampler import Sampler
+from .autograd import ChunkLoss, constant, floating, not_compiled
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack
+
+VelocityFunction = Callable[[Tensor, float, int], Any]
+Penalty = Callable[[Tensor, Tensor, float, int], Tensor]
+RatioBias = Callable[[Tensor, int], Tensor]
+
+
+@documented(ChunkLossOptions)
+@not_compiled
+def streamed_backward(
+    velocity: VelocityFunction,
+    sampler: Sampler,
+    latents: Tensor,
+    old_log_probs: Tensor,
+    advantages: Any,
+    plan: ChunkPlan,
+    *,
+    first_step: int = 0,
+    guidance: float = 1.0,
+    scale: float = 1.0,
+    scaler: Any = None,
+    no_sync: Optional[Callable[[], Any]] = None,
+    every_step: bool = False,
+    preserve_rng_state: bool = True,
+    penalty: Optional[Penalty] = None,
+    ratio_bias: Optional[RatioBias] = None,
+    **options: Unpack[ChunkLossKeywords],
+) -> ChunkLoss:
+    """The gradient of `chunk_policy_loss`, added to the parameters' `.grad`, holding the activations of one step.
+
+    The first pass takes the log-probabilities without a graph, and the chunk loss of them the gradient of each. The
+    second runs each step again whose gradient is not zero, now with a graph, and goes backward through it at once.
+
+    velocity    velocity(latents, sigma, step): the model, with its graph; it gets latents[:, j] (B, ...) of step
+                first_step + j.
+                With classifier-free guidance in the step it returns the pair (conditional, unconditional)
+    latents     (B, S + 1, ...), or more steps; old_log_probs (B, S), advantages (B,), plan over S steps
+    guidance    of a pair that `velocity` returns
+    scale       factor of the gradient: 1 / (number of micro-batches) where they are accumulated
+    scaler      a torch.amp.GradScaler, whose scale is a factor too
+    no_sync     of DistributedDataParallel or FSDP, as in no_sync=model.no_sync: all steps but the last run inside it.
+                The last one runs on every rank, with a zero gradient where nothing is left to learn
+    every_step  both passes run all S steps, needed or not: for FSDP, whose ranks must run the same number of them
+    preserve_rng_state  both passes of a step draw the same dropout
+    penalty     penalty(velocity, latents, sigma, step): a 0-dim tensor that is added to the loss, once for each step
+                that is needed;
+                such as 0.04 / plan.steps * divergence(...).mean()
+    ratio_bias  ratio_bias(velocity, step): (B,), the `ratio_bias` of a step, differentiable in velocity (GRPO-Guard)
+    options     the others of `chunkgrpo.chunk_loss`: clip, selection, kl, ...
+
+    Only the steps of chunks that some sample has selected are run; the others have their old log-probability in
+    `new_log_probs`. The loss that is returned has no graph, and is not multiplied by `scale`. Second-order steps are
+    refused.
+
+        for i, batch in enumerate(batches):                          # gradient accumulation, mixed precision, DDP
+            last = i + 1 == len(batches)
+            with torch.autocast("cuda", torch.float16), contextlib.nullcontext() if last else model.no_sync():
+                cgt.streamed_backward(
+                    lambda x, sigma, k: model(x, timesteps[k], batch.prompt),
+                    sampler, batch.latents, batch.log_probs, batch.advantages, plan, selection=batch.chosen, kl=0.01,
+                    scale=1 / len(batches), scaler=scaler, no_sync=model.no_sync)
+        scaler.unscale_(optimiser)
+        torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
+        scaler.step(optimiser), scaler.update(), optimiser.zero_grad()
+    """
+    if torch.is_inference_mode_enabled():
+        raise InvalidArgument("streamed_backward cannot run under torch.inference_mode")
+    plan = plan if isinstance(plan, ChunkPlan) else ChunkPlan(plan)
+    policy = _Policy(velocity, sampler, constant(latents, "latents"), first_step, guidance, penalty, ratio_bias)
+    old = policy.checked(constant(old_log_probs, "old_log_probs"), plan)
+    needed = list(range(plan.steps)) if every_step else _needed_steps(plan, len(old), options)
+    new, biases = policy.judge(needed, old)
+    out = _objective.chunk_loss(new, old, advantages, plan, ratio_bias=biases, **options)
+
+    factor = torch.tensor(float(scale), dtype=torch.float64, device=new.device)
+    factor = factor if scaler is None else scaler.scale(factor)
+    grads = out.grad_log_probs * factor
+    grad_biases = torch.zeros_like(new) if out.grad_ratio_bias is None else out.grad_ratio_bias * factor
+    moving = (grads.ne(0) | grad_biases.ne(0)).any(0).tolist()
+    active = [j for j in needed if moving[j] or every_step or penalty is not None] or needed[-1:]
+    loss = torch.tensor(out.loss, dtype=torch.float64, device=new.device)
+    for j in active:
+        sync = contextlib.nullcontext() if no_sync is None or j == active[-1] else no_sync()
+        with sync, torch.enable_grad():
+            loss = loss + policy.backward(j, grads[:, j], grad_biases[:, j], factor, preserve_rng_state)
+    return ChunkLoss(loss, out.ratios, out.stats, new, out.grad_log_probs)
+
+
+@dataclass
+class _Policy:
+    """The policy that is trained, at the latents that were sampled. Column j of latents is step first_step + j."""
+
+    velocity: VelocityFunction
+    sampler: Sampler
+    latents: Tensor
+    first_step: int
+    guidance: float
+    penalty: Optional[Penalty]
+    ratio_bias: Optional[RatioBias]
+    random: dict[int, Any] = field(default_factory=dict)
+    """The states of the random generators before each column's first run."""
+
+    def checked(self, old: Tensor, plan: ChunkPlan) -> Tensor:
+        """The old log-probabilities, all shapes being right."""
+        latents, steps = self.latents, self.sampler.schedule.steps
+        if latents.ndim < 2 or latents.shape[1] <= plan.steps:
+            raise InvalidArgument(
+                f"latents has shape {tuple(latents.shape)}; for a plan over {plan.steps} steps it must be (B, n, ...) "
+                f"with n > {plan.steps}"
+            )
+        if old.shape != (len(latents), plan.steps):
+            raise InvalidArgument(
+                f"old_log_probs has shape {tuple(old.shape)}; it must be {(len(latents), plan.steps)}"
+            )
+        self.first_step = first = integer(self.first_step, "first_step", 0)
+        if first + plan.steps > steps:
+            raise InvalidArgument(f"{plan.steps} steps from first_step {first} on end beyond the schedule's {steps}")
+        return old
+
+    def run(self, j: int) -> tuple[Tensor, Optional[Tensor], Tensor]:
+        """The velocity, the unconditional one and the latents of a column."""
+        x, step = self.latents[:, j], self.first_step + j
+        x = x.clone() if x.is_inference() else x  # which no graph could save
+        value = self.velocity(x, float(self.sampler.schedule.sigmas[step]), step)
+        v, u = value if isinstance(value, tuple) else (value, None)
+        for tensor in (v,) if u is None else (v, u):
+            if floating(tensor, "the velocity returned").shape != x.shape:
+                raise InvalidArgument(
+                    f"the velocity returned has shape {tuple(tensor.shape)}; the latents have {tuple(x.shape)}"
+                )
+        if torch.is_grad_enabled() and not v.requires_grad:
+            raise InvalidArgument(f"the velocity returned for step {step} has no graph to go back through")
+        return v, u, x
+
+    def extras(self, u: Optional[Tensor]) -> dict[str, Any]:
+        return {} if u is None else {"unconditional": u.detach().to(self.latents.dtype), "guidance": self.guidance}
+
+    @torch.no_grad()
+    def judge(self, needed: list[int], old: Tensor) -> tuple[Tensor, Optional[Tensor]]:
+        """The first pass: log-probabilities (B, S), the old ones where a step is not needed, and ratio biases."""
+        new = old.to(self.latents.device, torch.float64, copy=True)
+        biases = None if self.ratio_bias is None else torch.zeros_like(new)
+        for j in needed:
+            step = self.first_step + j
+            self.random[j] = get_device_states(self.latents), torch.get_rng_state()
+            v, u, x = self.run(j)
+            new[:, j] = self.sampler.log_prob(step, x, v.to(x.dtype), self.latents[:, j + 1], **self.extras(u))
+            if self.ratio_bias is not None and biases is not None:
+                biases[:, j] = self.ratio_bias(v, step)
+            del v, u
+        # autocast remembers the weights that it has cast, here without their graph.
+        torch.clear_autocast_cache()
+        return new, biases
+
+    def backward(self, j: int, grad: Tensor, grad_bias: Tensor, factor: Tensor, same_random: bool) -> Any:
+        """The second pass of a column, and its penalty."""
+        step, end = self.first_step + j, self.latents[:, j + 1]
+        with _random_state(self.latents, *self.random[j]) if same_random else contextlib.nullcontext():
+            v, u, x = self.run(j)
+        with torch.no_grad():
+            vjp: Any = self.sampler.log_prob_vjp(step, x, v.detach().to(x.dtype), end, grad, **self.extras(u))
+        pairs = [(v, vjp)] if u is None else [(v, vjp[0]), (u, vjp[1])]
+        pairs = [pair for pair in pairs if pair[0].requires_grad]  # the unconditional one may be of a frozen model
+        if self.ratio_bias is not None:
+            pairs.append((self.ratio_bias(v, step), grad_bias))
+        added: Any = 0
+        if self.penalty is not None:
+            pairs.append((self.penalty(v, x, float(self.sampler.schedule.sigmas[step]), step), factor))
+            added = pairs[-1][0].detach()
+        outputs = [output for output, _ in pairs]
+        torch.autograd.backward(outputs, [gradient.to(output.dtype) for output, gradient in pairs])
+        return added
+
+
+def _needed_steps(plan: ChunkPlan, batch: int, options: ChunkLossKeywords) -> list[int]:
+    """The steps that some sample has selected and has."""
+    needed = np.ones((batch, plan.steps), bool)
+    if options.get("selection") is not None:
+        chosen = selection_mask(options["selection"], batch, len(plan)) != 0
+        needed &= np.repeat(chosen, plan.sizes, axis=1)
+    if options.get("mask") is not None:
+        needed &= _arrays.doubles(options["mask"], "mask", needed.shape) != 0
+    if not needed.any():
+        raise InvalidArgument("selection: no step is selected in any sample")
+    return [int(j) for j in np.flatnonzero(needed.any(0))]
+
+
+@contextlib.contextmanager
+def _random_state(x: Tensor, devices: tuple[Any, Any], cpu: Tensor) -> Iterator[None]:
+    """The random numbers of an earlier time, as in torch.utils.checkpoint."""
+    kind = {} if x.device.type == "cpu" else {"device_type": x.device.type}
+    with torch.random.fork_rng(devices[0], **kind):
+        torch.set_rng_state(cpu)
+        set_device_states(*devices, **kind)
+        yield
