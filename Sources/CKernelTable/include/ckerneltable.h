@@ -11,8 +11,8 @@
    in the order of the kernels, with zeros to the end of the last sixteen. */
 
 #define CHUNKGRPO_STRUCT(name) struct __attribute__((swift_name(#name))) chunkgrpo_##name
-#define CHUNKGRPO_IN const void *_Nonnull
-#define CHUNKGRPO_OUT void *_Nonnull
+typedef const void *_Nonnull chunkgrpo_in;
+typedef void *_Nonnull chunkgrpo_out;
 
 /* What one block adds to the sums of a log-probability and of a relative L1 change. */
 CHUNKGRPO_STRUCT(BlockSums) {
@@ -26,27 +26,26 @@ CHUNKGRPO_STRUCT(Draw) {
     uint64_t seed, sampleID;
     uint32_t step;
     ptrdiff_t first;
-    CHUNKGRPO_OUT scratch; /* room for the generator's constants, twenty vectors, on a 64-byte boundary */
+    chunkgrpo_out scratch; /* room for the generator's constants, twenty vectors, on a 64-byte boundary */
 };
 
 /* extra = p y + q z, or p y */
 CHUNKGRPO_STRUCT(CombineArguments) {
     double p;
-    CHUNKGRPO_IN y;
+    chunkgrpo_in y;
     double q;
     const void *_Nullable z;
-    CHUNKGRPO_OUT extra;
+    chunkgrpo_out extra;
     ptrdiff_t count;
 };
 
 /* next = m + s noise with m = a x + b v + extra */
 CHUNKGRPO_STRUCT(StepArguments) {
     double a, b, s;
-    CHUNKGRPO_IN x;
-    CHUNKGRPO_IN v;
+    chunkgrpo_in x, v;
     const void *_Nullable extra;
-    CHUNKGRPO_IN noise;
-    CHUNKGRPO_OUT next;
+    chunkgrpo_in noise;
+    chunkgrpo_out next;
     bool change; /* sums of x' - x and x are wanted */
     ptrdiff_t count;
 };
@@ -54,11 +53,10 @@ CHUNKGRPO_STRUCT(StepArguments) {
 /* The same with the library's noise, which stays in registers, and no extra; a multiple of 32 elements. */
 CHUNKGRPO_STRUCT(NoisyStepArguments) {
     double a, b, s;
-    CHUNKGRPO_IN x;
-    CHUNKGRPO_IN v;
+    chunkgrpo_in x, v;
     struct chunkgrpo_Draw draw;
-    CHUNKGRPO_OUT words; /* room for a block of them */
-    CHUNKGRPO_OUT next;
+    chunkgrpo_out words; /* room for a block of them */
+    chunkgrpo_out next;
     bool change;
     ptrdiff_t count;
 };
@@ -66,10 +64,9 @@ CHUNKGRPO_STRUCT(NoisyStepArguments) {
 /* d = next - m, and where wanted gradient = scale d */
 CHUNKGRPO_STRUCT(DifferenceArguments) {
     double a, b;
-    CHUNKGRPO_IN x;
-    CHUNKGRPO_IN v;
+    chunkgrpo_in x, v;
     const void *_Nullable extra;
-    CHUNKGRPO_IN next;
+    chunkgrpo_in next;
     double scale;
     void *_Nullable gradient;
     bool streams; /* past the caches where it can be */
@@ -78,8 +75,7 @@ CHUNKGRPO_STRUCT(DifferenceArguments) {
 
 /* d = v - w, and where wanted gradient = scale d */
 CHUNKGRPO_STRUCT(DistanceArguments) {
-    CHUNKGRPO_IN v;
-    CHUNKGRPO_IN w;
+    chunkgrpo_in v, w;
     double scale;
     void *_Nullable gradient;
     ptrdiff_t count;
@@ -88,10 +84,7 @@ CHUNKGRPO_STRUCT(DistanceArguments) {
 /* d = m - (next - s noise), and where wanted gradient = scale d */
 CHUNKGRPO_STRUCT(MeanDistanceArguments) {
     double a, b, s;
-    CHUNKGRPO_IN x;
-    CHUNKGRPO_IN v;
-    CHUNKGRPO_IN noise;
-    CHUNKGRPO_IN next;
+    chunkgrpo_in x, v, noise, next;
     double scale;
     void *_Nullable gradient;
     ptrdiff_t count;
@@ -101,18 +94,18 @@ CHUNKGRPO_STRUCT(MeanDistanceArguments) {
    i rowStride + j columnStride. n is a multiple of productColumns. */
 CHUNKGRPO_STRUCT(ProductArguments) {
     ptrdiff_t m, n, k;
-    CHUNKGRPO_IN a;
+    chunkgrpo_in a;
     ptrdiff_t rowStride, columnStride;
-    CHUNKGRPO_IN b;
+    chunkgrpo_in b;
     bool packed; /* B's first `panel` columns are a matrix of their own, then the next */
     const void *_Nullable bias;
-    CHUNKGRPO_OUT c;
+    chunkgrpo_out c;
     bool adding;
 };
 
 /* Rows of the modulation table that the rows of a batch share. */
 CHUNKGRPO_STRUCT(ModulationTable) {
-    CHUNKGRPO_OUT base;
+    chunkgrpo_out base;
     ptrdiff_t stride; /* elements per row of the table */
     const int32_t *_Nonnull contexts; /* which row of the table each row of the batch has */
 };
@@ -120,47 +113,39 @@ CHUNKGRPO_STRUCT(ModulationTable) {
 /* y = n (1 + scale) + shift with n = (x - mean) rstd: layer norm without weights of its own, epsilon 1e-6, modulated by
    vectors that begin at `shift` and `scale` of a row of the table. */
 CHUNKGRPO_STRUCT(NormArguments) {
-    CHUNKGRPO_IN x;
+    chunkgrpo_in x;
     ptrdiff_t rows, width;
     struct chunkgrpo_ModulationTable modulation;
     ptrdiff_t shift, scale;
-    CHUNKGRPO_OUT y;
-    CHUNKGRPO_OUT mean;
-    CHUNKGRPO_OUT rstd;
+    chunkgrpo_out y, mean, rstd;
 };
 
 /* dx += the gradient of x for dy; the gradients of shift and scale are added to gradModulation.
    With dn = dy (1 + scale): dx = rstd (dn - mean(dn) - n mean(dn n)). */
 CHUNKGRPO_STRUCT(NormGradientArguments) {
-    CHUNKGRPO_IN dy;
-    CHUNKGRPO_IN x;
-    CHUNKGRPO_IN mean;
-    CHUNKGRPO_IN rstd;
+    chunkgrpo_in dy, x, mean, rstd;
     ptrdiff_t rows, width;
     struct chunkgrpo_ModulationTable modulation, gradModulation;
     ptrdiff_t shift, scale;
-    CHUNKGRPO_OUT dx;
+    chunkgrpo_out dx;
 };
 
 /* y = x + gate z; y may be x. */
 CHUNKGRPO_STRUCT(GateArguments) {
-    CHUNKGRPO_IN z;
-    CHUNKGRPO_IN x;
+    chunkgrpo_in z, x;
     ptrdiff_t rows, width;
     struct chunkgrpo_ModulationTable modulation;
     ptrdiff_t gate;
-    CHUNKGRPO_OUT y;
+    chunkgrpo_out y;
 };
 
 /* dz = dy gate; its sum over the rows is added to gradBias, and the gradient of gate to gradModulation. */
 CHUNKGRPO_STRUCT(GateGradientArguments) {
-    CHUNKGRPO_IN dy;
-    CHUNKGRPO_IN z;
+    chunkgrpo_in dy, z;
     ptrdiff_t rows, width;
     struct chunkgrpo_ModulationTable modulation, gradModulation;
     ptrdiff_t gate;
-    CHUNKGRPO_OUT dz;
-    CHUNKGRPO_OUT gradBias;
+    chunkgrpo_out dz, gradBias;
 };
 
 /* The numbers of one step of AdamW. */
@@ -177,13 +162,8 @@ CHUNKGRPO_STRUCT(AdamWFactors) {
 /* Parameters w and moments m, v after a step with gradients g, into newW, newM, newV, which may be w, m, v. */
 CHUNKGRPO_STRUCT(AdamWArguments) {
     struct chunkgrpo_AdamWFactors factors;
-    CHUNKGRPO_IN g;
-    CHUNKGRPO_IN w;
-    CHUNKGRPO_IN m;
-    CHUNKGRPO_IN v;
-    CHUNKGRPO_OUT newW;
-    CHUNKGRPO_OUT newM;
-    CHUNKGRPO_OUT newV;
+    chunkgrpo_in g, w, m, v;
+    chunkgrpo_out newW, newM, newV;
     ptrdiff_t count;
 };
 

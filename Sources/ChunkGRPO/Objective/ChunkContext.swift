@@ -1,6 +1,6 @@
 /// A chunk of one sample as surrogate and KL estimate see it: its steps that are present. Made once and moved from chunk to
-/// chunk, so that none allocates.
-struct ChunkContext {
+/// chunk; a class, because a copy would count references to all arrays of the options.
+final class ChunkContext {
   let options: ChunkLossOptions
   /// (B, S) all: ℓ_new; that of the KL's reference; the log ratios r_t = scale_t·(ℓ_new − ℓ_old + bias_t).
   let new, reference, logRatios: [Double]
@@ -21,13 +21,14 @@ struct ChunkContext {
     }
   }
 
-  mutating func move(to indices: Range<Int>, advantage: Double) {
+  func move(to indices: Range<Int>, advantage: Double) {
     self.indices = indices
     self.advantage = advantage
     present = options.present(indices)
   }
 
   /// Over the steps that are present; `value` gets an index into (B, S).
+  @inline(__always)
   func mean(_ value: (Int) -> Double) -> Double {
     indices.reduce(0) { options.isPresent($1) ? $0 + value($1) : $0 } / Double(present)
   }

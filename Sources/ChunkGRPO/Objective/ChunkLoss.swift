@@ -51,7 +51,7 @@ public func chunkLoss(
   var ratios: [Double] = []
   ratios.reserveCapacity(batch * count)
   var moments = RatioMoments()
-  var chunk = ChunkContext(new: new, old: old, steps: steps, options)
+  let chunk = ChunkContext(new: new, old: old, steps: steps, options)
   for i in 0..<batch {
     for (j, range) in ranges.enumerated() {
       chunk.move(to: i * steps + range.lowerBound..<i * steps + range.upperBound, advantage: advantages[i])

@@ -53,17 +53,17 @@ extension Surrogate {
   }
 
   func term(_ chunk: ChunkContext) -> PolicyTerm {
-    let o = chunk.options
+    let clip = chunk.options.clip
     let (ratio, advantage) = (chunk.ratio, chunk.advantage)
     let side = ratio > 1 ? PolicyTerm.Side.high : .low
     let free = PolicyTerm(value: -advantage * ratio, slope: -advantage * ratio)
     switch self {
     case .clipped:
       // max(−A·min(ρ, cap), −A·clip(ρ)), and where A < 0 at most −A·dualClip.
-      let (bounded, capped) = (o.clip.bounded(ratio), min(ratio, o.ratioCap))
+      let (bounded, capped) = (clip.bounded(ratio), min(ratio, chunk.options.ratioCap))
       let chosen = -advantage * bounded > -advantage * capped ? bounded : capped
-      if advantage < 0 && chosen > o.dualClip {
-        return PolicyTerm(value: -advantage * o.dualClip, slope: 0, clipped: .high)
+      if advantage < 0 && chosen > chunk.options.dualClip {
+        return PolicyTerm(value: -advantage * chunk.options.dualClip, slope: 0, clipped: .high)
       }
       return chosen == ratio || advantage == 0
         ? PolicyTerm(value: -advantage * chosen, slope: -advantage * ratio)
@@ -72,21 +72,22 @@ extension Surrogate {
       return free
     case .logClipped:
       // A log ratio is bounded only where it has moved the advantage's way.
-      let range = advantage > 0 ? -.infinity...o.clip.high : -o.clip.low ... .infinity
+      let range = advantage > 0 ? -.infinity...clip.high : -clip.low ... .infinity
       let mean = chunk.mean { min(max(chunk.logRatios[$0], range.lowerBound), range.upperBound) }
       let isClipped = advantage != 0 && chunk.contains { !range.contains(chunk.logRatios[$0]) }
       return PolicyTerm(
         value: -advantage * exp(mean), slope: -advantage * exp(mean),
         clipped: isClipped ? (advantage > 0 ? .high : .low) : nil, free: range)
     case .cispo:
-      let bounded = o.clip.bounded(ratio)
+      let bounded = clip.bounded(ratio)
       return PolicyTerm(
         value: -advantage * bounded * chunk.mean { chunk.new[$0] }, slope: -advantage * bounded,
         clipped: bounded == ratio ? nil : side)
     case .divergenceMask:
       let moved = advantage > 0 && ratio > 1 || advantage < 0 && ratio < 1
-      let divergence = o.divergence.map { all in chunk.mean { all[$0] } } ?? 0
-      return moved && divergence >= o.divergenceThreshold ? PolicyTerm(value: 0, slope: 0, clipped: side) : free
+      let divergence = chunk.mean { chunk.options.divergence?[$0] ?? 0 }
+      return moved && divergence >= chunk.options.divergenceThreshold
+        ? PolicyTerm(value: 0, slope: 0, clipped: side) : free
     }
   }
 
