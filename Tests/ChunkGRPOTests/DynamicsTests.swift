@@ -28,7 +28,7 @@ struct DynamicsTests {
 
   @Test("Wan's SDE is Dance-SDE whose eta falls from sigma_1 to sigma_min with sigma", arguments: [0, 0.05, 1])
   func wanFallsToSigmaMin(smallest: Double) throws {
-    let wan = try Sampler(schedule, SamplerOptions { ($0.dynamics, $0.sigmaMin) = (.wanSDE, smallest) })
+    let wan = try Sampler(schedule, SamplerOptions { ($0.dynamics, $0.wanSigmaMin) = (.wanSDE, smallest) })
     let etas = schedule.sigmas.dropLast().map { smallest + (schedule.sigmas[1] - smallest) * $0 }
     let dance = try Sampler(schedule, SamplerOptions { ($0.dynamics, $0.etas) = (.danceSDE, etas) })
     #expect(wan.coefficients == dance.coefficients)

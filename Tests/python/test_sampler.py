@@ -29,10 +29,10 @@ def test_defaults_of_gcpo_have_the_published_deviations(schedule):
 
 def test_the_wan_sde_falls_to_sigma_min(schedule):
     etas = [0.05 + (schedule.sigmas[1] - 0.05) * sigma for sigma in schedule.sigmas[:-1]]
-    wan, dance = cg.Sampler(schedule, "wan_sde", sigma_min=0.05), cg.Sampler(schedule, "dance_sde", etas=etas)
+    wan, dance = cg.Sampler(schedule, "wan_sde", wan_sigma_min=0.05), cg.Sampler(schedule, "dance_sde", etas=etas)
     assert [wan.coefficients(k) for k in range(17)] == [dance.coefficients(k) for k in range(17)]
-    with pytest.raises(cg.InvalidArgument, match="sigma_min"):
-        cg.Sampler(schedule, sigma_min=0.05)
+    with pytest.raises(cg.InvalidArgument, match="wan_sigma_min"):
+        cg.Sampler(schedule, wan_sigma_min=0.05)
 
 
 @pytest.mark.parametrize("dynamics", DYNAMICS)

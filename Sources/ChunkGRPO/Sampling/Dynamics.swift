@@ -57,7 +57,7 @@ extension Dynamics {
     case .danceSDE:
       return .sde(at, g: eta)
     case .wanSDE:
-      return .sde(at, g: options.sigmaMin + (at.afterFirst - options.sigmaMin) * at.sigma)
+      return .sde(at, g: options.wanSigmaMin + (at.afterFirst - options.wanSigmaMin) * at.sigma)
     case .cps:
       let s = at.next * sin(.pi * eta / 2)
       // (σ' − s)(σ' + s), not σ'² − s²: exact at η = 1, and never negative.

@@ -20,7 +20,7 @@ public struct SamplerOptions: Options {
   /// Noise scale, ≥ 0; for CPS at most 1. DPM-Solver++ has none.
   public var eta = 0.7
   /// The noise scale of Wan's SDE falls from σ_1 to this, in [0, 1]. For `.wanSDE` only.
-  public var sigmaMin = 0.0
+  public var wanSigmaMin = 0.0
   /// One for each of the T steps instead of `eta`.
   public var etas: [Double]?
   /// The steps that take `dynamics`, in rising order; nil = all. The others take `outside`, and those after the last of
@@ -50,8 +50,8 @@ extension SamplerOptions {
         dynamics != .cps || eta <= 1, "\(name) = \(eta): CPS takes at most 1, where all of the noise is new")
     }
     try require(
-      (0...1).contains(sigmaMin) && (sigmaMin == 0 || dynamics == .wanSDE),
-      "sigma_min = \(sigmaMin) must be in [0, 1], and 0 but for wan_sde")
+      (0...1).contains(wanSigmaMin) && (wanSigmaMin == 0 || dynamics == .wanSDE),
+      "wan_sigma_min = \(wanSigmaMin) must be in [0, 1], and 0 but for wan_sde")
     try require((1...2).contains(dpmOrder), "dpm_order = \(dpmOrder) is neither 1 nor 2")
     for (name, dynamics) in [("outside", outside), ("after", after ?? outside)] {
       try require(
