@@ -227,7 +227,8 @@ enum {
     CGRPO_DYNAMICS_DPM_SDE = 5,
     /* DPM-Solver++ without noise: i = (1 - sigma')(1 - e^-h), x' = (sigma'/sigma) x + i x0, s = 0 */
     CGRPO_DYNAMICS_DPM_ODE = 6,
-    /* Flow-SDE's form with g = sigma_1 sigma (Flow-GRPO's Wan script), no eta */
+    /* Flow-SDE's form with g = sigma_min + (sigma_1 - sigma_min) sigma, no eta (Flow-GRPO's Wan script, where sigma_min
+       is 0; Flash-GRPO, arXiv 2605.15980) */
     CGRPO_DYNAMICS_WAN_SDE = 7
 };
 
@@ -249,6 +250,7 @@ typedef struct cgrpo_sampler_options {
     cgrpo_dynamics dynamics;           /* CGRPO_DYNAMICS_FLOW_SDE */
     cgrpo_log_prob_form log_prob_form; /* CGRPO_LOG_PROB_FORM_GAUSSIAN */
     double eta;                        /* 0.7; >= 0; for CPS at most 1 */
+    double sigma_min;                  /* 0; in [0, 1]; for the Wan SDE */
     cgrpo_last_step last_step;         /* CGRPO_LAST_STEP_AS_OTHERS */
     int32_t threads;                   /* 1; 0 ... 256, 0 = one per core. The results are the same for any number. */
     const double *etas;                /* null, or one for each of the T steps instead of eta */

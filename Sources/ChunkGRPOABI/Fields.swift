@@ -21,6 +21,7 @@ extension cgrpo_sampler_options: OptionStruct {
     .choice("dynamics", \.dynamics, \.dynamics),
     .choice("log_prob_form", \.log_prob_form, \.logProbForm),
     .number(\.eta, \.eta),
+    .number(\.sigma_min, \.sigmaMin),
     .choice("last_step", \.last_step, \.lastStep),
     .count("threads", \.threads, \.threads, 0...256),
     .array("etas", \.etas, \.etas) { ($1.steps, 1) },

@@ -26,6 +26,14 @@ struct DynamicsTests {
     #expect(abs(dance[0] - 0.1) < 5e-6 && abs(dance[16] - 0.27815) < 5e-6)
   }
 
+  @Test("Wan's SDE is Dance-SDE whose eta falls from sigma_1 to sigma_min with sigma", arguments: [0, 0.05, 1])
+  func wanFallsToSigmaMin(smallest: Double) throws {
+    let wan = try Sampler(schedule, SamplerOptions { ($0.dynamics, $0.sigmaMin) = (.wanSDE, smallest) })
+    let etas = schedule.sigmas.dropLast().map { smallest + (schedule.sigmas[1] - smallest) * $0 }
+    let dance = try Sampler(schedule, SamplerOptions { ($0.dynamics, $0.etas) = (.danceSDE, etas) })
+    #expect(wan.coefficients == dance.coefficients)
+  }
+
   @Test("At eta 0 every sampler is its ODE", arguments: [Dynamics.flowSDE, .danceSDE, .cps])
   func etaZeroIsODE(dynamics: Dynamics) throws {
     let ode = try Sampler(schedule, dynamics: .ode)

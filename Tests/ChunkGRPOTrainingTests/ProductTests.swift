@@ -3,8 +3,8 @@ import KernelTable
 import Testing
 
 @Suite struct ProductTests {
-  /// Bit for bit, so that processors whose vectors have other widths agree: a sum begins with what is there already and the
-  /// bias, and takes its terms in order, each rounded once.
+  /// Bit for bit, so that processors whose vectors have other widths agree: a sum begins with what is there already and
+  /// the bias, and takes its terms in order, each rounded once.
   @Test(
     "A product's numbers are sums in the order of k, for any layout and more terms than one panel",
     arguments: [(1, 64, 1), (7, 128, 301), (13, 64, 700)])

@@ -3,8 +3,8 @@ import ChunkGRPOTraining
 import Testing
 
 @Suite struct ProductsTests {
-  /// Sizes that the library's own products take, where the processor has what they need, and rows that are no multiple of
-  /// six: few, and sums of more terms than a product takes at a time.
+  /// Sizes that the library's own products take, where the processor has what they need, and rows that are no multiple
+  /// of six: few, and sums of more terms than a product takes at a time.
   @Test(arguments: [(128, 7), (320, 301)])
   func ownProductsAgreeWithDouble(width: Int, rows: Int) throws {
     let shape = try NetworkShape(latentSize: 64, conditionSize: 64, width: width, blocks: 2, embeddingSize: 64)

@@ -115,6 +115,10 @@ static void sampler_options(void) {
         EXPECT(o.log_prob_form = enums[i], "log_prob_form");
         EXPECT(o.last_step = enums[i], "last_step");
     }
+    EXPECT(o.sigma_min = 0.1, "sigma_min"); /* of another SDE than Wan's */
+    EXPECT((o.dynamics = CGRPO_DYNAMICS_WAN_SDE, o.sigma_min = -0.1), "sigma_min");
+    EXPECT((o.dynamics = CGRPO_DYNAMICS_WAN_SDE, o.sigma_min = 1.1), "sigma_min");
+    EXPECT((o.dynamics = CGRPO_DYNAMICS_WAN_SDE, o.sigma_min = NAN), "sigma_min");
     EXPECT(o.threads = -1, "threads");
     EXPECT(o.threads = 257, "threads");
     EXPECT(o.threads = INT32_MIN, "threads");

@@ -17,7 +17,8 @@ enum { CALLS = 10000 };
  *   v nothing   p pointer   i int32_t   u uint32_t   l int64_t   U uint64_t   z size_t   d double
  *   s as a result: a cgrpo_status, which must not be CGRPO_OK; t as a result: a text, which must not be null
  */
-#define FUNCTION(name, signature) {#name, signature, (void (*)(void))name}
+#define FUNCTION(name, signature) \
+    { #name, signature, (void (*)(void))name }
 static const struct {
     const char *name, *signature;
     void (*call)(void);

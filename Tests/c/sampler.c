@@ -422,7 +422,8 @@ static void info_makes_an_equal_sampler(void) {
     const double *found = NULL;
     int64_t count = 0;
     cgrpo_sampler_options_init(&options, sizeof options);
-    options.dynamics = CGRPO_DYNAMICS_DANCE_SDE;
+    options.dynamics = CGRPO_DYNAMICS_WAN_SDE;
+    options.sigma_min = 0.01;
     options.log_prob_form = CGRPO_LOG_PROB_FORM_SQUARED_ERROR;
     options.last_step = CGRPO_LAST_STEP_ODE;
     options.threads = 2;

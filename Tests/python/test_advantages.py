@@ -1,5 +1,5 @@
-"""Advantages of rewards, best-of-n and a prompt's history. Their numbers are checked against public code case by case in
-Swift (AdvantageFixtureTests); here each option must arrive and mean what it says."""
+"""Advantages of rewards, best-of-n and a prompt's history. Their numbers are checked against public code case by case
+in Swift (AdvantageFixtureTests); here each option must arrive and mean what it says."""
 
 from __future__ import annotations
 

@@ -34,8 +34,12 @@ def test_one_token_is_grpo_and_one_chunk_is_gspo_of_trl(variant):
     given = {name: np.array(TRL["inputs"][name]) for name in names}
     new, advantages = given["new_log_probs"], TRL["inputs"]["advantages"]
     loss = tokens.grpo if variant["importance_sampling_level"] == "token" else tokens.gspo
+    old = given["old_log_probs"] if variant["old_log_probs_given"] else new
     out = loss(
-        *(new, given["old_log_probs"] if variant["old_log_probs_given"] else new, advantages, given["mask"]),
+        new,
+        old,
+        advantages,
+        given["mask"],
         clip=(variant["epsilon_low"], variant["epsilon_high"]),
         ratio_cap=variant["delta"] or float("inf"),
         kl=variant["beta"],

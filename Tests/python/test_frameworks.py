@@ -269,11 +269,8 @@ def test_what_is_made_from_small_arrays_is_of_their_framework(name):
     new, old = curve / 100, curve / 90
     expected = cg.chunk_loss(new, old, [1, -1], plan, ratio_bias=old, selection=np.array([[True, False], [True, True]]))
     mask = framework.of(np.array([[1, 0], [1, 1]], np.float32)) > 0
-    out = cg.chunk_loss(
-        *(framework.of(new), framework.of(old), framework.of(np.array([1, -1], np.float32)), plan),
-        ratio_bias=framework.of(old),
-        selection=mask,
-    )
+    arrays = framework.of(new), framework.of(old), framework.of(np.array([1, -1], np.float32))
+    out = cg.chunk_loss(*arrays, plan, ratio_bias=framework.of(old), selection=mask)
     assert out.loss == expected.loss and out.stats == expected.stats
     same(framework, out.grad_log_probs, expected.grad_log_probs)
     same(framework, out.ratios, expected.ratios)

@@ -27,6 +27,14 @@ def test_defaults_of_gcpo_have_the_published_deviations(schedule):
     np.testing.assert_allclose([dance.coefficients(k).s for k in (0, 16)], [0.10000, 0.27815], atol=5e-6)
 
 
+def test_the_wan_sde_falls_to_sigma_min(schedule):
+    etas = [0.05 + (schedule.sigmas[1] - 0.05) * sigma for sigma in schedule.sigmas[:-1]]
+    wan, dance = cg.Sampler(schedule, "wan_sde", sigma_min=0.05), cg.Sampler(schedule, "dance_sde", etas=etas)
+    assert [wan.coefficients(k) for k in range(17)] == [dance.coefficients(k) for k in range(17)]
+    with pytest.raises(cg.InvalidArgument, match="sigma_min"):
+        cg.Sampler(schedule, sigma_min=0.05)
+
+
 @pytest.mark.parametrize("dynamics", DYNAMICS)
 def test_every_sampler_without_noise_is_the_ode(schedule, dynamics):
     ode = cg.Sampler(schedule, "ode")

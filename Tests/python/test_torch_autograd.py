@@ -375,7 +375,7 @@ def test_grad_where_it_makes_no_sense_is_refused():
 
 def test_what_is_no_fitting_tensor_is_refused():
     x, v, _, _, next_x = transition()
-    refuse(lambda: cgt.log_prob(SAMPLER, 3, x.numpy(), v, next_x), TypeError, "^latents must be a torch.Tensor, not ndarray")
+    refuse(lambda: cgt.log_prob(SAMPLER, 3, x.numpy(), v, next_x), TypeError, "^latents must be a torch.Tensor, not nd")
     refuse(lambda: cgt.log_prob(SAMPLER, 3, x, None, next_x), TypeError, "^velocity must be a torch.Tensor")
     refuse(lambda: cgt.log_prob(SAMPLER, 3, x, v.int(), next_x), TypeError, "^velocity has element type torch.int32")
     refuse(

@@ -42,7 +42,8 @@ def trainer():
 def state(trainer):
     """All that can be seen of a trainer."""
     x = np.linspace(-1, 1, 8, dtype=np.float32).reshape(2, 4)
-    return [trainer.velocity(x, 0.5, CONDITIONS, parameters=parameters).tobytes() for parameters in ("trained", "averaged")] + [
+    which = "trained", "averaged"
+    return [trainer.velocity(x, 0.5, CONDITIONS, parameters=name).tobytes() for name in which] + [
         trainer.iterations
     ]
 

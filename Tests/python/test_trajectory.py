@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import pickle
 import subprocess
 import sys
 import tracemalloc
@@ -234,3 +236,32 @@ def test_a_rollout_with_history_is_its_steps_and_goes_on_elsewhere():
     np.testing.assert_array_equal(rest.images, whole.images)
     with pytest.raises(cg.InvalidArgument, match="previous_image"):
         sampler.begin(part.latents[:, 6], seed=4, position=6)
+
+
+@dtypes()
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))])
+def test_a_trajectory_can_be_pickled_and_goes_on_as_it_would_have(sampler, dtype_name, copied):
+    x = cg.initial_noise((3, 5), seed=2, dtype=as_dtype(dtype_name))
+    whole = sampler.rollout(velocity, x, seed=4, sample_ids=[7, 8, 9])
+    part = sampler.begin(x, seed=4, sample_ids=[7, 8, 9])
+    part.advance(velocity, until=6)
+    twin = copied(part)
+    assert twin.position == 6 and twin.latents.dtype == part.latents.dtype
+    for name in ("latents", "log_probs", "relative_l1"):
+        assert getattr(twin, name).tobytes() == getattr(part, name).tobytes(), name
+    part.advance(velocity)
+    assert twin.position == 6
+    twin.advance(velocity)
+    for name in ("latents", "log_probs", "relative_l1"):
+        assert getattr(twin, name).tobytes() == getattr(whole, name).tobytes() == getattr(part, name).tobytes(), name
+
+
+def test_a_trajectory_of_second_order_steps_or_of_tensors_can_be_pickled():
+    torch = pytest.importorskip("torch")
+    sampler = cg.Sampler(cg.Schedule.shifted(8, 3.0), "dpm_ode")
+    whole = sampler.rollout(lambda x, sigma, k: x / 2, torch.ones(2, 3, dtype=torch.bfloat16))
+    part = sampler.begin(torch.ones(2, 3, dtype=torch.bfloat16))
+    part.advance(lambda x, sigma, k: x / 2, until=4)
+    twin = pickle.loads(pickle.dumps(part))
+    twin.advance(lambda x, sigma, k: x / 2)
+    assert torch.equal(twin.latents, whole.latents) and torch.equal(twin.previous_image, whole.previous_image)

@@ -36,7 +36,8 @@ reveal_type(trajectory.images)  # 2: Tensor
 reveal_type(trajectory.log_probs)  # 3: Tensor
 reveal_type(cg.advantages(trajectory.images.mean(1), group_size=2))  # 4: Tensor
 reveal_type(sampler.log_probs_vjp(trajectory.latents, trajectory.latents[:, 1:], np.ones((4, 16))))  # 5: Tensor
-reveal_type(cg.chunk_loss(trajectory.log_probs, trajectory.log_probs, [1.0], plan, clip=0.1).grad_log_probs)  # 6: Tensor
+loss = cg.chunk_loss(trajectory.log_probs, trajectory.log_probs, [1.0], plan, clip=0.1)
+reveal_type(loss.grad_log_probs)  # 6: Tensor
 reveal_type(cgt.chunk_loss(trajectory.log_probs, trajectory.log_probs, [1.0], plan, kl=0.1).loss)  # 7: Tensor
 reveal_type(sampler.log_prob(0, torch.zeros(2, 3), torch.zeros(2, 3), torch.zeros(2, 3)))  # 8: Tensor
 own = sampler.rollout(velocity, np.zeros((4, 8), np.float32), seed=7)

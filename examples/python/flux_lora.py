@@ -204,7 +204,11 @@ def train(args):
             chosen = plan.select(args.group, args.fraction, movement, seed=args.seed, sample_ids=ids)
             result = cgt.streamed_backward(
                 velocity_of(pipe, args, calls),
-                *(trajectory.sampler, trajectory.latents, trajectory.log_probs, advantages[of_run], plan),
+                trajectory.sampler,
+                trajectory.latents,
+                trajectory.log_probs,
+                advantages[of_run],
+                plan,
                 selection=chosen,
                 clip=args.clip,
                 kl=args.kl,

@@ -131,7 +131,11 @@ def iterate(model, average, optimiser, plan, reward_model, iteration, options):
         optimiser.zero_grad()
         out = cgt.streamed_backward(
             lambda x, sigma, step: model(x, sigma, digit[rows]),
-            *(SAMPLER, trajectory.latents[rows], trajectory.log_probs[rows], advantages[rows], plan),
+            SAMPLER,
+            trajectory.latents[rows],
+            trajectory.log_probs[rows],
+            advantages[rows],
+            plan,
             clip=1e-3,  # and the other options of chunkgrpo.chunk_loss
         )
         norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)

@@ -111,8 +111,12 @@ class TorchTrainer:
             # All steps in one pass, since this network is small; for a large one, cgt.streamed_backward.
             velocities = self.model(latents[rows, : plan.steps], sigmas, condition[rows, None])
             out = cgt.chunk_policy_loss(
-                *(self.sampler, latents[rows, : plan.steps + 1], velocities),
-                *(trajectory.log_probs[rows], advantages[rows], plan),
+                self.sampler,
+                latents[rows, : plan.steps + 1],
+                velocities,
+                trajectory.log_probs[rows],
+                advantages[rows],
+                plan,
                 selection=chosen[rows],
                 clip=options["clip"],
             )

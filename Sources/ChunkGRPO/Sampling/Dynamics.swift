@@ -28,7 +28,8 @@ public enum Dynamics: Int32, Sendable, CaseIterable {
   case dpmSDE = 5
   /// DPM-Solver++ without noise.
   case dpmODE = 6
-  /// Flow-SDE's form with g = σ_1·σ (Flow-GRPO's Wan script). Has no η.
+  /// Flow-SDE's form with g = σ_min + (σ_1 − σ_min)·σ (Flow-GRPO's Wan script, where σ_min is 0; Flash-GRPO, arXiv
+  /// 2605.15980). Has no η.
   case wanSDE = 7
 
   /// Whether η = 0, not another case, makes it deterministic.
@@ -48,7 +49,7 @@ struct StepSigmas {
 }
 
 extension Dynamics {
-  func coefficients(_ at: StepSigmas, eta: Double) -> StepCoefficients {
+  func coefficients(_ at: StepSigmas, _ options: SamplerOptions, eta: Double) -> StepCoefficients {
     switch self {
     case .flowSDE:
       let star = at.sigma == 1 ? at.afterFirst : at.sigma
@@ -56,7 +57,7 @@ extension Dynamics {
     case .danceSDE:
       return .sde(at, g: eta)
     case .wanSDE:
-      return .sde(at, g: at.afterFirst * at.sigma)
+      return .sde(at, g: options.sigmaMin + (at.afterFirst - options.sigmaMin) * at.sigma)
     case .cps:
       let s = at.next * sin(.pi * eta / 2)
       // (σ' − s)(σ' + s), not σ'² − s²: exact at η = 1, and never negative.

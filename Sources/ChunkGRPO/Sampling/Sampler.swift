@@ -42,21 +42,10 @@ public struct Sampler: Sendable {
 
   private static func coefficients(_ schedule: Schedule, _ o: SamplerOptions) throws -> [StepCoefficients] {
     let (sigmas, steps) = (schedule.sigmas, schedule.steps)
+    try o.check(steps: steps)
     let etas = o.etas ?? Array(repeating: o.eta, count: steps)
-    try require(etas.count == steps, "etas: \(etas.count) of them for \(steps) steps")
-    for (k, eta) in etas.enumerated() {
-      let name = o.etas == nil ? "eta" : "etas[\(k)]"
-      try require(eta >= 0 && eta.isFinite, "\(name) = \(eta) must be at least 0 and finite")
-      try require(
-        o.dynamics != .cps || eta <= 1, "\(name) = \(eta): CPS takes at most 1, where all of the noise is new")
-    }
-    try require((1...2).contains(o.dpmOrder), "dpm_order = \(o.dpmOrder) is neither 1 nor 2")
-    for (name, dynamics) in [("outside", o.outside), ("after", o.after ?? o.outside)] {
-      try require(
-        dynamics == .ode || dynamics == .dpmODE,
-        "\(name): steps outside of the window are deterministic, ode or dpm_ode")
-    }
-    let inside = try windowFlags(o.window, steps: steps)
+    var inside = Array(repeating: o.window == nil, count: steps)
+    for k in o.window ?? [] { inside[k] = true }
     let lastInside = inside.lastIndex(of: true) ?? -1
     return try (0..<steps).map { k in
       let last = k == steps - 1
@@ -66,25 +55,12 @@ public struct Sampler: Sendable {
       let c = dynamics.coefficients(
         StepSigmas(
           sigma: sigmas[k], next: sigmas[k + 1], previous: o.dpmOrder == 2 && k > 0 && !last ? sigmas[k - 1] : nil,
-          afterFirst: sigmas[1]), eta: dynamics.followsEta ? etas[k] : 0)
+          afterFirst: sigmas[1]), o, eta: dynamics.followsEta ? etas[k] : 0)
       try require(
         [c.a, c.b, c.s, c.c].allSatisfy { Float($0).isFinite },
         "eta = \(etas[k]) makes step \(k), from sigma \(sigmas[k]) to \(sigmas[k + 1]), overflow")
       return c
     }
-  }
-
-  private static func windowFlags(_ window: [Int]?, steps: Int) throws -> [Bool] {
-    guard let window else { return Array(repeating: true, count: steps) }
-    try require(!window.isEmpty, "window: no step is in it, so nothing would be trained")
-    var flags = Array(repeating: false, count: steps)
-    for (i, k) in window.enumerated() {
-      try require((0..<steps).contains(k), "window[\(i)] = \(k) is outside 0 … \(steps - 1)")
-      try require(
-        i == 0 || k > window[i - 1], "window[\(i)] = \(k) does not follow \(window[max(i, 1) - 1]): steps rise")
-      flags[k] = true
-    }
-    return flags
   }
 
   // MARK: Parts

@@ -19,6 +19,8 @@ public struct SamplerOptions: Options {
   public var dynamics = Dynamics.flowSDE
   /// Noise scale, ≥ 0; for CPS at most 1. DPM-Solver++ has none.
   public var eta = 0.7
+  /// The noise scale of Wan's SDE falls from σ_1 to this, in [0, 1]. For `.wanSDE` only.
+  public var sigmaMin = 0.0
   /// One for each of the T steps instead of `eta`.
   public var etas: [Double]?
   /// The steps that take `dynamics`, in rising order; nil = all. The others take `outside`, and those after the last of
@@ -35,4 +37,33 @@ public struct SamplerOptions: Options {
   public var threads = 1
 
   public init() {}
+}
+
+extension SamplerOptions {
+  /// Every field within its bounds, for a schedule of `steps`.
+  func check(steps: Int) throws {
+    try require(etas == nil || etas?.count == steps, "etas: \(etas?.count ?? 0) of them for \(steps) steps")
+    for (k, eta) in (etas ?? [eta]).enumerated() {
+      let name = etas == nil ? "eta" : "etas[\(k)]"
+      try require(eta >= 0 && eta.isFinite, "\(name) = \(eta) must be at least 0 and finite")
+      try require(
+        dynamics != .cps || eta <= 1, "\(name) = \(eta): CPS takes at most 1, where all of the noise is new")
+    }
+    try require(
+      (0...1).contains(sigmaMin) && (sigmaMin == 0 || dynamics == .wanSDE),
+      "sigma_min = \(sigmaMin) must be in [0, 1], and 0 but for wan_sde")
+    try require((1...2).contains(dpmOrder), "dpm_order = \(dpmOrder) is neither 1 nor 2")
+    for (name, dynamics) in [("outside", outside), ("after", after ?? outside)] {
+      try require(
+        dynamics == .ode || dynamics == .dpmODE,
+        "\(name): steps outside of the window are deterministic, ode or dpm_ode")
+    }
+    try require(window?.isEmpty != true, "window: no step is in it, so nothing would be trained")
+    for (i, k) in (window ?? []).enumerated() {
+      try require((0..<steps).contains(k), "window[\(i)] = \(k) is outside 0 … \(steps - 1)")
+      if i > 0, let before = window?[i - 1] {
+        try require(k > before, "window[\(i)] = \(k) does not follow \(before): steps rise")
+      }
+    }
+  }
 }

@@ -4,8 +4,8 @@ internal import Platform
 /// A checkpoint is a directory with one file, model.safetensors. Its tensors are the parameters, their average and the
 /// moments; its metadata are the options, under the names of the header, and the counters.
 extension ChunkGRPOTrainer {
-  /// Writes a checkpoint into `directory`, which is made if it is missing. Whenever the machine stops, the directory holds a
-  /// whole checkpoint: the one before, or this one.
+  /// Writes a checkpoint into `directory`, which is made if it is missing. Whenever the machine stops, the directory
+  /// holds a whole checkpoint: the one before, or this one.
   public func save(to directory: String) throws {
     guard mkdir(directory, 0o755) == 0 || errno == EEXIST else { throw ioError("make", directory) }
     let metadata = [("format", "chunkgrpo"), ("version", checkpointVersion)] + texts + [("checksum", checksum)]
@@ -49,7 +49,7 @@ extension ChunkGRPOTrainer {
       + TrainingCounters.fields.map { ($0.name, $0.text(state.counters)) }
   }
 
-  /// Of the options, the counters and all values.
+  /// FNV-1a of the options, the counters and all values.
   private var checksum: String {
     var hash = fnv1a(texts.map { "\($0.name)=\($0.text)\n" }.joined().utf8)
     for tensor in checkpointTensors {
@@ -69,9 +69,9 @@ private func refuseEarlierFormat(_ directory: String) throws {
   guard access(now, F_OK) != 0, access(before, F_OK) == 0 else { return }
   throw ChunkGRPOError(
     .io,
-    "\(directory) holds a checkpoint of format 1 (state.json, weights, average, optimiser), and this version reads format "
-      + "\(checkpointVersion) (\(checkpointName)): go on with the library that wrote it (ABI 1); any reader of safetensors "
-      + "opens its parameters")
+    "\(directory) holds a checkpoint of format 1 (state.json, weights, average, optimiser), and this version reads "
+      + "format \(checkpointVersion) (\(checkpointName)): go on with the library that wrote it (ABI 1); any reader of "
+      + "safetensors opens its parameters")
 }
 
 /// The metadata must hold every option and counter, and nothing else.
@@ -84,7 +84,7 @@ private func readTexts(_ file: SafetensorsFile) throws -> (TrainerOptions, Train
   func read<Root>(_ fields: [TextField<Root>], _ root: inout Root) throws {
     for field in fields {
       let text = try take(field.name)
-      guard field.read(text, &root) else { throw corrupt(file.path, "its \(field.name) is \(text)") }
+      guard field.read(text, &root) else { throw corrupt(file.path, "its \(field.name) is \(text.prefix(80))") }
     }
   }
   guard try take("format") == "chunkgrpo" else { throw corrupt(file.path, "its format is not chunkgrpo") }

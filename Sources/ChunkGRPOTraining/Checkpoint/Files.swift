@@ -11,8 +11,8 @@ func corrupt(_ path: String, _ why: String) -> ChunkGRPOError {
   ChunkGRPOError(.io, "\(path) is no checkpoint: \(why)")
 }
 
-/// Writes `parts`, one after the other, aside, flushes and renames them to `path`: whenever the machine stops, the file is
-/// whole or not there. A file that an interrupted call left aside is written over.
+/// Writes `parts`, one after the other, aside, flushes and renames them to `path`: whenever the machine stops, the file
+/// is whole or not there. A file that an interrupted call left aside is written over.
 func writeAtomically(_ parts: [UnsafeRawBufferPointer], to path: String) throws {
   let aside = path + ".part"
   guard let file = fopen(aside, "we") else { throw ioError("write", aside) }

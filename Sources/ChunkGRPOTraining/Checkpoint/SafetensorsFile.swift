@@ -75,9 +75,11 @@ package struct SafetensorsFile {
       throw corrupt(path, "it holds \(tensors.count) tensors, but the network has \(wanted.count)")
     }
     let offsets = try wanted.map(offset)
-    for (tensor, offset) in zip(wanted, offsets) {
-      UnsafeMutableRawPointer(tensor.values).copyMemory(
-        from: bytes.base + dataStart + offset, byteCount: tensor.byteCount)
+    withExtendedLifetime(bytes) {
+      for (tensor, offset) in zip(wanted, offsets) {
+        UnsafeMutableRawPointer(tensor.values).copyMemory(
+          from: bytes.base + dataStart + offset, byteCount: tensor.byteCount)
+      }
     }
   }
 

@@ -4,12 +4,12 @@ internal import Platform
 
 /// The OpenBLAS of this process. `Linear` says which products it takes.
 ///
-/// A release of OpenBLAS takes processors newer than itself for ones of 2004 ("Prescott") and is then four to five times slower
-/// than it could be; 0.3.21, of Debian 12, does. `OPENBLAS_CORETYPE=SkylakeX` (with AVX-512) or `Haswell` (with AVX2 and
-/// FMA) in the environment tells it what the processor can do.
+/// A release of OpenBLAS takes processors newer than itself for ones of 2004 ("Prescott") and is then four to five
+/// times slower than it could be; 0.3.21, of Debian 12, does. `OPENBLAS_CORETYPE=SkylakeX` (with AVX-512) or `Haswell`
+/// (with AVX2 and FMA) in the environment tells it what the processor can do.
 enum BLAS {
-  /// Makes the process's first product. OpenBLAS then maps a buffer that it keeps, and waits without end where there is no
-  /// memory for it.
+  /// Makes the process's first product. OpenBLAS then maps a buffer that it keeps, and waits without end where there is
+  /// no memory for it.
   ///
   /// - Throws: `.outOfMemory` where there is none.
   static func prepare() throws {
@@ -25,8 +25,8 @@ enum BLAS {
     }
   }
 
-  /// Runs `body`, whose threads each call OpenBLAS, with products that take one thread each. The setting is the process's:
-  /// the first user makes it, and the last takes it back.
+  /// Runs `body`, whose threads each call OpenBLAS, with products that take one thread each. The setting is the
+  /// process's: the first user makes it, and the last takes it back.
   static func onOneThread(_ body: () -> Void) {
     locked {
       if users == 0 {

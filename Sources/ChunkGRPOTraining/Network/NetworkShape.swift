@@ -92,7 +92,7 @@ package struct NetworkShape: Equatable, Sendable {
 }
 
 extension NetworkShape {
-  /// Fresh parameters: weights N(0, 1/inputs) and biases 0; the modulation and the last layer 0, so that every block starts
+  /// Fresh parameters: weights N(0, 1/inputs) and biases 0; the modulation and the last layer 0. Every block starts
   /// as the identity and the velocity as 0 (adaLN-Zero).
   func initialise(_ parameters: Buffer<Float>, seed: UInt64) throws {
     parameters.fillWithZeros()

@@ -2,8 +2,8 @@ import ChunkGRPO
 internal import KernelTable
 
 /// The products of one layer. The library's own kernel takes those that stay within the caches: it copies no factor and
-/// gives the same bits with AVX2 and AVX-512. OpenBLAS takes the others: those of large networks, with sizes that are no
-/// multiples of 64, and all on processors without AVX2 and FMA.
+/// gives the same bits with AVX2 and AVX-512. OpenBLAS takes the others: those of large networks, with sizes that are
+/// no multiples of 64, and all on processors without AVX2 and FMA.
 ///
 /// Both are needed. Speed of a trainer's iteration relative to PyTorch eager, on a Zen 5 with AVX-512:
 ///
@@ -71,7 +71,8 @@ extension Linear {
 }
 
 extension NetworkShape {
-  /// Writes each weight of `p` transposed, and packed for products, to its place in `transposed`, on up to `threads` threads.
+  /// Writes each weight of `p` transposed, and packed for products, to its place in `transposed`, on up to `threads`
+  /// threads.
   package func transpose<S: NetworkScalar>(
     _ p: UnsafePointer<S>, into transposed: UnsafeMutablePointer<S>, threads: Int
   ) {

@@ -12,9 +12,9 @@ internal import Platform
 ///
 /// time(σ) is an MLP of one hidden layer over cosines and sines of 1000·σ.
 ///
-/// Rows of a batch that have the same σ and condition share a context, which is computed once. An instance is the memory for
-/// one pass at a time: `forward` uses the contexts of the latest `setContexts`, `backward` the activations of the latest
-/// `forward`.
+/// Rows of a batch that have the same σ and condition share a context, which is computed once. An instance is the
+/// memory for one pass at a time: `forward` uses the contexts of the latest `setContexts`, `backward` the activations
+/// of the latest `forward`.
 package final class VelocityNetwork<Scalar: NetworkScalar> {
   package let shape: NetworkShape
   /// The most rows and contexts of a call.

@@ -30,8 +30,8 @@ extension TrainingWorkspace {
 }
 
 extension TrainingState {
-  /// This state becomes `old`, which may be itself, after one step of AdamW with gradients that are multiplied by `scale`.
-  /// The average follows.
+  /// This state becomes `old`, which may be itself, after one step of AdamW with gradients that are multiplied by
+  /// `scale`. The average follows.
   func step(
     from old: TrainingState, _ options: TrainerOptions, gradients: Buffer<Float>, scale: Double, learningRate: Double,
     emaDecay: Double, threads: Int

@@ -8,14 +8,14 @@ public enum Parameters: Int32, Sendable {
 
 /// A small velocity network that the library trains by itself: flow matching first, then Chunk-GRPO with a reward.
 ///
-/// Arrays are row-major and contiguous. Their numbers of rows follow from their counts. Draws are a function of the seed and
-/// of how much was drawn before.
+/// Arrays are row-major and contiguous. Their numbers of rows follow from their counts. Draws are a function of the
+/// seed and of how much was drawn before.
 ///
 /// **Errors.** A call that throws leaves the trainer as it was.
 ///
-/// **Concurrency.** A trainer is not `Sendable`: one task or actor has it at a time, and its calls use the options' threads.
-/// Calls that do not change it (`sample`, `velocity`, `save`) may run at once, while neither `pretrain` nor `iterate` does.
-/// Those two refuse to be called from their own callbacks.
+/// **Concurrency.** A trainer is not `Sendable`: one task or actor has it at a time, and its calls use the options'
+/// threads. Calls that do not change it (`sample`, `velocity`, `save`) may run at once, while neither `pretrain` nor
+/// `iterate` does. Those two refuse to be called from their own callbacks.
 public final class ChunkGRPOTrainer {
   public let options: TrainerOptions
   let plan: TrainingPlan

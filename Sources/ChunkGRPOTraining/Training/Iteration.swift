@@ -2,8 +2,8 @@ import ChunkGRPO
 internal import Platform
 
 extension ChunkGRPOTrainer {
-  /// Rewards of the B images (B, D): one finite number each. `prompts[i]` is the row of `conditions` that image i was made
-  /// for. An error stops the iteration and is thrown on.
+  /// Rewards of the B images (B, D): one finite number each. `prompts[i]` is the row of `conditions` that image i was
+  /// made for. An error stops the iteration and is thrown on.
   public typealias Reward = (_ images: [Float], _ prompts: [Int]) throws -> [Double]
 
   /// The same on borrowed memory: writes B numbers into `rewards`.
@@ -12,11 +12,12 @@ extension ChunkGRPOTrainer {
     _ rewards: UnsafeMutableBufferPointer<Double>
   ) throws -> Void
 
-  /// One Chunk-GRPO iteration: `groupSize` samples for each row of conditions (P, C), rewards, advantages, optimiser steps.
+  /// One Chunk-GRPO iteration: `groupSize` samples for each row of conditions (P, C), rewards, advantages, optimiser
+  /// steps.
   ///
-  /// The log-probabilities of the first optimiser step are those of the rollout, up to the rounding of OpenBLAS where it
-  /// computes them anew: its products may differ in the last bits between batch sizes. Ratios are within 1e-6 of 1, far
-  /// within any clip range.
+  /// The log-probabilities of the first optimiser step are those of the rollout, up to the rounding of OpenBLAS where
+  /// it computes them anew: its products may differ in the last bits between batch sizes. Ratios are within 1e-6 of 1,
+  /// far within any clip range.
   public func iterate(conditions: [Float], reward: Reward) throws -> IterationReport {
     try conditions.withUnsafeBufferPointer {
       try iterate(conditions: $0) { images, prompts, rewards in

@@ -1,8 +1,8 @@
 import ChunkGRPO
 
-// A batch is cut into lanes: runs of samples, each with a network of its own. A thread works on one lane at a time. Their
-// number is a function of sizes alone. So sums over lanes have one order, and the results are the same for any number of
-// threads.
+// A batch is cut into lanes: runs of samples, each with a network of its own. A thread works on one lane at a time.
+// Their number is a function of sizes alone. So sums over lanes have one order, and the results are the same for any
+// number of threads.
 
 /// Samples that make a lane worth its products.
 private let samplesPerLane = 24

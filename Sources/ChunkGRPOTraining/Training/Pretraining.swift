@@ -2,8 +2,8 @@ import ChunkGRPO
 internal import Platform
 
 extension ChunkGRPOTrainer {
-  /// Called about 200 times, at most 400, and after the last step: with the optimiser steps done, their total and the mean
-  /// loss since the last call. An error stops the work and is thrown on.
+  /// Called about 200 times, at most 400, and after the last step: with the optimiser steps done, their total and the
+  /// mean loss since the last call. An error stops the work and is thrown on.
   public typealias Progress = (_ done: Int, _ total: Int, _ loss: Double) throws -> Void
 
   /// Flow matching on (image, condition) pairs: the mean of |v(x_σ, σ, c) − (ε − x0)|², x_σ = (1 − σ)·x0 + σ·ε, with σ

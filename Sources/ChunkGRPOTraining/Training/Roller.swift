@@ -16,15 +16,15 @@ struct RolloutSamples {
   func initialID(_ sample: Int) -> UInt64 { id(sample / perInitialNoise * perInitialNoise) }
 }
 
-/// Rows (sample, step) that are trained next by the parameters of the rollout. The networks keep their activations, in the
-/// order of steps; `velocities` take their velocities, (rows, D) for each lane.
+/// Rows (sample, step) that are trained next by the parameters of the rollout. The networks keep their activations, in
+/// the order of steps; `velocities` take their velocities, (rows, D) for each lane.
 struct Recording {
   let isSelected: (_ sample: Int, _ step: Int) -> Bool
   let velocities: [Buffer<Float>]
 }
 
-/// A rollout by the embedded network. With `recording`, each network has room for its samples beside the rows that it keeps,
-/// and for all contexts.
+/// A rollout by the embedded network. With `recording`, each network has room for its samples beside the rows that it
+/// keeps, and for all contexts.
 struct Roller {
   /// One per lane.
   let networks: [VelocityNetwork<Float>]

@@ -1,6 +1,7 @@
 import ChunkGRPO
 
-/// Everything that a trainer is made from. The fields of `cgrpo_trainer_options`, in its order; the defaults are here alone.
+/// Everything that a trainer is made from. The fields of `cgrpo_trainer_options`, in its order; the defaults are here
+/// alone.
 public struct TrainerOptions: Equatable, Sendable {
   // Network
   /// D, 1 … 1,048,576.

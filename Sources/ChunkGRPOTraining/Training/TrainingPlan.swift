@@ -26,8 +26,8 @@ struct TrainingPlan {
     }
     try require(
       Double(chunks.count) * o.chunkFraction + 1e-9 >= 1,
-      "chunk_fraction = \(o.chunkFraction) of \(chunks.count) chunks is none: at least \(1 / Double(chunks.count)) trains one"
-    )
+      "chunk_fraction = \(o.chunkFraction) of \(chunks.count) chunks is none: "
+        + "at least \(1 / Double(chunks.count)) trains one")
     clip = ClipRange(low: o.clipLow, high: o.clipHigh)
   }
 }

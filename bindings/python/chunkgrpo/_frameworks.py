@@ -140,8 +140,6 @@ class Torch(Family):
                 )
             value = value.detach()
         try:
-            if value.is_neg() or value.is_conj():
-                value = value.resolve_conj().resolve_neg()
             extent = value.numel()
             if extent and not value.is_contiguous():
                 extent = 1 + sum((size - 1) * stride for size, stride in zip(value.shape, value.stride()))
@@ -151,6 +149,8 @@ class Torch(Family):
                 value = value.to(getattr(self.torch, target.name))
             return self._carried(value if self._staging is None else self._staging.down(value))
         except (RuntimeError, TypeError) as error:
+            if value.is_neg() or value.is_conj():  # which numpy cannot read, and says so
+                return self.read(value.resolve_conj().resolve_neg(), name, target)
             raise self._unreadable(value, name, error) from None
 
     def _unreadable(self, value: Any, name: str, error: Exception) -> WrongType:

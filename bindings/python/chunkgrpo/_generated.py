@@ -134,6 +134,7 @@ class SamplerOptions(ctypes.Structure):
         ("dynamics", c_int32),
         ("log_prob_form", c_int32),
         ("eta", c_double),
+        ("sigma_min", c_double),
         ("last_step", c_int32),
         ("threads", c_int32),
         ("etas", c_void_p),
@@ -149,6 +150,7 @@ class SamplerOptions(ctypes.Structure):
         "dynamics": Field("dynamics", "choice", DYNAMICS),
         "log_prob": Field("log_prob_form", "choice", LOG_PROB_FORM),
         "eta": Field("eta", "float64"),
+        "sigma_min": Field("sigma_min", "float64"),
         "last_step": Field("last_step", "choice", LAST_STEP),
         "threads": Field("threads", "int32"),
         "etas": Field("etas", "float64*", optional=True),
@@ -562,6 +564,8 @@ class SamplerKeywords(TypedDict, total=False):
     """Keywords for cgrpo_sampler_options."""
     log_prob: LogProbForm
     """'gaussian'"""
+    sigma_min: float
+    """0; in [0, 1]; for the Wan SDE"""
     last_step: LastStep
     """'as_others'"""
     threads: int

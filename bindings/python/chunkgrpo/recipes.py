@@ -18,9 +18,8 @@ from .sampler import Sampler
 from .schedule import Schedule
 from .window import SDEWindow
 
-RECIPES = (
-    *("gcpo", "dancegrpo", "flow_grpo", "flow_grpo_fast", "mixgrpo", "mixgrpo_flash"),
-    *("flow_factory", "grpo_guard", "flow_dppo"),
+RECIPES = tuple(
+    "gcpo dancegrpo flow_grpo flow_grpo_fast mixgrpo mixgrpo_flash flow_factory grpo_guard flow_dppo".split()
 )
 
 

@@ -44,7 +44,7 @@ class Trajectory(Generic[A]):
             if given.shape != expected:
                 raise InvalidArgument(f"noise has shape {given.shape}; it must be {expected}, (B, T, ...)")
             _arrays.same_device(given, first, "noise", "x_init")
-        self._noise = source(batch, given, seed, sample_ids)
+        self._noise, self._given = source(batch, given, seed, sample_ids), (seed, sample_ids, noise)
         self._frames = first.new((steps + 1, *first.shape))
         self._frames.storage.fill_nan(self._frames.array)
         self._frames.array[self._position] = first.ready().array
@@ -169,9 +169,23 @@ class Trajectory(Generic[A]):
             return integer(until, "until", self._position + 1, total)
         return total
 
+    def __reduce__(self) -> Any:
+        """For pickle and copy: a trajectory of the same arrays, which goes on as this one would."""
+        arrays = self.latents, self.log_probs, self.relative_l1
+        return _again, (self.sampler, arrays, self._given, self._position, self.previous_image)
+
     def __repr__(self) -> str:
         batch = self._frames.shape[1]
         return f"<Trajectory of {batch} samples at step {self._position} of {self.sampler.schedule.steps}>"
+
+
+def _again(sampler: Sampler, arrays: Any, given: Any, position: int, previous_image: Any) -> Trajectory[Any]:
+    seed, sample_ids, noise = given
+    trajectory = Trajectory(sampler, arrays[0][:, position], seed, sample_ids, noise, position, previous_image)
+    frames = trajectory._frames.array.swapaxes(0, 1)
+    for target, value in zip((frames, trajectory._log_probs.array, trajectory._relative_l1.array), arrays):
+        _arrays.assign(target, value, "a pickled array")
+    return trajectory
 
 
 @not_compiled

@@ -1,6 +1,7 @@
 import Glibc
 
-/// Which digit does an image show? 64 → hidden → 10 with ReLU, trained by plain stochastic gradient descent, image by image.
+/// Which digit does an image show? 64 → hidden → 10 with ReLU, trained by plain stochastic gradient descent, image by
+/// image.
 struct Classifier {
   /// Ten scores; the last six are idle.
   private typealias Scores = SIMD16<Float>

@@ -141,8 +141,8 @@ struct Demo {
     try trainer.save(to: checkpoint)
   }
 
-  /// Draws by the ODE, as one would with a trained model: the noise of the rollouts is for exploring. The seed is always
-  /// the same, so that before and after start from the same noise.
+  /// Draws by the ODE, as one would with a trained model: the noise of the rollouts is for exploring. The seed is
+  /// always the same, so that before and after start from the same noise.
   private func evaluate(_ trainer: ChunkGRPOTrainer) throws -> Evaluation {
     let asked = (0..<Setting.evaluated).map { $0 % 10 }
     let images = try pixels(trainer.sample(conditions: oneHot(asked), eta: 0, seed: 2025))

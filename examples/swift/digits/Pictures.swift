@@ -1,7 +1,7 @@
 import DemoSupport
 
-/// Samples before and after, side by side: one column per prompt, the same initial noise at the same place, red where the
-/// judge reads another digit than the one asked for. Sample i is for digit i mod 10.
+/// Samples before and after, side by side: one column per prompt, the same initial noise at the same place, red where
+/// the judge reads another digit than the one asked for. Sample i is for digit i mod 10.
 func samplesPicture(before: Evaluation, after: Evaluation, rows: Int = 8) -> Image {
   let (scale, pitch, margin, top) = (4, 36, 20, 74)
   let side = 10 * pitch - 4
