@@ -289,7 +289,7 @@ enum Network32: TypedNetworkKernels {
 
 enum Network64: TypedNetworkKernels { typealias S = Double }
 
-/// √y for y ≥ 0 to about 2 ulp, by Newton steps on 1/√y: the vector square root of the standard library is a call a lane.
+/// √y for y ≥ 0 to about 2 ulp, by Newton steps on 1/√y: the vector square root of the standard library is one call per lane.
 @inline(__always)
 private func squareRoot(_ y: SIMD16<Float>) -> SIMD16<Float> {
   let half = y * 0.5
