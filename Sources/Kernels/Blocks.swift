@@ -46,6 +46,8 @@ extension GradientKernel {
   }
 }
 
+// The loops are in structs: in a method of the extension below, whose type is generic, their closures would not be inlined.
+
 private struct Difference<E: LatentElement>: GradientKernel {
   typealias C = E.Compute
   let k: DifferenceArguments
@@ -106,6 +108,21 @@ private struct MeanDistance<E: LatentElement>: GradientKernel {
       let d = minus(affine.mean(E.load(x), v), minus(E.load(next), times(s, C.load(noise))))
       lanes.addSquares(d)
       destination.put(E.self, times(scale, d), out)
+    }
+    lanes.add(to: sums)
+  }
+}
+
+private struct Change<E: LatentElement> {
+  let x, next: In
+  let count: Int
+  let sums: UnsafeMutablePointer<BlockSums>
+
+  @inline(__always)
+  func run() {
+    var lanes = Lanes<E.Compute>()
+    sixteens(count, Arrays(E.self, x, next, x, x, out: Out(mutating: x)), writes: false) { x, next, _, _, _ in
+      lanes.addChange(E.load(next), E.load(x))
     }
     lanes.add(to: sums)
   }
@@ -183,10 +200,7 @@ extension TypedKernels {
   }
 
   static func change(from x: In, to next: In, count: Int, _ sums: Sums) {
-    var lanes = Lanes<C>()
-    let arrays = Arrays(E.self, x, next, x, x, out: Out(mutating: x))
-    sixteens(count, arrays, writes: false) { x, next, _, _, _ in lanes.addChange(E.load(next), E.load(x)) }
-    lanes.add(to: sums)
+    Change<E>(x: x, next: next, count: count, sums: sums).run()
   }
 
   static func normals(_ draw: UnsafePointer<Draw>, into noise: Out, count: Int) {

@@ -122,7 +122,7 @@ struct BFloat16: LatentElement {
     chunkgrpo_uint8_or(chunkgrpo_uint8_shift_right(even, sixteen), odd)
   }
 
-  /// In the upper half. A NaN may become another number: whoever stores one has seen it in the sums.
+  /// In the upper half. A NaN may become another number; the sums have seen it.
   @inline(__always) private static func rounded(_ values: SIMD8<Float>) -> Words {
     let bits = unsafeBitCast(values, to: Words.self)
     let last = chunkgrpo_uint8_and(chunkgrpo_uint8_shift_right(bits, sixteen), Words(repeating: 1))
@@ -167,7 +167,7 @@ struct Half: LatentElement {
       return halves
     }
   #else
-    // By integer arithmetic: without an instruction for it, `Float16` is a library call an element.
+    // By integer arithmetic: without an instruction for it, `Float16` is a library call per element.
 
     private typealias Eight = SIMD8<UInt16>
 

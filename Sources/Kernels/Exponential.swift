@@ -3,7 +3,7 @@
 
 /// What the network computes in.
 protocol NetworkNumber: BinaryFloatingPoint, SIMDScalar, BitwiseCopyable, Codable, SendableMetatype {
-  /// eˣ to about 1 ulp, for |x| up to 87 (700 in f64); beyond it, the value there. e^NaN is some number.
+  /// eˣ to about 1 ulp, for |x| up to 87 (700 in f64); beyond it, the value there. NaN in, unspecified out.
   static func exponential(_ x: SIMD16<Self>) -> SIMD16<Self>
 }
 
@@ -26,7 +26,7 @@ extension Float: NetworkNumber {
     return p * unsafeBitCast(power, to: SIMD16<Float>.self)
   }
 
-  /// x with its magnitude cut to 87, by integer operations: comparisons of floats and `clamped` are a call a lane.
+  /// x with its magnitude cut to 87, by integer operations: comparisons of floats and `clamped` are one call per lane.
   @inline(__always)
   private static func bounded(_ x: SIMD16<Float>) -> SIMD16<Float> {
     let bits = unsafeBitCast(x, to: SIMD16<Int32>.self)

@@ -78,16 +78,18 @@ extension UnsafeMutableRawPointer {
   @inline(__always) func of<S>(_: S.Type) -> UnsafeMutablePointer<S> { assumingMemoryBound(to: S.self) }
 }
 
-/// The kernels of one type of number.
+/// The kernels of one type of number. Inlined into each type's, so that no closure of a loop stays generic.
 protocol TypedNetworkKernels: NetworkKernels {
   associatedtype S: NetworkNumber
 }
 
 extension TypedNetworkKernels {
   static var hasProduct: Bool { false }
+  @inline(__always)
   static func product(_ arguments: UnsafePointer<ProductArguments>) {}
   static var panel: Int { productPanel }
 
+  @inline(__always)
   static func transpose(_ x: In, rows: Int, columns: Int, into y: Out, stride: Int) {
     let (x, y) = (x.of(S.self), y.of(S.self))
     // Four rows at a time, interleaved: then four numbers of a column lie side by side.
@@ -122,6 +124,7 @@ extension TypedNetworkKernels {
     }
   }
 
+  @inline(__always)
   static func siluForward(_ x: In, count: Int, into y: Out, slope: Out) {
     let (x, y, slope) = (x.of(S.self), y.of(S.self), slope.of(S.self))
     lanes(count) { i, n in
@@ -133,6 +136,7 @@ extension TypedNetworkKernels {
     }
   }
 
+  @inline(__always)
   static func siluBackward(_ dy: Out, slope: In, rows: Int, width: Int, gradBias: Out) {
     let (dy, slope, gradBias) = (dy.of(S.self), slope.of(S.self), gradBias.of(S.self))
     for r in 0..<rows {
@@ -146,6 +150,7 @@ extension TypedNetworkKernels {
     }
   }
 
+  @inline(__always)
   static func addColumnSums(_ x: In, rows: Int, width: Int, to sum: Out) {
     let (x, sum) = (x.of(S.self), sum.of(S.self))
     for r in 0..<rows {
@@ -154,6 +159,7 @@ extension TypedNetworkKernels {
     }
   }
 
+  @inline(__always)
   static func normForward(_ arguments: UnsafePointer<NormArguments>) {
     let k = arguments.pointee
     let width = k.width
@@ -182,6 +188,7 @@ extension TypedNetworkKernels {
     }
   }
 
+  @inline(__always)
   static func normBackward(_ arguments: UnsafePointer<NormGradientArguments>) {
     let k = arguments.pointee
     let width = k.width
@@ -217,6 +224,7 @@ extension TypedNetworkKernels {
     }
   }
 
+  @inline(__always)
   static func gateForward(_ arguments: UnsafePointer<GateArguments>) {
     let k = arguments.pointee
     let width = k.width
@@ -230,6 +238,7 @@ extension TypedNetworkKernels {
     }
   }
 
+  @inline(__always)
   static func gateBackward(_ arguments: UnsafePointer<GateGradientArguments>) {
     let k = arguments.pointee
     let width = k.width
@@ -251,11 +260,13 @@ extension TypedNetworkKernels {
     }
   }
 
+  @inline(__always)
   static func add(_ x: In, to y: Out, count: Int) {
     let (x, y) = (x.of(S.self), y.of(S.self))
     lanes(count) { i, n in accumulate(load(x, i, n), y, i, n) }
   }
 
+  @inline(__always)
   static func squares(_ x: In, count: Int) -> Double {
     let x = x.of(S.self)
     var total = SIMD16<S>.zero
@@ -278,7 +289,7 @@ enum Network32: TypedNetworkKernels {
 
 enum Network64: TypedNetworkKernels { typealias S = Double }
 
-/// √y for y ≥ 0 to about 2 ulp, by Newton steps on 1/√y: the vector square root of the standard library is a call a lane.
+/// √y for y ≥ 0 to about 2 ulp, by Newton steps on 1/√y: the vector square root of the standard library is one call per lane.
 @inline(__always)
 private func squareRoot(_ y: SIMD16<Float>) -> SIMD16<Float> {
   let half = y * 0.5

@@ -63,7 +63,7 @@ internal import KernelTable
     private typealias Panel = SIMD16<Float>
   #endif
 
-  /// Terms of a sum that are taken at a time: so many rows of a panel stay in the first-level cache.
+  /// Terms of a sum that are taken at a time: this many rows of a panel stay in the first-level cache.
   private let depth = 4096 / Panel.count
 
   func multiply(_ k: ProductArguments) {

@@ -1,10 +1,10 @@
 internal import CSupport
 internal import Platform
 
-// A pool of threads that sleep between passes, but for a moment after each: the next is often a few microseconds away, and
-// to wake a thread takes tens of them. It is one for the process, grows to what is asked for, and begins anew in a
-// forked child. Only one pass has it at a time: a pass that finds it busy, or is called from within another, runs on its
-// own thread, so that many callers together don't take more threads than one.
+// All passes of a process share one thread pool. If another pass is using it, or a pass is called from within another, it
+// runs on its own thread: many callers together take no more threads than one. Idle threads spin for 50 µs, because the
+// next pass is often a few microseconds away and waking a thread takes tens, then sleep. The pool grows to what is asked
+// for, and restarts after `fork`.
 
 /// Runs `body` over parts of 0 ..< units, on up to `threads` threads, the caller's among them.
 ///
@@ -38,7 +38,7 @@ public func setThreadLimit(_ limit: Int) throws {
 /// See `setThreadLimit`; 256 at first.
 public var threadLimit: Int { pool.limit }
 
-/// `threads` as options give it: 0 is one a processor that this process may run on.
+/// `threads` as options give it: 0 is one per processor that this process may run on.
 package func resolvedThreads(_ threads: Int) throws -> Int {
   try require((0...256).contains(threads), "threads = \(threads) is outside 0 … 256")
   return threads == 0 ? max(1, min(256, Int(chunkgrpo_support_cores()))) : threads

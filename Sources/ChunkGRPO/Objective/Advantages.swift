@@ -4,7 +4,7 @@
 /// **Edge cases**: a group of one, or whose rewards are all equal, gives zeros.
 ///
 /// - Parameters:
-///   - rewards: one a sample; the samples of a group are neighbours.
+///   - rewards: one per sample; the samples of a group are neighbours.
 ///   - groupSize: must divide the number of rewards; nil = all are one group.
 ///   - clamp: > 0, `.infinity` for none.
 public func advantages(

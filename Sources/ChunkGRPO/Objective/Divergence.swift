@@ -1,5 +1,5 @@
 /// How far a step of the policy is from that of another, from their means m = a·x + b·v + …, so that m − m' = b·(v −
-/// v'); one number a sample, averaged over the D elements.
+/// v'); one number per sample, averaged over the D elements.
 public enum Divergence: Int32, Sendable, CaseIterable {
   /// mean((m − m')²)/(2s²): the exact KL divergence of the step's Gaussians (Pref-GRPO, Flow-GRPO on Wan and with CPS;
   /// verl-omni's Flow-DPPO, and the ratio bias of GRPO-Guard).

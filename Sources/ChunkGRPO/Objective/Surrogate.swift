@@ -116,7 +116,7 @@ extension Surrogate {
       rules.takesBias || (o.ratioBias == nil && o.ratioScale == nil),
       "ratio_bias and ratio_scale are not for CISPO, whose gradient is that of the log-probability")
     if rules.takesDivergence {
-      try require(o.divergence != nil, "divergence: the divergence mask needs one number a sample and step")
+      try require(o.divergence != nil, "divergence: the divergence mask needs one number per sample and step")
       try require(o.divergenceThreshold >= 0, "divergence_threshold = \(o.divergenceThreshold) must be at least 0")
     } else {
       try require(o.divergence == nil, "divergence is for the divergence mask only")

@@ -136,7 +136,7 @@ extension Recipe {
     maxGradNorm: 1,
     follows: ["diffusers shifts sigma twice on SD3 (its issue 13243)"],
     refuses: [
-      "one ratio bias for the whole batch, a slip of its reduction: one a sample, as in Pref-GRPO and verl-omni",
+      "one ratio bias for the whole batch, a slip of its reduction: one per sample, as in Pref-GRPO and verl-omni",
       "ratio_bias and ratio_scale depend on the batch: give them to the loss, from Sampler.divergence",
     ])
 

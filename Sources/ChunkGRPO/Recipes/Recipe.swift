@@ -16,7 +16,7 @@ public struct Recipe: Sendable, CustomStringConvertible {
   public var sampler: SamplerOptions
   /// Where the stochastic and trained steps lie; nil = all trained steps.
   public var window: SDEWindowOptions?
-  /// Less than 1: after the window, so much of the steps is left (MixGRPO-Flash).
+  /// Less than 1: the share of the steps that is left after the window (MixGRPO-Flash).
   public var flashRatio = 1.0
 
   /// Samples per prompt.

@@ -13,12 +13,12 @@ public struct Sampler: Sendable {
   public var steps: Int { schedule.steps }
   /// S = T − 1: the last step is left out.
   public var trainedSteps: Int { schedule.steps - 1 }
-  /// The steps with noise among the trained ones: those that have a log-probability.
+  /// The trained steps with noise; they have a log-probability.
   public var stochasticSteps: [Int] { (0..<trainedSteps).filter { coefficients[$0].s > 0 } }
 
   /// - Parameters:
   ///   - eta: noise scale, ≥ 0; for CPS at most 1.
-  ///   - threads: 1 … 256; 0 = one a core.
+  ///   - threads: 1 … 256; 0 = one per core.
   public init(
     _ schedule: Schedule, dynamics: Dynamics = SamplerOptions().dynamics, eta: Double = SamplerOptions().eta,
     logProbForm: LogProbForm = SamplerOptions().logProbForm, lastStep: LastStep = SamplerOptions().lastStep,

@@ -33,7 +33,7 @@ public struct SamplerOptions: Options {
   public var dpmOrder = 2
   public var logProbForm = LogProbForm.gaussian
   public var lastStep = LastStep.asOthers
-  /// 1 … 256; 0 = one a core.
+  /// 1 … 256; 0 = one per core.
   public var threads = 1
 
   public init() {}
