@@ -51,7 +51,7 @@ extension SamplerOptions {
     }
     try require(
       (0...1).contains(wanSigmaMin) && (wanSigmaMin == 0 || dynamics == .wanSDE),
-      "wan_sigma_min = \(wanSigmaMin) must be in [0, 1], and 0 but for wan_sde")
+      "wan_sigma_min = \(wanSigmaMin) is for wan_sde alone, and in [0, 1]")
     try require((1...2).contains(dpmOrder), "dpm_order = \(dpmOrder) is neither 1 nor 2")
     for (name, dynamics) in [("outside", outside), ("after", after ?? outside)] {
       try require(

@@ -46,6 +46,7 @@ class Sampler:
     eta        noise scale, >= 0; for "cps" at most 1
     log_prob   "gaussian": -|x' - m|^2 / (2 D s^2) - ln s - ln(2 pi)/2; "squared_error": -mean (x' - m)^2, which is
                what Flow-GRPO and Flow-Factory use with CPS. Both are means over the D elements of a sample
+    wan_sigma_min  in [0, 1]: what the noise scale of "wan_sde" falls to, from sigma_1 (Flash-GRPO)
     last_step  "as_others" (Flow-GRPO), or "ode": the last step takes no noise (GCPO, DanceGRPO)
     threads    0 = one per core; the results are the same for any number
     etas       (T,) instead of eta
