@@ -6,7 +6,6 @@ threads slow the other's.
 
 from __future__ import annotations
 
-import glob
 import sys
 import time
 from pathlib import Path
@@ -49,16 +48,23 @@ def library_side(folder: str, threads: int) -> Any:
     return iterate
 
 
+def parameters(folder: object) -> dict[str, Any]:
+    from safetensors.torch import load_file
+
+    start = "parameters."
+    tensors = load_file(Path(str(folder)) / "model.safetensors")
+    return {name[len(start) :]: value for name, value in tensors.items() if name.startswith(start)}
+
+
 def torch_side(folder: str, threads: int) -> Any:
     import torch
-    from safetensors.torch import load_file
     from torch_trainer import Trainer
 
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     data = torch.from_numpy(digits()[0])
     trainer = Trainer(64, 10)
-    trainer.network.load_state_dict(load_file(glob.glob(f"{folder}/weights-*")[0]))
+    trainer.network.load_state_dict(parameters(folder))
     trainer.start()
     groups = torch.arange(PROMPTS).repeat_interleave(GROUP)
 
@@ -74,7 +80,6 @@ def torch_side(folder: str, threads: int) -> Any:
 def check(folder: str) -> None:
     """Three iterations with the same noise and chunks: loss, gradient norm and weights agree."""
     import torch
-    from safetensors.torch import load_file
 
     import chunkgrpo as cg
 
@@ -99,7 +104,7 @@ def check(folder: str) -> None:
         worst = max(worst, abs(loss - ours.loss), abs(norm / ours.grad_norm - 1))
     after = Path(folder) / "after"
     trainer.save(after)
-    weights = load_file(glob.glob(f"{after}/weights-*")[0])
+    weights = parameters(after)
     for name, value in peer.trainer.network.state_dict().items():
         worst = max(worst, float((value - weights[name]).abs().max()))
     print(worst)

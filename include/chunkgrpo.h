@@ -783,7 +783,7 @@ cgrpo_status cgrpo_divergence_from_velocity(const cgrpo_sampler *sampler, int64_
 /**
  * Divergence from the step that was sampled: its mean is m' = x' - s e, with e made again from the seed (or given), so
  * that neither the old velocity nor the old mean has to be stored. The rounding of x' to f16 or bf16 counts as
- * distance: 2^-9 |x'| an element for bf16. An error for second-order steps, and for the Gaussian kinds where s = 0.
+ * distance: 2^-9 |x'| per element for bf16. An error for second-order steps, and for the Gaussian kinds where s = 0.
  *
  * noise  as it was in cgrpo_step; null where s = 0
  */
@@ -810,8 +810,8 @@ cgrpo_status cgrpo_tempflow_weights(const cgrpo_sampler *sampler, const int64_t 
  * as the options that this header knows, with the numbers of the source's own scripts; cgrpo_recipe_describe says what
  * it set, which quirks of the source are followed and which refused, and why.
  *
- * What depends on an iteration is yours to put together: the window's steps (cgrpo_window_steps) into sampler.window,
- * and with flash_ratio < 1 the schedule by cgrpo_schedule_flash up to the window's last step.
+ * Two things depend on the iteration, and are yours to put together: the window's steps (cgrpo_window_steps) into
+ * sampler.window, and with flash_ratio < 1 the schedule by cgrpo_schedule_flash up to the window's last step.
  */
 typedef struct cgrpo_recipe {
     size_t struct_size; /* set it to sizeof before the call */

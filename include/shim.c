@@ -1,1 +1,3 @@
-#include "chunkgrpo.h" /* SwiftPM builds a C target only where there is a source file. */
+#include "shim.h" /* SwiftPM builds a C target only where there is a source file. */
+
+const char *chunkgrpo_version_text(void) { return CGRPO_VERSION; }

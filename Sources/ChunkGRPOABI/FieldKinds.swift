@@ -76,7 +76,8 @@ extension Field {
 
   /// A whole number. The library states its own bounds; these keep it from overflowing there.
   static func count<T: FixedWidthInteger>(
-    _ name: String, _ c: WritableKeyPath<C, T>, _ s: WritableKeyPath<S, Int>, _ range: ClosedRange<Int> = 0...maxCount
+    _ name: String, _ c: WritableKeyPath<C, T>, _ s: WritableKeyPath<S, Int>,
+    _ range: ClosedRange<Int> = -maxCount...maxCount
   ) -> Field {
     Field(c, s, read: { try ChunkGRPOABI.count(Int64($0), name, range) }, write: { T(clamping: $0) })
   }
@@ -84,7 +85,7 @@ extension Field {
   /// A whole number of which 0 stands for nil.
   static func count(_ name: String, _ c: WritableKeyPath<C, Int64>, _ s: WritableKeyPath<S, Int?>) -> Field {
     Field(
-      c, s, read: { $0 == 0 ? nil : try ChunkGRPOABI.count($0, name, 0...maxCount) }, write: { Int64($0 ?? 0) })
+      c, s, read: { $0 == 0 ? nil : try ChunkGRPOABI.count($0, name, -maxCount...maxCount) }, write: { Int64($0 ?? 0) })
   }
 
   static func flag(_ name: String, _ c: WritableKeyPath<C, Int32>, _ s: WritableKeyPath<S, Bool>) -> Field {
@@ -124,19 +125,20 @@ extension Field {
     array(name, c, s, as: { numbers, _ in numbers }, size)
   }
 
-  /// An array of whole numbers that comes with its count, or null with a count of 0.
+  /// An array of whole numbers that comes with its count, or null with a count of 0. No more than `most` are read.
   static func array(
     _ name: String, _ c: WritableKeyPath<C, UnsafePointer<Int64>?>, _ countName: String,
-    _ count: WritableKeyPath<C, Int64>, _ s: WritableKeyPath<S, [Int]?>,
-    _ range: ClosedRange<Int> = 0...Schedule.maxSteps
+    _ count: WritableKeyPath<C, Int64>, _ s: WritableKeyPath<S, [Int]?>, most: @escaping (Extent) -> Int
   ) -> Field {
-    Field { options, result, _ in
+    Field { options, result, extent in
       guard let values = options[keyPath: c] else {
         return try require(
           options[keyPath: count] == 0, "\(name) is null, but \(countName) = \(options[keyPath: count])")
       }
-      let n = try ChunkGRPOABI.count(options[keyPath: count], countName, 1...Schedule.maxSteps)
-      result[keyPath: s] = try (0..<n).map { try ChunkGRPOABI.count(values[$0], "\(name)[\($0)]", range) }
+      let n = try ChunkGRPOABI.count(options[keyPath: count], countName, 1...most(extent))
+      result[keyPath: s] = try (0..<n).map {
+        try ChunkGRPOABI.count(values[$0], "\(name)[\($0)]", -maxCount...maxCount)
+      }
     }
   }
 

@@ -23,7 +23,7 @@ public func cgrpo_advantages(
   }
 }
 
-/// What a `cgrpo_history *` points to.
+/// The object behind a `cgrpo_history *`.
 private final class HistoryHandle {
   var history: RewardHistory
   init(_ history: RewardHistory) { self.history = history }

@@ -1,7 +1,7 @@
 public import CChunkGRPO
 import ChunkGRPO
 
-/// What a `cgrpo_sampler *` points to.
+/// The object behind a `cgrpo_sampler *`.
 final class SamplerHandle {
   let sampler: Sampler
   /// The arrays that it was made from, which `cgrpo_sampler_info` shows to the caller.

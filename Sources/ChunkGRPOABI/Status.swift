@@ -1,7 +1,6 @@
 public import CChunkGRPO
 import CSupport
 import ChunkGRPO
-internal import Platform
 
 /// Runs the body of an ABI function: an error becomes its status, and its sentence this thread's message.
 func guarded(_ body: () throws -> Void) -> cgrpo_status {
@@ -31,9 +30,6 @@ private func fail(_ error: ChunkGRPOError) -> cgrpo_status {
 @_cdecl("cgrpo_abi_version") @implementation
 public func cgrpo_abi_version() -> UInt32 { UInt32(CGRPO_ABI_VERSION) }
 
-/// In C's memory, for good.
-nonisolated(unsafe) private let versionText = strdup(CGRPO_VERSION)!
-
 private let names: [StaticString] = [
   "CGRPO_OK", "CGRPO_INVALID_ARGUMENT", "CGRPO_WRONG_TYPE", "CGRPO_NON_FINITE", "CGRPO_OUT_OF_MEMORY",
   "CGRPO_CALLBACK_FAILED", "CGRPO_IO_ERROR",
@@ -44,7 +40,7 @@ private func cString(_ text: StaticString) -> UnsafePointer<CChar> {
 }
 
 @_cdecl("cgrpo_version") @implementation
-public func cgrpo_version() -> UnsafePointer<CChar>! { UnsafePointer(versionText) }
+public func cgrpo_version() -> UnsafePointer<CChar>! { chunkgrpo_version_text() }
 
 @_cdecl("cgrpo_last_error") @implementation
 public func cgrpo_last_error() -> UnsafePointer<CChar>! { chunkgrpo_support_last_error() }

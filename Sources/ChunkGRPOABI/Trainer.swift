@@ -2,7 +2,7 @@ public import CChunkGRPO
 import ChunkGRPO
 import ChunkGRPOTraining
 
-/// What a `cgrpo_trainer *` points to.
+/// The object behind a `cgrpo_trainer *`.
 private final class TrainerHandle {
   let trainer: ChunkGRPOTrainer
   /// The trainer's chunk sizes, which `cgrpo_trainer_info` shows to the caller.

@@ -1,7 +1,7 @@
 // eˣ = 2ⁿ·eʳ with n = round(x/ln 2) and |r| ≤ ½ ln 2: a polynomial, and n into the exponent's bits.
 // Adding 1.5·2²³ (1.5·2⁵² in f64) rounds to an integer and leaves it in the low bits: no conversion, no libm.
 
-/// What the network computes in.
+/// A number that the network computes in.
 protocol NetworkNumber: BinaryFloatingPoint, SIMDScalar, BitwiseCopyable, Codable, SendableMetatype {
   /// eˣ to about 1 ulp, for |x| up to 87 (700 in f64); beyond it, the value there. NaN in, unspecified out.
   static func exponential(_ x: SIMD16<Self>) -> SIMD16<Self>

@@ -3,7 +3,7 @@
 /// A draw is a function of four numbers alone, so it is the same for any batch split, thread count or machine:
 /// key = seed (low, high); counter = (block, step, sample id low, sample id high).
 struct Philox {
-  /// What changes a counter's words beside the counter: in memory, where operands take no register. Four for the first two
+  /// The words that change a counter's beside the counter: in memory, where operands take no register. Four for the first two
   /// rounds, then two keys a round.
   private let constants: UnsafePointer<Counters>
 

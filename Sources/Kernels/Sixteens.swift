@@ -1,6 +1,6 @@
 internal import KernelTable
 
-// What kernels share: sixteen elements at a time, their sums, and what is left of a block.
+// Shared by the kernels: sixteen elements at a time, their sums, and what is left of a block.
 
 typealias In = UnsafeRawPointer
 typealias Out = UnsafeMutableRawPointer

@@ -36,6 +36,35 @@ struct TrajectoryTests {
     for i in 0..<3 { #expect(elsewhere.logProbs[i * 16 + 9..<i * 16 + 16] == whole.logProbs[i * 16 + 9..<i * 16 + 16]) }
   }
 
+  @Test("One's own noise for all steps, where it is the library's, gives the library's rollout")
+  func givenNoise() throws {
+    let sampler = try Sampler(Schedule.shifted(steps: 9, shift: 3))
+    let whole = try sampler.rollout(from: initial().view, noise: .library(seed: 5), velocity: model)
+    let noise = try Latents(steps: 9, batch: 3, elements: 40)
+    for k in 0..<9 { try normal(seed: 5, step: k, into: noise[k]) }
+    let given = try sampler.rollout(from: initial().view, noise: .given(noise.trajectory), velocity: model)
+    #expect(given.latents.values == whole.latents.values && given.logProbs == whole.logProbs)
+    #expect(throws: ChunkGRPOError.self) {
+      try Trajectory(sampler, initial: initial().view, noise: .given(noise[0]))  // one step for nine
+    }
+  }
+
+  @Test("A second-order rollout goes on elsewhere with the image of the step before")
+  func secondOrderElsewhere() throws {
+    let sampler = try Sampler(Schedule.shifted(steps: 9, shift: 3), SamplerOptions { $0.dynamics = .dpmSDE })
+    let whole = try sampler.rollout(from: initial().view, noise: .library(seed: 5), velocity: model)
+    #expect(throws: ChunkGRPOError.self) {
+      try Trajectory(sampler, initial: whole.latents[4], noise: .library(seed: 5), position: 4)
+    }
+    let (velocity, image) = (try Latents(batch: 3, elements: 40), try Latents(batch: 3, elements: 40))
+    try model(3, sampler.schedule.sigmas[3], whole.latents[3], velocity.view)
+    try sampler.predictedImage(3, latents: whole.latents[3], velocity: velocity.view, image: image.view)
+    let elsewhere = try Trajectory(
+      sampler, initial: whole.latents[4], noise: .library(seed: 5), position: 4, previousImage: image.view)
+    try elsewhere.advance(velocity: model)
+    #expect(elsewhere.latents.values.suffix(5 * 120) == whole.latents.values.suffix(5 * 120))
+  }
+
   @Test("Log-probabilities and relative L1 of a trajectory are those of its steps, taken again")
   func recomputation() throws {
     let sampler = try Sampler(Schedule.shifted(steps: 9, shift: 3))

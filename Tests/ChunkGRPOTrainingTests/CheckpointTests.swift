@@ -98,20 +98,33 @@ struct CheckpointTests {
     #expect(try ChunkGRPOTrainer(loading: directory.path).iterations == 1)
   }
 
-  @Test("A write that was interrupted before its rename leaves the checkpoint before it, and the next write its file")
+  @Test("A write that was interrupted before its rename leaves the checkpoint before it, and the next write goes on")
   func interruptedWrite() throws {
     let trainer = try pretrained(steps: 5)
-    try directory.write(Data([1, 2, 3]), to: "model.safetensors.part")
+    try directory.write(Data([1, 2, 3]), to: "model.safetensors.a1b2c3")
     let thrown = #expect(throws: ChunkGRPOError.self) { try ChunkGRPOTrainer(loading: directory.path) }
     #expect(thrown?.message.contains("model.safetensors: No such file") == true)
     try trainer.save(to: directory.path)
     let whole = try Data(contentsOf: URL(fileURLWithPath: directory.model))
-    try directory.write(whole.prefix(whole.count / 2), to: "model.safetensors.part")
+    try directory.write(whole.prefix(whole.count / 2), to: "model.safetensors.a1b2c3")
     #expect(try ChunkGRPOTrainer(loading: directory.path).samples() == trainer.samples())
     try trainer.iterate(1)
     try trainer.save(to: directory.path)
-    #expect(try directory.files() == ["model.safetensors"])
+    #expect(try directory.files() == ["model.safetensors", "model.safetensors.a1b2c3"])
     #expect(try ChunkGRPOTrainer(loading: directory.path).samples() == trainer.samples())
+  }
+
+  @Test("Saves of one trainer from several threads into one directory leave a checkpoint that loads")
+  func concurrentSaves() async throws {
+    let (trainer, path) = (try pretrained(steps: 5), directory.path)
+    let wanted = try trainer.samples()
+    nonisolated(unsafe) let shared = trainer  // saving only reads
+    try await withThrowingTaskGroup(of: Void.self) { group in
+      for _ in 0..<4 { group.addTask { for _ in 0..<10 { try shared.save(to: path) } } }
+      try await group.waitForAll()
+    }
+    #expect(try directory.files() == ["model.safetensors"])
+    #expect(try ChunkGRPOTrainer(loading: path).samples() == wanted)
   }
 
   @Test("A checkpoint of several files is refused with a way to keep it, until this version has written its own")

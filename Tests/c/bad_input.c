@@ -98,6 +98,7 @@ static void sampler_sigmas(void) {
 static void sampler_options(void) {
     static const double sigmas[] = {1, 0.5, 0}, etas[] = {-0.1, -INFINITY, INFINITY};
     static const int32_t enums[] = {0, -1, 8, 1000000, INT32_MIN};
+    static const int64_t window[] = {0, 1, 2};
     cgrpo_sampler *none = NULL;
     cgrpo_sampler_options o;
     double a;
@@ -115,7 +116,8 @@ static void sampler_options(void) {
         EXPECT(o.log_prob_form = enums[i], "log_prob_form");
         EXPECT(o.last_step = enums[i], "last_step");
     }
-    EXPECT(o.wan_sigma_min = 0.1, "wan_sigma_min"); /* of another SDE than Wan's */
+    EXPECT((o.window = window, o.window_count = 3), "window_count"); /* T = 2: no more are read */
+    EXPECT(o.wan_sigma_min = 0.1, "wan_sigma_min");                  /* of another SDE than Wan's */
     EXPECT((o.dynamics = CGRPO_DYNAMICS_WAN_SDE, o.wan_sigma_min = -0.1), "wan_sigma_min");
     EXPECT((o.dynamics = CGRPO_DYNAMICS_WAN_SDE, o.wan_sigma_min = 1.1), "wan_sigma_min");
     EXPECT((o.dynamics = CGRPO_DYNAMICS_WAN_SDE, o.wan_sigma_min = NAN), "wan_sigma_min");
@@ -700,7 +702,8 @@ static void objective_options(void) {
     EXPECT(s, cgrpo_select_options, (s.fixed = outside, s.fixed_count = 1), with_select, "fixed");
     EXPECT(s, cgrpo_select_options, (s.fixed = negative, s.fixed_count = 1), with_select, "fixed");
     EXPECT(s, cgrpo_select_options, (s.fixed = twice, s.fixed_count = 2), with_select, "fixed|chunks");
-    EXPECT(s, cgrpo_select_options, (s.fixed = twice, s.fixed_count = INT64_MAX), with_select, "fixed");
+    EXPECT(s, cgrpo_select_options, (s.fixed = twice, s.fixed_count = INT64_MAX), with_select, "fixed_count");
+    EXPECT(s, cgrpo_select_options, (s.fixed = twice, s.fixed_count = K + 1), with_select, "fixed_count");
     EXPECT(s, cgrpo_select_options, (s.fixed = twice, s.fixed_count = 1, s.fraction = 0.5), with_select,
            "fixed|fraction");
     EXPECT(s, cgrpo_select_options, (s.fixed = twice, s.fixed_count = 1, s.weights = weights), with_select,

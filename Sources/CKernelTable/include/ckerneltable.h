@@ -14,7 +14,7 @@
 typedef const void *_Nonnull chunkgrpo_in;
 typedef void *_Nonnull chunkgrpo_out;
 
-/* What one block adds to the sums of a log-probability and of a relative L1 change. */
+/* One block's share of the sums of a log-probability and of a relative L1 change. */
 CHUNKGRPO_STRUCT(BlockSums) {
     double squares;   /* sum of d^2, of the kernel's difference d: x' - m for a step */
     double change;    /* sum of |x' - x| */

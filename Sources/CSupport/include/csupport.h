@@ -3,7 +3,7 @@
 
 #include <stddef.h>
 
-/* What Swift has no words for. */
+/* Things that Swift cannot say. */
 
 /* The error message of this thread. */
 void chunkgrpo_support_set_error(const char *_Nonnull message, size_t length);

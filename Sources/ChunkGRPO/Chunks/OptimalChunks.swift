@@ -53,7 +53,7 @@ extension ChunkPlan {
     if let count {
       try require(
         counts.contains(count),
-        "count = \(count): chunks of \(minSize) to \(maxSize) steps cut \(steps) into \(counts.lowerBound) … \(counts.upperBound)"
+        "chunk_count = \(count): chunks of \(minSize) to \(maxSize) steps cut \(steps) into \(counts.lowerBound) … \(counts.upperBound)"
       )
     }
     let cut = Segmentation(curve.map { log($0) }, minSize: minSize, maxSize: maxSize, counts: counts.upperBound)

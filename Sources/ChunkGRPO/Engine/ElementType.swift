@@ -5,7 +5,7 @@ public enum ElementType: Int32, Sendable, CaseIterable {
   case bfloat16 = 3
   case float16 = 4
 
-  /// Bytes an element.
+  /// Bytes per element.
   public var size: Int {
     switch self {
     case .float32: 4

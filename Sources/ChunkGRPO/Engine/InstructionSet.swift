@@ -8,10 +8,10 @@ internal import Platform
   internal import KernelsAVX512
 #endif
 
-/// What the kernels are compiled for. The results are the same bits with any, but for the embedded network's: without AVX2
+/// The vectors that the kernels are compiled for. The results are the same bits with any, but for the embedded network's: without AVX2
 /// its products are OpenBLAS's.
 public enum InstructionSet: String, Sendable {
-  /// What every processor of the architecture has: x86-64 with SSE2, or arm64.
+  /// Those of every processor of the architecture: x86-64 with SSE2, or arm64.
   case baseline
   /// x86-64-v3: AVX2, FMA, F16C.
   case avx2

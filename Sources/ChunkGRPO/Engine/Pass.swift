@@ -19,7 +19,7 @@ struct Block {
   let extra, noise, scratch: UnsafeMutableRawPointer
 }
 
-/// What is done to the blocks of a batch. A structure and not a closure: threads get at it without memory from the heap.
+/// The work on the blocks of a batch. A structure and not a closure: threads get at it without memory from the heap.
 protocol Pass {
   /// Latents of the batch's size.
   var x: Rows { get }

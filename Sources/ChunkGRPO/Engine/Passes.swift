@@ -1,6 +1,6 @@
 internal import KernelTable
 
-// What is done to the blocks of a batch: one pass for each thing that a sampler does.
+// The work on the blocks of a batch: one pass for each thing that a sampler does.
 
 /// p·y + q·z, which a mean has beside a·x + b·v: the unconditional velocity of guidance, and the image that the step
 /// before predicted.

@@ -8,7 +8,7 @@ internal import Platform
 
 /// Runs `body` over parts of 0 ..< units, on up to `threads` threads, the caller's among them.
 ///
-/// What a unit computes must not depend on the part that it falls into: then the results are the same for any number.
+/// A unit must not depend on the part that it falls into: then the results are the same for any number of threads.
 package func parallel(units: Int, threads: Int, body: (Range<Int>) -> Void) {
   withoutActuallyEscaping(body) { body in
     withUnsafePointer(to: body) {

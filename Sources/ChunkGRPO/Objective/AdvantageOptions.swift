@@ -1,7 +1,7 @@
 /// How rewards become advantages. The defaults are those of GCPO, DanceGRPO and MixGRPO; `README` of `Tests/fixtures` names
 /// the code that each of the others was checked against.
 public struct AdvantageOptions: Options {
-  /// What is subtracted from a reward.
+  /// The number subtracted from a reward.
   public enum Baseline: Int32, Sendable {
     /// The mean of its group.
     case group = 1
@@ -11,7 +11,7 @@ public struct AdvantageOptions: Options {
     case batch = 3
   }
 
-  /// What the difference is divided by.
+  /// The divisor of the difference.
   public enum Scale: Int32, Sendable {
     /// The standard deviation of its group.
     case group = 1
@@ -64,8 +64,13 @@ public struct AdvantageOptions: Options {
 
   public init() {}
 
-  /// What does not depend on the number of samples.
-  func check(_ weights: [Double]) throws {
+  /// One per reward. Checks all that does not depend on the number of samples.
+  func checkedWeights() throws -> [Double] {
+    try require((1...1 << 20).contains(rewardCount), "reward_count = \(rewardCount) is outside 1 … \(1 << 20)")
+    let weights = rewardWeights ?? Array(repeating: 1, count: rewardCount)
+    try require(
+      rewardCount == 1 || rewardCount == weights.count,
+      "reward_weights: \(weights.count) of them for reward_count = \(rewardCount)")
     try require(clamp > 0, "clamp = \(clamp) must be positive")
     try require(epsilon >= 0 && epsilon.isFinite, "epsilon = \(epsilon) must be at least 0 and finite")
     try require(floor >= 0 && floor.isFinite, "floor = \(floor) must be at least 0 and finite")
@@ -77,5 +82,6 @@ public struct AdvantageOptions: Options {
     if let j = weights.firstIndex(where: { !$0.isFinite }) {
       throw ChunkGRPOError.nonFinite("reward_weights[\(j)] = \(weights[j]) is not finite")
     }
+    return weights
   }
 }

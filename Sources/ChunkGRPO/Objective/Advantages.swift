@@ -19,13 +19,12 @@ public func advantages(
 ///
 /// **Edge cases**: a group of one, or whose rewards are all equal, gives zeros, where GCPO has NaN and verl the raw reward.
 public func advantages(_ rewards: [Double], _ options: AdvantageOptions) throws -> [Double] {
-  let weights = options.rewardWeights ?? Array(repeating: 1, count: max(0, options.rewardCount))
+  let weights = try options.checkedWeights()
   let kinds = weights.count
   try require(kinds >= 1 && !rewards.isEmpty, "rewards: there are none")
   try require(
     rewards.count % kinds == 0, "rewards: \(rewards.count) numbers are no rows of \(kinds), one for each reward weight")
   let count = rewards.count / kinds
-  try options.check(weights)
   if let i = rewards.firstIndex(where: { !$0.isFinite }) {
     throw ChunkGRPOError.nonFinite("rewards[\(i)] = \(rewards[i]) is not finite")
   }

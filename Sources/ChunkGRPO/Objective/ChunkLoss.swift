@@ -147,7 +147,7 @@ private func check(
   ] {
     guard let values else { continue }
     try checkSize(name, values.count)
-    // What a mask leaves out may be anything: padding.
+    // Steps that a mask leaves out may be anything: padding.
     if let i = values.indices.first(where: { !values[$0].isFinite && o.mask?[$0] ?? true }) {
       throw ChunkGRPOError.nonFinite("\(name) of sample \(i / steps) at step \(i % steps) is \(values[i])")
     }

@@ -19,7 +19,7 @@ public enum KLEstimator: Int32, Sendable, CaseIterable {
   }
 }
 
-/// What a KL estimate is made from.
+/// The numbers that a KL estimate is made from.
 public enum KLLevel: Int32, Sendable {
   /// The chunk's mean log-probabilities (GCPO).
   case chunk = 1

@@ -1,6 +1,6 @@
 internal import Platform
 
-/// What of an importance ratio ρ and an advantage A is minimised.
+/// The term of an importance ratio ρ and an advantage A that is minimised.
 public enum Surrogate: Int32, Sendable, CaseIterable {
   /// max(−A·ρ, −A·clip(ρ)) (PPO, arXiv 1707.06347; every flow-matching code but Flow-DPPO).
   case clipped = 1
@@ -33,7 +33,7 @@ struct PolicyTerm {
 }
 
 extension Surrogate {
-  /// What a surrogate makes of the options, and which of them it has no use for.
+  /// The bounds that a surrogate sets, and the options that it takes.
   private struct Rules {
     /// Bounds on `clip.low`; nil = the surrogate does not clip.
     var low: ClosedRange<Double>?

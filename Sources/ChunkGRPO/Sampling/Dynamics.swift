@@ -36,7 +36,7 @@ public enum Dynamics: Int32, Sendable, CaseIterable {
   var followsEta: Bool { self == .flowSDE || self == .danceSDE || self == .cps }
 }
 
-/// What the numbers of a step depend on.
+/// The sigmas that the numbers of a step depend on.
 struct StepSigmas {
   /// σ and σ'.
   let sigma, next: Double

@@ -11,7 +11,7 @@ public struct LatentsView {
   public let elements: Int
   /// Distance of two samples, in elements.
   public let batchStride: Int
-  /// What holds the memory, or nil.
+  /// The holder of the memory, or nil.
   public let owner: AnyObject?
 
   /// - Parameter batchStride: in elements; by default the samples follow one another.

@@ -82,7 +82,7 @@ private final class OwnedIDs {
 }
 
 /// The step number that stands for the initial noise.
-public let initialNoiseStep = -1
+public let initialNoiseStep = Int(Int32(bitPattern: ReservedStep.initialNoise.rawValue))
 
 /// More elements than this have no counter of their own in the noise.
 private let maxElements = 1 << 34

@@ -16,7 +16,7 @@ public enum WindowStrategy: Int32, Sendable, CaseIterable {
   case exponentialDecay = 6
 }
 
-/// What follows the last window. MixGRPO's own goes on with windows that hold no step and train nothing: for as many
+/// The window after the last one. MixGRPO's own goes on with windows that hold no step and train nothing: for as many
 /// iterations as a window lasts, or for ever.
 public enum WindowEnd: Int32, Sendable, CaseIterable {
   /// `first` again.

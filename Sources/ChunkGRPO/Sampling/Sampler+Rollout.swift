@@ -1,17 +1,17 @@
 /// The model: write the velocity at `latents` (B, D) into `velocity` (B, D). (step, σ, latents, velocity)
 public typealias VelocityFunction = (Int, Double, LatentsView, LatentsView) throws -> Void
 
-/// Borrowed buffers that a rollout fills.
-public struct TrajectoryBuffers {
+/// Borrowed buffers that a rollout fills: the C ABI's. In Swift, `Trajectory` has its own.
+package struct TrajectoryBuffers {
   /// (B, T + 1, …)
-  public let latents: TrajectoryView
+  package let latents: TrajectoryView
   /// (B, S) each, or nil.
-  public let logProbs, relativeL1: UnsafeMutablePointer<Double>?
+  package let logProbs, relativeL1: UnsafeMutablePointer<Double>?
   /// (B, …) or nil: the image that the step before the range predicted, and after the rollout that of its last step. Only
   /// second-order steps use it; without it they must be in one range with the step before them.
-  public let previousImage: LatentsView?
+  package let previousImage: LatentsView?
 
-  public init(
+  package init(
     latents: TrajectoryView, logProbs: UnsafeMutablePointer<Double>?, relativeL1: UnsafeMutablePointer<Double>?,
     previousImage: LatentsView? = nil
   ) {
@@ -26,7 +26,7 @@ extension Sampler {
   /// Takes the steps of `range`, which starts at latents that are there.
   ///
   /// An error leaves what lies beyond `range.lowerBound` to be thrown away; the same call can be made again.
-  public func rollout(
+  package func rollout(
     _ buffers: TrajectoryBuffers, range: Range<Int>, noise: Noise?, velocity: VelocityFunction
   ) throws {
     let x = buffers.latents
@@ -35,9 +35,7 @@ extension Sampler {
     try require(
       range.lowerBound >= 0 && range.upperBound <= steps && !range.isEmpty,
       "steps \(range.lowerBound) ..< \(range.upperBound) are not within 0 ..< \(steps), or none")
-    if case .given(let noise) = noise?.source {
-      try require(noise.count == steps, "noise holds \(noise.count) steps, but the schedule has \(steps)")
-    }
+    if case .given(let noise) = noise?.source { try noise.checkSteps(self) }
     if let image = buffers.previousImage { try x.latents(0).checkSame(image, "previous_image") }
     if coefficients[range.lowerBound].c != 0 && buffers.previousImage == nil { throw needsImage(range.lowerBound) }
     let velocities = try Latents(type: x.type, batch: x.batch, elements: x.elements).view

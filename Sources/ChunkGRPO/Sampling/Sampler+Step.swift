@@ -1,4 +1,4 @@
-/// What a step tells of the batch.
+/// The numbers that a step gives for each sample.
 public struct StepResult: Sendable, Equatable {
   /// B numbers; 0 where s = 0, so that a deterministic step drops out of every ratio.
   public var logProb: [Double]

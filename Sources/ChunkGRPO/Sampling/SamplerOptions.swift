@@ -6,7 +6,7 @@ public enum LogProbForm: Int32, Sendable {
   case squaredError = 2
 }
 
-/// What the last step does, which is never trained.
+/// How the last step is taken, which is never trained.
 public enum LastStep: Int32, Sendable {
   /// The same as the others (Flow-GRPO).
   case asOthers = 1

@@ -13,7 +13,7 @@ struct StepDensity {
     }
   }
 
-  /// What x' − m is multiplied by in ∂ℓ/∂v.
+  /// The factor of x' − m in ∂ℓ/∂v.
   func slope(b: Double, elements: Int) -> Double { 2 * precision * b / Double(elements) }
 
   func logProb(squaredError: Double, elements: Int) -> Double {

@@ -1,4 +1,4 @@
-/// What a step may need beside latents and velocity.
+/// Inputs of a step beside latents and velocity.
 public struct StepExtras {
   /// Classifier-free guidance: the velocity is u + w·(v − u) for the `velocity` v of the call and this u. nil = v alone.
   public var unconditional: LatentsView?

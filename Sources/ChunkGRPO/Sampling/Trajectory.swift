@@ -29,18 +29,19 @@ public final class Trajectory: @unchecked Sendable {
   /// Starts at `initial`, which is copied.
   ///
   /// - Parameters:
-  ///   - noise: the library's, or nil for a deterministic sampler. Bring your own noise through `Sampler.rollout`.
+  ///   - noise: the library's, your own for all T steps, or nil for a deterministic sampler.
   ///   - position: the step that `initial` takes next: a rollout begun elsewhere can go on here.
-  public init(_ sampler: Sampler, initial: LatentsView, noise: Noise?, position: Int = 0) throws {
+  ///   - previousImage: the image that the step before `position` predicted, which a second-order step needs; copied.
+  public init(
+    _ sampler: Sampler, initial: LatentsView, noise: Noise?, position: Int = 0, previousImage image: LatentsView? = nil
+  ) throws {
     try noise?.checkIDs(batch: initial.batch)
-    if case .given = noise?.source {
-      throw ChunkGRPOError.invalidArgument("noise: a trajectory takes the library's; give your own to Sampler.rollout")
-    }
+    if case .given(let noise) = noise?.source { try noise.checkSteps(sampler) }
     try require((0...sampler.steps).contains(position), "position = \(position) is outside 0 … \(sampler.steps)")
-    try require(
-      position == sampler.steps || sampler.coefficients[position].c == 0,
-      "position = \(position): a second-order step cannot begin a trajectory; give its previous image to Sampler.rollout"
-    )
+    if position < sampler.steps && sampler.coefficients[position].c != 0 && image == nil {
+      throw sampler.needsImage(position)
+    }
+    if let image { try initial.checkSame(image, "previous_image") }
     self.sampler = sampler
     self.noise = noise
     latents = try Latents(
@@ -51,6 +52,7 @@ public final class Trajectory: @unchecked Sendable {
     let zeros = [Double](repeating: 0, count: initial.batch * sampler.trainedSteps)
     state = Locked(State(position: position, logProbs: zeros, relativeL1: zeros))
     latents.trajectory.latents(position).copy(from: initial)
+    if let image { previousImage?.view.copy(from: image) }
   }
 
   /// Takes the steps up to `end` (by default all). After an error `position` is as before.

@@ -8,7 +8,7 @@ public struct TrajectoryView {
   public let elements: Int
   /// Distances in elements.
   public let batchStride: Int, stepStride: Int
-  /// What holds the memory, or nil.
+  /// The holder of the memory, or nil.
   public let owner: AnyObject?
 
   public init(
@@ -38,5 +38,12 @@ public struct TrajectoryView {
     LatentsView(
       base + step &* stepStride &* type.size, type: type, batch: batch, elements: elements, batchStride: batchStride,
       owner: owner)
+  }
+}
+
+extension TrajectoryView {
+  /// Noise of a whole rollout has one step per step of the schedule.
+  func checkSteps(_ sampler: Sampler) throws {
+    try require(count == sampler.steps, "noise holds \(count) steps, but the schedule has \(sampler.steps)")
   }
 }

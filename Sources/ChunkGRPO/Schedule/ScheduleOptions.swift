@@ -4,7 +4,7 @@ internal import Platform
 public enum ScheduleBase: Int32, Sendable {
   /// t_k = 1 − k/T (GCPO, DanceGRPO; the `linspace(1, 1/n, n)` that the FLUX pipeline gives).
   case linear = 1
-  /// What diffusers' `set_timesteps(n)` takes when it is given no sigmas: n points from 1 to the smallest training sigma,
+  /// As diffusers' `set_timesteps(n)` without sigmas: n points from 1 to the smallest training sigma,
   /// 1/1000, *already shifted*. With a static shift ≠ 1 the points are then shifted twice (diffusers issue 13243), and so
   /// are Flow-GRPO's on SD3.
   case diffusers = 2

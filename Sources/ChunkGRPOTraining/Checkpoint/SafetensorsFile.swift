@@ -60,9 +60,11 @@ package struct SafetensorsFile {
     guard var members = JSON(parsing: all[8..<dataStart])?.object else {
       throw corrupt(path, "its header is no JSON object of tensors")
     }
-    guard let metadata = members.removeValue(forKey: "__metadata__")?.object?.compactMapValues(\.string) else {
+    guard let texts = members.removeValue(forKey: "__metadata__")?.object else {
       throw corrupt(path, "its header has no __metadata__")
     }
+    let metadata = texts.compactMapValues(\.string)
+    guard metadata.count == texts.count else { throw corrupt(path, "its __metadata__ hold more than texts") }
     self.path = path
     self.metadata = metadata
     self.bytes = bytes
