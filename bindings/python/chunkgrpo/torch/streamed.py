@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Callable, Optional
+from typing import Any, Callable, Optional
 
 import numpy as np
 import torch
@@ -15,23 +15,20 @@ from torch.utils.checkpoint import get_device_states, set_device_states
 from .. import _arrays
 from .. import objective as _objective
 from .._generated import ChunkLossKeywords, ChunkLossOptions
-from .._options import documented
+from .._options import Unpack, documented
 from .._scalars import integer
 from ..chunks import ChunkPlan, selection_mask
 from ..errors import InvalidArgument
 from ..sampler import Sampler
-from .autograd import ChunkLoss, constant, floating, not_compiled
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from .autograd import ChunkLoss, constant, eager, floating
 
 VelocityFunction = Callable[[Tensor, float, int], Any]
 Penalty = Callable[[Tensor, Tensor, float, int], Tensor]
 RatioBias = Callable[[Tensor, int], Tensor]
 
 
-@documented(ChunkLossOptions)
-@not_compiled
+@documented(ChunkLossOptions, clip=None)
+@eager
 def streamed_backward(
     velocity: VelocityFunction,
     sampler: Sampler,
