@@ -186,7 +186,7 @@ CASES = {
     "rewards text": (lambda: cg.advantages(["good", "bad"]), TypeError, "rewards"),
     "rewards None": (lambda: cg.advantages(None), TypeError, "rewards"),
     "rewards of an odd group": (lambda: cg.advantages([1, 2, 3], group_size=2), ValueError, "group_size"),
-    "group negative": (lambda: cg.advantages([1, 2], group_size=-1), ValueError, "^group_size is -1; it must be positive, or None"),
+    "group negative": (lambda: cg.advantages([1, 2], -1), ValueError, "^group_size is -1; it must be positive, or None"),
     "group beyond 64 bits": (lambda: cg.advantages([1, 2], group_size=HUGE), ValueError, "group_size"),
     "clamp zero": (lambda: cg.advantages([1, 2], clamp=0), ValueError, "clamp"),
     "clamp NaN": (lambda: cg.advantages([1, 2], clamp=NAN), ValueError, "clamp"),
