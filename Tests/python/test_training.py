@@ -16,7 +16,7 @@ CONDITIONS = np.eye(2, dtype=np.float32)
 
 
 def data(count=512):
-    """Two clouds in 4 dimensions, one a condition."""
+    """Two clouds in 4 dimensions, one per condition."""
     rng = np.random.default_rng(0)
     label = rng.integers(2, size=count)
     images = np.where(label[:, None] == 0, 0.5, -0.5) + 0.5 * rng.normal(size=(count, 4))

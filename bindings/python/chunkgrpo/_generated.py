@@ -529,7 +529,7 @@ class ChunkStats:
 
 @dataclass(frozen=True)
 class IterationReport:
-    """What one `Trainer.iterate` did."""
+    """The report of one `Trainer.iterate`."""
 
     iteration: int
     """counted from 1"""

@@ -125,7 +125,7 @@ def changed(struct: Any, sizes: Optional[Mapping[str, int]] = None) -> dict[str,
 
 
 def record(struct: Any) -> Any:
-    """What the library has filled a struct with, as the dataclass of its name."""
+    """A struct that the library has filled, as the dataclass of its name."""
     kind = getattr(_generated, type(struct).__name__[: -len("Struct")])
     values = {field.name: getattr(struct, field.name) for field in dataclasses.fields(kind)}
     nested = {name: record(value) for name, value in values.items() if isinstance(value, ctypes.Structure)}

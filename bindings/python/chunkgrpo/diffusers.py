@@ -295,7 +295,7 @@ _INHERITED = FlowMatchEulerDiscreteScheduler._get_init_keys(FlowMatchEulerDiscre
 
 
 class RecordedTrajectory:
-    """What one run of a pipeline did; the scheduler makes it.
+    """The record of one run of a pipeline; the scheduler makes it.
 
     sampler      the Sampler that took the steps
     first_step   the step it began with: 0, or later for image to image

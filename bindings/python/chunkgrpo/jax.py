@@ -3,8 +3,8 @@
     import chunkgrpo as cg, chunkgrpo.jax as cgj
 
     def objective(params, latents, old_log_probs, adv):      # latents (B, T + 1, ...), the others (B, S) and (B,)
-        v = jnp.stack([model(params, latents[:, k], sigmas[k]) for k in range(plan.steps)], axis=1)
-        return cgj.chunk_policy_loss(sampler, latents, v, old_log_probs, adv, plan).loss
+        velocities = jnp.stack([model(params, latents[:, k], sigmas[k]) for k in range(plan.steps)], axis=1)
+        return cgj.chunk_policy_loss(sampler, latents, velocities, old_log_probs, adv, plan).loss
 
     gradient = jax.jit(jax.grad(objective))
 
@@ -252,7 +252,7 @@ def _as(x: jax.Array, value: Any, name: str) -> Optional[jax.Array]:
 
 
 def _split(**arguments: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What may be traced, and the constants."""
+    """The values that may be traced, and the constants."""
     traced = {name: value for name, value in arguments.items() if isinstance(value, jax.Array)}
     return traced, {name: value for name, value in arguments.items() if name not in traced}
 
@@ -359,7 +359,7 @@ def _call(function: Callable[..., Any], results: Any, traced: dict[str, Any]) ->
     host = partial(_on_host, function, results, {name: array.ndim for name, array in traced.items()})
     if not any(isinstance(array, jax.core.Tracer) for array in traced.values()):
         return jax.tree.map(jnp.asarray, host(traced))
-    # What is refused whatever the numbers are is refused now. Integers are left alone: not every one makes sense.
+    # Errors that do not depend on the numbers are raised now. Integers are left alone: not every one makes sense.
     if all(array.ndim and not jnp.issubdtype(array.dtype, jnp.integer) for array in traced.values()):
         function(**{name: np.broadcast_to(np.ones(a.shape[1:], a.dtype), a.shape) for name, a in traced.items()})
     # expand_dims: what is the same in all lanes is not copied for each.

@@ -32,7 +32,7 @@ from .sampler import Sampler
 
 @dataclass(frozen=True)
 class ChunkLoss(Generic[A]):
-    """What `chunk_loss` returns."""
+    """The result of `chunk_loss`."""
 
     loss: float
     grad_log_probs: A

@@ -90,8 +90,8 @@ class Sampler:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What the sampler was made of: `Sampler(sampler.schedule, **sampler.options)` is its equal. Copies and pickles
-        are made so."""
+        """The options that the sampler was made of: `Sampler(sampler.schedule, **sampler.options)` is its equal. Copies
+        and pickles are made so."""
         return self._options(read)
 
     def _options(self, reader: Any) -> dict[str, Any]:

@@ -78,7 +78,7 @@ class Trajectory(Generic[A]):
         self._shown: dict[str, Any] = {}
 
     def _first_image(self, first: Borrowed, previous_image: Optional[AnyArray]) -> Optional[Borrowed]:
-        """What the step before predicted, for second-order steps; None where there are none."""
+        """The image that the step before predicted, for second-order steps; None where there are none."""
         steps, coefficients = self.sampler.schedule.steps, self.sampler.coefficients
         if not any(coefficients(step).c for step in range(steps)):
             return None

@@ -1,4 +1,4 @@
-"""What the drop-in functions share: one step of a batch whose samples may be at different steps."""
+"""The part that the drop-in functions share: one step of a batch whose samples may be at different steps."""
 
 from __future__ import annotations
 

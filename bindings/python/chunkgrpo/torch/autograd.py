@@ -26,7 +26,7 @@ def eager(function: Function) -> Function:
 
 @dataclass(frozen=True)
 class ChunkLoss:
-    """What `chunk_loss`, `chunk_policy_loss` and `streamed_backward` return."""
+    """The result of `chunk_loss`, `chunk_policy_loss` and `streamed_backward`."""
 
     loss: Tensor
     """0-dim, float64."""
@@ -113,7 +113,7 @@ def step(
 
 
 class _Step(NamedTuple):
-    """What a step is beside its tensors."""
+    """A step without its tensors."""
 
     sampler: Sampler
     step: int

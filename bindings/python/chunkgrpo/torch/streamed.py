@@ -78,7 +78,7 @@ def streamed_backward(
             last = i + 1 == len(batches)
             with torch.autocast("cuda", torch.float16), contextlib.nullcontext() if last else model.no_sync():
                 cgt.streamed_backward(
-                    lambda x, sigma, k: model(x, timesteps[k], batch.prompt),
+                    lambda latents, sigma, step: model(latents, timesteps[step], batch.prompt),
                     sampler, batch.latents, batch.log_probs, batch.advantages, plan, selection=batch.chosen, kl=0.01,
                     scale=1 / len(batches), scaler=scaler, no_sync=model.no_sync)
         scaler.unscale_(optimiser)
