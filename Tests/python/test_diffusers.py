@@ -4,8 +4,10 @@ with a record that training can go on from."""
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
 import sys
+import typing
 
 import numpy as np
 import pytest
@@ -498,3 +500,9 @@ def test_timesteps_of_single_tokens_need_deterministic_dynamics():
     assert torch.equal(ours.step(torch.tanh(x), t, x, per_token_timesteps=per_token).prev_sample, expected)
     with pytest.raises(cg.InvalidArgument, match="per_token_timesteps"):
         made().step(torch.tanh(x), t, x, per_token_timesteps=per_token)
+
+
+def test_type_hints_can_be_read():
+    for method in ("__init__", "from_config", "configure", "step", "set_timesteps"):
+        member = getattr(FlowMatchSDEScheduler, method)
+        assert typing.get_type_hints(inspect.unwrap(getattr(member, "__func__", member)))

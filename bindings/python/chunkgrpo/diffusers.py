@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Optional, Union
+from typing import TYPE_CHECKING, Any, Optional, TypeVar, Union
 
 import torch
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteSchedulerOutput
@@ -26,8 +26,9 @@ from .sampler import Sampler
 from .schedule import Schedule
 from .trajectory import relative_l1
 
+Own = TypeVar("Own", bound="FlowMatchSDEScheduler")
+
 if TYPE_CHECKING:
-    from typing_extensions import Self
 
     class FlowMatchEulerDiscreteScheduler:
         """diffusers has hardly any types: this is what a program has of its scheduler beside ours."""
@@ -45,7 +46,7 @@ if TYPE_CHECKING:
         @classmethod
         def from_config(cls, *arguments: Any, **options: Any) -> Any: ...
         @classmethod
-        def from_pretrained(cls, *arguments: Any, **options: Any) -> Self: ...
+        def from_pretrained(cls: type[Own], *arguments: Any, **options: Any) -> Own: ...  # type: ignore[misc]
         @classmethod
         def _get_init_keys(cls, kind: Any) -> set[str]: ...
         def __getattr__(self, name: str) -> Any: ...  # what else diffusers has
@@ -146,12 +147,12 @@ class FlowMatchSDEScheduler(FlowMatchEulerDiscreteScheduler):
 
     @classmethod
     def from_config(
-        cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Unpack[SchedulerKeywords]
-    ) -> Self:
+        cls: type[Own], config: Any = None, return_unused_kwargs: bool = False, **kwargs: Unpack[SchedulerKeywords]
+    ) -> Own:
         """A scheduler with the configuration of another, and `kwargs` instead of its entries."""
         if not return_unused_kwargs:
             cls._refuse_unknown(kwargs)
-        scheduler: Self = super().from_config(config, return_unused_kwargs, **kwargs)
+        scheduler: Own = super().from_config(config, return_unused_kwargs, **kwargs)
         return scheduler
 
     def configure(self, **options: Unpack[SchedulerKeywords]) -> None:
