@@ -70,6 +70,7 @@ scheduler = FlowMatchSDEScheduler(shift=3.0, dynamics="cps", eta=0.5, wan_sigma_
 reveal_type(scheduler)  # 32: FlowMatchSDEScheduler
 reveal_type(FlowMatchSDEScheduler.from_config({}, eta=0.7, window=[1]))  # 33: FlowMatchSDEScheduler
 reveal_type(scheduler.trajectory)  # 34: RecordedTrajectory
+reveal_type(FlowMatchSDEScheduler.from_config({}, True, etta=1)[0])  # 35: FlowMatchSDEScheduler
 scheduler.save_pretrained("folder")
 scheduler.configure(window=[1, 2])
 cg.Recipe("gcpo").loss
@@ -77,7 +78,7 @@ cg.SDEWindow(4, 15, strategy="random")
 cg.Trainer(4, 2, width=32, dynamics="cps", clip=(0.1, 0.2)).pretrain(np.ones((2, 4)), np.ones((2, 2)), steps=3)
 """
 REVEALED = ["float", *["Tensor"] * 7, "ndarray", "ndarray", *["float64"] * 14, "bool", "_32Bit", "_32Bit"]
-REVEALED += [*["Tensor"] * 4, "FlowMatchSDEScheduler", "FlowMatchSDEScheduler", "RecordedTrajectory"]
+REVEALED += [*["Tensor"] * 4, *["FlowMatchSDEScheduler"] * 2, "RecordedTrajectory", "FlowMatchSDEScheduler"]
 
 WRONG = """
 import chunkgrpo as cg

@@ -11,7 +11,7 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Optional, TypeVar, Union
+from typing import TYPE_CHECKING, Any, Literal, Optional, TypeVar, Union, overload
 
 import torch
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteSchedulerOutput
@@ -107,8 +107,9 @@ class FlowMatchSDEScheduler(FlowMatchEulerDiscreteScheduler):
     under autocast they are float32 throughout, where diffusers' own scheduler rounds them to the output's type. Nothing
     here is differentiable: gradients come from `chunkgrpo.torch`.
 
-    Raises InvalidArgument for options out of bounds, for stochastic_sampling and invert_sigmas, for a step before
-    set_timesteps, and for latents that were changed between two steps (in-painting) while recording.
+    Raises WrongType for an option that it has not; InvalidArgument for options out of bounds, for stochastic_sampling
+    and invert_sigmas, for a step before set_timesteps, and for latents that were changed between two steps
+    (in-painting) while recording.
     """
 
     @register_to_config
@@ -145,15 +146,27 @@ class FlowMatchSDEScheduler(FlowMatchEulerDiscreteScheduler):
         self.sample_ids: Any = None
         self.generator: Any = None
 
+    @overload
     @classmethod
     def from_config(
-        cls: type[Own], config: Any = None, return_unused_kwargs: bool = False, **kwargs: Unpack[SchedulerKeywords]
-    ) -> Own:
+        cls: type[Own],
+        config: Any = None,
+        return_unused_kwargs: Literal[False] = False,
+        **kwargs: Unpack[SchedulerKeywords],
+    ) -> Own: ...
+
+    @overload
+    @classmethod
+    def from_config(
+        cls: type[Own], config: Any, return_unused_kwargs: Literal[True], **kwargs: Any
+    ) -> tuple[Own, dict[str, Any]]: ...
+
+    @classmethod
+    def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
         """A scheduler with the configuration of another, and `kwargs` instead of its entries."""
         if not return_unused_kwargs:
             cls._refuse_unknown(kwargs)
-        scheduler: Own = super().from_config(config, return_unused_kwargs, **kwargs)
-        return scheduler
+        return super().from_config(config, return_unused_kwargs, **kwargs)
 
     def configure(self, **options: Unpack[SchedulerKeywords]) -> None:
         """Changes options, such as `window` or `eta`, from the next run on. The sample ids go on."""
