@@ -870,7 +870,7 @@ typedef struct cgrpo_trainer_options {
     int64_t group_size;         /* 12; >= 2; samples per prompt */
     double chunk_fraction;      /* 0.5; of the chunks of each sample that are trained */
     int32_t weighted_selection; /* 0; 1: drawn by relative L1 */
-    int32_t threads;            /* 0 = one per core. The results are the same for any number. */
+    int32_t threads;            /* 0; one per core. The results are the same for any number. */
     double advantage_clamp;     /* 5 */
     double clip_low;            /* 1e-3 */
     double clip_high;           /* 1e-3 */

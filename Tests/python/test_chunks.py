@@ -161,3 +161,14 @@ def test_what_makes_no_sense_is_refused_by_name(name, call):
 def test_a_plan_can_be_copied_and_pickled(copied):
     plan = cg.ChunkPlan([2, 3, 4, 7])
     assert copied(plan) == plan and not copied(plan).sizes.flags.writeable
+
+
+class Own(cg.ChunkPlan):
+    """At the module's level, for pickle."""
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))])
+def test_a_copy_is_of_the_same_class(copied):
+    own = Own(*([2, 3],))
+    twin = copied(own)
+    assert type(twin) is Own and twin.steps == own.steps

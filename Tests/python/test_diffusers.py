@@ -4,8 +4,10 @@ with a record that training can go on from."""
 from __future__ import annotations
 
 import copy
+import inspect
 import pickle
 import sys
+import typing
 
 import numpy as np
 import pytest
@@ -321,11 +323,14 @@ def test_options_change_between_runs_and_wrong_ones_leave_all_as_it_was():
     assert scheduler.sampler.stochastic_steps == [1, 2] and scheduler.sampler.eta == 0.2
     steps_by_hand(scheduler, start())
     assert (scheduler.trajectory.log_probs == 0).tolist() == [[True, False, False, True]] * 3
-    for wrong in ({"eta": -1.0}, {"dynamics": "sde"}, {"noise": 1}, {"seed": -1}, {"stochastic_sampling": True}):
+    for wrong in ({"eta": -1.0}, {"dynamics": "sde"}, {"seed": -1}, {"stochastic_sampling": True}):
         config = scheduler.config
         with pytest.raises(cg.InvalidArgument, match=next(iter(wrong))):
             scheduler.configure(**wrong)
         assert scheduler.config == config
+    with pytest.raises(cg.WrongType, match="'windo'. Did you mean 'window'"):
+        scheduler.configure(windo=[1])
+    assert scheduler.config == config
 
 
 @pytest.mark.parametrize(
@@ -443,8 +448,14 @@ def test_wrong_use_is_refused():
     for wrong in (*not_taken, {"dynamics": "sde"}, {"eta": -0.1}, {"threads": -1}):
         with pytest.raises(cg.InvalidArgument, match=next(iter(wrong))):
             FlowMatchSDEScheduler(**wrong)
-    with pytest.raises(cg.InvalidArgument, match="'noise_level'"):
+    unknown = r"FlowMatchSDEScheduler\(\) got an unexpected keyword argument"
+    with pytest.raises(cg.WrongType, match=f"{unknown} 'noise_level'"):
         FlowMatchSDEScheduler.from_config(Stock().config, noise_level=0.7)
+    for call in (FlowMatchSDEScheduler, lambda **options: FlowMatchSDEScheduler.from_config(Stock().config, **options)):
+        with pytest.raises(cg.WrongType, match=f"{unknown} 'etta'. Did you mean 'eta'"):
+            call(etta=0.3)
+    with pytest.raises(TypeError, match="positional"):
+        FlowMatchSDEScheduler(*Stock().config.values(), "cps")
     with pytest.raises(cg.InvalidArgument, match="sigmas"):
         made().set_timesteps(sigmas=[0.5, 0.7, 0.2])
     with pytest.raises(cg.InvalidArgument, match="etas"):
@@ -489,3 +500,9 @@ def test_timesteps_of_single_tokens_need_deterministic_dynamics():
     assert torch.equal(ours.step(torch.tanh(x), t, x, per_token_timesteps=per_token).prev_sample, expected)
     with pytest.raises(cg.InvalidArgument, match="per_token_timesteps"):
         made().step(torch.tanh(x), t, x, per_token_timesteps=per_token)
+
+
+def test_type_hints_can_be_read():
+    for method in ("__init__", "from_config", "configure", "step", "set_timesteps"):
+        member = getattr(FlowMatchSDEScheduler, method)
+        assert typing.get_type_hints(inspect.unwrap(getattr(member, "__func__", member)))

@@ -5,6 +5,7 @@ from __future__ import annotations
 import inspect
 import re
 import textwrap
+import typing
 
 import numpy as np
 import pytest
@@ -77,3 +78,15 @@ def test_the_example_of_the_jax_module_runs():
     loss = cg.chunk_loss(sampler.log_probs(traj.latents, new), traj.log_probs, adv, plan)
     expected = np.sum(sampler.log_probs_vjp(traj.latents, new, loss.grad_log_probs) * traj.latents[:, :8])
     np.testing.assert_allclose(found, expected, rtol=1e-4)
+
+
+@pytest.mark.parametrize("name", sorted(PUBLIC))
+def test_the_type_hints_of_a_public_name_can_be_read(name):
+    kind = PUBLIC[name]
+    if not inspect.isclass(kind):
+        assert typing.get_type_hints(kind)
+    elif not issubclass(kind, cg.Error):
+        typing.get_type_hints(kind.__init__)
+        for member, what in methods(kind).items():
+            get = getattr(what, "fget", None) or getattr(what, "__func__", what)
+            assert "return" in typing.get_type_hints(get), member

@@ -31,3 +31,13 @@ def test_a_recipe_runs_from_rollout_to_loss(name):
 def test_an_unknown_recipe_is_answered_with_those_there_are():
     with pytest.raises(cg.InvalidArgument, match="mixgrpo_flash"):
         cg.Recipe("ppo")
+
+
+@pytest.mark.parametrize("name", cg.RECIPES)
+def test_a_recipes_loss_leaves_the_defaults_to_the_caller(name):
+    loss = cg.Recipe(name).loss
+    clips = loss["surrogate"] != "divergence_mask"
+    assert set(loss) == {"surrogate", "kl", *(["clip"] if clips else [])}
+    rows = np.zeros((1, 2))
+    extra = {} if clips else {"divergence": rows}
+    assert cg.chunk_loss(rows, rows, [1.0], [2], average="sample", dual_clip=np.inf, **loss, **extra).loss == -1

@@ -224,3 +224,14 @@ def test_etas_are_a_noise_scale_a_step():
 def test_what_makes_no_sense_is_refused_by_name(name, call):
     with pytest.raises(cg.InvalidArgument, match=name):
         call()
+
+
+class Own(cg.Sampler):
+    """At the module's level, for pickle."""
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))])
+def test_a_copy_is_of_the_same_class(copied):
+    own = Own(*(cg.Schedule.linear(4),))
+    twin = copied(own)
+    assert type(twin) is Own and twin.options == own.options

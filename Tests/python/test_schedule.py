@@ -100,3 +100,14 @@ def test_what_makes_no_sense_is_refused_by_name(name, call):
 @pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))])
 def test_a_schedule_can_be_copied_and_pickled(schedule, copied):
     assert copied(schedule) == schedule and not copied(schedule).sigmas.flags.writeable
+
+
+class Own(cg.Schedule):
+    """At the module's level, for pickle."""
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))])
+def test_a_copy_is_of_the_same_class(copied):
+    own = Own(*([1.0, 0.5, 0.0],))
+    twin = copied(own)
+    assert type(twin) is Own and twin.steps == own.steps

@@ -16,7 +16,7 @@ CONDITIONS = np.eye(2, dtype=np.float32)
 
 
 def data(count=512):
-    """Two clouds in 4 dimensions, one a condition."""
+    """Two clouds in 4 dimensions, one per condition."""
     rng = np.random.default_rng(0)
     label = rng.integers(2, size=count)
     images = np.where(label[:, None] == 0, 0.5, -0.5) + 0.5 * rng.normal(size=(count, 4))
@@ -317,3 +317,15 @@ def test_bad_calls(trainer, call, kind, words):
         call(trainer)
     assert isinstance(caught.value, cg.Error)
     assert state(trainer) == before
+
+
+def test_the_options_of_a_trainer_make_its_equal(tmp_path):
+    trainer = make(eta=0.25, chunk_sizes=[8, 8], clip=(0.1, 0.2))
+    options = trainer.options
+    assert (options["eta"], options["chunk_sizes"], options["clip"]) == (0.25, [8, 8], (0.1, 0.2))
+    twin = cg.Trainer(**options)
+    np.testing.assert_array_equal(twin.sample(CONDITIONS), trainer.sample(CONDITIONS))
+    trainer.save(tmp_path)
+    assert cg.Trainer.load(tmp_path).options == twin.options == options
+    options["eta"] = 0.0
+    assert trainer.options["eta"] == 0.25

@@ -265,3 +265,19 @@ def test_a_trajectory_of_second_order_steps_or_of_tensors_can_be_pickled():
     twin = pickle.loads(pickle.dumps(part))
     twin.advance(lambda x, sigma, k: x / 2)
     assert torch.equal(twin.latents, whole.latents) and torch.equal(twin.previous_image, whole.previous_image)
+
+
+class Own(cg.Trajectory):
+    """At the module's level, for pickle."""
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))])
+def test_a_copy_has_the_class_and_the_sample_ids_that_the_trajectory_began_with(sampler, copied):
+    ids = np.array([5, 6], np.int64)
+    trajectory = Own(sampler, np.ones((2, 3), np.float32), 7, ids, None, 0, None)
+    ids[:] = 0
+    twin = copied(trajectory)
+    assert type(twin) is Own
+    for each in (trajectory, twin):
+        each.advance(velocity)
+    same(twin, trajectory)

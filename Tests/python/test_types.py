@@ -17,6 +17,7 @@ from numpy.typing import NDArray
 import torch
 import chunkgrpo as cg
 import chunkgrpo.torch as cgt
+from chunkgrpo.diffusers import FlowMatchSDEScheduler
 
 
 def model(latents: torch.Tensor, sigma: float, step: int) -> torch.Tensor:
@@ -43,16 +44,47 @@ reveal_type(sampler.log_prob(0, torch.zeros(2, 3), torch.zeros(2, 3), torch.zero
 own = sampler.rollout(velocity, np.zeros((4, 8), np.float32), seed=7)
 reveal_type(own.latents)  # 9: ndarray
 reveal_type(cg.advantages([1.0, 2.0], 2, scale="batch"))  # 10: ndarray
+rows, single = np.zeros((4, 16)), np.zeros((4, 17, 8), np.float32)
+reveal_type(own.log_probs)  # 11: float64
+reveal_type(own.relative_l1)  # 12: float64
+reveal_type(sampler.step(0, single[:, 0], single[:, 0], seed=1)[1])  # 13: float64
+reveal_type(sampler.log_prob(0, single[:, 0], single[:, 0], single[:, 0]))  # 14: float64
+reveal_type(sampler.log_probs(single, single[:, 1:]))  # 15: float64
+reveal_type(cg.relative_l1(single))  # 16: float64
+reveal_type(cg.divergence(sampler, single, single))  # 17: float64
+reveal_type(cg.divergence_from_sampled(sampler, single, single[:, 1:], seed=1))  # 18: float64
+reveal_type(cg.advantages(single[:, 0, 0]))  # 19: float64
+reveal_type(cg.Recipe("gcpo").advantages([1.0, 2.0]))  # 20: float64
+reveal_type(cg.RewardHistory().update(["a"], [1.0]))  # 21: float64
+reveal_type(cg.chunk_loss([[0.0]], [[0.0]], [1.0], plan).grad_log_probs)  # 22: float64
+reveal_type(cg.chunk_loss(single[:, 0], rows, rows[0], plan).ratios)  # 23: float64
+reveal_type(plan.weights(single[:, 0]))  # 24: float64
+reveal_type(cg.best_of_n(np.ones(4), 2))  # 25: bool
+reveal_type(sampler.step(0, single[:, 0], single[:, 0], seed=1)[0])  # 26: _32Bit
+reveal_type(sampler.log_probs_vjp(single, single[:, 1:], rows))  # 27: _32Bit
+reveal_type(cg.relative_l1(torch.zeros(4, 5, 6)))  # 28: Tensor
+reveal_type(cg.divergence(sampler, torch.zeros(4, 5, 6), torch.zeros(4, 5, 6)))  # 29: Tensor
+reveal_type(sampler.step(0, torch.zeros(2, 3), torch.zeros(2, 3), seed=1)[1])  # 30: Tensor
+reveal_type(cg.best_of_n(torch.zeros(4), 2))  # 31: Tensor
+scheduler = FlowMatchSDEScheduler(shift=3.0, dynamics="cps", eta=0.5, wan_sigma_min=0.1)
+reveal_type(scheduler)  # 32: FlowMatchSDEScheduler
+reveal_type(FlowMatchSDEScheduler.from_config({}, eta=0.7, window=[1]))  # 33: FlowMatchSDEScheduler
+reveal_type(scheduler.trajectory)  # 34: RecordedTrajectory
+reveal_type(FlowMatchSDEScheduler.from_config({}, True, etta=1)[0])  # 35: FlowMatchSDEScheduler
+scheduler.save_pretrained("folder")
+scheduler.configure(window=[1, 2])
 cg.Recipe("gcpo").loss
 cg.SDEWindow(4, 15, strategy="random")
 cg.Trainer(4, 2, width=32, dynamics="cps", clip=(0.1, 0.2)).pretrain(np.ones((2, 4)), np.ones((2, 2)), steps=3)
 """
-REVEALED = ["float", *["Tensor"] * 7, "ndarray", "ndarray"]
+REVEALED = ["float", *["Tensor"] * 7, "ndarray", "ndarray", *["float64"] * 14, "bool", "_32Bit", "_32Bit"]
+REVEALED += [*["Tensor"] * 4, *["FlowMatchSDEScheduler"] * 2, "RecordedTrajectory", "FlowMatchSDEScheduler"]
 
 WRONG = """
 import chunkgrpo as cg
 import chunkgrpo.torch as cgt
 import torch
+from chunkgrpo.diffusers import FlowMatchSDEScheduler
 
 schedule, plan, rows = cg.Schedule.linear(4), cg.ChunkPlan([3]), torch.zeros(2, 3)
 cg.Sampler(schedule, dynamics="flow-sde")
@@ -65,6 +97,10 @@ cg.advantages([1.0, 2.0], scale="std")
 cg.SDEWindow(4, 15, strategy="sliding")
 cg.Schedule.make(4, spacing="log")
 cg.Trainer(4, 2, learning_rte=1e-3)
+FlowMatchSDEScheduler(etta=0.3)
+FlowMatchSDEScheduler(1000, 1.0, False, 0.5, 1.15, 256, 4096, False, None, False, False, False, "linear", False, "cps")
+FlowMatchSDEScheduler.from_config({}, etta=0.7)
+FlowMatchSDEScheduler().configure(window=[1], dynamics="flow-sde")
 plan.no_such_method()
 """
 

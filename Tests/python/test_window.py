@@ -30,7 +30,8 @@ def test_windows_move_along_the_trajectory():
     "name, call",
     [
         ("size", lambda: cg.SDEWindow(9, 8)),
-        ("stride", lambda: cg.SDEWindow(2, 8, stride=0)),
+        ("stride is 0; it must be positive, or None", lambda: cg.SDEWindow(2, 8, stride=0)),
+        ("stride is -1; it must be positive, or None", lambda: cg.SDEWindow(2, 4, stride=-1)),
         ("strategy", lambda: cg.SDEWindow(2, 8, strategy="sideways")),
         ("least", lambda: cg.SDEWindow(2, 8, strategy="linear_decay", least=30)),
     ],
@@ -45,3 +46,14 @@ def test_a_window_can_be_copied_and_pickled(copied):
     window = cg.SDEWindow(3, 15, strategy="random", seed=4)
     assert [copied(window)[i] for i in range(9)] == [window[i] for i in range(9)]
     assert repr(copied(window)) == repr(window) == "SDEWindow(size=3, end=15, strategy='random', seed=4)"
+
+
+class Own(cg.SDEWindow):
+    """At the module's level, for pickle."""
+
+
+@pytest.mark.parametrize("copied", [copy.copy, copy.deepcopy, lambda value: pickle.loads(pickle.dumps(value))])
+def test_a_copy_is_of_the_same_class(copied):
+    own = Own(*(2, 4))
+    twin = copied(own)
+    assert type(twin) is Own and twin._given == own._given

@@ -114,7 +114,7 @@ def load_reward(name):
 
 @contextlib.contextmanager
 def recorded_calls(transformer):
-    """What the pipeline passes to its transformer, call by call, beside the latents: training repeats the calls."""
+    """The pipeline's arguments to its transformer, call by call, without the latents: training repeats the calls."""
     calls = []
 
     def keep(_, args, kwargs):

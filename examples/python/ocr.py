@@ -35,7 +35,7 @@ class Recogniser:
         self.index = {character: i for i, character in enumerate(self.characters)}
 
     def __call__(self, pictures, texts, batch=32):
-        """What it reads in each picture, and the log-probability (B,) that it gives to texts[i], all of one length."""
+        """The text read in each picture, and the log-probability (B,) that it gives to texts[i], all of one length."""
         probabilities = np.concatenate(
             [self.frames(pictures[first : first + batch]) for first in range(0, len(pictures), batch)]
         )
@@ -79,7 +79,7 @@ def has_tesseract():
 
 
 def tesseract(pictures, alphabet, scale=4, margin=16):
-    """What tesseract reads in each picture, as one line of characters of the alphabet: four times as large, on paper."""
+    """Tesseract's reading of each picture, as one line of characters of the alphabet: four times as large, on paper."""
     with tempfile.TemporaryDirectory() as folder:
         files = []
         for i, picture in enumerate(pictures):

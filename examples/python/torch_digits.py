@@ -189,7 +189,7 @@ def parse(arguments):
     parser.add_argument("--width", type=int, default=64)
     parser.add_argument("--pretrain-steps", type=int, default=800)
     parser.add_argument("--iterations", type=int, default=30)
-    parser.add_argument("--updates", type=int, default=5, help="optimiser steps an iteration")
+    parser.add_argument("--updates", type=int, default=5, help="optimiser steps per iteration")
     parser.add_argument("--learning-rate", type=float, default=3e-4)
     if parser.parse_args(arguments).quick:
         parser.set_defaults(pretrain_steps=150, iterations=5)

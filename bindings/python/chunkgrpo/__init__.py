@@ -9,7 +9,7 @@ back. One training iteration, in the order in which you meet it:
     schedule = cg.Schedule.shifted(steps=17, shift=3.0)
     sampler = cg.Sampler(schedule, dynamics="flow_sde", eta=0.7)
 
-    # 2. Rollouts: `velocity(x, sigma, step)` is your model. 12 samples per prompt start from the same noise.
+    # 2. Rollouts: `velocity(latents, sigma, step)` is your model. 12 samples per prompt start from the same noise.
     x_init = cg.initial_noise((24, 16, 64, 64), seed=7, group_size=12)
     traj = sampler.rollout(velocity, x_init, seed=7)
 
@@ -41,7 +41,7 @@ Arrays. B samples, T sampling steps, S = T - 1 trained steps (the last one is le
 (B, ...) of float32, float64, float16 or bfloat16 (ml_dtypes'), of numpy, PyTorch, JAX, MLX, CuPy or whatever exports
 DLPack; results are of the same kind, element type and device. Memory of the CPU is not copied where the sizes after the
 batch are contiguous. Log-probabilities, advantages and losses are float64 (float32 in JAX without x64, and in MLX away
-from the CPU). What a call returns is always fresh.
+from the CPU). Every call returns fresh arrays.
 
 Units. sigma, 1 ... 0, is the share of noise; neither it nor eta has a unit. Log-probabilities are in nats per element:
 means over the D elements of a sample, not sums. A model that wants timesteps gets 1000 sigma.
@@ -50,7 +50,8 @@ Seeds. The library's noise is a function of (seed, sample id, step, element) alo
 thread count or machine. Give each sample of a training run its own id.
 
 Errors. Every class is an `Error` and the built-in one that you expect: InvalidArgument is a ValueError, WrongType a
-TypeError, and so on. What a callback raises comes out of the call that ran it. An error leaves everything as it was.
+TypeError, and so on. An exception of a callback comes out of the call that ran it. An error leaves everything as it
+was.
 """
 
 from ._generated import ChunkStats, IterationReport

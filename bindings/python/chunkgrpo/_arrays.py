@@ -5,7 +5,8 @@ from __future__ import annotations
 import ctypes
 import functools
 import math
-from typing import Any, Optional, TypeVar
+from collections.abc import Sequence
+from typing import Any, Optional, TypeVar, Union
 
 import numpy as np
 from numpy.typing import NDArray
@@ -25,6 +26,11 @@ AnyArray = Any
 
 A = TypeVar("A")
 """The same: an array type that a function returns as it was given."""
+
+N = TypeVar("N", bound=NDArray[Any])
+Doubles = NDArray[np.float64]
+Numbers = Union[NDArray[Any], Sequence[Any]]
+"""Arrays of numpy and lists: results are Doubles. The types of other frameworks do not say what the elements are."""
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -79,7 +79,7 @@ class Family:
 
 class Staging:
     """Copies between a device of PyTorch's and pinned memory of the CPU, asynchronous on the device's current stream.
-    What the library computes with lies there: this is the place for a native path on the device."""
+    The library's own arrays lie there: this is the place for a native path on the device."""
 
     def __init__(self, torch: Any, device: Any) -> None:
         self.torch, self.device, self._cuda = torch, device, device.type == "cuda"
@@ -191,7 +191,7 @@ class Torch(Family):
         return tensor if self._staging is None else self._outside_inference(tensor.to, self._device)
 
     def _outside_inference(self, make: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
-        """What autograd may save: made as if there were no inference mode."""
+        """A tensor that autograd may save: made as if there were no inference mode."""
         if not self.torch.is_inference_mode_enabled():
             return make(*arguments, **options)
         with self.torch.inference_mode(False):
@@ -246,7 +246,7 @@ class _MLX(Family):
 
 
 class _Exported(Family):
-    """What else exports DLPack. Results are of its array-API namespace, if it has one, or numpy's."""
+    """Other arrays that export DLPack. Results are of its array-API namespace, if it has one, or numpy's."""
 
     def __init__(self, value: Any) -> None:
         namespace = getattr(value, "__array_namespace__", None)

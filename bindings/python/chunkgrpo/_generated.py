@@ -457,7 +457,7 @@ class TrainerOptions(ctypes.Structure):
         "group_size": Field("group_size", "int64"),
         "chunk_fraction": Field("chunk_fraction", "float64"),
         "weighted_selection": Field("weighted_selection", "flag"),
-        "threads": Field("threads", "int32", optional=True),
+        "threads": Field("threads", "int32"),
         "advantage_clamp": Field("advantage_clamp", "float64"),
         "clip": Field("clip_low", "pair", optional=True),
         "kl": Field("kl", "float64"),
@@ -529,7 +529,7 @@ class ChunkStats:
 
 @dataclass(frozen=True)
 class IterationReport:
-    """What one `Trainer.iterate` did."""
+    """The report of one `Trainer.iterate`."""
 
     iteration: int
     """counted from 1"""
@@ -718,8 +718,8 @@ class TrainerKeywords(TypedDict, total=False):
     """0.5; of the chunks of each sample that are trained"""
     weighted_selection: bool
     """0; 1: drawn by relative L1"""
-    threads: Optional[int]
-    """0 = one per core. The results are the same for any number."""
+    threads: int
+    """0; one per core. The results are the same for any number."""
     advantage_clamp: float
     """5"""
     clip: Optional[Union[float, tuple[float, float]]]

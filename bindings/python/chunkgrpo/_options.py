@@ -7,7 +7,7 @@ import dataclasses
 import difflib
 import inspect
 from collections.abc import Mapping
-from typing import Any, Callable, Iterable, Optional, TypeVar, cast
+from typing import TYPE_CHECKING, Any, Callable, Iterable, Optional, TypeVar, cast
 
 import numpy as np
 
@@ -16,6 +16,18 @@ from ._generated import Field
 from ._library import new
 from ._scalars import choice, int32, integer, pair, real, seed_number
 from .errors import InvalidArgument, WrongType
+
+if TYPE_CHECKING:
+    from typing_extensions import Unpack as Unpack
+else:  # typing.get_type_hints looks for it
+    try:
+        from typing import Unpack
+    except ImportError:  # before Python 3.11
+
+        class Unpack:
+            def __class_getitem__(cls, keywords: Any) -> Any:
+                return keywords
+
 
 _NUMBERS: dict[str, Callable[[Any, str], Any]] = {
     "float64": real,
@@ -44,16 +56,16 @@ def fill(
 
     of        the function that takes them, for an option that it has not
     shapes    of the arrays whose length the library cannot know
-    positive  options whose 0 stands for None in the library: here it is refused
+    positive  options whose 0 stands for None in the library: here it is refused, like a negative one
     """
     filled = new(struct)
     for name, value in given.items():
         field = struct.keywords.get(name)
         if field is None:
-            raise _unknown(name, of, struct)
+            raise unknown(name, of, struct.keywords)
         if value is not None or not field.optional:
             _set(filled, field, name, value, None if shapes is None else shapes.get(name))
-        if name in positive and value is not None and not getattr(filled, field.name):
+        if name in positive and value is not None and not getattr(filled, field.name) > 0:
             raise InvalidArgument(f"{name} is {value}; it must be positive, or None")
     return filled
 
@@ -68,14 +80,17 @@ def _set(struct: Any, field: Field, name: str, value: Any, shape: Any) -> None:
         setattr(struct, field.name, _NUMBERS[field.kind](value, name))
     else:
         array = _ARRAYS[field.kind](value, name) if shape is None else _arrays.doubles(value, name, shape)
+        if field.counted and not array.size:
+            raise InvalidArgument(f"{name} is empty; leave it out, or give None")
         # An empty array is none, which null would not say.
         _arrays.point(struct, field.name, array if array.size else np.zeros(1, array.dtype))
         if field.counted:
             setattr(struct, field.counted, array.size)
 
 
-def _unknown(name: str, of: str, struct: Any) -> WrongType:
-    near = difflib.get_close_matches(name, struct.keywords, 1)
+def unknown(name: str, of: str, known: Iterable[str]) -> WrongType:
+    """The error for a keyword that is none of those `known`."""
+    near = difflib.get_close_matches(name, list(known), 1)
     hint = f". Did you mean {near[0]!r}?" if near else ""
     return WrongType(f"{of}() got an unexpected keyword argument {name!r}{hint}")
 
@@ -110,7 +125,7 @@ def changed(struct: Any, sizes: Optional[Mapping[str, int]] = None) -> dict[str,
 
 
 def record(struct: Any) -> Any:
-    """What the library has filled a struct with, as the dataclass of its name."""
+    """A struct that the library has filled, as the dataclass of its name."""
     kind = getattr(_generated, type(struct).__name__[: -len("Struct")])
     values = {field.name: getattr(struct, field.name) for field in dataclasses.fields(kind)}
     nested = {name: record(value) for name, value in values.items() if isinstance(value, ctypes.Structure)}
@@ -132,8 +147,10 @@ def documented(struct: Any, **defaults: Any) -> Callable[[F], F]:
         signature = inspect.signature(function)
         own = [p for p in signature.parameters.values() if p.kind is not p.VAR_KEYWORD]
         names = {parameter.name for parameter in own}
+        keywords = getattr(_generated, struct.__name__.replace("Options", "Keywords"))
+        types = {name: getattr(kind, "__forward_arg__", kind) for name, kind in keywords.__annotations__.items()}
         options = [
-            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default)
+            inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=types[name])
             for name, default in {**read(new(struct)), **defaults}.items()
             if name not in names
         ]

@@ -5,22 +5,19 @@ from __future__ import annotations
 import ctypes
 from ctypes import byref
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Optional
+from typing import Any, Optional, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import _arrays, _frameworks
-from ._arrays import A, AnyArray
+from ._arrays import A, AnyArray, Doubles, Numbers
 from ._generated import AdaptiveOptions, OptimalKeywords, OptimalOptions, SelectKeywords, SelectOptions
 from ._library import lib
-from ._options import documented, fill
+from ._options import Unpack, documented, fill
 from ._scalars import integer
 from .errors import InvalidArgument, WrongType, check, text
 from .schedule import Schedule
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 
 class ChunkPlan:
@@ -121,13 +118,18 @@ class ChunkPlan:
         sampling policy it is each step's share of the gradient when every chunk is trained."""
         return np.repeat(1 / (len(self) * self._sizes), self._sizes)
 
-    def weights(self, relative_l1: A) -> A:
+    @overload
+    def weights(self, relative_l1: Numbers) -> Doubles: ...
+
+    @overload
+    def weights(self, relative_l1: A) -> A: ...
+
+    def weights(self, relative_l1: Any) -> Any:
         """(B, K) float64: mean of relative_l1 (B, S) over each chunk, plus 1e-8."""
         curve = _arrays.matrix(relative_l1, "relative_l1")
         out = np.empty((len(curve), len(self)))
         check(lib.cgrpo_chunk_weights(curve, *curve.shape, self._sizes, len(self), out))
-        weights: A = _arrays.given_back(out, relative_l1)
-        return weights
+        return _arrays.given_back(out, relative_l1)
 
     @documented(SelectOptions)
     def select(
@@ -151,10 +153,10 @@ class ChunkPlan:
         selection = _arrays.empty((batch, count), np.uint8)
         given: dict[str, Any] = {**options, "fraction": fraction}
         given["sample_ids"] = _arrays.sample_ids(given.get("sample_ids"), batch)
+        struct = fill(SelectOptions, given, "ChunkPlan.select")
         if weights is not None:
-            values = _arrays.doubles(weights, "weights")
-            given["weights"] = np.tile(values, (batch, 1)) if values.shape == (count,) else values
-        struct = fill(SelectOptions, given, "ChunkPlan.select", shapes={"weights": (batch, count)})
+            values = chunk_weights(weights, batch, count)
+            _arrays.point(struct, "weights", np.tile(values, (batch, 1)) if values.ndim == 1 else values)
         check(lib.cgrpo_chunk_select(batch, count, struct, selection))
         chosen = selection.astype(np.bool_)
         return chosen if weights is None else _arrays.given_back(chosen, weights)
@@ -169,7 +171,7 @@ class ChunkPlan:
         return hash(self._sizes.tobytes())
 
     def __reduce__(self) -> Any:
-        return ChunkPlan, (np.array(self._sizes),)
+        return type(self), (np.array(self._sizes),)
 
     def __repr__(self) -> str:
         return f"ChunkPlan({self._sizes.tolist()})"
@@ -193,6 +195,15 @@ class ChunkFit:
 
     def __str__(self) -> str:
         return f"{self.plan}; {100 * self.explained:.1f} % of the curve's variance explained"
+
+
+def chunk_weights(weights: Any, batch: int, count: int) -> NDArray[np.float64]:
+    """(K,) or (B, K) float64."""
+    values = _arrays.doubles(weights, "weights")
+    each = (count,), (batch, count)
+    if values.shape not in each:
+        raise InvalidArgument(f"weights has shape {values.shape}; it must be {each[0]} or {each[1]}")
+    return values
 
 
 def selection_mask(selection: Any, batch: int, count: int) -> NDArray[np.uint8]:

@@ -11,25 +11,51 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Any, Optional, Union
+from typing import TYPE_CHECKING, Any, Literal, Optional, TypeVar, Union, overload
 
 import torch
-from diffusers import FlowMatchEulerDiscreteScheduler
-from diffusers.configuration_utils import register_to_config
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteSchedulerOutput
 from diffusers.schedulers.scheduling_utils import SchedulerMixin  # where DiffusionPipeline.from_pretrained looks for it
 from diffusers.utils.torch_utils import randn_tensor
 
 from ._generated import Dynamics, SamplerKeywords, SamplerOptions
-from ._options import documented
+from ._options import F, Unpack, documented, unknown
 from ._scalars import seed_number
 from .errors import InvalidArgument
 from .sampler import Sampler
 from .schedule import Schedule
 from .trajectory import relative_l1
 
+Own = TypeVar("Own", bound="FlowMatchSDEScheduler")
+
 if TYPE_CHECKING:
-    from typing_extensions import Self, Unpack
+
+    class FlowMatchEulerDiscreteScheduler:
+        """diffusers has hardly any types: this is what a program has of its scheduler beside ours."""
+
+        config: Any
+        timesteps: torch.Tensor
+        sigmas: torch.Tensor
+        step_index: Optional[int]
+        order: int
+        _step_index: int
+
+        def __init__(self, **options: Any) -> None: ...
+        def set_timesteps(self, *arguments: Any, **options: Any) -> None: ...
+        def step(self, *arguments: Any, **options: Any) -> Any: ...
+        @classmethod
+        def from_config(cls, *arguments: Any, **options: Any) -> Any: ...
+        @classmethod
+        def from_pretrained(cls: type[Own], *arguments: Any, **options: Any) -> Own: ...  # type: ignore[misc]
+        @classmethod
+        def _get_init_keys(cls, kind: Any) -> set[str]: ...
+        def __getattr__(self, name: str) -> Any: ...  # what else diffusers has
+
+    def register_to_config(function: F) -> F: ...
+
+else:
+    from diffusers import FlowMatchEulerDiscreteScheduler
+    from diffusers.configuration_utils import register_to_config
 
 __all__ = ["FlowMatchSDEScheduler", "RecordedTrajectory", "SchedulerMixin"]
 
@@ -55,7 +81,7 @@ class SchedulerKeywords(SamplerKeywords, total=False):
     time_shift_type: str
 
 
-class FlowMatchSDEScheduler(FlowMatchEulerDiscreteScheduler):  # type: ignore[misc]
+class FlowMatchSDEScheduler(FlowMatchEulerDiscreteScheduler):
     """A FlowMatchEulerDiscreteScheduler whose steps are those of a `Sampler`, for any pipeline that has one.
 
     The first arguments, and every schedule that follows from them, are diffusers'. The others are those of `Sampler`:
@@ -64,7 +90,7 @@ class FlowMatchSDEScheduler(FlowMatchEulerDiscreteScheduler):  # type: ignore[mi
     eta        noise scale, >= 0; 0 gives the image of diffusers' own scheduler
     log_prob   "gaussian" or "squared_error"
     last_step  "ode": the last step, which is not trained, takes no noise (GCPO, DanceGRPO); "as_others" (Flow-GRPO)
-    etas, window, outside, after, dpm_order, threads  as in `Sampler`; lists, so that they can be saved
+    wan_sigma_min, etas, window, outside, after, dpm_order, threads  as in `Sampler`; lists, so that they can be saved
     seed       0 ... 2^64 - 1, of the library's noise
     record     whether to keep the trajectory
 
@@ -81,11 +107,12 @@ class FlowMatchSDEScheduler(FlowMatchEulerDiscreteScheduler):  # type: ignore[mi
     under autocast they are float32 throughout, where diffusers' own scheduler rounds them to the output's type. Nothing
     here is differentiable: gradients come from `chunkgrpo.torch`.
 
-    Raises InvalidArgument for options out of bounds, for stochastic_sampling and invert_sigmas, for a step before
-    set_timesteps, and for latents that were changed between two steps (in-painting) while recording.
+    Raises WrongType for an option that it has not; InvalidArgument for options out of bounds, for stochastic_sampling
+    and invert_sigmas, for a step before set_timesteps, and for latents that were changed between two steps
+    (in-painting) while recording.
     """
 
-    @register_to_config  # type: ignore[untyped-decorator]
+    @register_to_config
     @documented(SamplerOptions, last_step="ode")  # which register_to_config takes the defaults from
     def __init__(
         self,
@@ -103,12 +130,14 @@ class FlowMatchSDEScheduler(FlowMatchEulerDiscreteScheduler):  # type: ignore[mi
         use_beta_sigmas: bool = False,
         time_shift_type: str = "exponential",
         stochastic_sampling: bool = False,
+        *,
         dynamics: Dynamics = "flow_sde",
         eta: float = 0.7,
         seed: int = 0,
         record: bool = True,
         **options: Unpack[SamplerKeywords],
     ) -> None:
+        self._refuse_unknown(options)
         super().__init__(**{name: self.config[name] for name in _INHERITED})
         self._check()
         self.sampler: Optional[Sampler] = None
@@ -117,22 +146,31 @@ class FlowMatchSDEScheduler(FlowMatchEulerDiscreteScheduler):  # type: ignore[mi
         self.sample_ids: Any = None
         self.generator: Any = None
 
+    @overload
     @classmethod
     def from_config(
-        cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Unpack[SchedulerKeywords]
-    ) -> Self:
+        cls: type[Own],
+        config: Any = None,
+        return_unused_kwargs: Literal[False] = False,
+        **kwargs: Unpack[SchedulerKeywords],
+    ) -> Own: ...
+
+    @overload
+    @classmethod
+    def from_config(
+        cls: type[Own], config: Any, return_unused_kwargs: Literal[True], **kwargs: Any
+    ) -> tuple[Own, dict[str, Any]]: ...
+
+    @classmethod
+    def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
         """A scheduler with the configuration of another, and `kwargs` instead of its entries."""
-        unknown = sorted(set(kwargs) - set(cls._get_init_keys(cls)))
-        if unknown and not return_unused_kwargs:
-            raise InvalidArgument(f"{cls.__name__} has no option {', '.join(map(repr, unknown))}")
-        scheduler: Self = super().from_config(config, return_unused_kwargs, **kwargs)
-        return scheduler
+        if not return_unused_kwargs:
+            cls._refuse_unknown(kwargs)
+        return super().from_config(config, return_unused_kwargs, **kwargs)
 
     def configure(self, **options: Unpack[SchedulerKeywords]) -> None:
         """Changes options, such as `window` or `eta`, from the next run on. The sample ids go on."""
-        unknown = sorted(set(options) - set(self._get_init_keys(type(self))))
-        if unknown:
-            raise InvalidArgument(f"{type(self).__name__} has no option {', '.join(map(repr, unknown))}")
+        self._refuse_unknown(options)
         before = self.config
         defaults = [name for name in self.config.get("_use_default_values", []) if name not in options]
         self.register_to_config(**options, _use_default_values=defaults)
@@ -141,6 +179,13 @@ class FlowMatchSDEScheduler(FlowMatchEulerDiscreteScheduler):  # type: ignore[mi
         except Exception:
             self._internal_dict = before
             raise
+
+    @classmethod
+    def _refuse_unknown(cls, options: Any) -> None:
+        known = cls._get_init_keys(cls)
+        for name in options:
+            if name not in known:
+                raise unknown(name, cls.__name__, known)
 
     def set_timesteps(  # pipelines look at the names of its parameters
         self,
@@ -190,45 +235,50 @@ class FlowMatchSDEScheduler(FlowMatchEulerDiscreteScheduler):  # type: ignore[mi
             raise InvalidArgument(f"timestep is {timestep}; it must be one of scheduler.timesteps, not an index")
         if self.step_index is None:
             self._init_step_index(timestep)
-        k, steps = self._step_index, self.sampler.schedule.steps
-        if k >= steps:
+        step, steps = self._step_index, self.sampler.schedule.steps
+        if step >= steps:
             raise InvalidArgument(f"the run has taken all its {steps} steps; set_timesteps begins a new one")
         kind = torch.promote_types(sample.dtype, model_output.dtype)
-        x, v = sample.to(kind), model_output.to(kind)
-        ids = self._next_ids(len(x)) if self._ids is None else self._ids
+        latents, velocity = sample.to(kind), model_output.to(kind)
+        ids = self._next_ids(len(latents)) if self._ids is None else self._ids
         if self.trajectory is not None:
-            self.trajectory._expect(k, x)
+            self.trajectory._expect(step, latents)
 
-        next_x, log_prob = self._take(k, timestep, x, v, ids, generator)
+        next_latents, log_prob = self._take(step, timestep, latents, velocity, ids, generator)
         if self._ids is None:  # the first step of a run, which begins when it has gone well
             self._ids = ids
-            self.next_sample_id += 0 if self.sample_ids is not None else len(x)
-            self.trajectory = RecordedTrajectory(self.sampler, k, x, ids) if self.config.record else None
+            self.next_sample_id += 0 if self.sample_ids is not None else len(latents)
+            recorded = self.config.record
+            self.trajectory = RecordedTrajectory(self.sampler, step, latents, ids) if recorded else None
         if self.trajectory is not None:
-            self.trajectory._append(next_x, log_prob)
-        return FlowMatchEulerDiscreteSchedulerOutput(prev_sample=next_x) if return_dict else (next_x,)
+            self.trajectory._append(next_latents, log_prob)
+        return FlowMatchEulerDiscreteSchedulerOutput(prev_sample=next_latents) if return_dict else (next_latents,)
 
     # ------------------------------------------------------------------------------------------------------------------
 
-    def _take(self, k: int, timestep: Any, x: Any, v: Any, ids: list[int], generator: Any) -> tuple[Any, Any]:
+    def _take(
+        self, step: int, timestep: Any, latents: Any, velocity: Any, ids: list[int], generator: Any
+    ) -> tuple[Any, Any]:
         """The next latents and their log-probabilities."""
         assert self.sampler is not None
-        a, _, s, c = self.sampler.coefficients(k)
+        a, _, s, c = self.sampler.coefficients(step)
         if s == 0 and c == 0 and abs(a - 1) < 1e-12:  # Euler
-            next_x = super().step(v, timestep, x, return_dict=False)[0]
-            log_prob = torch.zeros(len(x), dtype=torch.float64, device=x.device)
+            next_latents = super().step(velocity, timestep, latents, return_dict=False)[0]
+            log_prob = torch.zeros(len(latents), dtype=torch.float64, device=latents.device)
         else:
             source: dict[str, Any] = {}
             generator = self.generator if generator is None else generator
             if s > 0 and generator is not None:
-                source["noise"] = randn_tensor(x.shape, generator=generator, device=x.device, dtype=x.dtype)
+                kind = {"device": latents.device, "dtype": latents.dtype}
+                source["noise"] = randn_tensor(latents.shape, generator=generator, **kind)
             elif s > 0:
                 source.update(seed=self.config.seed, sample_ids=ids)
-            next_x, log_prob = self.sampler.step(k, x, v, previous_image=None if c == 0 else self._image, **source)
+            source["previous_image"] = None if c == 0 else self._image
+            next_latents, log_prob = self.sampler.step(step, latents, velocity, **source)
             self._step_index += 1
-        if k + 1 < self.sampler.schedule.steps and self.sampler.coefficients(k + 1).c:
-            self._image = self.sampler.predicted_image(k, x, v)
-        return next_x, log_prob
+        if step + 1 < self.sampler.schedule.steps and self.sampler.coefficients(step + 1).c:
+            self._image = self.sampler.predicted_image(step, latents, velocity)
+        return next_latents, log_prob
 
     def _next_ids(self, batch: int) -> list[int]:
         ids = range(self.next_sample_id, self.next_sample_id + batch) if self.sample_ids is None else self.sample_ids
@@ -259,7 +309,7 @@ _INHERITED = FlowMatchEulerDiscreteScheduler._get_init_keys(FlowMatchEulerDiscre
 
 
 class RecordedTrajectory:
-    """What one run of a pipeline did; the scheduler makes it.
+    """The record of one run of a pipeline; the scheduler makes it.
 
     sampler      the Sampler that took the steps
     first_step   the step it began with: 0, or later for image to image
@@ -268,12 +318,12 @@ class RecordedTrajectory:
     T steps, of which S = T - 1 are trained. n steps have been taken so far, from first_step on.
     """
 
-    def __init__(self, sampler: Sampler, first_step: int, x: torch.Tensor, sample_ids: list[int]) -> None:
+    def __init__(self, sampler: Sampler, first_step: int, latents: torch.Tensor, sample_ids: list[int]) -> None:
         self.sampler = sampler
         self.first_step = first_step
         self.sample_ids = sample_ids
-        self._frames = x.new_empty((sampler.schedule.steps - first_step + 1, *x.shape))
-        self._frames[0] = x
+        self._frames = latents.new_empty((sampler.schedule.steps - first_step + 1, *latents.shape))
+        self._frames[0] = latents
         self._log_probs: list[torch.Tensor] = []
 
     @property
@@ -313,22 +363,23 @@ class RecordedTrajectory:
         steps = self.sampler.schedule.steps
         return f"<RecordedTrajectory of {self._frames.shape[1]} samples at step {self.position} of {steps}>"
 
-    def _expect(self, k: int, x: torch.Tensor) -> None:
-        """That x are the latents that step k of this run begins with."""
+    def _expect(self, step: int, latents: torch.Tensor) -> None:
+        """That these are the latents that a step of this run begins with."""
         last = self.images
-        if x.shape != last.shape:
+        if latents.shape != last.shape:
             raise InvalidArgument(
-                f"sample has shape {tuple(x.shape)}; this run began with {tuple(last.shape)}. set_timesteps begins "
-                "a new one"
+                f"sample has shape {tuple(latents.shape)}; this run began with {tuple(last.shape)}. "
+                "set_timesteps begins a new one"
             )
-        if k != self.position:
-            raise InvalidArgument(f"step {k} after step {self.position - 1}: a recorded run takes every step once")
-        if x.dtype != last.dtype or x.device != last.device or not torch.equal(x, last):
+        if step != self.position:
+            raise InvalidArgument(f"step {step} after step {self.position - 1}: a recorded run takes every step once")
+        if latents.dtype != last.dtype or latents.device != last.device or not torch.equal(latents, last):
             raise InvalidArgument(
-                f"the latents were changed between steps {k - 1} and {k} (by in-painting, a callback, another type), "
-                "so that they are no trajectory; with record=False they may be"
+                f"the latents were changed between steps {step - 1} and {step} "
+                "(by in-painting, a callback, another type), so that they are no trajectory; "
+                "with record=False they may be"
             )
 
-    def _append(self, x: torch.Tensor, log_prob: torch.Tensor) -> None:
+    def _append(self, latents: torch.Tensor, log_prob: torch.Tensor) -> None:
         self._log_probs.append(log_prob)
-        self._frames[len(self._log_probs)] = x
+        self._frames[len(self._log_probs)] = latents

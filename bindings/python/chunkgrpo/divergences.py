@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional
+from typing import Any, Optional, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from . import _arrays
-from ._arrays import A, AnyArray, Borrowed
+from ._arrays import A, AnyArray, Borrowed, Doubles, Numbers
 from ._frameworks import not_compiled
 from ._generated import DIVERGENCE, Divergence
 from ._library import lib
@@ -18,10 +18,22 @@ from .noise import source
 from .sampler import Sampler
 
 
-@not_compiled
+@overload
+def divergence(
+    sampler: Sampler, velocities: Numbers, other: AnyArray, *, kind: Divergence = "gaussian", first_step: int = 0
+) -> Doubles: ...
+
+
+@overload
 def divergence(
     sampler: Sampler, velocities: A, other: AnyArray, *, kind: Divergence = "gaussian", first_step: int = 0
-) -> A:
+) -> A: ...
+
+
+@not_compiled
+def divergence(
+    sampler: Sampler, velocities: Any, other: AnyArray, *, kind: Divergence = "gaussian", first_step: int = 0
+) -> Any:
     """Divergence (B, n) of the steps first_step ... first_step + n - 1 under `velocities` from those under `other`,
     both (B, n, ...): of a frozen reference, or of the old policy. Means over the elements of a sample; m is the mean of
     a step:
@@ -49,7 +61,21 @@ def divergence_vjp(
     return _from_velocities(sampler, velocities, other, grad, kind, first_step)
 
 
-@not_compiled
+@overload
+def divergence_from_sampled(
+    sampler: Sampler,
+    latents: AnyArray,
+    velocities: Numbers,
+    *,
+    seed: Optional[int] = None,
+    sample_ids: Optional[ArrayLike] = None,
+    noise: Optional[AnyArray] = None,
+    kind: Divergence = "gaussian",
+    first_step: int = 0,
+) -> Doubles: ...
+
+
+@overload
 def divergence_from_sampled(
     sampler: Sampler,
     latents: AnyArray,
@@ -60,7 +86,21 @@ def divergence_from_sampled(
     noise: Optional[AnyArray] = None,
     kind: Divergence = "gaussian",
     first_step: int = 0,
-) -> A:
+) -> A: ...
+
+
+@not_compiled
+def divergence_from_sampled(
+    sampler: Sampler,
+    latents: AnyArray,
+    velocities: Any,
+    *,
+    seed: Optional[int] = None,
+    sample_ids: Optional[ArrayLike] = None,
+    noise: Optional[AnyArray] = None,
+    kind: Divergence = "gaussian",
+    first_step: int = 0,
+) -> Any:
     """Divergence (B, n) from the steps that were sampled, whose mean was x' - s e: from latents (B, n + 1, ...) as in
     `Sampler.log_probs`, and the seed and sample_ids (or the noise (B, n, ...) of these steps) of the rollout. Neither
     the old velocity nor the old mean has to be stored.

@@ -69,7 +69,7 @@ def check(status: int) -> None:
 
 
 def text(function: Any, *arguments: Any) -> str:
-    """What a function of the library writes into (text, capacity, length), its last arguments."""
+    """The text that a function of the library writes into (text, capacity, length), its last arguments."""
     length = ctypes.c_size_t()
     check(function(*arguments, None, 0, ctypes.byref(length)))
     buffer = ctypes.create_string_buffer(length.value + 1)

@@ -3,8 +3,8 @@
     import chunkgrpo as cg, chunkgrpo.jax as cgj
 
     def objective(params, latents, old_log_probs, adv):      # latents (B, T + 1, ...), the others (B, S) and (B,)
-        v = jnp.stack([model(params, latents[:, k], sigmas[k]) for k in range(plan.steps)], axis=1)
-        return cgj.chunk_policy_loss(sampler, latents, v, old_log_probs, adv, plan).loss
+        velocities = jnp.stack([model(params, latents[:, k], sigmas[k]) for k in range(plan.steps)], axis=1)
+        return cgj.chunk_policy_loss(sampler, latents, velocities, old_log_probs, adv, plan).loss
 
     gradient = jax.jit(jax.grad(objective))
 
@@ -20,8 +20,8 @@ another type is converted to that of the latents, and its gradient back. Log-pro
 which JAX stores in float32 unless x64 is enabled: that moves a ratio by about 1e-7. The ratio of the policy that
 sampled is 1 all the same.
 
-Errors. What is wrong with shapes, types and options is raised while tracing, as the classes of `chunkgrpo.errors`. What
-is wrong with numbers (a NaN, a traced step out of range) is raised as it is outside of `jit`; inside, JAX raises its
+Errors. Wrong shapes, types and options are refused while tracing, by the classes of `chunkgrpo.errors`. Wrong numbers
+(a NaN, a traced step out of range) are refused by the same classes outside of `jit`; inside, JAX raises its
 JaxRuntimeError, which ends with the class and the sentence of ours.
 
 JAX's own callbacks need a second thread: on a single core, or with many Python threads that run programs with
@@ -32,7 +32,7 @@ from __future__ import annotations
 
 import dataclasses
 from functools import partial
-from typing import TYPE_CHECKING, Any, Callable, Optional
+from typing import Any, Callable, Optional
 
 import jax
 import jax.numpy as jnp
@@ -41,14 +41,11 @@ from jax.custom_derivatives import SymbolicZero
 
 from . import _storage, divergences, objective
 from ._generated import ChunkLossKeywords, ChunkLossOptions, ChunkStats, Divergence
-from ._options import documented
+from ._options import Unpack, documented
 from .chunks import ChunkPlan
 from .errors import InvalidArgument
 from .objective import ChunkLoss
 from .sampler import Sampler
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 Struct: Any = jax.ShapeDtypeStruct
 
@@ -163,7 +160,7 @@ def divergence(
     return _of_velocities(value, vjp, "grad", traced)
 
 
-@documented(ChunkLossOptions)
+@documented(ChunkLossOptions, clip=None)
 def chunk_loss(
     new_log_probs: Any,
     old_log_probs: Any,
@@ -192,7 +189,7 @@ def chunk_loss(
     return _data_but_loss(_differentiable(value, gradient, ("new_log_probs", "ratio_bias"), traced, results))
 
 
-@documented(ChunkLossOptions)
+@documented(ChunkLossOptions, clip=None)
 def chunk_policy_loss(
     sampler: Sampler,
     latents: Any,
@@ -255,7 +252,7 @@ def _as(x: jax.Array, value: Any, name: str) -> Optional[jax.Array]:
 
 
 def _split(**arguments: Any) -> tuple[dict[str, Any], dict[str, Any]]:
-    """What may be traced, and the constants."""
+    """The values that may be traced, and the constants."""
     traced = {name: value for name, value in arguments.items() if isinstance(value, jax.Array)}
     return traced, {name: value for name, value in arguments.items() if name not in traced}
 
@@ -362,7 +359,7 @@ def _call(function: Callable[..., Any], results: Any, traced: dict[str, Any]) ->
     host = partial(_on_host, function, results, {name: array.ndim for name, array in traced.items()})
     if not any(isinstance(array, jax.core.Tracer) for array in traced.values()):
         return jax.tree.map(jnp.asarray, host(traced))
-    # What is refused whatever the numbers are is refused now. Integers are left alone: not every one makes sense.
+    # Errors that do not depend on the numbers are raised now. Integers are left alone: not every one makes sense.
     if all(array.ndim and not jnp.issubdtype(array.dtype, jnp.integer) for array in traced.values()):
         function(**{name: np.broadcast_to(np.ones(a.shape[1:], a.dtype), a.shape) for name, a in traced.items()})
     # expand_dims: what is the same in all lanes is not copied for each.

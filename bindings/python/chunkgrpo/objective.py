@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Sequence
 from ctypes import byref
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Generic, Optional, overload
+from typing import Any, Generic, Optional, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import _arrays
-from ._arrays import A
+from ._arrays import A, Doubles, Numbers
 from ._frameworks import not_compiled
 from ._generated import (
     AdvantageKeywords,
@@ -24,20 +23,16 @@ from ._generated import (
 )
 from ._handle import Handle
 from ._library import lib, new
-from ._options import documented, fill, record
+from ._options import Unpack, documented, fill, record
 from ._scalars import integer
-from .chunks import ChunkPlan, selection_mask
+from .chunks import ChunkPlan, chunk_weights, selection_mask
 from .errors import InvalidArgument, check
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
-    from .sampler import Sampler
+from .sampler import Sampler
 
 
 @dataclass(frozen=True)
 class ChunkLoss(Generic[A]):
-    """What `chunk_loss` returns."""
+    """The result of `chunk_loss`."""
 
     loss: float
     grad_log_probs: A
@@ -51,8 +46,8 @@ class ChunkLoss(Generic[A]):
 
 @overload
 def advantages(
-    rewards: Sequence[Any], group_size: Optional[int] = None, **options: Unpack[AdvantageKeywords]
-) -> NDArray[np.float64]: ...
+    rewards: Numbers, group_size: Optional[int] = None, **options: Unpack[AdvantageKeywords]
+) -> Doubles: ...
 
 
 @overload
@@ -64,8 +59,8 @@ def advantages(rewards: A, group_size: Optional[int] = None, **options: Unpack[A
 def advantages(rewards: Any, group_size: Optional[int] = None, **options: Unpack[AdvantageKeywords]) -> Any:
     """(r - mean of its group) / (unbiased standard deviation of its group + epsilon), clamped: (B,) float64.
 
-    rewards     (B,) real numbers, finite; or (B, R) for several rewards a sample
-    group_size  samples a prompt; they are neighbours, and it must divide B. None = all are one group
+    rewards     (B,) real numbers, finite; or (B, R) for several rewards per sample
+    group_size  samples per prompt; they are neighbours, and it must divide B. None = all are one group
     clamp       > 0; float("inf") for none; the last thing done
     epsilon     >= 0; added to the standard deviation
 
@@ -111,7 +106,7 @@ def _group_ids(
 
 
 @overload
-def best_of_n(scores: Sequence[Any], keep: int) -> NDArray[np.bool_]: ...
+def best_of_n(scores: Numbers, keep: int) -> NDArray[np.bool_]: ...
 
 
 @overload
@@ -141,7 +136,7 @@ class RewardHistory:
         check(lib.cgrpo_history_create(*numbers, self._handle.slot()))
 
     @overload
-    def update(self, prompts: Any, rewards: Sequence[Any]) -> NDArray[np.float64]: ...
+    def update(self, prompts: Any, rewards: Numbers) -> Doubles: ...
 
     @overload
     def update(self, prompts: Any, rewards: A) -> A: ...
@@ -154,8 +149,19 @@ class RewardHistory:
         return _arrays.given_back(out, rewards)
 
 
-@documented(ChunkLossOptions)
-@not_compiled
+@overload
+def chunk_loss(
+    new_log_probs: Numbers,
+    old_log_probs: ArrayLike,
+    advantages: ArrayLike,
+    plan: ChunkPlan,
+    *,
+    ratio_bias: Optional[ArrayLike] = None,
+    **options: Unpack[ChunkLossKeywords],
+) -> ChunkLoss[Doubles]: ...
+
+
+@overload
 def chunk_loss(
     new_log_probs: A,
     old_log_probs: ArrayLike,
@@ -164,7 +170,20 @@ def chunk_loss(
     *,
     ratio_bias: Optional[ArrayLike] = None,
     **options: Unpack[ChunkLossKeywords],
-) -> ChunkLoss[A]:
+) -> ChunkLoss[A]: ...
+
+
+@documented(ChunkLossOptions, clip=None)
+@not_compiled
+def chunk_loss(
+    new_log_probs: Any,
+    old_log_probs: ArrayLike,
+    advantages: ArrayLike,
+    plan: ChunkPlan,
+    *,
+    ratio_bias: Optional[ArrayLike] = None,
+    **options: Unpack[ChunkLossKeywords],
+) -> ChunkLoss[Any]:
     """The chunk objective and its gradient, in float64. A step is one of sampling, a token, an action or a frame.
 
         r_t   = scale_t (l_t_new - l_t_old + bias_t)
@@ -233,14 +252,12 @@ def _chunk_loss_options(given: dict[str, Any], plan: ChunkPlan, batch: int, step
         given["mask"] = _arrays.doubles(given["mask"], "mask", (batch, steps)) != 0
     shapes: dict[str, Any] = {name: (batch, steps) for name in ("reference_log_probs", "ratio_bias", "divergence")}
     shapes["ratio_scale"] = (steps,)
-    weights = given.get("weights")
-    if weights is not None:
-        given["weights"] = weights = _arrays.doubles(weights, "weights")
-        each = (len(plan),), (batch, len(plan))
-        if weights.shape not in each:
-            raise InvalidArgument(f"weights has shape {weights.shape}; it must be {each[0]} or {each[1]}")
+    weights = given.pop("weights", None)
     struct = fill(ChunkLossOptions, given, "chunk_loss", shapes=shapes, positive=["normaliser"])
-    struct.weights_per_sample = weights is not None and weights.ndim == 2
+    if weights is not None:
+        values = chunk_weights(weights, batch, len(plan))
+        _arrays.point(struct, "weights", values)
+        struct.weights_per_sample = values.ndim == 2
     return struct
 
 

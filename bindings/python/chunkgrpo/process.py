@@ -1,4 +1,4 @@
-"""What holds for the whole process: threads and vectors."""
+"""Settings of the whole process: threads and vectors."""
 
 from __future__ import annotations
 

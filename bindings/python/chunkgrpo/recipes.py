@@ -2,15 +2,15 @@
 
 from __future__ import annotations
 
-from typing import Any, Optional, cast
+from typing import Any, Optional, cast, overload
 
 from numpy.typing import ArrayLike
 
 from . import _generated
-from ._arrays import A
+from ._arrays import A, Doubles, Numbers
 from ._generated import ChunkLossKeywords
 from ._library import lib, new
-from ._options import read
+from ._options import changed, read
 from .chunks import ChunkPlan
 from .errors import InvalidArgument, check, text
 from .objective import advantages
@@ -21,6 +21,8 @@ from .window import SDEWindow
 RECIPES = tuple(
     "gcpo dancegrpo flow_grpo flow_grpo_fast mixgrpo mixgrpo_flash flow_factory grpo_guard flow_dppo".split()
 )
+
+_UNCLIPPED = ("unclipped", "divergence_mask")
 
 
 class Recipe:
@@ -78,19 +80,28 @@ class Recipe:
             return ChunkPlan(self._struct.chunk_sizes[:count])
         return ChunkPlan.fixed(len(self.sampler(iteration).stochastic_steps), 1)
 
-    def advantages(self, rewards: A, *, groups: Any = None, weights: Optional[ArrayLike] = None) -> A:
+    @overload
+    def advantages(
+        self, rewards: Numbers, *, groups: Any = None, weights: Optional[ArrayLike] = None
+    ) -> Doubles: ...
+
+    @overload
+    def advantages(self, rewards: A, *, groups: Any = None, weights: Optional[ArrayLike] = None) -> A: ...
+
+    def advantages(self, rewards: Any, *, groups: Any = None, weights: Optional[ArrayLike] = None) -> Any:
         """(B,) advantages of rewards (B,) or (B, R), neighbours in groups of `group_size` unless `groups` names
         them."""
         options = read(self._struct.advantages)
         options.update(groups=groups, weights=weights, group_size=None if groups is not None else self.group_size)
-        result: A = advantages(rewards, **options)
-        return result
+        return advantages(rewards, **options)
 
     @property
     def loss(self) -> ChunkLossKeywords:
-        """Keywords for `chunk_loss`."""
-        given = {name: value for name, value in read(self._struct.loss).items() if value is not None}
-        return cast(ChunkLossKeywords, given)
+        """Keywords for `chunk_loss`: the options that are not its defaults, and always surrogate, kl and, where it
+        clips, clip."""
+        options = read(self._struct.loss)
+        shown = ["surrogate", "kl"] if options["surrogate"] in _UNCLIPPED else ["surrogate", "kl", "clip"]
+        return cast(ChunkLossKeywords, {**{name: options[name] for name in shown}, **changed(self._struct.loss)})
 
     def __repr__(self) -> str:
         return f"Recipe({self.name!r})"

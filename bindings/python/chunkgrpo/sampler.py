@@ -5,26 +5,23 @@ from __future__ import annotations
 import ctypes
 from ctypes import byref
 from functools import partial
-from typing import TYPE_CHECKING, Any, NamedTuple, Optional, overload
+from typing import Any, NamedTuple, Optional, TypedDict, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from . import _arrays
-from ._arrays import A, AnyArray, Borrowed
+from ._arrays import A, AnyArray, Borrowed, Doubles, N, Numbers
 from ._frameworks import not_compiled
 from ._generated import Dynamics, SamplerKeywords, SamplerOptions, StepExtras
 from ._handle import Handle
 from ._library import lib, new
-from ._options import changed, documented, fill, read
+from ._options import Unpack, changed, documented, fill, read
 from ._scalars import integer, real
 from .errors import check
 from .noise import source
 from .schedule import Schedule
 from .trajectory import Trajectory, VelocityFunction
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 
 class Coefficients(NamedTuple):
@@ -35,6 +32,18 @@ class Coefficients(NamedTuple):
     s: float
     c: float
     """0 but for second-order steps."""
+
+
+class _Extras(TypedDict, total=False):
+    unconditional: Optional[AnyArray]
+    guidance: float
+    previous_image: Optional[AnyArray]
+
+
+class _Drawn(_Extras, total=False):
+    noise: Optional[AnyArray]
+    seed: Optional[int]
+    sample_ids: Optional[ArrayLike]
 
 
 class Sampler:
@@ -81,8 +90,8 @@ class Sampler:
 
     @property
     def options(self) -> dict[str, Any]:
-        """What the sampler was made of: `Sampler(sampler.schedule, **sampler.options)` is its equal. Copies and pickles
-        are made so."""
+        """The options that the sampler was made of: `Sampler(sampler.schedule, **sampler.options)` is its equal. Copies
+        and pickles are made so."""
         return self._options(read)
 
     def _options(self, reader: Any) -> dict[str, Any]:
@@ -92,7 +101,7 @@ class Sampler:
         return options
 
     def __reduce__(self) -> Any:
-        return partial(Sampler, self.schedule, **self.options), ()
+        return partial(type(self), self.schedule, **self.options), ()
 
     def __repr__(self) -> str:
         others = self._options(changed)
@@ -114,11 +123,17 @@ class Sampler:
     # ------------------------------------------------------------------------------------------------------------------
     # One step
 
+    @overload
+    def step(self, step: int, latents: N, velocity: AnyArray, **options: Unpack[_Drawn]) -> tuple[N, Doubles]: ...
+
+    @overload
+    def step(self, step: int, latents: A, velocity: AnyArray, **options: Unpack[_Drawn]) -> tuple[A, A]: ...
+
     @not_compiled
     def step(
         self,
         step: int,
-        latents: A,
+        latents: Any,
         velocity: AnyArray,
         *,
         noise: Optional[AnyArray] = None,
@@ -127,7 +142,7 @@ class Sampler:
         unconditional: Optional[AnyArray] = None,
         guidance: float = 1.0,
         previous_image: Optional[AnyArray] = None,
-    ) -> tuple[A, A]:
+    ) -> Any:
         """One step from latents with a velocity, both (B, ...): (the next latents, log-probabilities (B,)).
 
         step        0 ... T - 1
@@ -167,18 +182,28 @@ class Sampler:
         result: A = image.result()
         return result
 
+    @overload
+    def log_prob(
+        self, step: int, latents: Numbers, velocity: AnyArray, next_latents: AnyArray, **extras: Unpack[_Extras]
+    ) -> Doubles: ...
+
+    @overload
+    def log_prob(
+        self, step: int, latents: A, velocity: AnyArray, next_latents: AnyArray, **extras: Unpack[_Extras]
+    ) -> A: ...
+
     @not_compiled
     def log_prob(
         self,
         step: int,
-        latents: A,
+        latents: Any,
         velocity: AnyArray,
         next_latents: AnyArray,
         *,
         unconditional: Optional[AnyArray] = None,
         guidance: float = 1.0,
         previous_image: Optional[AnyArray] = None,
-    ) -> A:
+    ) -> Any:
         """Log-probability (B,) of a step from latents to next_latents under a velocity; all (B, ...). The rest as in
         `step`.
 
@@ -189,8 +214,7 @@ class Sampler:
         extras = _extras(x, unconditional, guidance, previous_image)
         log_prob, number = np.empty(len(x.array)), integer(step, "step")
         check(lib.cgrpo_log_prob(self._handle, number, x.tensor(), v.tensor(), extras, end.tensor(), log_prob))
-        result: A = x.give(log_prob)
-        return result
+        return x.give(log_prob)
 
     @overload
     def log_prob_vjp(
@@ -283,8 +307,14 @@ class Sampler:
         trajectory.advance(velocity)
         return trajectory
 
+    @overload
+    def log_probs(self, latents: Numbers, velocities: AnyArray, first_step: int = 0) -> Doubles: ...
+
+    @overload
+    def log_probs(self, latents: A, velocities: AnyArray, first_step: int = 0) -> A: ...
+
     @not_compiled
-    def log_probs(self, latents: A, velocities: AnyArray, first_step: int = 0) -> A:
+    def log_probs(self, latents: Any, velocities: AnyArray, first_step: int = 0) -> Any:
         """Log-probabilities (B, n) of the steps first_step ... first_step + n - 1.
 
         latents     (B, n + 1, ...), or more steps, of which the first n + 1 count: `Trajectory.latents` will do
@@ -293,8 +323,7 @@ class Sampler:
         x, v = _arrays.borrow_trajectories(latents, velocities)
         out, first = np.empty(v.shape[:2]), integer(first_step, "first_step")
         check(lib.cgrpo_trajectory_log_probs(self._handle, first, x.tensor(2), v.tensor(2), out))
-        result: A = x.give(out)
-        return result
+        return x.give(out)
 
     @not_compiled
     def log_probs_vjp(self, latents: AnyArray, velocities: A, grad_log_probs: ArrayLike, first_step: int = 0) -> A:

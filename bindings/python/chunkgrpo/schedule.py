@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import ctypes
-from typing import TYPE_CHECKING, Any, Optional
+from typing import Any, Optional
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -12,12 +12,9 @@ from ._arrays import empty, vector
 from ._generated import DYNAMICS, SCHEDULE_SHIFT, SamplerOptions, ScheduleKeywords, ScheduleOptions
 from ._handle import Handle
 from ._library import lib, new
-from ._options import documented, fill
+from ._options import Unpack, documented, fill
 from ._scalars import integer, real
 from .errors import InvalidArgument, check
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 
 class Schedule:
@@ -114,7 +111,7 @@ class Schedule:
         return hash(self._sigmas.tobytes())
 
     def __reduce__(self) -> Any:
-        return Schedule, (np.array(self._sigmas),)
+        return type(self), (np.array(self._sigmas),)
 
     def __repr__(self) -> str:
         return f"Schedule({np.array2string(self._sigmas, precision=4, threshold=8, separator=', ')})"

@@ -10,7 +10,7 @@ import os
 import threading
 from contextlib import contextmanager
 from ctypes import byref
-from typing import TYPE_CHECKING, Any, Callable, Iterator, Optional, Union
+from typing import Any, Callable, Iterator, Optional, Union
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -32,13 +32,10 @@ from ._generated import (
 )
 from ._handle import Handle
 from ._library import lib, new
-from ._options import documented, fill, read, record
+from ._options import Unpack, documented, fill, read, record
 from ._scalars import choice, function, real, seed_number
 from .chunks import ChunkPlan
 from .errors import Error, InvalidArgument, WrongType, check
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 Reward = Callable[[Array, Array], ArrayLike]
 """reward(images, prompt): one finite number for each image. images (B, D) float32; prompt (B,) int64: the row of the
@@ -189,6 +186,11 @@ class Trainer:
         with self._use() as handle:
             check(lib.cgrpo_trainer_velocity(handle, kind, x, level, c, v))
         return out
+
+    @property
+    def options(self) -> dict[str, Any]:
+        """The options that the trainer was made of: `Trainer(**trainer.options)` begins as it began."""
+        return dict(self._options)
 
     @property
     def parameter_count(self) -> int:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import ctypes
-from typing import TYPE_CHECKING, Any, Callable, Generic, Optional
+from typing import TYPE_CHECKING, Any, Callable, Generic, Optional, overload
+
+from numpy.typing import NDArray
 
 from . import _arrays
 from . import _generated as _structs
-from ._arrays import A, AnyArray, Borrowed
+from . import sampler as _samplers  # which imports this module: for the annotation alone
+from ._arrays import A, AnyArray, Borrowed, Doubles, Numbers
 from ._callbacks import Guard
 from ._frameworks import not_compiled
 from ._library import lib, new
@@ -16,7 +19,19 @@ from .errors import InvalidArgument, WrongType, check
 from .noise import source
 
 if TYPE_CHECKING:
-    from .sampler import Sampler
+
+    class _double:
+        """A property whose array is float64."""
+
+        def __init__(self, _: Callable[[Any], Any]) -> None: ...
+        @overload
+        def __get__(self, trajectory: Trajectory[NDArray[Any]], _: Any) -> Doubles: ...
+        @overload
+        def __get__(self, trajectory: Trajectory[A], _: Any) -> A: ...
+        def __get__(self, trajectory: Any, _: Any) -> Any: ...
+
+else:
+    _double = property
 
 VelocityFunction = Callable[[A, float, int], Any]
 """velocity(latents, sigma, step): the model's velocity, an array or array-like of the latents' shape. The latents are
@@ -27,12 +42,19 @@ class Trajectory(Generic[A]):
     """A rollout and its buffers; `Sampler.begin` and `Sampler.rollout` make it.
 
     Its arrays are of the framework of the initial latents, on the same device. Those of numpy and tensors on the CPU
-    are the buffers themselves; the others are copies. What lies beyond `position`, and what an earlier host has taken,
-    is NaN.
+    are the buffers themselves; the others are copies. Steps beyond `position`, and those that an earlier host has
+    taken, are NaN.
     """
 
     def __init__(
-        self, sampler: Sampler, x_init: A, seed: Any, sample_ids: Any, noise: Any, position: int, previous_image: Any
+        self,
+        sampler: _samplers.Sampler,
+        x_init: A,
+        seed: Any,
+        sample_ids: Any,
+        noise: Any,
+        position: int,
+        previous_image: Any,
     ) -> None:
         first = _arrays.borrow(x_init, "x_init")
         batch, steps = first.shape[0], sampler.schedule.steps
@@ -44,7 +66,8 @@ class Trajectory(Generic[A]):
             if given.shape != expected:
                 raise InvalidArgument(f"noise has shape {given.shape}; it must be {expected}, (B, T, ...)")
             _arrays.same_device(given, first, "noise", "x_init")
-        self._noise, self._given = source(batch, given, seed, sample_ids), (seed, sample_ids, noise)
+        ids = _arrays.sample_ids(sample_ids, batch)  # a copy: the caller may write to his own
+        self._noise, self._given = source(batch, given, seed, ids), (seed, ids, noise)
         self._frames = first.new((steps + 1, *first.shape))
         self._frames.storage.fill_nan(self._frames.array)
         self._frames.array[self._position] = first.ready().array
@@ -55,7 +78,7 @@ class Trajectory(Generic[A]):
         self._shown: dict[str, Any] = {}
 
     def _first_image(self, first: Borrowed, previous_image: Optional[AnyArray]) -> Optional[Borrowed]:
-        """What the step before predicted, for second-order steps; None where there are none."""
+        """The image that the step before predicted, for second-order steps; None where there are none."""
         steps, coefficients = self.sampler.schedule.steps, self.sampler.coefficients
         if not any(coefficients(step).c for step in range(steps)):
             return None
@@ -83,17 +106,15 @@ class Trajectory(Generic[A]):
         latents: A = self._show("latents", self._frames).swapaxes(0, 1)
         return latents
 
-    @property
-    def log_probs(self) -> A:
+    @_double
+    def log_probs(self) -> Any:
         """(B, S) float64, S = T - 1: of the trained steps under the policy that sampled; 0 where there is no noise."""
-        log_probs: A = self._show("log_probs", self._log_probs)
-        return log_probs
+        return self._show("log_probs", self._log_probs)
 
-    @property
-    def relative_l1(self) -> A:
+    @_double
+    def relative_l1(self) -> Any:
         """(B, S) float64: mean|x' - x| / (mean|x| + 1e-8)."""
-        relative_l1: A = self._show("relative_l1", self._relative_l1)
-        return relative_l1
+        return self._show("relative_l1", self._relative_l1)
 
     @property
     def previous_image(self) -> Optional[A]:
@@ -130,8 +151,8 @@ class Trajectory(Generic[A]):
                   array-like of the same shape, which is converted to the latents' type. With PyTorch it runs under
                   no_grad.
 
-        What `velocity` raises comes out of this call. After any error `position` is as before, and the same call can
-        be made again.
+        An exception of `velocity` comes out of this call. After any error `position` is as before, and the same call
+        can be made again.
         """
         end = self._end(until, steps)
         function(velocity, "velocity")
@@ -172,27 +193,38 @@ class Trajectory(Generic[A]):
     def __reduce__(self) -> Any:
         """For pickle and copy: a trajectory of the same arrays, which goes on as this one would."""
         arrays = self.latents, self.log_probs, self.relative_l1
-        return _again, (self.sampler, arrays, self._given, self._position, self.previous_image)
+        return _again, (type(self), self.sampler, arrays, self._given, self._position, self.previous_image)
 
     def __repr__(self) -> str:
         batch = self._frames.shape[1]
         return f"<Trajectory of {batch} samples at step {self._position} of {self.sampler.schedule.steps}>"
 
 
-def _again(sampler: Sampler, arrays: Any, given: Any, position: int, previous_image: Any) -> Trajectory[Any]:
+def _again(
+    kind: Any, sampler: Any, arrays: Any, given: Any, position: int, previous_image: Any
+) -> Trajectory[Any]:
     seed, sample_ids, noise = given
-    trajectory = Trajectory(sampler, arrays[0][:, position], seed, sample_ids, noise, position, previous_image)
+    trajectory: Trajectory[Any] = kind(
+        sampler, arrays[0][:, position], seed, sample_ids, noise, position, previous_image
+    )
     frames = trajectory._frames.array.swapaxes(0, 1)
     for target, value in zip((frames, trajectory._log_probs.array, trajectory._relative_l1.array), arrays):
         _arrays.assign(target, value, "a pickled array")
     return trajectory
 
 
+@overload
+def relative_l1(latents: Numbers, *, threads: int = 1) -> Doubles: ...
+
+
+@overload
+def relative_l1(latents: A, *, threads: int = 1) -> A: ...
+
+
 @not_compiled
-def relative_l1(latents: A, *, threads: int = 1) -> A:
+def relative_l1(latents: Any, *, threads: int = 1) -> Any:
     """(B, n) of latents (B, n + 1, ...): mean|x_{t+1} - x_t| / (mean|x_t| + 1e-8), how far each step moves."""
     x = _arrays.borrow(latents, "latents", 2)
     out = _arrays.empty((x.shape[0], max(x.shape[1] - 1, 0)))
     check(lib.cgrpo_relative_l1(x.tensor(2), int32(threads, "threads"), out))
-    result: A = x.give(out)
-    return result
+    return x.give(out)

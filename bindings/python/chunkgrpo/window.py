@@ -4,18 +4,16 @@ from __future__ import annotations
 
 import ctypes
 from ctypes import byref
-from typing import TYPE_CHECKING, Any
+from functools import partial
+from typing import Any
 
 import numpy as np
 
 from ._generated import WindowKeywords, WindowOptions
 from ._library import lib
-from ._options import documented, fill
+from ._options import Unpack, documented, fill
 from ._scalars import integer
 from .errors import check
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
 
 
 class SDEWindow:
@@ -49,11 +47,7 @@ class SDEWindow:
         return [int(step) for step in steps[: count.value]]
 
     def __reduce__(self) -> Any:
-        return _window, (self._given,)
+        return partial(type(self), **self._given), ()
 
     def __repr__(self) -> str:
         return f"SDEWindow({', '.join(f'{name}={value!r}' for name, value in self._given.items())})"
-
-
-def _window(options: Any) -> SDEWindow:
-    return SDEWindow(**options)

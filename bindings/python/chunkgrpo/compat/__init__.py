@@ -1,4 +1,4 @@
 """The names that published training scripts call today, with their signatures, over this library.
 
-One module a code base: `flow_grpo`, `dance_grpo`, `gcpo`. docs/migration.md has the lines to change.
+One module per code base: `flow_grpo`, `dance_grpo`, `gcpo`. docs/migration.md has the lines to change.
 """

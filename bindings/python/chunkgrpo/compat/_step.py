@@ -1,4 +1,4 @@
-"""What the drop-in functions share: one step of a batch whose samples may be at different steps."""
+"""The part that the drop-in functions share: one step of a batch whose samples may be at different steps."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ def sampler(sigmas: torch.Tensor, **options: Any) -> Sampler:
 
 
 def mean(sampler: Sampler, steps: list[int], x: torch.Tensor, v: torch.Tensor) -> torch.Tensor:
-    """a x + b v, differentiable; steps: one for the batch, or one a sample."""
+    """a x + b v, differentiable; steps: one for the batch, or one per sample."""
     a, b, *_ = zip(*(sampler.coefficients(k) for k in steps))
     return x * per_sample(a, x) + v * per_sample(b, x)
 

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Callable, NamedTuple, Optional, TypeVar, cast
+from typing import Any, Callable, NamedTuple, Optional, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -11,24 +11,22 @@ from torch import Tensor
 from .. import divergences as _divergences
 from .. import objective as _objective
 from .._generated import ChunkLossKeywords, ChunkLossOptions, ChunkStats, Divergence
-from .._options import documented
+from .._options import Unpack, documented
 from ..chunks import ChunkPlan
 from ..errors import InvalidArgument, WrongType
 from ..sampler import Sampler
 
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
-
 Function = TypeVar("Function", bound=Callable[..., Any])
 
 
-def not_compiled(function: Function) -> Function:
+def eager(function: Function) -> Function:
+    """Keeps torch.compile out of a call: it breaks the graph, and runs the call as it is written."""
     return cast(Function, torch.compiler.disable(function))  # type: ignore[no-untyped-call]
 
 
 @dataclass(frozen=True)
 class ChunkLoss:
-    """What `chunk_loss`, `chunk_policy_loss` and `streamed_backward` return."""
+    """The result of `chunk_loss`, `chunk_policy_loss` and `streamed_backward`."""
 
     loss: Tensor
     """0-dim, float64."""
@@ -45,7 +43,7 @@ class ChunkLoss:
 # Steps
 
 
-@not_compiled
+@eager
 def log_prob(
     sampler: Sampler,
     step: int,
@@ -68,7 +66,7 @@ def log_prob(
     return _apply(_LogProb, velocity, unconditional, call, latents, next_latents.to(latents.dtype), previous_image)
 
 
-@not_compiled
+@eager
 def step(
     sampler: Sampler,
     step: int,
@@ -115,7 +113,7 @@ def step(
 
 
 class _Step(NamedTuple):
-    """What a step is beside its tensors."""
+    """A step without its tensors."""
 
     sampler: Sampler
     step: int
@@ -130,35 +128,36 @@ class _LogProb(torch.autograd.Function):
     @staticmethod
     def forward(
         ctx: Any,
-        v: Tensor,
-        u: Optional[Tensor],
+        velocity: Tensor,
+        unconditional: Optional[Tensor],
         call: _Step,
-        x: Tensor,
-        next_x: Tensor,
+        latents: Tensor,
+        next_latents: Tensor,
         previous_image: Optional[Tensor],
         known: Optional[Tensor] = None,
     ) -> Tensor:
-        _save(ctx, v, u, x, next_x, previous_image)
+        _save(ctx, velocity, unconditional, latents, next_latents, previous_image)
         ctx.call = call
         if known is not None:
             return known.view_as(known)
-        extras = call.extras(u, x, previous_image)
-        return call.sampler.log_prob(call.step, x, v.detach().to(x.dtype), next_x, **extras)
+        extras = call.extras(unconditional, latents, previous_image)
+        return call.sampler.log_prob(call.step, latents, velocity.detach().to(latents.dtype), next_latents, **extras)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        v, u, x, next_x, previous_image = _saved(ctx)
+        velocity, unconditional, latents, next_latents, previous_image = _saved(ctx)
         call, upstream = ctx.call, grad.contiguous()  # a sum's gradient is one number, expanded
         with torch.no_grad():
-            extras = call.extras(u, x, previous_image)
-            grads = call.sampler.log_prob_vjp(call.step, x, v.detach().to(x.dtype), next_x, upstream, **extras)
-        sources = grad, v, u
-        if u is None:
-            return (_first_order(grads.to(v.dtype), *sources), *[None] * 6)
-        return (*(_first_order(g.to(t.dtype), *sources) for g, t in zip(grads, (v, u))), *[None] * 5)
+            extras = call.extras(unconditional, latents, previous_image)
+            at = latents, velocity.detach().to(latents.dtype), next_latents
+            grads = call.sampler.log_prob_vjp(call.step, *at, upstream, **extras)
+        models = velocity, unconditional
+        if unconditional is None:
+            return (_first_order(grads.to(velocity.dtype), grad, *models), *[None] * 6)
+        return (*(_first_order(g.to(t.dtype), grad, *models) for g, t in zip(grads, models)), *[None] * 5)
 
 
-@not_compiled
+@eager
 def log_probs(sampler: Sampler, latents: Tensor, velocities: Tensor, first_step: int = 0) -> Tensor:
     """Log-probabilities (B, n) float64 of the steps first_step ... first_step + n - 1, differentiable in velocities.
 
@@ -186,7 +185,7 @@ class _LogProbs(torch.autograd.Function):
         return _first_order(grads.to(velocities.dtype), grad, velocities), None, None, None
 
 
-@not_compiled
+@eager
 def divergence(
     sampler: Sampler, velocities: Tensor, other: Tensor, *, kind: Divergence = "gaussian", first_step: int = 0
 ) -> Tensor:
@@ -220,8 +219,8 @@ class _Divergence(torch.autograd.Function):
 # Objective
 
 
-@documented(ChunkLossOptions)
-@not_compiled
+@documented(ChunkLossOptions, clip=None)
+@eager
 def chunk_loss(
     new_log_probs: Tensor,
     old_log_probs: Tensor,
@@ -265,8 +264,8 @@ class _Known(torch.autograd.Function):
         return None, along(a, grad_a), None, along(b, grad_b), None
 
 
-@documented(ChunkLossOptions)
-@not_compiled
+@documented(ChunkLossOptions, clip=None)
+@eager
 def chunk_policy_loss(
     sampler: Sampler,
     latents: Tensor,

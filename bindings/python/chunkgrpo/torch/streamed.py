@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 from collections.abc import Iterator
 from dataclasses import dataclass, field
-from typing import TYPE_CHECKING, Any, Callable, Optional
+from typing import Any, Callable, Optional
 
 import numpy as np
 import torch
@@ -15,23 +15,20 @@ from torch.utils.checkpoint import get_device_states, set_device_states
 from .. import _arrays
 from .. import objective as _objective
 from .._generated import ChunkLossKeywords, ChunkLossOptions
-from .._options import documented
+from .._options import Unpack, documented
 from .._scalars import integer
 from ..chunks import ChunkPlan, selection_mask
 from ..errors import InvalidArgument
 from ..sampler import Sampler
-from .autograd import ChunkLoss, constant, floating, not_compiled
-
-if TYPE_CHECKING:
-    from typing_extensions import Unpack
+from .autograd import ChunkLoss, constant, eager, floating
 
 VelocityFunction = Callable[[Tensor, float, int], Any]
 Penalty = Callable[[Tensor, Tensor, float, int], Tensor]
 RatioBias = Callable[[Tensor, int], Tensor]
 
 
-@documented(ChunkLossOptions)
-@not_compiled
+@documented(ChunkLossOptions, clip=None)
+@eager
 def streamed_backward(
     velocity: VelocityFunction,
     sampler: Sampler,
@@ -81,7 +78,7 @@ def streamed_backward(
             last = i + 1 == len(batches)
             with torch.autocast("cuda", torch.float16), contextlib.nullcontext() if last else model.no_sync():
                 cgt.streamed_backward(
-                    lambda x, sigma, k: model(x, timesteps[k], batch.prompt),
+                    lambda latents, sigma, step: model(latents, timesteps[step], batch.prompt),
                     sampler, batch.latents, batch.log_probs, batch.advantages, plan, selection=batch.chosen, kl=0.01,
                     scale=1 / len(batches), scaler=scaler, no_sync=model.no_sync)
         scaler.unscale_(optimiser)
