@@ -88,18 +88,3 @@ func borrowed<T: AnyObject>(_ handle: OpaquePointer?, _ name: String) throws -> 
 func release(_ handle: OpaquePointer?) {
   if let handle { Unmanaged<AnyObject>.fromOpaque(UnsafeRawPointer(handle)).release() }
 }
-
-/// Numbers at a fixed address for as long as their handle lives. None of them is a null pointer.
-final class CArray<T> {
-  private let values: UnsafeMutableBufferPointer<T>
-
-  init(_ values: [T]) {
-    self.values = .allocate(capacity: values.count)
-    _ = self.values.initialize(fromContentsOf: values)
-  }
-
-  deinit { values.deallocate() }
-
-  var count: Int64 { Int64(values.count) }
-  var pointer: UnsafePointer<T>? { values.isEmpty ? nil : UnsafePointer(values.baseAddress) }
-}

@@ -58,7 +58,8 @@ extension OptionStruct {
 
 /// The caller's options, or all defaults where there are none.
 func read<C: OptionStruct>(_ options: UnsafePointer<C>?, _ extent: Extent = Extent()) throws -> C.Options {
-  try readStruct(options, "options", current: C(C.defaults)).options(extent)
+  guard let options else { return C.defaults }
+  return try readStruct(options, "options", current: C(C.defaults)).options(extent)
 }
 
 // MARK: - Kinds of fields
@@ -76,10 +77,10 @@ extension Field {
 
   /// A whole number. The library states its own bounds; these keep it from overflowing there.
   static func count<T: FixedWidthInteger>(
-    _ name: String, _ c: WritableKeyPath<C, T>, _ s: WritableKeyPath<S, Int>,
-    _ range: ClosedRange<Int> = -maxCount...maxCount
+    _ name: String, _ c: WritableKeyPath<C, T>, _ s: WritableKeyPath<S, Int>
   ) -> Field {
-    Field(c, s, read: { try ChunkGRPOABI.count(Int64($0), name, range) }, write: { T(clamping: $0) })
+    Field(
+      c, s, read: { try ChunkGRPOABI.count(Int64($0), name, -maxCount...maxCount) }, write: { T(clamping: $0) })
   }
 
   /// A whole number of which 0 stands for nil.

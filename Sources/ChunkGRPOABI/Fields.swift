@@ -23,7 +23,7 @@ extension cgrpo_sampler_options: OptionStruct {
     .number(\.eta, \.eta),
     .number(\.wan_sigma_min, \.wanSigmaMin),
     .choice("last_step", \.last_step, \.lastStep),
-    .count("threads", \.threads, \.threads, 0...256),
+    .count("threads", \.threads, \.threads),
     .array("etas", \.etas, \.etas) { ($1.steps, 1) },
     .array("window", \.window, "window_count", \.window_count, \.window, most: \.steps),
     .choice("outside", \.outside, \.outside),
@@ -89,9 +89,9 @@ extension cgrpo_advantage_options: OptionStruct {
     .choice("deviation", \.deviation, \.deviation),
     .flag("subtract_median", \.subtract_median, \.subtractsMedian),
     .number(\.trim, \.trim),
-    .count("reward_count", \.reward_count, \.rewardCount, 1...1 << 20),
+    .count("reward_count", \.reward_count, \.rewardCount),
     .array("reward_weights", \.reward_weights, \.rewardWeights) { options, _ in
-      (try count(options.reward_count, "reward_count", 1...1 << 20), 1)
+      (try count(options.reward_count, "reward_count", AdvantageOptions.rewardCounts), 1)
     },
     .choice("mixing", \.mixing, \.mixing),
     .reserved(\.reserved),
@@ -147,7 +147,7 @@ extension cgrpo_trainer_options: OptionStruct {
     .count("group_size", \.group_size, \.groupSize),
     .number(\.chunk_fraction, \.chunkFraction),
     .flag("weighted_selection", \.weighted_selection, \.weightedSelection),
-    .count("threads", \.threads, \.threads, 0...256),
+    .count("threads", \.threads, \.threads),
     .number(\.advantage_clamp, \.advantageClamp),
     .number(\.clip_low, \.clipLow),
     .number(\.clip_high, \.clipHigh),

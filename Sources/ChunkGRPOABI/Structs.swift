@@ -10,8 +10,8 @@ internal import Platform
 private let maxStructSize = 1 << 16
 
 /// - Parameter minimum: the struct's size in the first version that had it.
-func readStruct<T>(_ pointer: UnsafePointer<T>?, _ name: String, current: T) throws -> T {
-  guard let pointer else { return current }
+func readStruct<T>(_ pointer: UnsafePointer<T>?, _ name: String, current: @autoclosure () -> T) throws -> T {
+  guard let pointer else { return current() }
   let raw = UnsafeRawPointer(pointer)
   let size = try checkedSize(raw, name, minimum: MemoryLayout<T>.stride)
   let known = min(size, MemoryLayout<T>.stride)
@@ -19,7 +19,8 @@ func readStruct<T>(_ pointer: UnsafePointer<T>?, _ name: String, current: T) thr
     throw ChunkGRPOError.invalidArgument(
       "\(name) has a field, at byte \(offset), that this version of the library does not know")
   }
-  var result = current
+  if known == MemoryLayout<T>.stride { return raw.loadUnaligned(as: T.self) }
+  var result = current()
   withUnsafeMutableBytes(of: &result) { $0.copyMemory(from: UnsafeRawBufferPointer(start: raw, count: known)) }
   return result
 }

@@ -62,11 +62,17 @@ public struct AdvantageOptions: Options {
   /// R of them; nil = 1 each.
   public var rewardWeights: [Double]?
 
+  /// More rewards per sample than anyone has; keeps a wrong number from filling the memory.
+  package static let rewardCounts = 1...1 << 20
+
   public init() {}
 
   /// One per reward. Checks all that does not depend on the number of samples.
   func checkedWeights() throws -> [Double] {
-    try require((1...1 << 20).contains(rewardCount), "reward_count = \(rewardCount) is outside 1 … \(1 << 20)")
+    let counts = Self.rewardCounts
+    try require(
+      counts.contains(rewardCount),
+      "reward_count = \(rewardCount) is outside \(counts.lowerBound) … \(counts.upperBound)")
     let weights = rewardWeights ?? Array(repeating: 1, count: rewardCount)
     try require(
       rewardCount == 1 || rewardCount == weights.count,

@@ -21,8 +21,8 @@ public struct Noise {
   public static func library(seed: UInt64, sampleIDs: [UInt64]? = nil) -> Noise {
     var noise = Noise(.library(seed: seed))
     if let sampleIDs {
-      let copy = OwnedIDs(sampleIDs)
-      (noise.sampleIDs, noise.idCount, noise.owner) = (UnsafePointer(copy.base), sampleIDs.count, copy)
+      let copy = CArray(sampleIDs)
+      (noise.sampleIDs, noise.idCount, noise.owner) = (copy.pointer, sampleIDs.count, copy)
     }
     return noise
   }
@@ -67,18 +67,6 @@ public struct Noise {
 
 func checkSampleIDs(_ count: Int?, batch: Int) throws {
   try require(count == nil || count == batch, "sample_ids: \(count ?? 0) of them for a batch of \(batch)")
-}
-
-/// A copy of sample ids at an address that stays.
-private final class OwnedIDs {
-  let base: UnsafeMutablePointer<UInt64>
-
-  init(_ ids: [UInt64]) {
-    base = .allocate(capacity: max(1, ids.count))
-    for (i, id) in ids.enumerated() { base[i] = id }
-  }
-
-  deinit { base.deallocate() }
 }
 
 /// The step number that stands for the initial noise.
