@@ -1,0 +1,42 @@
+/// Numbers that a function reads: memory of its own, or the caller's, borrowed for the length of a call. Unlike an array,
+/// it never takes memory without an error where there is none.
+public struct Numbers<Element: BitwiseCopyable>: RandomAccessCollection, ExpressibleByArrayLiteral {
+  private let values: UnsafeBufferPointer<Element>
+  /// The holder of the memory; nil where the caller keeps it.
+  private let owner: AnyObject?
+
+  /// A copy of an array.
+  public init(_ array: [Element]) {
+    let copy = CArray(array)
+    values = UnsafeBufferPointer(start: copy.pointer, count: array.count)
+    owner = copy
+  }
+
+  public init(arrayLiteral elements: Element...) { self.init(elements) }
+
+  /// The caller's memory, which outlives this value.
+  package init(borrowing values: UnsafeBufferPointer<Element>) {
+    self.values = values
+    owner = nil
+  }
+
+  /// Shares the memory of a buffer, which is not written to any more.
+  package init(_ buffer: Buffer<Element>) {
+    values = UnsafeBufferPointer(buffer.values)
+    owner = buffer
+  }
+
+  /// The address of the first, alive as long as this value; nil where there are none.
+  package var pointer: UnsafePointer<Element>? { values.isEmpty ? nil : values.baseAddress }
+
+  public var startIndex: Int { 0 }
+  public var endIndex: Int { values.count }
+  public subscript(index: Int) -> Element { values[index] }
+}
+
+// Nobody writes to the memory while this value is in use.
+extension Numbers: @unchecked Sendable where Element: Sendable {}
+
+extension Numbers: Equatable where Element: Equatable {
+  public static func == (a: Numbers, b: Numbers) -> Bool { a.elementsEqual(b) }
+}
