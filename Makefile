@@ -32,13 +32,16 @@ EXAMPLES_BUILD := swift build -c release --package-path examples/swift --scratch
 BENCHMARKS_BUILD := swift build -c release --package-path Benchmarks/swift --scratch-path .build
 
 # Folders too: a file that is added or removed changes its folder.
-LIBRARY_SOURCES := Package.swift bindings/c/exports.map bindings/c/old-libm.c $(shell find include Sources)
+LIBRARY_SOURCES := Package.swift $(wildcard bindings/c/*.map bindings/c/*.lds bindings/c/*.c) $(shell find include Sources)
 
 # The static runtime makes the library self-contained. `nodelete`, because a Swift runtime cannot be unloaded; `defs`,
-# because a missing symbol should fail here and not in the host; lld, because gold leaves some mangled names in sight.
-LIBRARY_FLAGS := -Xswiftc -static-stdlib -Xswiftc -use-ld=lld -Xswiftc -DCHUNKGRPO_SELF_CONTAINED \
+# because a missing symbol should fail here and not in the host; lld, because gold leaves some mangled names in sight;
+# `now`, so that no table of addresses stays writable. bindings/c says what its files are for.
+RUNTIME_OBJECTS := $(CURDIR)/build/old-libm.o $(CURDIR)/build/swift-runtime.o
+LIBRARY_FLAGS := --disable-local-rpath -Xswiftc -static-stdlib -Xswiftc -use-ld=lld -Xswiftc -DCHUNKGRPO_SELF_CONTAINED \
     $(foreach flag,--version-script=$(CURDIR)/bindings/c/exports.map -soname libchunkgrpo.so.$(ABI) -z nodelete -z defs \
-        $(CURDIR)/build/old-libm.o,-Xlinker $(flag))
+        -z now -T $(CURDIR)/bindings/c/read-only.lds --wrap=_ZN5swift7runtime11environment10initializeEPv \
+        $(RUNTIME_OBJECTS),-Xlinker $(flag))
 # A scratch path of its own: other flags in the same one would build everything anew at each turn.
 LIBRARY_BUILD := swift build -c release --product chunkgrpo --scratch-path .build-lib $(LIBRARY_FLAGS)
 
@@ -69,7 +72,8 @@ lib: $(LIBRARY) $(LIBRARY_NAMES) $(HEADER) $(PC) ## Build build/lib/libchunkgrpo
 $(LIBRARY): $(LIBRARY_SOURCES) Makefile
 	@scripts/setup swift native
 	@mkdir -p $(@D)
-	@cc -O2 -fPIC -c bindings/c/old-libm.c -o build/old-libm.o
+	@for object in $(RUNTIME_OBJECTS); do \
+	    cc -O2 -D_FORTIFY_SOURCE=2 -fPIC -c bindings/c/$$(basename $$object .o).c -o $$object || exit; done
 # SwiftPM does not know of the version script: take the product away, so that it links again.
 	@rm -f .build-lib/release/libchunkgrpo.so
 	@scripts/phase lib 'Building libchunkgrpo.so' $(LIBRARY_BUILD)

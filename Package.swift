@@ -39,7 +39,8 @@ let package = Package(
       dependencies: ["KernelTable", "KernelsBaseline", "CSupport", "Platform"]
         + (dispatch ? ["KernelsAVX2", "KernelsAVX512"] : []),
       swiftSettings: dispatch ? [.define("CHUNKGRPO_DISPATCH")] : []),
-    .target(name: "ChunkGRPOTraining", dependencies: ["KernelTable", "ChunkGRPO", "COpenBLAS", "Platform"]),
+    .target(
+      name: "ChunkGRPOTraining", dependencies: ["KernelTable", "ChunkGRPO", "COpenBLAS", "CSupport", "Platform"]),
 
     // Implementation details
     .target(
@@ -50,7 +51,8 @@ let package = Package(
     .target(name: "KernelsBaseline", dependencies: ["KernelTable", "CVectors"], exclude: ["README.md"]),
     .target(name: "CVectors"),
     .target(name: "Platform"),
-    .target(name: "CSupport"),
+    .target(
+      name: "CSupport", cSettings: [.define("_FORTIFY_SOURCE", to: "2", .when(configuration: .release))]),
     .systemLibrary(
       name: "COpenBLAS", pkgConfig: "openblas", providers: [.apt(["libopenblas-dev"])]),
 

@@ -43,6 +43,13 @@ extern "C" {
  *   buffers are unspecified and are to be thrown away.
  * - Pointers are borrowed for the length of the call, unless said otherwise. The library frees only its own handles.
  * - Handles of type `const` may be used from several threads at once. Other handles: one thread at a time.
+ * - A callback returns. A C++ exception, longjmp or pthread_exit must not leave it: the call would never end, and its
+ *   handle would stay in use. A callback may call the library.
+ * - A call computes in the processor's default floating-point mode (rounding to nearest, subnormals kept, nothing
+ *   trapped), whatever the caller's mode is, and gives the mode back. Callbacks run in the caller's mode.
+ * - A thread is not cancelled in a call: pthread_cancel takes effect after it. Callbacks are part of their call.
+ * - The library reads no environment variable but CHUNKGRPO_SIMD, and takes no signal. OpenBLAS, which it loads, reads
+ *   its own (OPENBLAS_..., OMP_...).
  * ================================================================================================================ */
 
 /** Version of the library that this header belongs to. */
@@ -78,8 +85,12 @@ const char *cgrpo_status_name(cgrpo_status status);
 
 /*
  * Threads. All calls share one thread pool, which starts at the first call that needs it. If another call is using it,
- * a call runs on its own thread. Idle workers spin for 50 microseconds, then sleep. The pool restarts after fork.
+ * a call runs on its own thread. Idle workers spin for 50 microseconds, then sleep; their stacks have 1 MB.
  * Results never depend on any of this.
+ *
+ * Fork. Any process may fork at any time, and the child may call the library: its pool starts anew. A fork waits until
+ * the calls of other threads come to a rest, which takes milliseconds, or end: two seconds at the most. A thread that
+ * is in a callback is at rest. vfork and posix_spawn do not wait, and need not.
  */
 
 /** Sets the most threads that any call of this process uses, the caller's own among them: 1 ... 256; 1 = the library

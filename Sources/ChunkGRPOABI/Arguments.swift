@@ -86,5 +86,5 @@ func borrowed<T: AnyObject>(_ handle: OpaquePointer?, _ name: String) throws -> 
 }
 
 func release(_ handle: OpaquePointer?) {
-  if let handle { Unmanaged<AnyObject>.fromOpaque(UnsafeRawPointer(handle)).release() }
+  if let handle { inside { Unmanaged<AnyObject>.fromOpaque(UnsafeRawPointer(handle)).release() } }
 }

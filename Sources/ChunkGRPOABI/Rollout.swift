@@ -37,7 +37,7 @@ public func cgrpo_rollout(
     let trailing = try (2..<Int(t.latents.ndim)).map { try nonNull(t.latents.shape, "trajectory.latents.shape")[$0] }
     try sampler.rollout(buffers, range: position..<end, noise: noise) { step, sigma, x, v in
       let status = x.withTensor(trailingShape: trailing) { x in
-        v.withTensor(trailingShape: trailing) { v in velocity(user, Int64(step), sigma, x, v) }
+        v.withTensor(trailingShape: trailing) { v in outside { velocity(user, Int64(step), sigma, x, v) } }
       }
       if status != 0 {
         throw ChunkGRPOError(.callbackFailed, "the velocity callback returned \(status) at step \(step)")

@@ -4,6 +4,8 @@ import ChunkGRPO
 
 /// Runs the body of an ABI function: an error becomes its status, and its sentence this thread's message.
 func guarded(_ body: () throws -> Void) -> cgrpo_status {
+  let host = chunkgrpo_support_enter()
+  defer { chunkgrpo_support_leave(host) }
   do {
     try body()
     return 0
@@ -13,6 +15,20 @@ func guarded(_ body: () throws -> Void) -> cgrpo_status {
     // The Swift library throws nothing else; callbacks of the ABI are wrapped.
     return fail(ChunkGRPOError(.callbackFailed, "\(error)"))
   }
+}
+
+/// Runs the body of an ABI function that cannot fail.
+func inside<R>(_ body: () -> R) -> R {
+  let host = chunkgrpo_support_enter()
+  defer { chunkgrpo_support_leave(host) }
+  return body()
+}
+
+/// Runs a callback of the host's.
+func outside(_ callback: () -> Int32) -> Int32 {
+  let visit = chunkgrpo_support_step_out()
+  defer { chunkgrpo_support_step_in(visit) }
+  return callback()
 }
 
 private func fail(_ error: ChunkGRPOError) -> cgrpo_status {
@@ -47,7 +63,7 @@ public func cgrpo_last_error() -> UnsafePointer<CChar>! { chunkgrpo_support_last
 
 @_cdecl("cgrpo_status_name") @implementation
 public func cgrpo_status_name(_ status: cgrpo_status) -> UnsafePointer<CChar>! {
-  cString(names.indices.contains(Int(status)) ? names[Int(status)] : "unknown status")
+  inside { cString(names.indices.contains(Int(status)) ? names[Int(status)] : "unknown status") }
 }
 
 // MARK: - Threads and vectors
@@ -59,9 +75,11 @@ public func cgrpo_set_thread_limit(_ limit: Int32) -> cgrpo_status {
 
 @_cdecl("cgrpo_instruction_set") @implementation
 public func cgrpo_instruction_set() -> UnsafePointer<CChar>! {
-  switch InstructionSet.current {
-  case .baseline: cString("baseline")
-  case .avx2: cString("avx2")
-  case .avx512: cString("avx512")
+  inside {
+    switch InstructionSet.current {
+    case .baseline: cString("baseline")
+    case .avx2: cString("avx2")
+    case .avx512: cString("avx512")
+    }
   }
 }

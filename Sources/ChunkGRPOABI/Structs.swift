@@ -46,7 +46,11 @@ func checkedSize(_ raw: UnsafeRawPointer, _ name: String, minimum: Int) throws -
 }
 
 /// Behind every `_init`: defaults as far as the caller's struct goes, zeros beyond what this library knows.
-func initStruct<T>(_ pointer: UnsafeMutablePointer<T>?, size: Int, defaults: T) {
+func initStruct<T>(_ pointer: UnsafeMutablePointer<T>?, size: Int, defaults: @autoclosure () -> T) {
+  inside { fill(pointer, size: size, defaults: defaults()) }
+}
+
+private func fill<T>(_ pointer: UnsafeMutablePointer<T>?, size: Int, defaults: T) {
   guard let pointer, size >= MemoryLayout<Int>.stride, size <= maxStructSize else { return }
   let raw = UnsafeMutableRawPointer(pointer)
   memset(raw, 0, size)

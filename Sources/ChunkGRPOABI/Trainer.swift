@@ -98,7 +98,7 @@ public func cgrpo_trainer_pretrain(
       images: UnsafeBufferPointer(images), conditions: UnsafeBufferPointer(conditions), options: read(options)
     ) { done, total, loss in
       if let progress {
-        let status = progress(user, Int64(done), Int64(total), loss)
+        let status = outside { progress(user, Int64(done), Int64(total), loss) }
         if status != 0 {
           throw ChunkGRPOError(
             .callbackFailed, "the progress callback returned \(status) after \(done) of \(total) steps")
@@ -132,8 +132,8 @@ public func cgrpo_trainer_iterate(
       guard let base = images.baseAddress else { return }
       let view = LatentsView(
         UnsafeMutableRawPointer(mutating: base), type: .float32, batch: prompts.count, elements: latentSize)
-      let status = view.withTensor(trailingShape: [Int64(latentSize)]) {
-        reward(user, $0, prompts.baseAddress, rewards.baseAddress)
+      let status = view.withTensor(trailingShape: [Int64(latentSize)]) { images in
+        outside { reward(user, images, prompts.baseAddress, rewards.baseAddress) }
       }
       if status != 0 { throw ChunkGRPOError(.callbackFailed, "the reward callback returned \(status)") }
     }

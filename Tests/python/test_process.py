@@ -86,3 +86,24 @@ with os.fdopen(read, "rb") as pipe:
 assert os.waitpid(child, 0)[1] == 0
 assert (sampler.step(5, x, x, seed=2)[1] == expected).all()
 """)
+
+
+def test_cold_children_of_multiprocessing_train():
+    run("""
+import multiprocessing, sys
+import numpy as np, chunkgrpo as cg
+
+def train():
+    trainer = cg.Trainer(8, 3, width=24, blocks=1, embedding_size=8, steps=5, group_size=64, threads=2, chunk_fraction=1)
+    trainer.iterate(np.eye(2, 3, dtype=np.float32), lambda images, prompts: images[:, 0])
+
+for _ in range(8):
+    children = [multiprocessing.get_context("fork").Process(target=train) for _ in range(2)]
+    for child in children:
+        child.start()
+    for child in children:
+        child.join(30)
+        if child.exitcode != 0:
+            child.kill()
+            sys.exit(f"a child ended with {child.exitcode}")
+""")

@@ -85,6 +85,8 @@ extension Pass {
   func run<Owners>(
     threads: Int, keeping owners: Owners, finish: (_ sample: Int, _ step: Int, BlockSums) -> Double
   ) -> Broken? {
+    let mode = chunkgrpo_support_use_mode(UInt(CHUNKGRPO_SUPPORT_DEFAULT_MODE))
+    defer { chunkgrpo_support_use_mode(mode) }
     let (batch, elements, steps) = (x.batch, x.elements, steps)
     let segments = (elements &+ segmentSize &- 1) / segmentSize
     let threads = batch &* elements &* steps < threadingThreshold ? 1 : threads
@@ -95,6 +97,7 @@ extension Pass {
     var (sample, segment) = (0, 0)
     var broken: Broken?
     while work.first < batch &* segments {
+      chunkgrpo_support_rest()
       let units = min((maxSums &- steps) / steps, batch &* segments &- work.first)
       withUnsafeMutablePointer(to: &work) {
         parallel(units: units, threads: threads, context: $0) { context, units in

@@ -71,7 +71,7 @@ private final class ThreadPool: @unchecked Sendable {
     state = .allocate(capacity: 1)
     state.initialize(to: State())
     reset()
-    pthread_atfork(nil, nil) { pool.reset() }
+    chunkgrpo_support_reset_in_child { pool.reset() }
   }
 
   var limit: Int {
@@ -88,7 +88,7 @@ private final class ThreadPool: @unchecked Sendable {
     state.pointee.units = 0
     state.pointee.next = 0
     state.pointee.threads = 0
-    state.pointee.active = 0
+    chunkgrpo_support_write(&state.pointee.active, 0)
     state.pointee.places = 0
     state.pointee.patience = chunkgrpo_support_cores() > 1 ? 50_000 : 0
   }
@@ -114,12 +114,15 @@ private final class ThreadPool: @unchecked Sendable {
     state.pointee.next = 0
     state.pointee.part = max(1, units / (workers &* 8))
     state.pointee.places = workers &- 1
-    state.pointee.passes &+= 1
+    chunkgrpo_support_add(&state.pointee.passes, 1)
     while state.pointee.threads < workers &- 1, start() { state.pointee.threads &+= 1 }
     for _ in 1..<workers { pthread_cond_signal(&state.pointee.work) }
+    // A fork waits for parts, and not for a thread that waits for them.
+    let visit = chunkgrpo_support_open()
     takeParts(context, body)
     stayAwake(for: &state.pointee.active) { $0 == 0 }
     while state.pointee.active > 0 { pthread_cond_wait(&state.pointee.done, &state.pointee.mutex) }
+    chunkgrpo_support_close(visit)
     state.pointee.body = nil
     pthread_mutex_unlock(&state.pointee.mutex)
   }
@@ -150,7 +153,9 @@ private final class ThreadPool: @unchecked Sendable {
     while true {
       let first = chunkgrpo_support_take(&state.pointee.next, part)
       if first >= units { break }
+      chunkgrpo_support_begin_part()
       body(context, first..<min(units, first &+ part))
+      chunkgrpo_support_end_part()
     }
     pthread_mutex_lock(&state.pointee.mutex)
   }
@@ -163,28 +168,24 @@ private final class ThreadPool: @unchecked Sendable {
     sigfillset(&all)
     pthread_sigmask(SIG_SETMASK, &all, &before)
     defer { pthread_sigmask(SIG_SETMASK, &before, nil) }
-    var thread = pthread_t()
-    let started =
-      pthread_create(
-        &thread, nil,
-        { _ in
-          pool.work()
-          return nil
-        }, nil) == 0
-    if started { pthread_detach(thread) }
-    return started
+    return chunkgrpo_support_start { _ in
+      pool.work()
+      return nil
+    } != 0
   }
 
   private func work() {
+    // It has begun in the mode of the thread that started it.
+    chunkgrpo_support_use_mode(UInt(CHUNKGRPO_SUPPORT_DEFAULT_MODE))
     pthread_mutex_lock(&state.pointee.mutex)
     while true {
       if !hasWork { stayAwake(for: &state.pointee.passes) { _ in hasWork } }
       while !hasWork { pthread_cond_wait(&state.pointee.work, &state.pointee.mutex) }
       guard let body = state.pointee.body, let context = state.pointee.context else { continue }
       state.pointee.places &-= 1
-      state.pointee.active &+= 1
+      chunkgrpo_support_add(&state.pointee.active, 1)
       takeParts(context, body)
-      state.pointee.active &-= 1
+      chunkgrpo_support_add(&state.pointee.active, -1)
       if state.pointee.active == 0 { pthread_cond_signal(&state.pointee.done) }
     }
   }

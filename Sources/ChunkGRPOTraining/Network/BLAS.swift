@@ -1,4 +1,5 @@
 internal import COpenBLAS
+internal import CSupport
 import ChunkGRPO
 internal import Platform
 
@@ -30,7 +31,8 @@ enum BLAS {
   static func onOneThread(_ body: () -> Void) {
     locked {
       if users == 0 {
-        threads = openblas_get_num_threads()
+        if !isOwed { threads = openblas_get_num_threads() }
+        isOwed = false
         if threads != 1 { openblas_set_num_threads(1) }
       }
       users += 1
@@ -48,12 +50,21 @@ enum BLAS {
   nonisolated(unsafe) private static var isReady = false
   nonisolated(unsafe) private static var users = 0
   nonisolated(unsafe) private static var threads: Int32 = 1
+  /// Whether this process was forked while others used OpenBLAS: their setting is its own, and nobody takes it back.
+  nonisolated(unsafe) private static var isOwed = false
 
   nonisolated(unsafe) private static let mutex = {
     let mutex = UnsafeMutablePointer<pthread_mutex_t>.allocate(capacity: 1)
     pthread_mutex_init(mutex, nil)
+    chunkgrpo_support_reset_in_child { BLAS.reset() }
     return mutex
   }()
+
+  private static func reset() {
+    pthread_mutex_init(mutex, nil)
+    isOwed = isOwed || users > 0
+    users = 0
+  }
 
   private static func locked<R>(_ body: () throws -> R) rethrows -> R {
     pthread_mutex_lock(mutex)
