@@ -932,7 +932,8 @@ void cgrpo_pretrain_options_init(cgrpo_pretrain_options *options, size_t struct_
 /**
  * Flow matching on (image, condition) pairs: the mean of |v(x_sigma, sigma, c) - (e - x0)|^2 with sigma uniform in (0,
  * 1] under the trainer's shift. Images (N, D), conditions (N, C). Afterwards the network has the averaged parameters
- * and a fresh optimiser. If `progress` (or null) stops it, the trainer is as it was before the call.
+ * and a fresh optimiser. If `progress` (or null) stops it, or a number overflows, the trainer is as it was before the
+ * call.
  */
 cgrpo_status cgrpo_trainer_pretrain(cgrpo_trainer *trainer, const cgrpo_tensor *images, const cgrpo_tensor *conditions,
                                     const cgrpo_pretrain_options *options, cgrpo_progress_fn progress, void *user);
@@ -958,7 +959,8 @@ typedef struct cgrpo_iteration_report {
 
 /**
  * One Chunk-GRPO iteration: group_size samples for each row of conditions (P, C), rewards, advantages, optimiser steps.
- * If the reward fails or is not finite, the trainer is as it was before the call. report may be null.
+ * If the reward fails or is not finite, or a number of the training or the report overflows, the trainer is as it was
+ * before the call. report may be null.
  */
 cgrpo_status cgrpo_trainer_iterate(cgrpo_trainer *trainer, const cgrpo_tensor *conditions, cgrpo_reward_fn reward,
                                    void *user, cgrpo_iteration_report *report);
@@ -972,16 +974,23 @@ enum { CGRPO_PARAMETERS_TRAINED = 1, CGRPO_PARAMETERS_AVERAGED = 2 };
 cgrpo_status cgrpo_trainer_sample(const cgrpo_trainer *trainer, const cgrpo_tensor *conditions,
                                   cgrpo_parameters parameters, double eta, uint64_t seed, const cgrpo_tensor *images);
 
-/** The network alone, for a rollout of your own: velocity (B, D) at latents (B, D), sigma, conditions (B, C). */
+/** The network alone, for a rollout of your own: velocity (B, D) at latents (B, D), sigma, conditions (B, C). One that
+ * overflows is CGRPO_NON_FINITE; the message names its row. */
 cgrpo_status cgrpo_trainer_velocity(const cgrpo_trainer *trainer, cgrpo_parameters parameters,
                                     const cgrpo_tensor *latents, double sigma, const cgrpo_tensor *conditions,
                                     const cgrpo_tensor *velocity);
 
 /**
  * Checkpoint: a directory (made if missing; "" is none) with one file, model.safetensors: parameters, their average,
- * the optimiser's moments, and options and counters in its metadata. The file is written aside and renamed: whenever
- * the machine stops, the directory holds a whole checkpoint. A run that goes on from it is equal, bit for bit, to one
- * that was never interrupted (same machine).
+ * the optimiser's moments, and options and counters in its metadata, with a checksum of them all. The path is bytes.
+ *
+ * The file is written aside, flushed and renamed: whenever the machine stops, the directory holds a whole checkpoint.
+ * Several threads and processes may save to one directory and load from it at once: it holds what the last save wrote.
+ * A process that ends within a save leaves model.safetensors.PID-N, which may be removed. A file beyond RLIMIT_FSIZE is
+ * CGRPO_IO_ERROR, without SIGXFSZ.
+ *
+ * A run that goes on from a checkpoint is equal, bit for bit, to one that was never interrupted (same machine). A file
+ * that differs from what was written, or whose numbers no training gives, is CGRPO_IO_ERROR.
  */
 cgrpo_status cgrpo_trainer_save(const cgrpo_trainer *trainer, const char *directory);
 cgrpo_status cgrpo_trainer_load(const char *directory, cgrpo_trainer **trainer);

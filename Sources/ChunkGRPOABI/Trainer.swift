@@ -180,12 +180,10 @@ public func cgrpo_trainer_velocity(
   }
 }
 
-private func path(_ directory: UnsafePointer<CChar>?) throws -> String {
+private func path(_ directory: UnsafePointer<CChar>?) throws -> Path {
   let text = try nonNull(directory, "directory")
-  guard let path = String(validatingCString: text), !path.isEmpty else {
-    throw ChunkGRPOError.invalidArgument("directory is empty, or no UTF-8")
-  }
-  return path
+  try require(text.pointee != 0, "directory is empty")
+  return Path(copying: text)
 }
 
 @_cdecl("cgrpo_trainer_save") @implementation

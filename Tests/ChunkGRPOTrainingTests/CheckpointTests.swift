@@ -44,6 +44,32 @@ extension TemporaryDirectory {
   }
 }
 
+/// Writes `value` over the first of a tensor, with the checksum that then belongs to the file.
+private func forge(_ data: inout Data, _ tensor: String, _ value: Float) {
+  let start = 8 + data.prefix(8).enumerated().reduce(0) { $0 | Int($1.element) << (8 * $1.offset) }
+  let header = String(decoding: data[8..<start], as: UTF8.self)
+  let entry = header.components(separatedBy: "\"\(tensor)\":")[1]
+  let place = start + (Int(entry.components(separatedBy: "data_offsets\":[")[1].prefix { $0.isNumber }) ?? 0)
+  withUnsafeBytes(of: value.bitPattern.littleEndian) { data.replaceSubrange(place..<place + 4, with: $0) }
+  let texts = header.components(separatedBy: "\"__metadata__\":{\"")[1].components(separatedBy: "\"}")[0]
+  let fields = texts.components(separatedBy: "\",\"").map { $0.replacingOccurrences(of: "\":\"", with: "=") }
+  var hash = fnv1a(fields.dropFirst(2).dropLast().map { $0 + "\n" }.joined().utf8)
+  for i in stride(from: start, to: data.count, by: 4) {
+    hash = fnv1a(CollectionOfOne((0..<4).reduce(0) { $0 | UInt32(data[i + $1]) << (8 * UInt32($1)) }), from: hash)
+  }
+  replacing(
+    fields[fields.count - 1].replacingOccurrences(of: "=", with: "\":\""), "checksum\":\"" + String(hash, radix: 16))(
+      &data)
+}
+
+extension ChunkGRPOTrainer {
+  /// The checkpoint: all of the state.
+  fileprivate func savedBytes(_ directory: TemporaryDirectory) throws -> Data {
+    try save(to: directory.path)
+    return try Data(contentsOf: URL(fileURLWithPath: directory.model))
+  }
+}
+
 @Suite("Checkpoints")
 struct CheckpointTests {
   private let directory = TemporaryDirectory()
@@ -163,6 +189,43 @@ struct CheckpointTests {
       "not those that were written", after: replacing("\"iterations\":\"0\"", "\"iterations\":\"1\""))
     try directory.refuses("not those that were written", after: replacing("\"kl\":\"0.0\"", "\"kl\":\"0.5\""))
     #expect(try ChunkGRPOTrainer(loading: directory.path).samples() == trainer.samples())
+  }
+
+  @Test("Numbers that no training gives are refused, whatever the checksum says")
+  func forgedNumbers() throws {
+    try pretrained(steps: 5).save(to: directory.path)
+    for (tensor, value, reason) in [
+      ("parameters.output.bias", Float.nan, "parameters has"), ("average.input.weight", -.infinity, "average has"),
+      ("first_moment.input.weight", .infinity, "first_moment has"), ("second_moment.input.bias", .nan, "not finite"),
+      ("second_moment.output.bias", -1, "below 0"),
+    ] {
+      try directory.refuses(reason) { forge(&$0, tensor, value) }
+    }
+  }
+
+  @Test("A network whose numbers leave their range keeps the state of before, which can be saved and loaded")
+  func overflowIsNotCommitted() throws {
+    var options = tinyOptions()
+    options.maxGradNorm = .infinity
+    let trainer = try pretrained(options, steps: 5)
+    var pretraining = PretrainOptions()
+    (pretraining.steps, pretraining.batchSize) = (2, 8)
+    for size in [1, 1e10, 1e18, 1e25, 3e38] as [Float] {
+      let images = oneHots.map { $0 * size }
+      let before = try trainer.savedBytes(directory)
+      do {
+        try trainer.pretrain(images: images, conditions: oneHots, options: pretraining)
+      } catch let error as ChunkGRPOError {
+        #expect(error.code == .nonFinite && size > 1, "\(error.message)")
+        #expect(try trainer.savedBytes(directory) == before)
+      }
+      let saved = try trainer.savedBytes(directory)
+      #expect(try ChunkGRPOTrainer(loading: directory.path).savedBytes(directory) == saved)
+    }
+    let thrown = #expect(throws: ChunkGRPOError.self) {
+      try trainer.pretrain(images: oneHots.map { $0 * 3e38 }, conditions: oneHots, options: pretraining)
+    }
+    #expect(thrown?.code == .nonFinite && thrown?.message.contains("pretraining step 1") == true)
   }
 
   @Test("Directories that are missing or cannot be written are named")

@@ -46,6 +46,17 @@ struct IterationTests {
     #expect(try trainer.samples() == other.samples())
   }
 
+  @Test("Rewards whose mean or deviation overflows are refused", arguments: [1e200, 1e308])
+  func largeRewards(size: Double) throws {
+    let trainer = try pretrained(steps: 5)
+    let before = try trainer.samples()
+    let thrown = #expect(throws: ChunkGRPOError.self) {
+      try trainer.iterate(conditions: oneHots) { _, prompts in prompts.indices.map { Double($0 % 3) * size / 2 } }
+    }
+    #expect(thrown?.code == .nonFinite, "\(thrown?.message ?? "")")
+    #expect(try trainer.samples() == before && trainer.iterations == 0)
+  }
+
   @Test("A reward of too few numbers is refused")
   func fewRewards() throws {
     let thrown = #expect(throws: ChunkGRPOError.self) {

@@ -22,7 +22,7 @@ struct JSONTests {
     arguments: [
       "", " ", "{", "[", "\"", "{\"a\"}", "{\"a\":}", "{\"a\":1,}", "[1,]", "[1 2]", "1 2", "1.5", "1e3", "-", "1-2",
       "9223372036854775808", "true", "null", "'a'", "\"\\n\"", "\"\\\"", "\"a\nb\"",
-      "{\"a\":1,\"a\":2}", "{1:2}", "{\"a\":1}}",
+      "{\"a\":1,\"a\":2}", "{1:2}", "{\"a\":1}}", "[1,\u{c}2]", "\u{b}[]", "[]\u{a0}",
     ])
   func refusals(text: String) { #expect(parsed(text) == nil) }
 
@@ -31,5 +31,6 @@ struct JSONTests {
     #expect(parsed(String(repeating: "[", count: 100_000)) == nil)
     #expect(parsed(String(repeating: "{\"a\":", count: 100_000)) == nil)
     #expect(JSON(parsing: [0x22, 0xff, 0x22]) == nil)
+    #expect(parsed("[" + String(repeating: "0,", count: 100_000) + "0]") == nil)
   }
 }

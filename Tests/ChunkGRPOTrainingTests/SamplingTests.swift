@@ -35,4 +35,15 @@ struct SamplingTests {
     }
     refused("sigma = 1.5") { try trainer.velocity(latents: oneHots, sigma: 1.5, conditions: oneHots) }
   }
+
+  @Test("A velocity that overflows is refused with its row")
+  func overflow() throws {
+    let trainer = try pretrained(steps: 50)
+    for (latents, row) in [([0, 1, 3e38, -3e38], 1), ([3e38, 3e38, 0, 1], 0)] as [([Float], Int)] {
+      let thrown = #expect(throws: ChunkGRPOError.self) {
+        try trainer.velocity(latents: latents, sigma: 0.5, conditions: oneHots)
+      }
+      #expect(thrown?.code == .nonFinite && thrown?.message.contains("of row \(row) is") == true)
+    }
+  }
 }

@@ -143,6 +143,21 @@ def test_a_checkpoint_that_is_none_is_an_io_failure(tmp_path, trainer):
         trainer.save(tmp_path / "file")
 
 
+@pytest.mark.parametrize("space", [b" ", b"\t", b"\f", b"\v", b"\x85", b"\0"])
+def test_white_space_that_is_none_in_json_is_an_io_failure(tmp_path, trainer, space):
+    trainer.save(tmp_path)
+    path = tmp_path / "model.safetensors"
+    whole = path.read_bytes()
+    length = int.from_bytes(whole[:8], "little") + 1
+    path.write_bytes(length.to_bytes(8, "little") + whole[8:].replace(b'":{"', b'":' + space + b'{"', 1))
+    if space in b" \t":
+        with cg.Trainer.load(tmp_path) as loaded:
+            assert state(loaded) == state(trainer)
+        return
+    with pytest.raises(cg.IOFailure, match="no JSON object"):
+        cg.Trainer.load(tmp_path)
+
+
 class Mine(Exception):
     pass
 

@@ -5,11 +5,14 @@ internal import Platform
 /// moments; its metadata are the options, under the names of the header, and the counters.
 extension ChunkGRPOTrainer {
   /// Writes a checkpoint into `directory`, which is made if it is missing. Whenever the machine stops, the directory
-  /// holds a whole checkpoint: the one before, or this one.
-  public func save(to directory: String) throws {
-    guard mkdir(directory, 0o755) == 0 || errno == EEXIST else { throw ioError("make", directory) }
+  /// holds a whole checkpoint: the one before, or this one. Several trainers may save to one directory at once, and others
+  /// load from it: it holds the checkpoint of the last that was done.
+  public func save(to directory: String) throws { try save(to: Path(directory)) }
+
+  package func save(to directory: Path) throws {
+    try makeDirectory(directory)
     let metadata = [("format", "chunkgrpo"), ("version", checkpointVersion)] + texts + [("checksum", checksum)]
-    try SafetensorsFile.write(checkpointTensors, metadata: metadata, to: directory + "/" + checkpointName)
+    try SafetensorsFile.write(checkpointTensors, metadata: metadata, to: directory.appending(checkpointName))
     try flushDirectory(directory)
   }
 
@@ -17,9 +20,11 @@ extension ChunkGRPOTrainer {
   /// numbers of threads.
   ///
   /// - Throws: `.io` names the file and the fault.
-  public convenience init(loading directory: String) throws {
+  public convenience init(loading directory: String) throws { try self.init(loading: Path(directory)) }
+
+  package convenience init(loading directory: Path) throws {
     try refuseEarlierFormat(directory)
-    let file = try SafetensorsFile(reading: directory + "/" + checkpointName)
+    let file = try SafetensorsFile(reading: directory.appending(checkpointName))
     let (options, counters) = try readTexts(file)
     do {
       // Before a trainer takes memory for sizes that the file does not have.
@@ -36,6 +41,8 @@ extension ChunkGRPOTrainer {
     guard checksum == file.metadata["checksum"] else {
       throw corrupt(file.path, "its values are not those that were written")
     }
+    // A checksum can be forged.
+    if let flaw = state.flaw { throw corrupt(file.path, flaw) }
   }
 
   private var checkpointTensors: [SafetensorsFile.Tensor] {
@@ -60,17 +67,17 @@ extension ChunkGRPOTrainer {
   }
 }
 
-private let checkpointName = "model.safetensors"
+private let checkpointName = "/model.safetensors"
 /// Version 1 had several files.
 private let checkpointVersion = "2"
 
-private func refuseEarlierFormat(_ directory: String) throws {
-  let (now, before) = (directory + "/" + checkpointName, directory + "/state.json")
-  guard access(now, F_OK) != 0, access(before, F_OK) == 0 else { return }
+private func refuseEarlierFormat(_ directory: Path) throws {
+  let (now, before) = (directory.appending(checkpointName), directory.appending("/state.json"))
+  guard access(now.bytes, F_OK) != 0, access(before.bytes, F_OK) == 0 else { return }
   throw ChunkGRPOError(
     .io,
     "\(directory) holds a checkpoint of format 1 (state.json, weights, average, optimiser), and this version reads "
-      + "format \(checkpointVersion) (\(checkpointName)): go on with the library that wrote it (ABI 1); any reader of "
+      + "format \(checkpointVersion) (model.safetensors): go on with the library that wrote it (ABI 1); any reader of "
       + "safetensors opens its parameters")
 }
 

@@ -16,7 +16,7 @@ package enum JSON: Equatable {
     return ints.count == values.count ? ints : nil
   }
 
-  /// Nil where `bytes` are no such JSON, name a member twice, or nest deeper than any header.
+  /// Nil where `bytes` are no such JSON, name a member twice, or nest deeper or have longer arrays than any header.
   package init?(parsing bytes: some Sequence<UInt8>) {
     var parser = Parser(bytes: Array(bytes))
     guard let value = parser.value(depth: 0), parser.isAtEnd else { return nil }
@@ -51,7 +51,7 @@ private struct Parser {
   }
 
   mutating func value(depth: Int) -> JSON? {
-    guard depth < 16 else { return nil }
+    guard depth < 8 else { return nil }
     if take("{") { return members(depth).map { .object($0) } }
     if take("[") { return values(depth).map { .array($0) } }
     if take("\"") { return string().map { .string($0) } }
@@ -73,7 +73,7 @@ private struct Parser {
     var values: [JSON] = []
     if take("]") { return values }
     repeat {
-      guard let value = value(depth: depth + 1) else { return nil }
+      guard values.count < 8, let value = value(depth: depth + 1) else { return nil }
       values.append(value)
     } while take(",")
     return take("]") ? values : nil

@@ -13,20 +13,23 @@ package struct SafetensorsFile {
     var byteCount: Int { shape.reduce(4, &*) }
   }
 
-  package let path: String
   package let metadata: [String: String]
   /// For each tensor its shape, element type and place in the data.
   private let tensors: [String: JSON]
-  private let bytes: Buffer<UInt8>
+  private let file: InputFile
   private let dataStart: Int
 
+  /// The largest header of a checkpoint, that of 256 blocks, has a third of it. What is longer takes no memory.
+  private static let maxHeader: UInt64 = 2 << 20
+
+  var path: Path { file.path }
   /// Bytes of all tensors.
-  var dataCount: Int { bytes.count - dataStart }
+  var dataCount: Int { file.size - dataStart }
 
   // MARK: Writing
 
   /// - Parameter metadata: names and texts without characters that JSON escapes.
-  static func write(_ tensors: [Tensor], metadata: [(name: String, text: String)], to path: String) throws {
+  static func write(_ tensors: [Tensor], metadata: [(name: String, text: String)], to path: Path) throws {
     var offset = 0
     var members = ["\"__metadata__\":{\(metadata.map { "\"\($0.name)\":\"\($0.text)\"" }.joined(separator: ","))}"]
     for tensor in tensors {
@@ -46,42 +49,41 @@ package struct SafetensorsFile {
 
   // MARK: Reading
 
-  /// Reads the file and takes its header apart.
-  package init(reading path: String) throws {
-    let bytes = try readFile(path)
-    let all = UnsafeRawBufferPointer(bytes.values)
-    guard all.count >= 8 else { throw corrupt(path, "it has \(all.count) bytes, less than the length of a header") }
-    let length = UInt64(littleEndian: all.loadUnaligned(as: UInt64.self))
-    // The format has the first bound; the second also keeps the sum below from overflowing.
-    guard length <= 100_000_000, length <= UInt64(all.count - 8) else {
-      throw corrupt(path, "its header claims \(length) bytes, but the file has \(all.count)")
+  /// Opens the file and takes its header apart.
+  init(reading path: Path) throws {
+    let file = try InputFile(path)
+    guard file.size >= 8 else { throw corrupt(path, "it has \(file.size) bytes, less than the length of a header") }
+    var length: UInt64 = 0
+    try withUnsafeMutableBytes(of: &length) { try file.read($0, from: 0) }
+    length = UInt64(littleEndian: length)
+    guard length <= Self.maxHeader, length <= UInt64(file.size - 8) else {
+      throw corrupt(path, "its header claims \(length) bytes, but the file has \(file.size)")
     }
     dataStart = 8 + Int(length)
-    guard var members = JSON(parsing: all[8..<dataStart])?.object else {
+    let header = try Buffer<UInt8>(count: Int(length), for: "the header of \(path)")
+    try file.read(UnsafeMutableRawBufferPointer(header.values), from: 8)
+    guard var members = JSON(parsing: header.values)?.object else {
       throw corrupt(path, "its header is no JSON object of tensors")
     }
     guard let texts = members.removeValue(forKey: "__metadata__")?.object else {
       throw corrupt(path, "its header has no __metadata__")
     }
-    let metadata = texts.compactMapValues(\.string)
+    let metadata = texts.compactMapValues { $0.string }
     guard metadata.count == texts.count else { throw corrupt(path, "its __metadata__ hold more than texts") }
-    self.path = path
+    self.file = file
     self.metadata = metadata
-    self.bytes = bytes
     tensors = members
   }
 
-  /// Reads the values of `wanted`, which must be all tensors of the file. An error leaves them as they were.
+  /// Reads the values of `wanted`, which must be all tensors of the file.
   func read(_ wanted: [Tensor]) throws {
     guard tensors.count == wanted.count else {
       throw corrupt(path, "it holds \(tensors.count) tensors, but the network has \(wanted.count)")
     }
     let offsets = try wanted.map(offset)
-    withExtendedLifetime(bytes) {
-      for (tensor, offset) in zip(wanted, offsets) {
-        UnsafeMutableRawPointer(tensor.values).copyMemory(
-          from: bytes.base + dataStart + offset, byteCount: tensor.byteCount)
-      }
+    for (tensor, offset) in zip(wanted, offsets) {
+      try file.read(
+        UnsafeMutableRawBufferPointer(start: tensor.values, count: tensor.byteCount), from: dataStart + offset)
     }
   }
 

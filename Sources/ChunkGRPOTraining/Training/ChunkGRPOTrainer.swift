@@ -66,7 +66,12 @@ public final class ChunkGRPOTrainer {
   }
 
   /// The draft becomes the state.
-  func commit() { swap(&state, &draft) }
+  ///
+  /// - Throws: `.nonFinite`; every state can be saved and loaded.
+  func commit() throws {
+    if let flaw = draft.flaw { throw ChunkGRPOError.nonFinite("training leaves its range: \(flaw)") }
+    swap(&state, &draft)
+  }
 
   /// Rows of `size` finite numbers, at least one.
   func rows(_ name: String, _ values: UnsafeBufferPointer<Float>, of size: Int) throws -> Int {

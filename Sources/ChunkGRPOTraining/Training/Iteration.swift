@@ -62,7 +62,8 @@ extension ChunkGRPOTrainer {
       }
       draft.counters.iterations += 1
       draft.counters.samplesDrawn &+= UInt64(batch)
-      commit()
+      try report.requireFinite()
+      try commit()
       report.rolloutSeconds = rolledOut - start
       report.rewardSeconds = rewarded - rolledOut
       report.updateSeconds = seconds() - rewarded

@@ -10,4 +10,13 @@ public struct IterationReport: Sendable {
   /// Of the last optimiser step.
   public var stats = ChunkStats()
   public var rolloutSeconds = 0.0, rewardSeconds = 0.0, updateSeconds = 0.0
+
+  func requireFinite() throws {
+    for (name, value) in [
+      ("mean of the rewards", rewardMean), ("deviation of the rewards", rewardStd), ("loss", loss),
+      ("norm of the gradient", gradNorm),
+    ] where !value.isFinite {
+      throw ChunkGRPOError.nonFinite("the \(name) is \(value) in iteration \(iteration)")
+    }
+  }
 }

@@ -47,8 +47,9 @@ extension ChunkGRPOTrainer {
         lossSum += try addGradients(data, batchSize: options.batchSize, lanes)
         lossCount += 1
         let norm = workspace.sumGradients(lanes)
-        guard norm.isFinite else {
-          throw ChunkGRPOError.nonFinite("the gradient is not finite at pretraining step \(step + 1)")
+        guard norm.isFinite, lossSum.isFinite else {
+          throw ChunkGRPOError.nonFinite(
+            "the \(norm.isFinite ? "loss" : "gradient") is not finite at pretraining step \(step + 1)")
         }
         let turn = Double(step) / Double(options.steps)
         // Early on the average follows closely: it forgets the first parameters.
@@ -65,7 +66,7 @@ extension ChunkGRPOTrainer {
       }
       draft.parameters.copy(from: draft.average)
       draft.resetOptimiser()
-      commit()
+      try commit()
     }
   }
 

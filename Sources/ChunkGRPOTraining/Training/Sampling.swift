@@ -49,6 +49,8 @@ extension ChunkGRPOTrainer {
   }
 
   /// The network alone: velocity (B, D) at latents (B, D), σ in [0, 1] and conditions (B, C).
+  ///
+  /// - Throws: `.nonFinite` names the row whose velocity overflows.
   public func velocity(
     parameters: Parameters = .averaged, latents: [Float], sigma: Double, conditions: [Float]
   ) throws -> [Float] {
@@ -91,6 +93,11 @@ extension ChunkGRPOTrainer {
       try network.forward(
         parameters, latents: x + start &* shape.latentSize, contextOfRow: contexts,
         velocity: v + start &* shape.latentSize)
+    }
+    if let i = velocity.firstIndex(where: { !$0.isFinite }) {
+      throw ChunkGRPOError.nonFinite(
+        "the velocity of row \(i / shape.latentSize) is \(velocity[i]) at \(i % shape.latentSize): its latents or "
+          + "condition are too large")
     }
   }
 

@@ -20,6 +20,12 @@ final class TrainingState {
     ]
   }
 
+  /// Why training cannot go on from here; nil where it can.
+  var flaw: String? {
+    for (name, values) in buffers where !values.isFinite { return "its \(name) has numbers that are not finite" }
+    return secondMoment.values.contains { $0 < 0 } ? "its second_moment has numbers below 0" : nil
+  }
+
   /// Both are of one shape.
   func copy(from other: TrainingState) {
     for (own, other) in zip(buffers, other.buffers) { own.values.copy(from: other.values) }
@@ -49,5 +55,14 @@ struct TrainingCounters {
       .init("iterations", \.iterations), .init("optimiser_steps", \.optimiserSteps),
       .init("samples_drawn", \.samplesDrawn), .init("rows_drawn", \.rowsDrawn),
     ]
+  }
+}
+
+extension Buffer<Float> {
+  /// Whether no number is NaN or infinite: an exponent of ones, to which adding one carries into the sign.
+  fileprivate var isFinite: Bool {
+    var carries: UInt32 = 0
+    for value in values { carries |= (value.bitPattern & 0x7fff_ffff) &+ 0x0080_0000 }
+    return carries < 0x8000_0000
   }
 }
