@@ -12,7 +12,7 @@ import chunkgrpo as cg
 @pytest.mark.parametrize("group_size", [None, 2, 3, 12])
 def test_advantages_of_a_group_sum_to_zero_and_have_unit_deviation(group_size):
     rewards = np.random.default_rng(0).normal(size=24) * 7 + 3
-    adv = cg.advantages(rewards, group_size).reshape(-1, group_size or 24)
+    adv = cg.advantages(rewards, group_size or 24).reshape(-1, group_size or 24)
     np.testing.assert_allclose(adv.sum(1), 0, atol=1e-12)
     np.testing.assert_allclose(adv.std(1, ddof=1), 1, rtol=1e-6)
 
@@ -24,14 +24,14 @@ def test_equal_rewards_and_groups_of_one_give_zeros():
 
 def test_advantages_are_clamped():
     rewards = [0] * 40 + [1]
-    assert cg.advantages(rewards).max() == 5
-    assert cg.advantages(rewards, clamp=2).max() == 2
-    assert cg.advantages(rewards, clamp=float("inf")).max() == pytest.approx(40 / np.sqrt(41))
+    assert cg.advantages(rewards, len(rewards)).max() == 5
+    assert cg.advantages(rewards, len(rewards), clamp=2).max() == 2
+    assert cg.advantages(rewards, len(rewards), clamp=float("inf")).max() == pytest.approx(40 / np.sqrt(41))
 
 
 @pytest.mark.parametrize("rewards", [[1, 0, 0], [True, False, False], (1.0, 0.0, 0.0), np.array([1, 0, 0], np.float16)])
 def test_rewards_may_be_any_real_numbers(rewards):
-    np.testing.assert_allclose(cg.advantages(rewards), np.array([2, -1, -1]) / np.sqrt(3), rtol=1e-6)
+    np.testing.assert_allclose(cg.advantages(rewards, 3), np.array([2, -1, -1]) / np.sqrt(3), rtol=1e-6)
 
 
 def test_groups_may_come_in_any_order_and_size():
@@ -107,15 +107,37 @@ def test_a_history_compares_with_a_prompts_own_past():
     [
         ("groups", lambda: cg.advantages([1.0, 2.0], groups=[1])),
         ("groups", lambda: cg.advantages([1.0, 2.0], group_size=2, groups=[1, 1])),
-        ("trim", lambda: cg.advantages([1.0, 2.0], trim=1.0)),
-        ("trim", lambda: cg.advantages([1.0, 2.0, 3.0], trim=0.9)),
-        ("trim", lambda: cg.advantages([1.0, 2.0, 3.0], trim=0.4, baseline="leave_one_out")),
-        ("floor", lambda: cg.advantages([1.0, 2.0], floor=-1.0)),
-        ("weights", lambda: cg.advantages([[1.0, 2.0]], weights=[1.0])),
-        ("baseline", lambda: cg.advantages([1.0, 2.0], baseline="median")),
+        ("trim", lambda: cg.advantages([1.0, 2.0], 2, trim=1.0)),
+        ("trim", lambda: cg.advantages([1.0, 2.0, 3.0], 3, trim=0.9)),
+        ("trim", lambda: cg.advantages([1.0, 2.0, 3.0], 3, trim=0.4, baseline="leave_one_out")),
+        ("floor", lambda: cg.advantages([1.0, 2.0], 2, floor=-1.0)),
+        ("weights", lambda: cg.advantages([[1.0, 2.0]], 1, weights=[1.0])),
+        ("baseline", lambda: cg.advantages([1.0, 2.0], 2, baseline="median")),
         ("keep", lambda: cg.best_of_n([1.0, 2.0], 3)),
     ],
 )
 def test_what_makes_no_sense_is_refused_by_name(name, call):
     with pytest.raises(cg.InvalidArgument, match=name):
         call()
+
+
+def test_a_forgotten_group_size_is_refused_unless_no_group_is_asked_for():
+    rewards = [1.0, 2.0, 4.0, 3.0]
+    for options in ({}, {"group_size": None}, {"baseline": "batch"}, {"scale": "batch"}):
+        with pytest.raises(cg.InvalidArgument, match="group_size: give the number of samples per prompt, or groups="):
+            cg.advantages(rewards, **options)
+    whole = cg.advantages(rewards, baseline="batch", scale="batch", epsilon=0)
+    np.testing.assert_allclose(whole, (np.array(rewards) - 2.5) / np.std(rewards, ddof=1))
+
+
+def test_absent_rewards_and_groups_that_cannot_be_told_apart_are_named():
+    with pytest.raises(cg.WrongType, match="sample 1 is None"):
+        cg.advantages([1.0, None, 2.0], 3)
+    with pytest.raises(cg.WrongType, match="sample 2 is None"):
+        cg.advantages([[1.0, 2.0], [1.0, 3.0], [2.0, None]], 3)
+    with pytest.raises(cg.WrongType, match="masked array"):
+        cg.advantages(np.ma.masked_array([1.0, 2.0], [False, True]), 2)
+    with pytest.raises(cg.WrongType, match="groups must hold hashable values"):
+        cg.advantages([1.0, 2.0], groups=[["a"], ["b"]])
+    with pytest.raises(cg.WrongType, match="prompts must hold hashable values"):
+        cg.RewardHistory().update([{}, {}], [1.0, 2.0])

@@ -82,7 +82,7 @@ def test_every_chunk_is_selected_by_default():
 
 @pytest.mark.parametrize("fraction, count", [(0.5, 2), (0.25, 1), (0.74, 2), (0.75, 3), (1.0, 4)])
 def test_a_fraction_is_rounded_down(fraction, count):
-    assert (cg.ChunkPlan([2, 3, 4, 7]).select(50, fraction).sum(1) == count).all()
+    assert (cg.ChunkPlan([2, 3, 4, 7]).select(50, fraction, seed=1).sum(1) == count).all()
 
 
 def test_fixed_chunks_are_those_of_every_sample():
@@ -122,7 +122,7 @@ def test_selection_is_the_same_for_any_split_of_the_batch():
 
 
 def test_a_weight_of_zero_is_never_drawn():
-    selection = cg.ChunkPlan([2, 3, 4, 7]).select(1000, fraction=0.5, weights=[0, 1, 1, 1])
+    selection = cg.ChunkPlan([2, 3, 4, 7]).select(1000, fraction=0.5, weights=[0, 1, 1, 1], seed=1)
     assert not selection[:, 0].any()
 
 
@@ -172,3 +172,11 @@ def test_a_copy_is_of_the_same_class(copied):
     own = Own(*([2, 3],))
     twin = copied(own)
     assert type(twin) is Own and twin.steps == own.steps
+
+
+def test_a_selection_that_is_drawn_insists_on_a_seed():
+    plan = cg.ChunkPlan([2, 3, 4, 7])
+    with pytest.raises(cg.InvalidArgument, match="^seed: a fraction of 0.5 is drawn.*seed=iteration"):
+        plan.select(4, 0.5)
+    assert plan.select(4).all() and plan.select(4, chunks=[1]).sum() == 4
+    assert len({plan.select(4, 0.5, seed=iteration).tobytes() for iteration in range(9)}) > 5

@@ -175,21 +175,21 @@ def test_trajectories_give_the_numbers_of_numpy_in_the_framework_and_type_of_the
     same(framework, SAMPLER.log_probs(fl, fv, 2), SAMPLER.log_probs(latents, velocities, 2))
     same(framework, SAMPLER.log_probs_vjp(fl, fv, upstream), SAMPLER.log_probs_vjp(latents, velocities, upstream))
     same(framework, cg.relative_l1(fl), cg.relative_l1(latents))
-    same(framework, cg.divergence(SAMPLER, fv, fo), cg.divergence(SAMPLER, velocities, other))
+    same(framework, cg.divergences(SAMPLER, fv, fo), cg.divergences(SAMPLER, velocities, other))
     same(
         framework,
-        cg.divergence_vjp(SAMPLER, fv, fo, upstream, kind="mean"),
-        cg.divergence_vjp(SAMPLER, velocities, other, upstream, kind="mean"),
+        cg.divergences_vjp(SAMPLER, fv, fo, upstream, kind="mean"),
+        cg.divergences_vjp(SAMPLER, velocities, other, upstream, kind="mean"),
     )
     same(
         framework,
-        cg.divergence_from_sampled(SAMPLER, fl, fv, noise=fe),
-        cg.divergence_from_sampled(SAMPLER, latents, velocities, noise=e),
+        cg.divergences_from_sampled(SAMPLER, fl, fv, noise=fe),
+        cg.divergences_from_sampled(SAMPLER, latents, velocities, noise=e),
     )
     same(
         framework,
-        cg.divergence_from_sampled_vjp(SAMPLER, fl, fv, upstream, seed=3),
-        cg.divergence_from_sampled_vjp(SAMPLER, latents, velocities, upstream, seed=3),
+        cg.divergences_from_sampled_vjp(SAMPLER, fl, fv, upstream, seed=3),
+        cg.divergences_from_sampled_vjp(SAMPLER, latents, velocities, upstream, seed=3),
     )
 
 
@@ -279,7 +279,7 @@ def test_what_is_made_from_small_arrays_is_of_their_framework(name):
 
 def test_bfloat16_small_arrays_and_integers_are_read_too():
     rewards = torch.tensor([0.5, 1.5, -2.0, 0.25])
-    assert cg.advantages(rewards.bfloat16()).tolist() == cg.advantages(rewards).tolist()
+    assert cg.advantages(rewards.bfloat16(), len(rewards)).tolist() == cg.advantages(rewards, len(rewards)).tolist()
     ids = torch.tensor([5, 6, 7, 8])
     x = example(np.float32)
     np.testing.assert_array_equal(
@@ -770,8 +770,8 @@ def test_tensors_that_require_grad_are_read_under_no_grad():
     with torch.no_grad():
         value = SAMPLER.log_prob(3, x, x, x)
     assert torch.equal(value, SAMPLER.log_prob(3, X, X, X))
-    with pytest.raises(cg.InvalidArgument, match="rewards requires grad"):
-        cg.advantages(torch.ones(4, requires_grad=True))
+    with pytest.raises(cg.InvalidArgument, match=r"rewards requires grad.*detach\(\) it"):
+        cg.advantages(torch.ones(4, requires_grad=True), 4)
     with pytest.raises(cg.InvalidArgument, match="new_log_probs requires grad.*chunkgrpo.torch"):
         cg.chunk_loss(torch.zeros(2, 2, requires_grad=True), torch.zeros(2, 2), [1, -1], [2])
 

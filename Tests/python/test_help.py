@@ -72,7 +72,7 @@ def test_the_example_of_the_jax_module_runs():
     )
     exec(code(chunkgrpo.jax.__doc__), names)
     traj = sampler.rollout(lambda x, sigma, k: 0.5 * x, cg.initial_noise((4, 3), seed=1), seed=2)
-    adv = cg.advantages(traj.images.mean(axis=1))
+    adv = cg.advantages(traj.images.mean(axis=1), 4)
     found = names["gradient"](0.5, jax.numpy.asarray(traj.latents), jax.numpy.asarray(traj.log_probs), adv)
     new = traj.latents[:, :8] * 0.5
     loss = cg.chunk_loss(sampler.log_probs(traj.latents, new), traj.log_probs, adv, plan)

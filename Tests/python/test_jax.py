@@ -134,15 +134,15 @@ def test_log_probs_and_their_gradient_are_those_of_the_steps():
 @transforms
 def test_divergence_is_the_librarys_and_its_gradient_that_of_the_formula(transform):
     v, other, weights = normal(3, 2, 5, seed=1), normal(3, 2, 5, seed=2), normal(3, 2, seed=3)
-    found = transform(partial(cgj.divergence, SAMPLER, first_step=4))(v, other)
-    expected = cg.divergence(SAMPLER, np.asarray(v), np.asarray(other), first_step=4)
+    found = transform(partial(cgj.divergences, SAMPLER, first_step=4))(v, other)
+    expected = cg.divergences(SAMPLER, np.asarray(v), np.asarray(other), first_step=4)
     np.testing.assert_array_equal(found, expected.astype(np.float32))
 
     def plain(v):
         b_s = jnp.array([SAMPLER.coefficients(k)[1] / SAMPLER.coefficients(k).s for k in (4, 5)], "float32")
         return (weights * b_s**2 * ((v - other) ** 2).mean(axis=2) / 2).sum()
 
-    gradient = transform(jax.grad(lambda v: (weights * cgj.divergence(SAMPLER, v, other, first_step=4)).sum()))(v)
+    gradient = transform(jax.grad(lambda v: (weights * cgj.divergences(SAMPLER, v, other, first_step=4)).sum()))(v)
     assert_close(gradient, jax.grad(plain)(v))
 
 

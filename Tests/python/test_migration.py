@@ -73,6 +73,7 @@ def flux_script(step, eta=0.7, steps=6, batch=3):
         "text_ids": torch.zeros(batch, 3),
         "all_image_ids": torch.cartesian_prod(torch.zeros(1), torch.arange(4.0), torch.arange(4.0)).repeat(batch, 1, 1),
         "step": 4,
+        "dist": SimpleNamespace(get_rank=lambda: 1, get_world_size=lambda: 2),
     }
     timesteps = torch.tensor([int(sigma * 1000) for sigma in sigma_schedule[:-1]]).expand(batch, -1)
     z, latents, log_probs = torch.randn(batch, 16, 16), [], []

@@ -138,14 +138,48 @@ def call(**options):
         ("divergence_threshold", call(divergence_threshold=1.0)),
         ("step 0", lambda: cg.gcpo_weights([1, 2])),
         ("sizes", lambda: cg.tempflow_weights([3], SAMPLER)),
-        ("other has shape", lambda: cg.divergence(SAMPLER, np.ones((2, 3, 4)), np.ones((2, 3, 5)))),
-        ("kind is", lambda: cg.divergence(SAMPLER, np.ones((2, 3, 4)), np.ones((2, 3, 4)), kind="kl")),
-        ("grad has shape", lambda: cg.divergence_vjp(SAMPLER, np.ones((2, 3, 4)), np.ones((2, 3, 4)), [1])),
-        ("noise", lambda: cg.divergence_from_sampled(SAMPLER, np.ones((2, 4, 4)), np.ones((2, 3, 4)))),
-        ("velocities has shape", lambda: cg.divergence_from_sampled(SAMPLER, np.ones((2, 3, 4)), np.ones((2, 3, 4)), seed=1)),
-        ("step", lambda: cg.divergence(SAMPLER, np.ones((2, 3, 4)), np.ones((2, 3, 4)), first_step=5)),
+        ("other has shape", lambda: cg.divergences(SAMPLER, np.ones((2, 3, 4)), np.ones((2, 3, 5)))),
+        ("kind is", lambda: cg.divergences(SAMPLER, np.ones((2, 3, 4)), np.ones((2, 3, 4)), kind="kl")),
+        ("grad has shape", lambda: cg.divergences_vjp(SAMPLER, np.ones((2, 3, 4)), np.ones((2, 3, 4)), [1])),
+        ("noise", lambda: cg.divergences_from_sampled(SAMPLER, np.ones((2, 4, 4)), np.ones((2, 3, 4)))),
+        ("velocities has shape", lambda: cg.divergences_from_sampled(SAMPLER, np.ones((2, 3, 4)), np.ones((2, 3, 4)), seed=1)),
+        ("step", lambda: cg.divergences(SAMPLER, np.ones((2, 3, 4)), np.ones((2, 3, 4)), first_step=5)),
     ],
 )
 def test_what_makes_no_sense_is_refused_by_name(words, wrong):
     with pytest.raises(cg.InvalidArgument, match=words):
         wrong()
+
+
+@pytest.mark.parametrize("clip", [(0.999, 1.001), (0.8, 1.2), [0.5, 3.0], (0.9999, 1.0001)])
+def test_bounds_are_no_clip_range(clip):
+    with pytest.raises(cg.InvalidArgument, match="which look like bounds; it has the distances from 1"):
+        cg.chunk_loss(NEW, OLD, ADV, PLAN, clip=clip)
+
+
+@pytest.mark.parametrize("clip", [(1, 4.0), (0.4, 0.6), (0.2, 1.5), (0.9, 0.9), 0.999, (0.5, 1.0)])
+def test_wide_distances_are_a_clip_range(clip):
+    low, high = clip if isinstance(clip, tuple) else (clip, clip)
+    out = cg.chunk_loss(NEW, OLD, ADV, PLAN, clip=clip)
+    clipped = np.clip(out.ratios, 1 - low, 1 + high)
+    expected = np.maximum(-ADV[:, None] * out.ratios, -ADV[:, None] * clipped).mean()
+    assert out.loss == pytest.approx(expected, rel=1e-12)
+
+
+@pytest.mark.parametrize("dtype", [np.int64, np.uint8, np.int32])
+def test_a_selection_that_may_be_mask_or_indices_is_refused_with_both_ways_to_say_it(dtype):
+    plan, mask = cg.ChunkPlan([2, 4]), np.array([[1, 0], [0, 1], [1, 1]], dtype)
+    with pytest.raises(cg.InvalidArgument, match=r"holds only 0 and 1.*selection != 0.*np.eye\(2, dtype=bool\)"):
+        cg.chunk_loss(NEW, OLD, ADV, plan, selection=mask)
+    with pytest.raises(cg.InvalidArgument, match="holds only 0 and 1"):
+        cg.chunk_loss(NEW, OLD, ADV, plan, selection=mask.tolist())
+    assert cg.chunk_loss(NEW, OLD, ADV, plan, selection=mask != 0).stats.selected == 4
+    indices = np.array([[0, 1], [1, 0], [0, 1]])
+    both = np.eye(2, dtype=bool)[indices].any(1)
+    assert cg.chunk_loss(NEW, OLD, ADV, plan, selection=both).stats.selected == 6
+    assert cg.chunk_loss(NEW, OLD, ADV, plan, selection=[[0], [1], [1]]).stats.selected == 3
+
+
+def test_a_mask_of_floats_is_told_to_be_bool():
+    with pytest.raises(cg.WrongType, match="selection has element type float64; a mask must be bool"):
+        cg.chunk_loss(NEW, OLD, ADV, PLAN, selection=np.ones((3, len(PLAN))))

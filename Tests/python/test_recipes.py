@@ -22,7 +22,7 @@ def test_a_recipe_runs_from_rollout_to_loss(name):
         trained = sampler.stochastic_steps
         logp = traj.log_probs[:, trained]
         plan = recipe.plan(iteration)
-        chosen = plan.select(batch, fraction=recipe.chunk_fraction)
+        chosen = plan.select(batch, fraction=recipe.chunk_fraction, seed=1)
         extra = {"divergence": np.zeros_like(logp)} if recipe.loss["surrogate"] == "divergence_mask" else {}
         out = cg.chunk_loss(logp, logp, adv, plan, selection=chosen, **recipe.loss, **extra)
         assert np.all(out.ratios == 1) and np.isfinite(out.loss)

@@ -87,7 +87,7 @@ def test_gradients_pass_gradcheck():
     latents, velocities, other = randn(2, 5, 3), randn(2, 4, 3, seed=1).requires_grad_(), randn(2, 4, 3, seed=2)
     assert check(lambda v: cgt.log_probs(SAMPLER, latents, v, 2), (velocities,))
     for kind in ("gaussian", "gaussian_per_time", "mean", "velocity"):
-        assert check(lambda v: cgt.divergence(SAMPLER, v, other, kind=kind, first_step=1), (velocities,))
+        assert check(lambda v: cgt.divergences(SAMPLER, v, other, kind=kind, first_step=1), (velocities,))
     new, bias = ((1e-2 * randn(2, 6, seed=seed)).requires_grad_() for seed in (3, 4))
     advantages = torch.tensor([1.5, -0.5])
     for options in ({"clip": 0.01, "kl": 0.3}, {"surrogate": "unclipped", "kl": 0.1, "kl_estimator": "k2"}):
@@ -264,7 +264,7 @@ def test_a_second_derivative_is_refused(function):
         "chunk_loss": lambda: (
             cgt.chunk_loss(v[:, :, 0], torch.zeros(4, 3), [1, 2, 3, 4], [3], surrogate="unclipped").loss
         ),
-        "divergence": lambda: cgt.divergence(SAMPLER, v[:, None], x[:, None]),
+        "divergence": lambda: cgt.divergences(SAMPLER, v[:, None], x[:, None]),
     }[function]()
     (grad,) = torch.autograd.grad(value.sum(), v, create_graph=True, retain_graph=True)
     assert torch.equal(grad, torch.autograd.grad(value.sum(), v)[0])
@@ -367,7 +367,7 @@ def test_grad_where_it_makes_no_sense_is_refused():
     refuse(lambda: cgt.step(SAMPLER, 3, leaf, v), ValueError, f"^latents {words}")
     refuse(lambda: cgt.step(SAMPLER, 3, x, v, noise=leaf), ValueError, f"^noise {words}")
     refuse(lambda: cgt.log_probs(SAMPLER, leaf, leaf[:, :2]), ValueError, f"^latents {words}")
-    refuse(lambda: cgt.divergence(SAMPLER, v[:, None], leaf[:, None]), ValueError, f"^other {words}")
+    refuse(lambda: cgt.divergences(SAMPLER, v[:, None], leaf[:, None]), ValueError, f"^other {words}")
     new = torch.zeros(2, 2, requires_grad=True)
     refuse(lambda: cgt.chunk_loss(new, new, [1, 2], [2]), ValueError, "^old_log_probs requires grad")
     refuse(lambda: cgt.chunk_loss(new, new.detach(), [1, 2], [2], weights=new), ValueError, "^weights requires grad")

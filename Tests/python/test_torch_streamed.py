@@ -395,7 +395,7 @@ def test_guidance_penalty_and_ratio_bias_are_part_of_the_gradient(net):
         ],
         1,
     )
-    bias = cgt.divergence(SAMPLER, torch.stack([v for v, _ in pairs], 1), old_v)
+    bias = cgt.divergences(SAMPLER, torch.stack([v for v, _ in pairs], 1), old_v)
     penalty = sum(0.01 * (k + 1) * (v**2).mean() for k, (v, _) in enumerate(pairs))
     out = cgt.chunk_loss(new, old, advantages, CHUNKS, clip=1.0, ratio_bias=bias)
     (out.loss + penalty).backward()
@@ -405,7 +405,7 @@ def test_guidance_penalty_and_ratio_bias_are_part_of_the_gradient(net):
         *(guided, SAMPLER, latents, old, advantages, CHUNKS),
         guidance=2.0,
         penalty=lambda v, x, sigma, k: 0.01 * (k + 1) * (v**2).mean(),
-        ratio_bias=lambda v, k: cgt.divergence(SAMPLER, v[:, None], old_v[:, k : k + 1], first_step=k)[:, 0],
+        ratio_bias=lambda v, k: cgt.divergences(SAMPLER, v[:, None], old_v[:, k : k + 1], first_step=k)[:, 0],
         clip=1.0,
     )
     assert relative_difference(gradients(net), expected) <= 2e-6
@@ -463,7 +463,7 @@ def test_latents_in_bfloat16_and_latents_made_under_inference_mode_are_streamed_
 def rollout_in_bfloat16(net):
     x_init = cg.initial_noise((6, 8), 1, like=torch.empty(0, dtype=torch.bfloat16))
     trajectory = SAMPLER.rollout(net, x_init, seed=1)
-    return trajectory.latents, trajectory.log_probs, cg.advantages(trajectory.images[:, 0])
+    return trajectory.latents, trajectory.log_probs, cg.advantages(trajectory.images[:, 0], len(trajectory.images))
 
 
 def test_what_cannot_be_streamed_is_refused_and_leaves_no_gradient(net):
@@ -497,6 +497,122 @@ def test_what_cannot_be_streamed_is_refused_and_leaves_no_gradient(net):
     with torch.no_grad():  # needs no graph around it
         cgt.streamed_backward(net, SAMPLER, latents, old, advantages, CHUNKS)
     assert all(parameter.grad is not None for parameter in net.parameters())
+
+
+def test_a_model_that_writes_to_its_latents_is_refused_and_they_stay_as_they_are(net):
+    latents, old, advantages = rollout(net)
+    before = latents.clone()
+
+    def writes(x, sigma, k):
+        v = net(x, sigma, k)
+        x.mul_(0.5)
+        return v
+
+    with pytest.raises(cg.InvalidArgument, match="the velocity has written to its latents"):
+        cgt.streamed_backward(writes, SAMPLER, latents, old, advantages, CHUNKS)
+    assert torch.equal(latents, before) and all(parameter.grad is None for parameter in net.parameters())
+
+
+def test_what_callbacks_return_by_mistake_is_named_with_the_remedy(net):
+    from types import SimpleNamespace
+
+    latents, old, advantages = rollout(net)
+
+    def refuse(kind, words, velocity=net, **options):
+        with pytest.raises(kind, match=words) as caught:
+            cgt.streamed_backward(velocity, SAMPLER, latents, old, advantages, CHUNKS, **options)
+        assert isinstance(caught.value, cg.Error)
+        net.zero_grad()
+
+    refuse(ValueError, r"a tuple of 1; return its \[0\]", velocity=lambda *given: (net(*given),))
+    refuse(ValueError, r"a list of 1; return its \[0\]", velocity=lambda *given: [net(*given)])
+    refuse(ValueError, "a tuple of 3; return", velocity=lambda *given: (net(*given),) * 3)
+    refuse(TypeError, r"return its \.sample", velocity=lambda *given: SimpleNamespace(sample=net(*given)))
+    refuse(TypeError, "the velocity returned is None", velocity=lambda *given: None)
+    refuse(TypeError, "must be a torch.Tensor, not float", velocity=lambda *given: 0.5)
+    refuse(TypeError, "the penalty returned must be a 0-dim torch.Tensor, not float", penalty=lambda *given: 0.5)
+    refuse(ValueError, r"the penalty returned has shape \(6,\).*take its mean", penalty=lambda v, *_: v.mean(1))
+    refuse(TypeError, "the penalty returned must be .* not NoneType", penalty=lambda *given: None)
+
+
+def test_swapped_arguments_are_named(net):
+    latents, old, advantages = rollout(net)
+    with pytest.raises(cg.WrongType, match="velocity must be callable, not Sampler"):
+        cgt.streamed_backward(SAMPLER, net, latents, old, advantages, CHUNKS)
+    v = torch.zeros(6, 16, 8)
+    for call in (
+        lambda: cgt.streamed_backward(net, SAMPLER, latents, old, CHUNKS, advantages),
+        lambda: cgt.chunk_policy_loss(SAMPLER, latents, v, old, CHUNKS, advantages),
+        lambda: cgt.chunk_loss(old, old, CHUNKS, advantages),
+        lambda: cg.chunk_loss(old, old, CHUNKS, advantages),
+    ):
+        with pytest.raises(cg.WrongType, match="plan must be a ChunkPlan or its sizes.*swapped"):
+            call()
+    with pytest.raises(cg.WrongType, match="sampler must be a chunkgrpo.Sampler, not Tensor"):
+        cgt.chunk_policy_loss(latents, SAMPLER, v, old, advantages, CHUNKS)
+
+
+def test_latents_of_other_frames_are_refused_where_their_number_tells(net):
+    latents, old, advantages = rollout(net)
+    v, late = torch.zeros(6, 13, 8), cg.ChunkPlan([13])
+    words = r"18 frames; from first_step 3 on there are 15. latents\[:, 0\] must be what step 3 takes"
+    for call in (
+        lambda: cgt.streamed_backward(net, SAMPLER, latents, old[:, 3:], advantages, late, first_step=3),
+        lambda: cgt.chunk_policy_loss(SAMPLER, latents, v, old[:, 3:], advantages, late, first_step=3),
+    ):
+        with pytest.raises(cg.InvalidArgument, match=words):
+            call()
+
+
+WINDOW = cg.Sampler(SCHEDULE, "flow_sde", 0.7, window=[4, 5, 6])
+
+
+@pytest.mark.parametrize("by", ["mask", "selection"])
+def test_a_window_between_deterministic_steps_is_trained_by_mask_and_by_selection(net, by):
+    trajectory = WINDOW.rollout(net, cg.initial_noise((6, 8), 1, like=torch.empty(0)), seed=1)
+    advantages = torch.tensor([1.0, -0.5, 2.0, -1.5, 0.7, -0.2])
+    plan = cg.ChunkPlan([4, 3, 9])
+    inside = np.zeros((6, 16), bool)
+    inside[:, 4:7] = True
+    options = {"mask": inside} if by == "mask" else {"selection": plan.select(6, chunks=[1])}
+    v = lambda steps: torch.stack([net(trajectory.latents[:, k], SIGMAS[k], k) for k in steps], 1)  # noqa: E731
+
+    old = trajectory.log_probs - 0.01  # as if the weights had moved since
+    part = cg.Sampler.log_probs(WINDOW, trajectory.latents[:, 4:8], v(range(4, 7)).detach(), 4)
+    expected = cgt.chunk_policy_loss(
+        *(WINDOW, trajectory.latents[:, 4:8], v(range(4, 7)), old[:, 4:7], advantages, [3]), first_step=4, clip=1.0
+    )
+    expected.loss.backward()
+    wanted = gradients(net)
+    out = cgt.chunk_policy_loss(WINDOW, trajectory.latents, v(range(16)), old, advantages, plan, clip=1.0, **options)
+    out.loss.backward()
+    assert out.loss.item() == expected.loss.item()
+    assert relative_difference(gradients(net), wanted) <= 1e-6
+    assert torch.equal(out.new_log_probs[:, 4:7], part) and torch.equal(out.new_log_probs[:, :4], old[:, :4])
+    streamed = cgt.streamed_backward(net, WINDOW, trajectory.latents, old, advantages, plan, clip=1.0, **options)
+    assert streamed.loss.item() == expected.loss.item()
+    assert relative_difference(gradients(net), wanted) <= 1e-6
+
+
+def test_later_chunks_of_a_trajectory_that_began_elsewhere_are_trained_alone(net):
+    whole = SAMPLER.rollout(net, cg.initial_noise((6, 8), 1, like=torch.empty(0)), seed=1)
+    later = SAMPLER.begin(whole.latents[:, 5], seed=1, position=5)
+    later.advance(net)
+    advantages, selection = torch.tensor([1.0, -0.5, 2.0, -1.5, 0.7, -0.2]), CHUNKS.select(6, chunks=[2, 3])
+    assert later.log_probs[:, :5].isnan().all() and later.latents[:, :5].isnan().all()
+    v = lambda: torch.stack([net(whole.latents[:, k], SIGMAS[k], k) for k in range(16)], 1)  # noqa: E731
+    options = {"selection": selection, "clip": 1.0}
+    cgt.chunk_policy_loss(SAMPLER, whole.latents, v(), whole.log_probs, advantages, CHUNKS, **options).loss.backward()
+    expected = gradients(net)
+    out = cgt.chunk_policy_loss(SAMPLER, later.latents, v(), later.log_probs, advantages, CHUNKS, **options)
+    out.loss.backward()
+    assert relative_difference(gradients(net), expected) == 0
+    assert out.new_log_probs[:, :5].isnan().all() and not out.new_log_probs[:, 5:].isnan().any()
+    net.runs.clear()
+    streamed = cgt.streamed_backward(net, SAMPLER, later.latents, later.log_probs, advantages, CHUNKS, **options)
+    assert relative_difference(gradients(net), expected) <= 1e-6
+    assert {k for k, _ in net.runs} == set(range(5, 16))
+    assert torch.equal(streamed.new_log_probs.isnan(), out.new_log_probs.isnan())
 
 
 # ----------------------------------------------------------------------------------------------------------------------

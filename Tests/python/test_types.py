@@ -51,9 +51,9 @@ reveal_type(sampler.step(0, single[:, 0], single[:, 0], seed=1)[1])  # 13: float
 reveal_type(sampler.log_prob(0, single[:, 0], single[:, 0], single[:, 0]))  # 14: float64
 reveal_type(sampler.log_probs(single, single[:, 1:]))  # 15: float64
 reveal_type(cg.relative_l1(single))  # 16: float64
-reveal_type(cg.divergence(sampler, single, single))  # 17: float64
-reveal_type(cg.divergence_from_sampled(sampler, single, single[:, 1:], seed=1))  # 18: float64
-reveal_type(cg.advantages(single[:, 0, 0]))  # 19: float64
+reveal_type(cg.divergences(sampler, single, single))  # 17: float64
+reveal_type(cg.divergences_from_sampled(sampler, single, single[:, 1:], seed=1))  # 18: float64
+reveal_type(cg.advantages(single[:, 0, 0], 4))  # 19: float64
 reveal_type(cg.Recipe("gcpo").advantages([1.0, 2.0]))  # 20: float64
 reveal_type(cg.RewardHistory().update(["a"], [1.0]))  # 21: float64
 reveal_type(cg.chunk_loss([[0.0]], [[0.0]], [1.0], plan).grad_log_probs)  # 22: float64
@@ -63,7 +63,7 @@ reveal_type(cg.best_of_n(np.ones(4), 2))  # 25: bool
 reveal_type(sampler.step(0, single[:, 0], single[:, 0], seed=1)[0])  # 26: _32Bit
 reveal_type(sampler.log_probs_vjp(single, single[:, 1:], rows))  # 27: _32Bit
 reveal_type(cg.relative_l1(torch.zeros(4, 5, 6)))  # 28: Tensor
-reveal_type(cg.divergence(sampler, torch.zeros(4, 5, 6), torch.zeros(4, 5, 6)))  # 29: Tensor
+reveal_type(cg.divergences(sampler, torch.zeros(4, 5, 6), torch.zeros(4, 5, 6)))  # 29: Tensor
 reveal_type(sampler.step(0, torch.zeros(2, 3), torch.zeros(2, 3), seed=1)[1])  # 30: Tensor
 reveal_type(cg.best_of_n(torch.zeros(4), 2))  # 31: Tensor
 scheduler = FlowMatchSDEScheduler(shift=3.0, dynamics="cps", eta=0.5, wan_sigma_min=0.1)
@@ -93,7 +93,7 @@ cg.Sampler(schedule, log_prob="sum")
 cg.chunk_loss(rows, rows, [1.0, 2.0], plan, clipp=0.1)
 cg.chunk_loss(rows, rows, [1.0, 2.0], plan, surrogate="ppo")
 cgt.chunk_loss(rows, rows, [1.0, 2.0], plan, kl="a little")
-cg.advantages([1.0, 2.0], scale="std")
+cg.advantages([1.0, 2.0], 2, scale="std")
 cg.SDEWindow(4, 15, strategy="sliding")
 cg.Schedule.make(4, spacing="log")
 cg.Trainer(4, 2, learning_rte=1e-3)

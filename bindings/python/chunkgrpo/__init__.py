@@ -10,15 +10,16 @@ back. One training iteration, in the order in which you meet it:
     sampler = cg.Sampler(schedule, dynamics="flow_sde", eta=0.7)
 
     # 2. Rollouts: `velocity(latents, sigma, step)` is your model. 12 samples per prompt start from the same noise.
-    x_init = cg.initial_noise((24, 16, 64, 64), seed=7, group_size=12)
-    traj = sampler.rollout(velocity, x_init, seed=7)
+    iteration = 0                               # another number in each: the same seed draws the same noise and chunks
+    x_init = cg.initial_noise((24, 16, 64, 64), seed=iteration, group_size=12)
+    traj = sampler.rollout(velocity, x_init, seed=iteration)
 
     # 3. Rewards become advantages within each prompt's group.
     adv = cg.advantages(reward(traj.images), group_size=12)
 
     # 4. Chunks: steps that are judged together. Train half of them, drawn by how much they move the latents.
     plan = cg.ChunkPlan([2, 3, 4, 7])
-    chosen = plan.select(batch=24, fraction=0.5, weights=plan.weights(traj.relative_l1), seed=7)
+    chosen = plan.select(batch=24, fraction=0.5, weights=plan.weights(traj.relative_l1), seed=iteration)
 
     # 5. The policy that is trained, at the latents that were sampled; loss and gradient.
     sigmas = schedule.sigmas.tolist()
@@ -54,15 +55,17 @@ TypeError, and so on. An exception of a callback comes out of the call that ran 
 was.
 """
 
+from ._divergences import (
+    divergence,
+    divergence_vjp,
+    divergences,
+    divergences_from_sampled,
+    divergences_from_sampled_vjp,
+    divergences_vjp,
+)
 from ._generated import ChunkStats, IterationReport
 from ._library import lib
 from .chunks import ChunkFit, ChunkPlan
-from .divergences import (
-    divergence,
-    divergence_from_sampled,
-    divergence_from_sampled_vjp,
-    divergence_vjp,
-)
 from .errors import (
     CallbackFailed,
     Error,
@@ -118,9 +121,11 @@ __all__ = [
     "best_of_n",
     "chunk_loss",
     "divergence",
-    "divergence_from_sampled",
-    "divergence_from_sampled_vjp",
     "divergence_vjp",
+    "divergences",
+    "divergences_from_sampled",
+    "divergences_from_sampled_vjp",
+    "divergences_vjp",
     "flux_mu",
     "gcpo_weights",
     "initial_noise",

@@ -136,7 +136,7 @@ class Torch(Family):
         if value.requires_grad:
             if target is None and self.torch.is_grad_enabled():
                 raise InvalidArgument(
-                    f"{name} requires grad, which this function does not pass on: use chunkgrpo.torch, or detach() it"
+                    f"{name} requires grad, which is not passed on here: detach() it, or see what chunkgrpo.torch has"
                 )
             value = value.detach()
         try:

@@ -142,7 +142,8 @@ class ChunkPlan:
         """Which chunks of which sample to train: (B, K) bool. The same for any batch split.
 
         batch       B
-        fraction    in (0, 1]: floor(K fraction) chunks of each sample are drawn, without replacement
+        fraction    in (0, 1]: floor(K fraction) chunks of each sample are drawn, without replacement. Below 1 a `seed`
+                    must be given, another in each iteration: the same seed draws the same chunks again
         weights     None = uniformly; (B, K), or (K,) for all samples, such as `weights(relative_l1)`
         weighting   "normalised": p = w / sum w; "softmax": p = exp w / sum exp w
         chunks      the chunks to train in every sample, instead of drawing
@@ -154,6 +155,10 @@ class ChunkPlan:
         given: dict[str, Any] = {**options, "fraction": fraction}
         given["sample_ids"] = _arrays.sample_ids(given.get("sample_ids"), batch)
         struct = fill(SelectOptions, given, "ChunkPlan.select")
+        if 0 < struct.fraction < 1 and "seed" not in given:
+            raise InvalidArgument(
+                f"seed: a fraction of {struct.fraction} is drawn; give another seed in each iteration, seed=iteration"
+            )
         if weights is not None:
             values = chunk_weights(weights, batch, count)
             _arrays.point(struct, "weights", np.tile(values, (batch, 1)) if values.ndim == 1 else values)
@@ -207,7 +212,8 @@ def chunk_weights(weights: Any, batch: int, count: int) -> NDArray[np.float64]:
 
 
 def selection_mask(selection: Any, batch: int, count: int) -> NDArray[np.uint8]:
-    """(B, K) uint8 from a bool array (B, K), or from a list of chunk indices for each sample (ragged, or (B, M))."""
+    """(B, K) uint8 from a bool array (B, K), or from a list of chunk indices for each sample (ragged, or (B, M)). What
+    could be either is refused."""
     if _frameworks.of(selection, "selection") is not _frameworks.NUMPY:
         selection = _arrays.plain(selection, "selection")
     try:
@@ -218,6 +224,13 @@ def selection_mask(selection: Any, batch: int, count: int) -> NDArray[np.uint8]:
         if array.shape != (batch, count):
             raise InvalidArgument(f"selection has shape {array.shape}; it must be {(batch, count)}")
         return np.ascontiguousarray(array).view(np.uint8)
+    if array.dtype.kind == "f":
+        raise WrongType(f"selection has element type {array.dtype}; a mask must be bool: selection != 0")
+    if array.dtype.kind in "iu" and array.shape == (batch, count) and ((array == 0) | (array == 1)).all():
+        raise InvalidArgument(
+            f"selection has shape {array.shape} and holds only 0 and 1: that may be a mask or indices of chunks. Give a "
+            f"mask as bool, selection != 0; of indices, the mask np.eye({count}, dtype=bool)[selection].any(1)"
+        )
     if array.ndim == 0:
         raise WrongType(f"selection must be a mask or lists of chunks, not {type(selection).__name__}")
     if len(selection) != batch:

@@ -39,7 +39,8 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
-from . import _storage, divergences, objective
+from . import _divergences, _steps, _storage, objective
+from ._jax_host import call as _call
 from ._generated import ChunkLossKeywords, ChunkLossOptions, ChunkStats, Divergence
 from ._options import Unpack, documented
 from .chunks import ChunkPlan
@@ -49,7 +50,7 @@ from .sampler import Sampler
 
 Struct: Any = jax.ShapeDtypeStruct
 
-__all__ = ["chunk_loss", "chunk_policy_loss", "divergence", "log_prob", "log_probs", "step"]
+__all__ = ["chunk_loss", "chunk_policy_loss", "divergence", "divergences", "log_prob", "log_probs", "step"]
 
 for _result in (ChunkLoss, ChunkStats):  # so that they can leave a jit
     jax.tree_util.register_dataclass(_result, [field.name for field in dataclasses.fields(_result)], [])
@@ -149,14 +150,32 @@ def step(
 
 
 def divergence(
+    sampler: Sampler, step: Any, velocity: Any, other: Any, *, kind: Divergence = "gaussian"
+) -> jax.Array:
+    """`chunkgrpo.divergence` (B,) of one step under `velocity` from that under `other`, both (B, ...). Differentiable in
+    velocity."""
+    velocity = _latents(velocity, "velocity")
+    traced, fixed = _split(step=step, velocity=velocity, other=_as(velocity, other, "other"))
+    value = partial(_divergences.divergence, sampler, kind=kind, **fixed)
+    vjp = partial(_divergences.divergence_vjp, sampler, kind=kind, **fixed)
+
+    def gradient(traced: dict[str, Any], _: Any, cotangent: Any) -> dict[str, Any]:
+        v = traced["velocity"]
+        return {"velocity": _call(vjp, Struct(v.shape, v.dtype), {**traced, "grad": _dense(cotangent)})}
+
+    out: jax.Array = _differentiable(value, gradient, ("velocity",), traced, _floats(velocity.shape[0]))
+    return out
+
+
+def divergences(
     sampler: Sampler, velocities: Any, other: Any, *, kind: Divergence = "gaussian", first_step: Any = 0
 ) -> jax.Array:
-    """`chunkgrpo.divergence` (B, n) of the steps first_step ... first_step + n - 1 under `velocities` from those under
+    """`chunkgrpo.divergences` (B, n) of the steps first_step ... first_step + n - 1 under `velocities` from those under
     `other`, both (B, n, ...). Differentiable in velocities: for a KL to a reference, or GRPO-Guard's ratio_bias."""
     velocities = _latents(velocities, "velocities", 2)
     traced, fixed = _split(velocities=velocities, other=_as(velocities, other, "other"), first_step=first_step)
-    value = partial(divergences.divergence, sampler, kind=kind, **fixed)
-    vjp = partial(divergences.divergence_vjp, sampler, kind=kind, **fixed)
+    value = partial(_divergences.divergences, sampler, kind=kind, **fixed)
+    vjp = partial(_divergences.divergences_vjp, sampler, kind=kind, **fixed)
     return _of_velocities(value, vjp, "grad", traced)
 
 
@@ -172,7 +191,7 @@ def chunk_loss(
 ) -> ChunkLoss[jax.Array]:
     """`chunkgrpo.chunk_loss` of log-probabilities (B, S) and advantages (B,), with its options. The result is a pytree:
     its `.loss` () is differentiable in new_log_probs and ratio_bias; the rest is data."""
-    plan = plan if isinstance(plan, ChunkPlan) else ChunkPlan(plan)
+    plan = _steps.plan_of(plan)
     traced, fixed = _split(
         new_log_probs=new_log_probs,
         old_log_probs=old_log_probs,
@@ -205,10 +224,10 @@ def chunk_policy_loss(
     """`chunk_loss` of `log_probs` in one callback: differentiable in velocities (B, S, ...) and ratio_bias.
 
     latents (B, S + 1, ...) or more steps; old_log_probs (B, S), advantages (B,) and the options are those of
-    `chunk_loss`. All is float64 on the way, but that the new log-probabilities are rounded to the type of the old ones:
+    `chunk_loss`. Only the steps that selection and mask leave to some sample are computed. All is float64 on the way, but that the new log-probabilities are rounded to the type of the old ones:
     so the ratio of the policy that sampled is exactly 1.
     """
-    plan = plan if isinstance(plan, ChunkPlan) else ChunkPlan(plan)
+    plan = _steps.plan_of(plan)
     latents = _latents(latents, "latents", 2)
     velocities = _latents(velocities, "velocities", 2).astype(latents.dtype)
     traced, fixed = _split(latents=latents, velocities=velocities, first_step=first_step)
@@ -217,20 +236,40 @@ def chunk_policy_loss(
     )
 
     def value(**given: Any) -> Any:
-        new = sampler.log_probs(**fixed, **{name: given.pop(name) for name in traced})
+        of_steps = {**fixed, **{name: given.pop(name) for name in traced}}
         arguments = {**fixed_loss, **given}
-        stored = np.asarray(arguments["old_log_probs"]).dtype
-        return objective.chunk_loss(new.astype(np.promote_types(stored, np.float32)), plan=plan, **arguments)
+        old = np.asarray(arguments["old_log_probs"])
+        steps = _steps.needed(plan, of_steps["velocities"].shape[0], arguments)
+        arguments["old_log_probs"] = known = _steps.readable(old, steps)
+        new = known.astype(np.promote_types(old.dtype, np.float32))
+        for run in _steps.runs(steps.any(0)):
+            new[:, run] = sampler.log_probs(**_of_run(run, **of_steps))
+        return objective.chunk_loss(new, plan=plan, **arguments)
+
+    def vjp(*, grad_log_probs: Any, **given: Any) -> Any:
+        """Of the steps that have a gradient: the others may be without noise."""
+        of_steps = {**fixed, **given}
+        grads = np.zeros_like(of_steps["velocities"])
+        for run in _steps.runs((np.asarray(grad_log_probs) != 0).any(0)):
+            at = _of_run(run, **of_steps)
+            grads[:, run] = sampler.log_probs_vjp(**at, grad_log_probs=np.asarray(grad_log_probs)[:, run])
+        return grads
 
     def gradient(given: dict[str, Any], out: Any, cotangents: Any) -> dict[str, Any]:
         scaled = _scaled(cotangents.loss, grad_log_probs=out.grad_log_probs, ratio_bias=out.grad_ratio_bias)
         needed = {name: given[name] for name in traced}
         needed["grad_log_probs"] = scaled.pop("grad_log_probs")
-        return {**_velocities_gradient(partial(sampler.log_probs_vjp, **fixed), needed), **scaled}
+        return {**_velocities_gradient(vjp, needed), **scaled}
 
     results = _loss_results(velocities.shape[:2], plan, ratio_bias is not None)
     out = _differentiable(value, gradient, ("velocities", "ratio_bias"), {**traced, **traced_loss}, results)
     return _data_but_loss(out)
+
+
+def _of_run(run: slice, latents: Any, velocities: Any, first_step: Any) -> dict[str, Any]:
+    """The arguments of `log_probs` for a run of columns."""
+    first = int(first_step) + run.start
+    return {"latents": latents[:, _steps.frames(run)], "velocities": velocities[:, run], "first_step": first}
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -347,37 +386,3 @@ def _differentiable(
 
     call.defvjp(forward, backward, symbolic_zeros=True)
     return call(traced)
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# The host
-
-
-def _call(function: Callable[..., Any], results: Any, traced: dict[str, Any]) -> Any:
-    """function(**traced) with numpy arrays, as a pytree like `results`: outside of a trace at once, so that its
-    exceptions come out as they are; else in a callback."""
-    host = partial(_on_host, function, results, {name: array.ndim for name, array in traced.items()})
-    if not any(isinstance(array, jax.core.Tracer) for array in traced.values()):
-        return jax.tree.map(jnp.asarray, host(traced))
-    # Errors that do not depend on the numbers are raised now. Integers are left alone: not every one makes sense.
-    if all(array.ndim and not jnp.issubdtype(array.dtype, jnp.integer) for array in traced.values()):
-        function(**{name: np.broadcast_to(np.ones(a.shape[1:], a.dtype), a.shape) for name, a in traced.items()})
-    # expand_dims: what is the same in all lanes is not copied for each.
-    return jax.pure_callback(host, results, traced, vmap_method="expand_dims")
-
-
-def _on_host(function: Callable[..., Any], results: Any, ranks: dict[str, int], traced: dict[str, Any]) -> Any:
-    # numpy at once: JAX in a callback of JAX may wait for itself.
-    arrays = {name: np.asarray(array) for name, array in traced.items()}
-    shapes = {name: array.shape[array.ndim - ranks[name] :] for name, array in arrays.items()}
-    lanes = np.broadcast_shapes(*(a.shape[: a.ndim - ranks[name]] for name, a in arrays.items()))  # () without vmap
-    arrays = {name: np.broadcast_to(array, lanes + shapes[name]) for name, array in arrays.items()}
-
-    def run(lane: tuple[int, ...]) -> Any:
-        outputs = function(**{name: array[lane] for name, array in arrays.items()})
-        return jax.tree.map(lambda output, like: np.asarray(output, like.dtype), outputs, results)
-
-    if not lanes:
-        return run(())
-    outputs = [run(lane) for lane in np.ndindex(*lanes)]
-    return jax.tree.map(lambda *each: np.stack(each).reshape(lanes + each[0].shape), *outputs)

@@ -24,9 +24,10 @@ from ._generated import (
 from ._handle import Handle
 from ._library import lib, new
 from ._options import Unpack, documented, fill, record
-from ._scalars import integer
+from ._scalars import integer, pair
+from ._steps import plan_of
 from .chunks import ChunkPlan, chunk_weights, selection_mask
-from .errors import InvalidArgument, check
+from .errors import InvalidArgument, WrongType, check
 from .sampler import Sampler
 
 
@@ -41,7 +42,7 @@ class ChunkLoss(Generic[A]):
     """(B, K) of all chunks, selected or not; never clipped; 1 for a chunk without a step."""
     stats: ChunkStats
     grad_ratio_bias: Optional[A] = None
-    """(B, S) with a `ratio_bias`: d loss / d ratio_bias; `divergence_vjp` takes it on to the velocities."""
+    """(B, S) with a `ratio_bias`: d loss / d ratio_bias; `divergences_vjp` takes it on to the velocities."""
 
 
 @overload
@@ -60,7 +61,8 @@ def advantages(rewards: Any, group_size: Optional[int] = None, **options: Unpack
     """(r - mean of its group) / (unbiased standard deviation of its group + epsilon), clamped: (B,) float64.
 
     rewards     (B,) real numbers, finite; or (B, R) for several rewards per sample
-    group_size  samples per prompt; they are neighbours, and it must divide B. None = all are one group
+    group_size  samples per prompt; they are neighbours, and it must divide B. It or `groups` must be given, unless
+                baseline and scale are those of the batch; len(rewards) makes one group of all
     clamp       > 0; float("inf") for none; the last thing done
     epsilon     >= 0; added to the standard deviation
 
@@ -78,7 +80,7 @@ def advantages(rewards: Any, group_size: Optional[int] = None, **options: Unpack
     mixing      of several rewards: "sum": the weighted sum is normalised; "normalised_sum": each is normalised, then
                 summed (MixGRPO); "gdpo": and the sum is normalised over the batch (GDPO)
     """
-    values = _arrays.doubles(rewards, "rewards")
+    values = _rewards(rewards)
     if values.ndim not in (1, 2):
         raise InvalidArgument(f"rewards has shape {values.shape}; it must be (B,) or (B, R)")
     given: dict[str, Any] = {"group_size": group_size, **options}
@@ -86,12 +88,36 @@ def advantages(rewards: Any, group_size: Optional[int] = None, **options: Unpack
         if group_size is not None:
             raise InvalidArgument("groups and group_size exclude each other")
         given["groups"] = _group_ids(given["groups"], len(values))
+    elif group_size is None and not _of_the_batch(options):
+        raise InvalidArgument(
+            f"group_size: give the number of samples per prompt, or groups=; {len(values)} makes one group of all rewards"
+        )
     count = values.shape[1] if values.ndim == 2 else 1
     struct = fill(AdvantageOptions, given, "advantages", shapes={"weights": (count,)}, positive=["group_size"])
     struct.reward_count = count
     out = np.empty(len(values))
     check(lib.cgrpo_advantages(values, len(values), struct, out))
     return _arrays.given_back(out, rewards)
+
+
+def _rewards(rewards: Any) -> Doubles:
+    """As numbers; what is absent or masked is named."""
+    if isinstance(rewards, np.ma.MaskedArray):
+        raise WrongType("rewards is a masked array, whose mask would not be read; give the rewards that are there")
+    try:
+        return _arrays.doubles(rewards, "rewards")
+    except WrongType:  # of objects, which numpy has found among them
+        for i, row in enumerate(rewards if isinstance(rewards, (list, tuple, np.ndarray)) else ()):
+            row = row if isinstance(row, (list, tuple, np.ndarray)) else (row,)
+            if any(item is None for item in row):
+                raise WrongType(f"rewards: that of sample {i} is None; a reward must be a real number") from None
+        raise
+
+
+def _of_the_batch(options: AdvantageKeywords) -> bool:
+    """Whether no group is asked for."""
+    scale, median = options.get("scale"), options.get("subtract_median")
+    return options.get("baseline") == "batch" and scale in ("batch", "none") and not median and not options.get("trim")
 
 
 def _group_ids(
@@ -102,7 +128,10 @@ def _group_ids(
     if len(names) != batch:
         raise InvalidArgument(f"{name} has {len(names)} entries; there are rewards for {batch} samples")
     known: dict[Any, int] = {} if numbers is None else numbers
-    return np.array([known.setdefault(group, len(known)) for group in names], np.int64)
+    try:
+        return np.array([known.setdefault(group, len(known)) for group in names], np.int64)
+    except TypeError as error:
+        raise WrongType(f"{name} must hold hashable values, such as strings or numbers: {error}") from None
 
 
 @overload
@@ -198,9 +227,10 @@ def chunk_loss(
     advantages     (B,)
     plan           a ChunkPlan over S steps, or its sizes
     clip           (low, high), or one number for both; low in [0, 1], high >= 0; None = 5e-5, or nothing where nothing
-                   is clipped
+                   is clipped. Distances from 1: bounds, such as (0.999, 1.001), are refused, which is 0.5 <= low < 1
+                   with high > 1
     selection      None = every chunk; a bool array (B, K); or for each sample the indices of its chunks, as an int
-                   array (B, M) or a list of lists of any lengths
+                   array (B, M) or a list of lists of any lengths. Integers (B, K) of 0 and 1 may be either: refused
     kl             >= 0, weight of the KL estimate
 
     surrogate      "clipped"; "unclipped": -A rho; "log_clipped": each r_t is clipped to [-low, high], on the side where
@@ -219,11 +249,11 @@ def chunk_loss(
     mask           (B, S), zero = absent: not read; chunks without a step are skipped. So samples may differ in length
     weights        (K,) or (B, K), >= 0, of the policy terms; `gcpo_weights` and `tempflow_weights` make some
     ratio_bias     (B, S), and
-    ratio_scale    (S,), >= 0: GRPO-Guard has the Gaussian `divergence` from the old policy, and s of each step
-    divergence     (B, S), >= 0: for the divergence mask, the Gaussian `divergence` from the old policy
+    ratio_scale    (S,), >= 0: GRPO-Guard has the Gaussian `divergences` from the old policy, and s of each step
+    divergence     (B, S), >= 0: for the divergence mask, the Gaussian `divergences` from the old policy
     divergence_threshold  >= 0
     """
-    plan = plan if isinstance(plan, ChunkPlan) else ChunkPlan(plan)
+    plan = plan_of(plan)
     new_rows = _arrays.matrix(new_log_probs, "new_log_probs")
     batch, steps = shape = new_rows.shape
     old = _arrays.doubles(old_log_probs, "old_log_probs", shape)
@@ -253,6 +283,7 @@ def _chunk_loss_options(given: dict[str, Any], plan: ChunkPlan, batch: int, step
     shapes: dict[str, Any] = {name: (batch, steps) for name in ("reference_log_probs", "ratio_bias", "divergence")}
     shapes["ratio_scale"] = (steps,)
     weights = given.pop("weights", None)
+    _distances(given.get("clip"))
     struct = fill(ChunkLossOptions, given, "chunk_loss", shapes=shapes, positive=["normaliser"])
     if weights is not None:
         values = chunk_weights(weights, batch, len(plan))
@@ -261,10 +292,21 @@ def _chunk_loss_options(given: dict[str, Any], plan: ChunkPlan, batch: int, step
     return struct
 
 
+def _distances(clip: Any) -> None:
+    """Refuses a clip range that is given by its bounds."""
+    if not isinstance(clip, (tuple, list)) or len(clip) != 2:
+        return
+    low, high = pair(clip, "clip")
+    if 0.5 <= low < 1 < high:
+        raise InvalidArgument(
+            f"clip is {(low, high)}, which look like bounds; it has the distances from 1: ({1 - low:.3g}, {high - 1:.3g})"
+        )
+
+
 def gcpo_weights(plan: ChunkPlan) -> NDArray[np.float64]:
     """sqrt((T - m)/m) with m the middle step of each chunk, T = S + 1: (K,), for `chunk_loss`'s weights (GCPO). Refused
     for a first chunk of one step, where GCPO divides by zero."""
-    plan = plan if isinstance(plan, ChunkPlan) else ChunkPlan(plan)
+    plan = plan_of(plan)
     weights = np.empty(len(plan))
     check(lib.cgrpo_gcpo_weights(plan.sizes, len(plan), weights))
     return weights
@@ -273,7 +315,7 @@ def gcpo_weights(plan: ChunkPlan) -> NDArray[np.float64]:
 def tempflow_weights(plan: ChunkPlan, sampler: Sampler) -> NDArray[np.float64]:
     """Mean of the noise s over the steps of each chunk, divided by its mean over all trained steps: (K,), for
     `chunk_loss`'s weights (TempFlow-GRPO, arXiv 2508.04324, with chunks of one step)."""
-    plan = plan if isinstance(plan, ChunkPlan) else ChunkPlan(plan)
+    plan = plan_of(plan)
     weights = np.empty(len(plan))
     check(lib.cgrpo_tempflow_weights(sampler._handle, plan.sizes, len(plan), weights))
     return weights

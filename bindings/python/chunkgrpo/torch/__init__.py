@@ -14,7 +14,7 @@ refused. Tensors are on any device; what is not on the CPU is staged through pin
 Log-probabilities and losses are float64, whatever autocast says. Inside torch.compile these functions break the graph.
 """
 
-from .autograd import ChunkLoss, chunk_loss, chunk_policy_loss, divergence, log_prob, log_probs, step
+from .autograd import ChunkLoss, chunk_loss, chunk_policy_loss, divergence, divergences, log_prob, log_probs, step
 from .streamed import streamed_backward
 
 __all__ = [
@@ -22,6 +22,7 @@ __all__ = [
     "chunk_loss",
     "chunk_policy_loss",
     "divergence",
+    "divergences",
     "log_prob",
     "log_probs",
     "step",

@@ -2,16 +2,18 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Callable, NamedTuple, Optional, TypeVar, cast
 
 import torch
 from torch import Tensor
 
-from .. import divergences as _divergences
+from .. import _arrays, _divergences
 from .. import objective as _objective
 from .._generated import ChunkLossKeywords, ChunkLossOptions, ChunkStats, Divergence
 from .._options import Unpack, documented
+from .._scalars import integer
+from .._steps import fitting_frames, frames, kept, needed, plan_of, readable, runs
 from ..chunks import ChunkPlan
 from ..errors import InvalidArgument, WrongType
 from ..sampler import Sampler
@@ -166,53 +168,88 @@ def log_probs(sampler: Sampler, latents: Tensor, velocities: Tensor, first_step:
     """
     latents = constant(latents, "latents")
     floating(velocities, "velocities")
-    return _apply(_LogProbs, velocities, sampler, latents, first_step)
+    count = velocities.shape[1] if velocities.ndim > 1 else 0
+    return _apply(_LogProbs, velocities, kept(sampler), latents, first_step, [slice(0, count)])
 
 
 class _LogProbs(torch.autograd.Function):
+    """Of runs of columns; the others have 0 and no gradient."""
+
     @staticmethod
-    def forward(ctx: Any, velocities: Tensor, sampler: Sampler, latents: Tensor, first_step: int) -> Tensor:
+    def forward(
+        ctx: Any, velocities: Tensor, sampler: Sampler, latents: Tensor, first_step: int, columns: list[slice]
+    ) -> Tensor:
         _save(ctx, velocities, latents)
         ctx.call = sampler, first_step
-        return sampler.log_probs(latents, velocities.to(latents.dtype), first_step)
+        if columns == [slice(0, velocities.shape[1])]:
+            return sampler.log_probs(latents, velocities.to(latents.dtype), first_step)
+        values = torch.zeros(velocities.shape[:2], dtype=torch.float64, device=velocities.device)
+        for run in columns:
+            v = velocities[:, run].to(latents.dtype)
+            values[:, run] = sampler.log_probs(latents[:, frames(run)], v, first_step + run.start)
+        return values
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         velocities, latents = _saved(ctx)
         sampler, first_step = ctx.call
         with torch.no_grad():
-            grads = sampler.log_probs_vjp(latents, velocities.to(latents.dtype), grad, first_step)
-        return _first_order(grads.to(velocities.dtype), grad, velocities), None, None, None
+            moving = runs(grad.ne(0).any(0).cpu().numpy())  # a step without noise has no gradient to be asked for
+            grads = torch.zeros_like(velocities)
+            for run in moving:
+                v = velocities[:, run].to(latents.dtype)
+                at = latents[:, frames(run)], v, grad[:, run].contiguous(), first_step + run.start
+                grads[:, run] = sampler.log_probs_vjp(*at).to(velocities.dtype)
+        return _first_order(grads, grad, velocities), *[None] * 4
 
 
 @eager
 def divergence(
+    sampler: Sampler, step: int, velocity: Tensor, other: Tensor, *, kind: Divergence = "gaussian"
+) -> Tensor:
+    """Divergence (B,) float64 of one step under `velocity` from that under `other`, both (B, ...), differentiable in
+    velocity: for the penalty of `streamed_backward`. As `chunkgrpo.divergence`; `other` may have another floating type.
+    """
+    floating(velocity, "velocity")
+    reference = constant(floating(other, "other"), "other").to(velocity.dtype)
+    return _apply(_Divergence, velocity, reference, sampler, kind, step, True)
+
+
+@eager
+def divergences(
     sampler: Sampler, velocities: Tensor, other: Tensor, *, kind: Divergence = "gaussian", first_step: int = 0
 ) -> Tensor:
     """Divergence (B, n) float64 of steps under `velocities` from those under `other`, both (B, n, ...), differentiable
-    in velocities: for a KL to a frozen reference, or the bias of GRPO-Guard. As `chunkgrpo.divergence`, of which it has
-    the kinds; `other` may have another floating type."""
+    in velocities: for a KL to a frozen reference, or the bias of GRPO-Guard. As `chunkgrpo.divergences`, of which it
+    has the kinds; `other` may have another floating type."""
     floating(velocities, "velocities")
     reference = constant(floating(other, "other"), "other").to(velocities.dtype)
-    return _apply(_Divergence, velocities, reference, sampler, kind, first_step)
+    return _apply(_Divergence, velocities, reference, sampler, kind, first_step, False)
 
 
 class _Divergence(torch.autograd.Function):
+    """Of one step, which is `step`, or of several from it on."""
+
     @staticmethod
     def forward(
-        ctx: Any, velocities: Tensor, other: Tensor, sampler: Sampler, kind: Divergence, first_step: int
+        ctx: Any, velocities: Tensor, other: Tensor, sampler: Sampler, kind: Divergence, step: int, single: bool
     ) -> Tensor:
         _save(ctx, velocities, other)
-        ctx.call = sampler, kind, first_step
-        return _divergences.divergence(sampler, velocities, other, kind=kind, first_step=first_step)
+        ctx.call = sampler, kind, step, single
+        if single:
+            return _divergences.divergence(sampler, step, velocities, other, kind=kind)
+        return _divergences.divergences(sampler, velocities, other, kind=kind, first_step=step)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         velocities, other = _saved(ctx)
-        sampler, kind, first_step = ctx.call
+        sampler, kind, step, single = ctx.call
         with torch.no_grad():
-            grads = _divergences.divergence_vjp(sampler, velocities, other, grad, kind=kind, first_step=first_step)
-        return _first_order(grads, grad, velocities), None, None, None, None
+            if single:
+                grads = _divergences.divergence_vjp(sampler, step, velocities, other, grad.contiguous(), kind=kind)
+            else:
+                grads = _divergences.divergences_vjp(sampler, velocities, other, grad, kind=kind, first_step=step)
+        return _first_order(grads, grad, velocities), *[None] * 5
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -279,9 +316,32 @@ def chunk_policy_loss(
     **options: Unpack[ChunkLossKeywords],
 ) -> ChunkLoss:
     """`chunk_loss` of `log_probs`: the loss of the velocities (B, S, ...) at latents (B, S + 1, ...), differentiable in
-    velocities. options: those of `chunkgrpo.chunk_loss`."""
-    new = log_probs(sampler, latents, velocities, first_step)
-    return chunk_loss(new, old_log_probs, advantages, plan, ratio_bias=ratio_bias, **options)
+    velocities. options: those of `chunkgrpo.chunk_loss`.
+
+    Only the steps that selection and mask leave to some sample are computed: the others may be deterministic, or have
+    been taken elsewhere. They have their old log-probability in `new_log_probs`.
+    """
+    kept(sampler)
+    plan, x = plan_of(plan), constant(latents, "latents")
+    old, v = constant(old_log_probs, "old_log_probs"), floating(velocities, "velocities")
+    for name, given in (("latents", x), ("velocities", v)):
+        if given.ndim < 2:
+            raise InvalidArgument(f"{name} has shape {tuple(given.shape)}; it must be (B, steps, ...)")
+    if old.shape != v.shape[:2] or v.shape[1] != plan.steps:
+        raise InvalidArgument(
+            f"old_log_probs has shape {tuple(old.shape)} and velocities {tuple(v.shape)}; for a plan over {plan.steps} "
+            f"steps they must be {(len(x), plan.steps)} and {(len(x), plan.steps, *x.shape[2:])}"
+        )
+    fitting_frames(sampler, x.shape[1], integer(first_step, "first_step", 0), x.shape)
+    steps = needed(plan, len(x), options)
+    columns = runs(steps.any(0))
+    new = _apply(_LogProbs, v, sampler, x, first_step, columns)
+    absent = torch.from_numpy(~steps.any(0)).to(new.device)
+    known = torch.from_numpy(readable(_arrays.doubles(old, "old_log_probs"), steps)).to(new.device)
+    new = torch.where(absent, known, new)
+    out = chunk_loss(new, known, advantages, plan, ratio_bias=ratio_bias, **options)
+    shown = torch.where(absent, old.to(new), new.detach())
+    return replace(out, new_log_probs=shown)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -7,7 +7,6 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Callable, Optional
 
-import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import get_device_states, set_device_states
@@ -16,9 +15,10 @@ from .. import _arrays
 from .. import objective as _objective
 from .._generated import ChunkLossKeywords, ChunkLossOptions
 from .._options import Unpack, documented
-from .._scalars import integer
-from ..chunks import ChunkPlan, selection_mask
-from ..errors import InvalidArgument
+from .._scalars import function, integer
+from .._steps import fitting_frames, kept, needed, plan_of, readable
+from ..chunks import ChunkPlan
+from ..errors import InvalidArgument, WrongType
 from ..sampler import Sampler
 from .autograd import ChunkLoss, constant, eager, floating
 
@@ -65,14 +65,23 @@ def streamed_backward(
     every_step  both passes run all S steps, needed or not: for FSDP, whose ranks must run the same number of them
     preserve_rng_state  both passes of a step draw the same dropout
     penalty     penalty(velocity, latents, sigma, step): a 0-dim tensor that is added to the loss, once for each step
-                that is needed;
-                such as 0.04 / plan.steps * divergence(...).mean()
+                that is needed. Of the pair that `velocity` returns it gets the first
     ratio_bias  ratio_bias(velocity, step): (B,), the `ratio_bias` of a step, differentiable in velocity (GRPO-Guard)
     options     the others of `chunkgrpo.chunk_loss`: clip, selection, kl, ...
 
-    Only the steps of chunks that some sample has selected are run; the others have their old log-probability in
-    `new_log_probs`. The loss that is returned has no graph, and is not multiplied by `scale`. Second-order steps are
-    refused.
+    Only the steps of chunks that some sample has selected, and has by `mask`, are run; the others have their old
+    log-probability in `new_log_probs`. The loss that is returned has no graph, and is not multiplied by `scale`.
+    Second-order steps are refused.
+
+    An error of the first pass leaves the gradients as they were. One of the second pass, such as an out-of-memory error,
+    leaves those of the steps before it in `.grad`: zero them before the batch is tried again.
+
+    KL to a frozen reference, with weight beta:
+
+        def penalty(v, latents, sigma, step):
+            with torch.no_grad(), model.disable_adapter():
+                reference = velocity(latents, sigma, step)
+            return beta / plan.steps * cgt.divergence(sampler, step, v, reference).mean()
 
         for i, batch in enumerate(batches):                          # gradient accumulation, mixed precision, DDP
             last = i + 1 == len(batches)
@@ -87,25 +96,28 @@ def streamed_backward(
     """
     if torch.is_inference_mode_enabled():
         raise InvalidArgument("streamed_backward cannot run under torch.inference_mode")
-    plan = plan if isinstance(plan, ChunkPlan) else ChunkPlan(plan)
-    policy = _Policy(velocity, sampler, constant(latents, "latents"), first_step, guidance, penalty, ratio_bias)
+    plan, velocity = plan_of(plan), function(velocity, "velocity")
+    policy = _Policy(velocity, kept(sampler), constant(latents, "latents"), first_step, guidance, penalty, ratio_bias)
     old = policy.checked(constant(old_log_probs, "old_log_probs"), plan)
-    needed = list(range(plan.steps)) if every_step else _needed_steps(plan, len(old), options)
-    new, biases = policy.judge(needed, old)
-    out = _objective.chunk_loss(new, old, advantages, plan, ratio_bias=biases, **options)
+    steps = needed(plan, len(old), options)
+    columns = [j for j in range(plan.steps) if every_step or steps[:, j].any()]
+    known = torch.from_numpy(readable(_arrays.doubles(old, "old_log_probs"), steps)).to(policy.latents.device)
+    new, biases = policy.judge(columns, known)
+    out = _objective.chunk_loss(new, known, advantages, plan, ratio_bias=biases, **options)
 
     factor = torch.tensor(float(scale), dtype=torch.float64, device=new.device)
     factor = factor if scaler is None else scaler.scale(factor)
     grads = out.grad_log_probs * factor
     grad_biases = torch.zeros_like(new) if out.grad_ratio_bias is None else out.grad_ratio_bias * factor
     moving = (grads.ne(0) | grad_biases.ne(0)).any(0).tolist()
-    active = [j for j in needed if moving[j] or every_step or penalty is not None] or needed[-1:]
+    active = [j for j in columns if moving[j] or every_step or penalty is not None] or columns[-1:]
     loss = torch.tensor(out.loss, dtype=torch.float64, device=new.device)
     for j in active:
         sync = contextlib.nullcontext() if no_sync is None or j == active[-1] else no_sync()
         with sync, torch.enable_grad():
             loss = loss + policy.backward(j, grads[:, j], grad_biases[:, j], factor, preserve_rng_state)
-    return ChunkLoss(loss, out.ratios, out.stats, new, out.grad_log_probs)
+    absent = torch.tensor([j not in columns for j in range(plan.steps)], device=new.device)
+    return ChunkLoss(loss, out.ratios, out.stats, torch.where(absent, old.to(new), new), out.grad_log_probs)
 
 
 @dataclass
@@ -137,14 +149,19 @@ class _Policy:
         self.first_step = first = integer(self.first_step, "first_step", 0)
         if first + plan.steps > steps:
             raise InvalidArgument(f"{plan.steps} steps from first_step {first} on end beyond the schedule's {steps}")
+        fitting_frames(self.sampler, latents.shape[1], first, latents.shape)
         return old
 
     def run(self, j: int) -> tuple[Tensor, Optional[Tensor], Tensor]:
-        """The velocity, the unconditional one and the latents of a column."""
-        x, step = self.latents[:, j], self.first_step + j
-        x = x.clone() if x.is_inference() else x  # which no graph could save
-        value = self.velocity(x, float(self.sampler.schedule.sigmas[step]), step)
-        v, u = value if isinstance(value, tuple) else (value, None)
+        """The velocity, the unconditional one and the latents of a column. The model gets a copy: a graph can save it
+        even where the latents are of inference mode, and what the model writes to is not the caller's."""
+        step, x = self.first_step + j, self.latents[:, j]
+        lent = x.clone()
+        version = lent._version
+        value = self.velocity(lent, float(self.sampler.schedule.sigmas[step]), step)
+        if lent._version != version:
+            raise InvalidArgument("the velocity has written to its latents; it must leave them as they are")
+        v, u = _velocities(value)
         for tensor in (v,) if u is None else (v, u):
             if floating(tensor, "the velocity returned").shape != x.shape:
                 raise InvalidArgument(
@@ -157,12 +174,22 @@ class _Policy:
     def extras(self, u: Optional[Tensor]) -> dict[str, Any]:
         return {} if u is None else {"unconditional": u.detach().to(self.latents.dtype), "guidance": self.guidance}
 
+    def added(self, v: Tensor, x: Tensor, step: int) -> Tensor:
+        """The penalty of a step."""
+        penalty: Any = self.penalty
+        value = penalty(v, x, float(self.sampler.schedule.sigmas[step]), step)
+        if not isinstance(value, Tensor):
+            raise WrongType(f"the penalty returned must be a 0-dim torch.Tensor, not {type(value).__name__}")
+        if value.ndim:
+            raise InvalidArgument(f"the penalty returned has shape {tuple(value.shape)}; it must be 0-dim: take its mean")
+        return value
+
     @torch.no_grad()
-    def judge(self, needed: list[int], old: Tensor) -> tuple[Tensor, Optional[Tensor]]:
+    def judge(self, columns: list[int], old: Tensor) -> tuple[Tensor, Optional[Tensor]]:
         """The first pass: log-probabilities (B, S), the old ones where a step is not needed, and ratio biases."""
         new = old.to(self.latents.device, torch.float64, copy=True)
         biases = None if self.ratio_bias is None else torch.zeros_like(new)
-        for j in needed:
+        for j in columns:
             step = self.first_step + j
             self.random[j] = get_device_states(self.latents), torch.get_rng_state()
             v, u, x = self.run(j)
@@ -187,24 +214,29 @@ class _Policy:
             pairs.append((self.ratio_bias(v, step), grad_bias))
         added: Any = 0
         if self.penalty is not None:
-            pairs.append((self.penalty(v, x, float(self.sampler.schedule.sigmas[step]), step), factor))
+            pairs.append((self.added(v, x, step), factor))
             added = pairs[-1][0].detach()
         outputs = [output for output, _ in pairs]
         torch.autograd.backward(outputs, [gradient.to(output.dtype) for output, gradient in pairs])
         return added
 
 
-def _needed_steps(plan: ChunkPlan, batch: int, options: ChunkLossKeywords) -> list[int]:
-    """The steps that some sample has selected and has."""
-    needed = np.ones((batch, plan.steps), bool)
-    if options.get("selection") is not None:
-        chosen = selection_mask(options["selection"], batch, len(plan)) != 0
-        needed &= np.repeat(chosen, plan.sizes, axis=1)
-    if options.get("mask") is not None:
-        needed &= _arrays.doubles(options["mask"], "mask", needed.shape) != 0
-    if not needed.any():
-        raise InvalidArgument("selection: no step is selected in any sample")
-    return [int(j) for j in np.flatnonzero(needed.any(0))]
+def _velocities(value: Any) -> tuple[Any, Any]:
+    """(velocity, None), or the pair (conditional, unconditional); what else models return is named."""
+    name = "the velocity returned"
+    if isinstance(value, Tensor):
+        return value, None
+    if value is None:
+        raise WrongType(f"{name} is None; is a `return` missing?")
+    if hasattr(value, "sample") and isinstance(value.sample, Tensor):  # diffusers' outputs, which are no tuples
+        raise WrongType(f"{name} is a {type(value).__name__}; return its .sample")
+    if isinstance(value, tuple) and len(value) == 2:
+        return value
+    if isinstance(value, (tuple, list)) and value and isinstance(value[0], Tensor):
+        raise InvalidArgument(
+            f"{name} is a {type(value).__name__} of {len(value)}; return its [0], or the pair (conditional, unconditional)"
+        )
+    raise WrongType(f"{name} must be a torch.Tensor, not {type(value).__name__}")
 
 
 @contextlib.contextmanager

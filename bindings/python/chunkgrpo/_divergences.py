@@ -1,4 +1,5 @@
-"""How far a policy's steps are from another's: KL to a reference, the bias of GRPO-Guard, the mask of Flow-DPPO."""
+"""How far a policy's steps are from another's: KL to a reference, the bias of GRPO-Guard, the mask of Flow-DPPO. A name in
+the singular is of one step, as `log_prob` is; one in the plural is of several, as `log_probs`."""
 
 from __future__ import annotations
 
@@ -13,25 +14,60 @@ from ._frameworks import not_compiled
 from ._generated import DIVERGENCE, Divergence
 from ._library import lib
 from ._scalars import choice, integer
-from .errors import check
+from ._steps import kept
+from .errors import InvalidArgument, check
 from .noise import source
 from .sampler import Sampler
 
 
 @overload
 def divergence(
+    sampler: Sampler, step: int, velocity: Numbers, other: AnyArray, *, kind: Divergence = "gaussian"
+) -> Doubles: ...
+
+
+@overload
+def divergence(sampler: Sampler, step: int, velocity: A, other: AnyArray, *, kind: Divergence = "gaussian") -> A: ...
+
+
+@not_compiled
+def divergence(
+    sampler: Sampler, step: int, velocity: Any, other: AnyArray, *, kind: Divergence = "gaussian"
+) -> Any:
+    """Divergence (B,) of one step under `velocity` from that under `other`, both (B, ...). The rest as in
+    `divergences`."""
+    return _of_one(sampler, step, velocity, other, None, kind)
+
+
+@not_compiled
+def divergence_vjp(
+    sampler: Sampler,
+    step: int,
+    velocity: A,
+    other: AnyArray,
+    grad: ArrayLike,
+    *,
+    kind: Divergence = "gaussian",
+) -> A:
+    """Vector-Jacobian product of `divergence`: grad (B,) to gradients like velocity. `other` has none."""
+    result: A = _of_one(sampler, step, velocity, other, grad, kind)
+    return result
+
+
+@overload
+def divergences(
     sampler: Sampler, velocities: Numbers, other: AnyArray, *, kind: Divergence = "gaussian", first_step: int = 0
 ) -> Doubles: ...
 
 
 @overload
-def divergence(
+def divergences(
     sampler: Sampler, velocities: A, other: AnyArray, *, kind: Divergence = "gaussian", first_step: int = 0
 ) -> A: ...
 
 
 @not_compiled
-def divergence(
+def divergences(
     sampler: Sampler, velocities: Any, other: AnyArray, *, kind: Divergence = "gaussian", first_step: int = 0
 ) -> Any:
     """Divergence (B, n) of the steps first_step ... first_step + n - 1 under `velocities` from those under `other`,
@@ -42,13 +78,14 @@ def divergence(
           the variance, as Flow-GRPO (SD3, FLUX, Qwen-Image) and verl-omni have it; "mean": mean (m - m')^2, and
           "velocity": mean (v - v')^2 (Flow-Factory, x-based and v-based)
 
-    The Gaussian kinds are refused where s = 0. Velocities have any guidance applied.
+    The Gaussian kinds are refused where s = 0. Velocities have any guidance applied. A velocity (B, ...) of one step is
+    for `divergence`.
     """
     return _from_velocities(sampler, velocities, other, None, kind, first_step)
 
 
 @not_compiled
-def divergence_vjp(
+def divergences_vjp(
     sampler: Sampler,
     velocities: A,
     other: AnyArray,
@@ -57,12 +94,12 @@ def divergence_vjp(
     kind: Divergence = "gaussian",
     first_step: int = 0,
 ) -> A:
-    """Vector-Jacobian product of `divergence`: grad (B, n) to gradients like velocities. `other` has none."""
+    """Vector-Jacobian product of `divergences`: grad (B, n) to gradients like velocities. `other` has none."""
     return _from_velocities(sampler, velocities, other, grad, kind, first_step)
 
 
 @overload
-def divergence_from_sampled(
+def divergences_from_sampled(
     sampler: Sampler,
     latents: AnyArray,
     velocities: Numbers,
@@ -76,7 +113,7 @@ def divergence_from_sampled(
 
 
 @overload
-def divergence_from_sampled(
+def divergences_from_sampled(
     sampler: Sampler,
     latents: AnyArray,
     velocities: A,
@@ -90,7 +127,7 @@ def divergence_from_sampled(
 
 
 @not_compiled
-def divergence_from_sampled(
+def divergences_from_sampled(
     sampler: Sampler,
     latents: AnyArray,
     velocities: Any,
@@ -111,7 +148,7 @@ def divergence_from_sampled(
 
 
 @not_compiled
-def divergence_from_sampled_vjp(
+def divergences_from_sampled_vjp(
     sampler: Sampler,
     latents: AnyArray,
     velocities: A,
@@ -123,8 +160,22 @@ def divergence_from_sampled_vjp(
     kind: Divergence = "gaussian",
     first_step: int = 0,
 ) -> A:
-    """Vector-Jacobian product of `divergence_from_sampled`: grad (B, n) to gradients like velocities."""
+    """Vector-Jacobian product of `divergences_from_sampled`: grad (B, n) to gradients like velocities."""
     return _from_sampled(sampler, latents, velocities, grad, seed, sample_ids, noise, kind, first_step)
+
+
+def _of_one(sampler: Sampler, step: int, velocity: Any, other: Any, grad: Optional[ArrayLike], kind: Divergence) -> Any:
+    kept(sampler)
+    v = _arrays.borrow(velocity, "velocity")
+    w = _arrays.borrow_like(other, v, "other", "velocity")
+    at = sampler._handle, integer(step, "step"), choice(kind, DIVERGENCE, "kind"), v.tensor(), w.tensor()
+    if grad is None:
+        values = np.empty(v.shape[0])
+        check(lib.cgrpo_divergence_from_velocity(*at, values, None, None))
+        return v.give(values)
+    out, upstream = v.new(), _arrays.doubles(grad, "grad", v.shape[:1])
+    check(lib.cgrpo_divergence_from_velocity(*at, None, upstream, out.tensor()))
+    return out.result()
 
 
 def _from_velocities(
@@ -138,7 +189,7 @@ def _from_velocities(
         at = _at(v, t), _at(w, t), value, upstream, out
         return lib.cgrpo_divergence_from_velocity(sampler._handle, step, number, *at)
 
-    result: A = _each(v, grad, first_step, call)
+    result: A = _each(kept(sampler), v, grad, first_step, call)
     return result
 
 
@@ -162,14 +213,20 @@ def _from_sampled(
         at = _at(x, t), _at(v, t), origin, _at(x, t + 1), value, upstream, out
         return lib.cgrpo_divergence_from_sampled(sampler._handle, step, number, *at)
 
-    result: A = _each(v, grad, first_step, call)
+    result: A = _each(kept(sampler), v, grad, first_step, call)
     return result
 
 
-def _each(v: Borrowed, grad: Optional[ArrayLike], first_step: int, call: Any) -> Any:
+def _each(sampler: Sampler, v: Borrowed, grad: Optional[ArrayLike], first_step: int, call: Any) -> Any:
     """One step after the other: values (B, n), or gradients like v."""
-    first = integer(first_step, "first_step")
+    first, steps = integer(first_step, "first_step"), sampler.schedule.steps
     batch, count = v.shape[:2]
+    if 0 <= first <= steps < first + count:
+        raise InvalidArgument(
+            f"velocities has shape {v.shape}, which is {count} steps from step {first} on; the schedule has {steps}. "
+            "The second axis is that of the steps: for velocities (B, ...) of one step there is "
+            "divergence(sampler, step, velocity, other)"
+        )
     if grad is None:
         rows = np.empty((count, batch))
         for t in range(count):
