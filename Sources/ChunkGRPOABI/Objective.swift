@@ -60,6 +60,28 @@ public func cgrpo_history_update(
   }
 }
 
+@_cdecl("cgrpo_history_rewards") @implementation
+public func cgrpo_history_rewards(
+  _ handle: OpaquePointer!, _ prompts: UnsafeMutablePointer<Int64>!, _ rewards: UnsafeMutablePointer<Double>!,
+  _ capacity: Int64, _ rewardCount: UnsafeMutablePointer<Int64>!
+) -> cgrpo_status {
+  guarded {
+    let handle: HistoryHandle = try borrowed(handle, "history")
+    let rewardCount = try nonNull(rewardCount, "count")
+    let known = Int64(handle.history.rewardCount)
+    if capacity != 0 {
+      let (prompts, rewards) = (try nonNull(prompts, "prompts"), try nonNull(rewards, "rewards"))
+      try require(capacity >= known, "capacity = \(capacity) is too small for \(known) rewards")
+      var i = 0
+      handle.history.forEachReward { prompt, reward in
+        (prompts[i], rewards[i]) = (Int64(prompt), reward)
+        i += 1
+      }
+    }
+    rewardCount.pointee = known
+  }
+}
+
 @_cdecl("cgrpo_best_of_n") @implementation
 public func cgrpo_best_of_n(
   _ scores: UnsafePointer<Double>!, _ scoreCount: Int64, _ keep: Int64, _ chosen: UnsafeMutablePointer<UInt8>!

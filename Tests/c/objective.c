@@ -201,6 +201,37 @@ static double loss_of(const batch *b) {
     return loss;
 }
 
+static void a_history_can_be_saved_and_made_again(void) {
+    static const int64_t who[7] = {5, -1, 5, 5, 9, -1, 5};
+    static const double rewards[7] = {1, 2, 4, 3, 7, 6, 8};
+    cgrpo_history *history = NULL, *again = NULL;
+    CHECK_OK(cgrpo_history_create(3, 2, &history));
+    CHECK_OK(cgrpo_history_create(3, 2, &again));
+    double advantages[7], other[7], kept[8];
+    int64_t prompts[8], count = -1;
+    CHECK_OK(cgrpo_history_rewards(history, NULL, NULL, 0, &count));
+    CHECK(count == 0);
+    CHECK_OK(cgrpo_history_update(history, who, rewards, 7, advantages));
+    CHECK_OK(cgrpo_history_rewards(history, NULL, NULL, 0, &count));
+    CHECK(count == 6); /* of prompt 5 the latest three */
+    CHECK_REFUSED(cgrpo_history_rewards(history, prompts, kept, 5, &count), CGRPO_INVALID_ARGUMENT, "capacity");
+    CHECK_REFUSED(cgrpo_history_rewards(history, NULL, kept, 8, &count), CGRPO_INVALID_ARGUMENT, "prompts");
+    CHECK_OK(cgrpo_history_rewards(history, prompts, kept, 8, &count));
+    double of_five[3];
+    int found = 0;
+    for (int i = 0; i < 6; i++) {
+        if (prompts[i] == 5 && found < 3) of_five[found++] = kept[i];
+        if (prompts[i] == 9) CHECK(kept[i] == 7);
+    }
+    CHECK(found == 3 && of_five[0] == 4 && of_five[1] == 3 && of_five[2] == 8);
+    CHECK_OK(cgrpo_history_update(again, prompts, kept, count, other));
+    CHECK_OK(cgrpo_history_update(history, who, rewards, 7, advantages));
+    CHECK_OK(cgrpo_history_update(again, who, rewards, 7, other));
+    for (int i = 0; i < 7; i++) CHECK(advantages[i] == other[i]);
+    cgrpo_history_destroy(history);
+    cgrpo_history_destroy(again);
+}
+
 static void loss_ratios_and_statistics_are_their_formulas(void) {
     batch *b = batch_new();
     double loss, ratios[B * K], sum = 0, kl = 0, first = 0, second = 0, low = 0, high = 0, least = INFINITY, most = 0;
@@ -294,6 +325,7 @@ int main(void) {
     RUN(every_sample_trains_its_fraction);
     RUN(a_fixed_selection_is_the_same_for_all);
     RUN(advantages_are_normalised_within_groups);
+    RUN(a_history_can_be_saved_and_made_again);
     RUN(loss_ratios_and_statistics_are_their_formulas);
     RUN(loss_gradient_agrees_with_finite_differences);
     RUN(step_level_grpo_is_chunks_of_one);

@@ -71,9 +71,10 @@ def test_the_causes_of_an_exception_stay_its_own(sampler, x_init):
     "returned, kind, words",
     [
         (lambda x: x[:, :2], ValueError, r"velocity returned has shape \(6, 2, 4\); it must be \(6, 3, 4\)"),
-        (lambda x: 0.0, ValueError, r"velocity returned has shape \(\)"),
+        (lambda x: 0.0, TypeError, "velocity returned a float; it must return an array"),
+        (lambda x: x.sum(), ValueError, r"velocity returned has shape \(\)"),
         (lambda x: x.reshape(6, 12), ValueError, "velocity returned has shape"),
-        (lambda x: None, TypeError, "velocity returned has element type object"),
+        (lambda x: None, TypeError, "velocity returned None; it must return an array"),
         (lambda x: x.astype(complex), TypeError, "velocity returned has element type complex128"),
         (lambda x: x * np.nan, ArithmeticError, "sample 0 at step 0"),
         (lambda x: [[1, 2], [3]], ValueError, "velocity returned cannot be read"),

@@ -197,3 +197,11 @@ def test_one_sampler_serves_all_calls_over_the_same_sigmas():
     sigmas = scheduler().sigmas
     assert _step.sampler(sigmas, dynamics="cps", eta=0.5) is _step.sampler(sigmas.clone(), dynamics="cps", eta=0.5)
     np.testing.assert_array_equal(_step.sampler(sigmas, dynamics="cps", eta=0.5).schedule.sigmas, sigmas.double())
+
+
+def test_a_rounded_timestep_is_refused_and_named():
+    own, x = scheduler(), torch.randn(2, 3, 4)
+    rounded = own.timesteps[3:4].bfloat16()
+    for function in (flow_grpo.sde_step_with_logprob, flow_grpo.wan_sde_step_with_logprob):
+        with pytest.raises(cg.InvalidArgument, match=r"timestep .*bfloat16\) is none of scheduler.timesteps"):
+            function(own, x, rounded.expand(2), x)

@@ -8,6 +8,7 @@ import inspect
 import pickle
 import sys
 import typing
+import warnings
 
 import numpy as np
 import pytest
@@ -482,6 +483,122 @@ def test_wrong_use_is_refused():
     scheduler.set_timesteps(STEPS)
     with pytest.raises(cg.InvalidArgument, match="sample_ids"):
         scheduler.step(x, first, x)
+
+
+def test_a_step_with_the_timestep_of_another_is_refused():
+    scheduler, x = made(), start()
+    x1 = scheduler.step(torch.tanh(x), scheduler.timesteps[0], x).prev_sample
+    for wrong in (scheduler.timesteps[2], scheduler.timesteps[0], scheduler.timesteps[2:3], 0.5):
+        with pytest.raises(cg.InvalidArgument, match="at step 1, whose timestep is"):
+            scheduler.step(x1, wrong, x1)
+    assert scheduler.trajectory.position == 1
+    rounded = scheduler.timesteps[1].bfloat16()  # as models want it; the step is known
+    assert rounded != scheduler.timesteps[1]
+    assert torch.equal(scheduler.step(x1, rounded, x1).prev_sample, scheduler.trajectory.images)
+
+
+def test_a_record_made_under_inference_mode_can_be_trained_on():
+    net, x = torch.nn.Linear(6, 6), start()
+    scheduler = FlowMatchSDEScheduler(shift=3.0)
+    with torch.inference_mode():
+        scheduler.set_timesteps(STEPS)
+        steps_by_hand(scheduler, x, lambda x, t: net(x))
+    traj = scheduler.trajectory
+    v = torch.stack([net(traj.latents[:, k]) * scheduler.timesteps[k] / 1000 for k in range(STEPS - 1)], dim=1)
+    (cgt.log_probs(traj.sampler, traj.latents, v) - traj.log_probs).sum().backward()
+    assert net.weight.grad.abs().max() > 0
+
+
+def test_the_record_of_a_run_of_one_step_has_no_trained_step():
+    scheduler = made(1)
+    steps_by_hand(scheduler, start())
+    traj = scheduler.trajectory
+    assert traj.done and traj.relative_l1.shape == traj.log_probs.shape == (3, 0)
+    assert traj.relative_l1.dtype == torch.float64 and torch.equal(traj.current, traj.images)
+
+
+@pytest.mark.parametrize("copied", [copy.deepcopy, lambda t: pickle.loads(pickle.dumps(t)), "torch.save"], ids=str)
+def test_a_record_can_be_saved(copied, tmp_path):
+    def saved(value):
+        torch.save(value, tmp_path / "record.pt")
+        return torch.load(tmp_path / "record.pt", weights_only=False)
+
+    scheduler = made(seed=3)
+    steps_by_hand(scheduler, start())
+    traj = scheduler.trajectory
+    other = saved(traj) if copied == "torch.save" else copied(traj)
+    assert torch.equal(other.latents, traj.latents) and torch.equal(other.log_probs, traj.log_probs)
+    assert other.sampler == traj.sampler and other.sample_ids == traj.sample_ids and other.done
+
+
+def test_the_shift_of_a_flow_solver_is_taken_over():
+    wan = {"prediction_type": "flow_prediction", "use_flow_sigmas": True, "flow_shift": 5.0}
+    for kind in (diffusers.UniPCMultistepScheduler, diffusers.DPMSolverMultistepScheduler):
+        config = kind(**wan).config
+        assert FlowMatchSDEScheduler.from_config(config).config.shift == 5.0
+        assert FlowMatchSDEScheduler.from_config(config, shift=2.0).config.shift == 2.0
+        scheduler = FlowMatchSDEScheduler.from_config(dict(config), eta=0.3)
+        scheduler.set_timesteps(4)
+        assert scheduler.sampler.eta == 0.3 and FlowMatchSDEScheduler.from_config(scheduler.config).config.shift == 5.0
+
+
+def test_a_scheduler_that_is_no_flow_matching_one_is_refused():
+    for kind, options, words in (
+        (diffusers.DDIMScheduler, {}, "prediction_type 'epsilon'"),
+        (diffusers.EulerDiscreteScheduler, {"prediction_type": "v_prediction"}, "prediction_type 'v_prediction'"),
+        (diffusers.UniPCMultistepScheduler, {"use_flow_sigmas": True, "flow_shift": 5.0}, "prediction_type 'epsilon'"),
+        (diffusers.UniPCMultistepScheduler, {"prediction_type": "flow_prediction"}, "use_flow_sigmas false"),
+        (diffusers.KarrasVeScheduler, {}, "no 'shift'"),
+        (diffusers.ScoreSdeVeScheduler, {}, "no 'shift'"),
+    ):
+        with pytest.raises(cg.InvalidArgument, match=words):
+            FlowMatchSDEScheduler.from_config(kind(**options).config, dynamics="cps")
+    assert FlowMatchSDEScheduler.from_config({"num_train_timesteps": 500}).config.num_train_timesteps == 500
+    heun = diffusers.FlowMatchHeunDiscreteScheduler(shift=2.0)
+    assert FlowMatchSDEScheduler.from_config(heun.config).config.shift == 2.0
+
+
+def test_in_evaluation_the_generator_alone_makes_the_image_and_training_goes_on_as_if_there_were_none(pipelines):
+    pipe = pipelines("flux")
+    stock = run("flux", pipe)
+    scheduler = swap(pipe, eta=0.7, seed=3, window=[0, 2])
+    first = run("flux", pipe)
+    traj, config = scheduler.trajectory, scheduler.config
+    with scheduler.evaluation():
+        assert torch.equal(run("flux", pipe), stock) and torch.equal(run("flux", pipe), stock)
+        assert scheduler.trajectory is None
+    assert scheduler.trajectory is traj and scheduler.config == config and scheduler.next_sample_id == BATCH
+    second = run("flux", pipe)
+    other = swap(pipelines("flux"), eta=0.7, seed=3, window=[0, 2])
+    assert torch.equal(run("flux", pipe), first) and torch.equal(run("flux", pipe), second)
+    with pytest.raises(KeyError), other.evaluation():
+        raise KeyError
+    assert other.config.dynamics == "flow_sde" and other.next_sample_id == 2 * BATCH
+
+
+def test_processes_with_the_default_seed_are_told_that_their_noise_is_equal(monkeypatch):
+    monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
+    monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 2)
+    with pytest.warns(UserWarning, match="2 processes sample with the default seed"):
+        made()
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        x = start()
+        ranks = [steps_by_hand(made(seed=rank), x) for rank in (0, 1)]
+        assert not torch.equal(*ranks)
+        made(seed=0)
+        monkeypatch.setattr(torch.distributed, "get_world_size", lambda: 1)
+        made()
+
+
+def test_the_default_device_of_torch_does_not_change_a_run():
+    x = start()
+    expected = steps_by_hand(made(seed=1), x)
+    with torch.device("meta"):
+        scheduler = FlowMatchSDEScheduler(shift=3.0, seed=1)
+        scheduler.set_timesteps(STEPS, device="cpu")
+        assert torch.equal(steps_by_hand(scheduler, x), expected)
+        assert scheduler.trajectory.relative_l1.device.type == "cpu"
 
 
 def test_a_run_ends_after_its_last_step():

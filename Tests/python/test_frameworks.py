@@ -3,6 +3,8 @@ copy where the library can read them; and a clear exception for what it cannot r
 
 from __future__ import annotations
 
+import collections
+import dataclasses
 import gc
 import sys
 import types
@@ -12,6 +14,7 @@ import numpy as np
 import pytest
 
 import chunkgrpo as cg
+import chunkgrpo.torch as cgt
 from chunkgrpo import _arrays, _dlpack, _frameworks, _library, _storage
 from conftest import ROOT  # noqa: F401  (puts the package on the path)
 
@@ -593,7 +596,8 @@ def test_staging_on_cuda_waits_for_its_copies_on_the_current_stream_alone(monkey
         def to(self, device, non_blocking):
             calls.append(("to", device.type, non_blocking))
 
-    def empty(shape, dtype, pin_memory):
+    def empty(shape, dtype, pin_memory, device):
+        assert device == "cpu"
         calls.append(("empty", shape, pin_memory))
         return Host()
 
@@ -776,11 +780,117 @@ def test_tensors_that_require_grad_are_read_under_no_grad():
         cg.chunk_loss(torch.zeros(2, 2, requires_grad=True), torch.zeros(2, 2), [1, -1], [2])
 
 
-def test_the_tuple_that_a_model_returns_is_not_its_velocity():
-    with pytest.raises(cg.InvalidArgument, match="the velocity returned cannot be read"):
-        SAMPLER.rollout(lambda x, *_: (torch.nn.Parameter(x),), X, seed=0)
-    with pytest.raises(cg.InvalidArgument, match=r"the velocity returned has shape \(1, 2, 3, 4\)"):
-        SAMPLER.rollout(lambda x, *_: (x,), X, seed=0)
+@dataclasses.dataclass
+class ModelOutput(collections.OrderedDict):
+    """As those of diffusers."""
+
+    sample: object = None
+
+
+def test_what_a_model_wraps_its_velocity_in_is_named_with_the_way_to_take_it_out():
+    hints = {
+        "the velocity returned a tuple of 1; return its \\[0\\]": lambda x: (torch.nn.Parameter(x),),
+        "the velocity returned a tuple of 2; return its \\[0\\]": lambda x: (x, x),
+        "the velocity returned a list of 1; return its \\[0\\]": lambda x: [x],
+        "the velocity returned a ModelOutput; return its .sample": lambda x: ModelOutput(sample=x),
+        "the velocity returned a dict; return the array in it": lambda x: {"v": x},
+        "the velocity returned None; it must return an array": lambda x: None,
+        "the velocity returned a float; it must return an array": lambda x: 0.5,
+    }
+    for words, returned in hints.items():
+        with pytest.raises(cg.WrongType, match=words):
+            SAMPLER.rollout(lambda x, *_: returned(x), torch.zeros(2, 3, 4), seed=0)
+
+
+def test_lists_of_arrays_are_refused_with_the_ways_to_stack_them():
+    """Scripts keep a list with the latents of each step, and torch.stack puts the steps first."""
+    frames = [torch.randn(4, 3, 2) for _ in range(18)]
+    stacked = torch.stack(frames, dim=1)
+    v = torch.zeros(4, 16, 3, 2)
+    rows = [torch.zeros(4) for _ in range(16)]
+    plan = cg.ChunkPlan([2, 3, 4, 7])
+    calls = {
+        "latents": (lambda: cg.relative_l1(frames), lambda: SAMPLER.log_probs(frames, v)),
+        "velocities": (lambda: SAMPLER.log_probs(stacked, list(v.unbind(1))),),
+        "x_init": (lambda: SAMPLER.begin(frames, seed=0),),
+        "new_log_probs": (lambda: cg.chunk_loss(rows, np.zeros((4, 16)), np.ones(4), plan),),
+        "rewards": (lambda: cg.advantages(rows), lambda: cg.advantages([[r] for r in rows])),
+        "relative_l1": (lambda: plan.weights([row.numpy() for row in rows]),),
+    }
+    for name, of_one in calls.items():
+        for call in of_one:
+            with pytest.raises(cg.InvalidArgument, match=rf"{name} is a .*stack\({name}, (dim|axis)=1\) where each is one"):
+                call()
+    assert cg.advantages([torch.tensor(1.0), torch.tensor(0.0)]).shape == (2,)  # numbers are no arrays
+    with pytest.raises(cg.InvalidArgument, match="The batch comes first: stack steps along dimension 1"):
+        SAMPLER.log_probs(torch.stack(frames), v.transpose(0, 1))
+    with pytest.raises(cg.InvalidArgument, match=r"must be \(4, 16\), so transpose it"):
+        cg.chunk_loss(np.zeros((4, 16)), np.zeros((16, 4)), np.ones(4), plan)
+
+
+def test_latents_without_dimensions_beside_the_batch_are_ambiguous():
+    flat = np.zeros(6, np.float32)
+    for call in (lambda: SAMPLER.step(0, flat, flat, seed=0), lambda: SAMPLER.begin(torch.zeros(6), seed=0)):
+        with pytest.raises(cg.InvalidArgument, match=r"shape \(6,\); .*reshape\(-1, 1\).*reshape\(1, -1\)"):
+            call()
+    for call in (lambda: cg.relative_l1(np.zeros((3, 6))), lambda: SAMPLER.log_probs(np.zeros((3, 6)), np.zeros((3, 2)))):
+        with pytest.raises(cg.InvalidArgument, match=r"latents has shape \(3, 6\); .*\[\.\.\., None\].*\[None\]"):
+            call()
+    for shape in ((6, 1), (1, 6)):
+        assert SAMPLER.step(0, flat.reshape(shape), flat.reshape(shape), seed=0)[0].shape == shape
+
+
+def test_masked_elements_are_refused():
+    rewards = np.ma.array([1.0, 2.0, 3.0], mask=[False, True, False])
+    for call in (lambda: cg.advantages(rewards), lambda: SAMPLER.step(0, rewards[:, None], rewards[:, None], seed=0)):
+        with pytest.raises(cg.WrongType, match="has masked elements.*filled"):
+            call()
+    np.testing.assert_array_equal(cg.advantages(rewards.filled(0)), cg.advantages([1.0, 0.0, 3.0]))
+
+
+def test_the_default_device_of_torch_changes_nothing():
+    """meta stands for cuda: a tensor made there by mistake has no elements on the CPU."""
+    x = torch.randn(2, 3, 4, generator=torch.Generator().manual_seed(0))
+
+    def numbers():
+        trajectory = SAMPLER.rollout(lambda x, *_: x * 0.5, x, seed=1)
+        latents, velocities = trajectory.latents, trajectory.latents[:, :3] * 0.5
+        stepped = SAMPLER.step(2, x, x, seed=4)
+        results = [latents, trajectory.log_probs, trajectory.relative_l1, *stepped]
+        results += [SAMPLER.log_probs(latents, velocities), cg.relative_l1(latents), cg.initial_noise((2, 3), 1, like=x)]
+        results += [SAMPLER.log_probs_vjp(latents, velocities, np.ones((2, 3))), SAMPLER.predicted_image(1, x, x)]
+        results += [cgt.step(SAMPLER, 2, x, x, seed=4)[0], cgt.log_probs(SAMPLER, latents, velocities)]
+        return results
+
+    expected = numbers()
+    with torch.device("meta"):
+        within = numbers()
+    torch.set_default_device("meta")
+    try:
+        default = numbers()
+    finally:
+        torch.set_default_device(None)
+    for one, other, plain in zip(within, default, expected):
+        assert torch.equal(one, plain) and torch.equal(other, plain)
+
+
+def test_numpys_error_state_does_not_reach_a_rollout():
+    """A velocity whose float64 numbers are too small or large for float16."""
+    x = np.zeros((1, 4), np.float16)
+    tiny = SAMPLER.rollout(lambda x, *_: np.full(x.shape, 0.0), x, seed=1).images
+    with np.errstate(all="raise"):
+        np.testing.assert_array_equal(SAMPLER.rollout(lambda x, *_: np.full(x.shape, 1e-300), x, seed=1).images, tiny)
+        for dtype in (np.float16, ml_dtypes.bfloat16):
+            with pytest.raises(cg.NonFinite):
+                SAMPLER.rollout(lambda x, *_: np.full(x.shape, 1e300), x.astype(dtype), seed=1)
+
+
+def test_noise_of_tensors_is_asked_for_by_an_array_that_it_is_like():
+    with pytest.raises(cg.WrongType, match=r"like=torch.empty\(0, dtype=torch.float32, device=...\)"):
+        cg.initial_noise((2, 3), 1, dtype=torch.float32)
+    for function, arguments in ((cg.initial_noise, (1,)), (cg.normal, (1, 0))):
+        with pytest.raises(cg.WrongType, match=rf"{function.__name__}.*like=torch.empty\(0, device='cuda'\)"):
+            function((2, 3), *arguments, device="cuda")
 
 
 def test_tensors_of_two_devices_are_refused(monkeypatch):

@@ -73,7 +73,7 @@ def test_vjp_agrees_with_finite_differences(dynamics, form):
     sampler = cg.Sampler(cg.Schedule.shifted(9, 2.0), dynamics, eta=0.6, log_prob=form)
     for trial in range(20):
         k, batch = int(rng.integers(8)), int(rng.integers(1, 5))
-        shape = (batch, *rng.integers(1, 6, size=rng.integers(0, 3)))
+        shape = (batch, *rng.integers(1, 6, size=rng.integers(1, 4)))
         x, v, next_x, direction = rng.normal(size=(4, *shape))
         grad_log_prob = rng.normal(size=batch)
         grad = sampler.log_prob_vjp(k, x, v, next_x, grad_log_prob)

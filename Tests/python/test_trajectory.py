@@ -281,3 +281,14 @@ def test_a_copy_has_the_class_and_the_sample_ids_that_the_trajectory_began_with(
     for each in (trajectory, twin):
         each.advance(velocity)
     same(twin, trajectory)
+
+
+def test_the_current_latents_are_those_that_the_next_step_takes(sampler, x_init):
+    trajectory = sampler.begin(x_init, seed=1)
+    np.testing.assert_array_equal(trajectory.current, x_init)
+    seen = []
+    trajectory.advance(lambda x, sigma, step: (seen.append(x.copy()), velocity(x, sigma, step))[1], steps=3)
+    half = trajectory.current
+    trajectory.advance(lambda x, sigma, step: (seen.append(x.copy()), velocity(x, sigma, step))[1])
+    np.testing.assert_array_equal(half, seen[3])
+    np.testing.assert_array_equal(trajectory.current, trajectory.images)

@@ -36,4 +36,12 @@ public struct RewardHistory: Sendable {
     latest = updated
     return advantages
   }
+
+  /// The number of rewards that it has.
+  public var rewardCount: Int { latest.values.reduce(0) { $0 + $1.count } }
+
+  /// Each prompt with each of its rewards, oldest first. An update of a new history with all of them makes its equal.
+  public func forEachReward(_ body: (_ prompt: Int, _ reward: Double) -> Void) {
+    for (prompt, rewards) in latest { for reward in rewards { body(prompt, reward) } }
+  }
 }

@@ -15,7 +15,7 @@ from . import _frameworks, _storage
 from ._frameworks import NUMPY, Family
 from ._generated import DEVICE, Tensor
 from ._library import address
-from ._scalars import integer
+from ._scalars import bare, integer
 from ._storage import CARRIED, FLOAT32, FLOAT64, Storage
 from .errors import InvalidArgument, WrongType
 
@@ -55,7 +55,8 @@ def _converted(value: Any, name: str, dtype: Any, shape: Optional[tuple[int, ...
     """Real numbers of any type as a contiguous array. Never a view that could be written to: callers only read it."""
     array = _real(plain(value, name), name)
     if shape is not None and array.shape != shape:
-        raise InvalidArgument(f"{name} has shape {array.shape}; it must be {shape}")
+        hint = ", so transpose it" if array.shape == shape[::-1] else ""
+        raise InvalidArgument(f"{name} has shape {array.shape}; it must be {shape}{hint}")
     if array.dtype is dtype and array.flags.c_contiguous:
         return array
     return np.ascontiguousarray(array, dtype).reshape(array.shape)
@@ -244,7 +245,9 @@ def _storage_of_dtype(value: Any) -> Storage:
     try:
         dtype = np.dtype(value)
     except TypeError:
-        raise WrongType(f"dtype is {value!r}, which is no numpy dtype") from None
+        foreign = type(value).__module__.partition(".")[0] == "torch"
+        hint = f"; for a tensor give like=torch.empty(0, dtype={value!r}, device=...) instead" if foreign else ""
+        raise WrongType(f"dtype is {value!r}, which is no numpy dtype{hint}") from None
     return _storage.named(dtype.name if dtype.isnative else str(dtype), "dtype")
 
 
@@ -256,7 +259,7 @@ def borrow(value: Any, name: str, leading: int = 1) -> Borrowed:
     family = _frameworks.of(value, name)
     array = family.read(value, name)
     layout = _layout(array.shape, array.strides, array.dtype, leading) if array.flags.aligned else None
-    if layout is None or not array.size:
+    if layout is None or not array.size or array.ndim <= leading:
         array = _readable(array, family, name, leading)
         layout = _layout(array.shape, array.strides, array.dtype, leading)
     return Borrowed(array, family, None, layout)
@@ -267,13 +270,21 @@ def _readable(array: Array, family: Family, name: str, leading: int) -> Array:
     if not array.dtype.isnative:
         array = array.astype(array.dtype.newbyteorder("="))
     _storage.of(array, name)
-    if array.ndim < leading:
-        expected = "(B, ...)" if leading == 1 else "(B, steps, ...)"
-        raise InvalidArgument(f"{name} has shape {array.shape}; it must be {expected}")
+    if array.ndim <= leading:
+        raise InvalidArgument(f"{name} has shape {array.shape}; it must be {_expected(array.ndim, leading)}")
     if array.size == 0:
         raise InvalidArgument(f"{name} has shape {array.shape}; each size must be at least 1")
     family.ready()
     return np.array(array, order="C")
+
+
+def _expected(dimensions: int, leading: int) -> str:
+    """The shape that an array of too few dimensions must have. One dimension less is ambiguous."""
+    if leading == 1:
+        ways = "reshape(-1, 1) makes it samples of one element, reshape(1, -1) one sample"
+        return "(B, ...) with dimensions beside the batch" + (f": {ways}" if dimensions else "")
+    ways = "[..., None] makes the samples ones of one element, [None] adds a batch of one"
+    return "(B, steps, ...) with dimensions beside these" + (f": {ways}" if dimensions == 2 else "")
 
 
 def borrow_like(value: Any, like: Borrowed, name: str, like_name: str, leading: int = 1) -> Borrowed:
@@ -295,8 +306,10 @@ def borrow_trajectories(latents: Any, velocities: Any) -> tuple[Borrowed, Borrow
     """Latents (B, n + 1, ...), or more steps, and velocities (B, n, ...)."""
     x, v = borrow(latents, "latents", 2), borrow(velocities, "velocities", 2)
     if v.shape[:1] + v.shape[2:] != x.shape[:1] + x.shape[2:] or v.shape[1] >= x.shape[1]:
+        steps_first = v.shape[1:] == x.shape[1:] and v.shape[0] < x.shape[0]
+        hint = ". The batch comes first: stack steps along dimension 1, or swap the first two" if steps_first else ""
         raise InvalidArgument(
-            f"velocities has shape {v.shape}; for latents {x.shape} it must be (B, n, ...) with n < {x.shape[1]}"
+            f"velocities has shape {v.shape}; for latents {x.shape} it must be (B, n, ...) with n < {x.shape[1]}{hint}"
         )
     same_device(v, x, "velocities", "latents")
     return x, v
@@ -319,6 +332,7 @@ def view(borrowed: Tensor, dtype: np.dtype[Any]) -> Array:
 
 def assign(target: Array, value: Any, name: str) -> None:
     """Copies what a callback returned into the library's buffer."""
+    bare(value, name)
     family, storage = _frameworks.of(value, name), CARRIED[target.dtype]
     array = family.read(value, name, storage)
     family.ready()

@@ -6,6 +6,7 @@ from __future__ import annotations
 
 import functools
 import sys
+from functools import partial
 from typing import Any, Callable, Optional, TypeVar, cast
 
 import numpy as np
@@ -41,6 +42,10 @@ class Family:
 
         target: of what a callback returned, the element type that it is wanted in: the framework may convert it.
         """
+        if not isinstance(value, np.ndarray):
+            _refuse_arrays(value, name)
+        elif np.ma.is_masked(value):
+            raise WrongType(f"{name} has masked elements, and the mask would be lost; give its filled(...) or compressed()")
         try:
             return _storage.carried(np.asarray(value))
         except (TypeError, ValueError, RuntimeError) as error:  # the last of PyTorch's, in a list
@@ -77,6 +82,23 @@ class Family:
         return velocity(latents, *arguments)
 
 
+def _refuse_arrays(value: Any, name: str) -> None:
+    """A list of arrays does not say which of its dimensions is which."""
+    if not isinstance(value, (list, tuple)):
+        return
+    for item in value:
+        if isinstance(item, (list, tuple)):
+            _refuse_arrays(item, name)
+        elif getattr(item, "ndim", 0):
+            kind, shape = type(value).__name__, tuple(item.shape)
+            stack = "torch.stack({}, dim={})" if type(item).__module__ == "torch" else "np.stack({}, axis={})"
+            raise InvalidArgument(
+                f"{name} is a {kind} of {len(value)} arrays of shape {shape}, which may be steps or samples; stack "
+                f"them: {stack.format(name, 1)} where each is one step of the batch, "
+                f"{stack.format(name, 0)} where each is one sample"
+            )
+
+
 class Staging:
     """Copies between a device of PyTorch's and pinned memory of the CPU, asynchronous on the device's current stream.
     The library's own arrays lie there: this is the place for a native path on the device."""
@@ -86,7 +108,7 @@ class Staging:
         self._events: list[Any] = []
 
     def empty(self, shape: Any, dtype: Any) -> Any:
-        return self.torch.empty(shape, dtype=dtype, pin_memory=self._cuda)
+        return self.torch.empty(shape, dtype=dtype, device="cpu", pin_memory=self._cuda)
 
     def down(self, tensor: Any) -> Any:
         """A tensor of the CPU that has the elements after `wait`."""
@@ -176,7 +198,7 @@ class Torch(Family):
             self._staging.wait()
 
     def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[NDArray[Any], Any]:
-        make = self.torch.empty if self._staging is None else self._staging.empty
+        make = partial(self.torch.empty, device="cpu") if self._staging is None else self._staging.empty
         try:
             native = self._outside_inference(make, shape, dtype=self._types[dtype])
         except RuntimeError as error:

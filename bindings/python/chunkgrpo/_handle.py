@@ -5,6 +5,8 @@ from __future__ import annotations
 import ctypes
 from typing import Any, Callable
 
+from .errors import WrongType
+
 
 class Handle:
     """An opaque pointer and the function that frees it. Pass it to the library where its pointer is expected, and
@@ -27,4 +29,8 @@ class Handle:
             self._destroy(pointer)
 
     def __del__(self) -> None:
-        self.close()
+        if "_as_parameter_" in self.__dict__:  # not where `__init__` has not run
+            self.close()
+
+    def __reduce__(self) -> Any:
+        raise WrongType("an object of the library cannot be copied or pickled: save it, or make it again")

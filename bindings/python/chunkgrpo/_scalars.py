@@ -69,3 +69,18 @@ def sizes(shape: Any, name: str = "shape") -> tuple[int, ...]:
     if not items:
         raise InvalidArgument(f"{name} is (); it must be (B, ...)")
     return tuple(integer(size, f"{name}[{i}]", 1) for i, size in enumerate(items))
+
+
+def bare(value: Any, name: str) -> None:
+    """That a callback returned an array, and not what models wrap theirs in. name: such as "the velocity returned"."""
+    kind = type(value).__name__
+    if value is None:
+        raise WrongType(f"{name} None; it must return an array")
+    if hasattr(value, "sample") and not hasattr(value, "shape"):
+        raise WrongType(f"{name} a {kind}; return its .sample")
+    if isinstance(value, Mapping):
+        raise WrongType(f"{name} a {kind}; return the array in it")
+    if isinstance(value, tuple) or (isinstance(value, list) and any(getattr(item, "ndim", 0) for item in value)):
+        raise WrongType(f"{name} a {kind} of {len(value)}; return its [0]")
+    if isinstance(value, (bool, int, float, complex)):
+        raise WrongType(f"{name} a {kind}; it must return an array")

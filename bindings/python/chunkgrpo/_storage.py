@@ -39,7 +39,8 @@ class Storage:
 
     def copy(self, target: NDArray[Any], numbers: NDArray[Any]) -> None:
         """Stores numbers of any real type, rounded."""
-        np.copyto(target, numbers, casting="unsafe")
+        with np.errstate(all="ignore"):  # too small becomes 0; too large infinity, which the library refuses
+            np.copyto(target, numbers, casting="unsafe")
 
     def fill_nan(self, array: NDArray[Any]) -> None:
         array.fill(np.nan)
@@ -60,7 +61,8 @@ class _BFloat16(Storage):
 
     def copy(self, target: NDArray[Any], numbers: NDArray[Any]) -> None:
         """To nearest, ties to even."""
-        values = numbers.astype(np.float32)
+        with np.errstate(all="ignore"):
+            values = numbers.astype(np.float32)
         bits = values.view(np.uint32)
         rounded = np.where(np.isnan(values), self._NAN, (bits + 0x7FFF + ((bits >> 16) & 1)) >> 16)
         np.copyto(target.view(np.uint16), rounded, casting="unsafe")

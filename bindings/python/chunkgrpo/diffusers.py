@@ -11,6 +11,9 @@
 
 from __future__ import annotations
 
+import contextlib
+import warnings
+from collections.abc import Iterator, Mapping
 from typing import TYPE_CHECKING, Any, Literal, Optional, TypeVar, Union, overload
 
 import torch
@@ -20,11 +23,11 @@ from diffusers.utils.torch_utils import randn_tensor
 
 from ._generated import Dynamics, SamplerKeywords, SamplerOptions
 from ._options import F, Unpack, documented, unknown
+from ._recorded import RecordedTrajectory, outside_inference
 from ._scalars import seed_number
 from .errors import InvalidArgument
 from .sampler import Sampler
 from .schedule import Schedule
-from .trajectory import relative_l1
 
 Own = TypeVar("Own", bound="FlowMatchSDEScheduler")
 
@@ -91,7 +94,8 @@ class FlowMatchSDEScheduler(FlowMatchEulerDiscreteScheduler):
     log_prob   "gaussian" or "squared_error"
     last_step  "ode": the last step, which is not trained, takes no noise (GCPO, DanceGRPO); "as_others" (Flow-GRPO)
     wan_sigma_min, etas, window, outside, after, dpm_order, threads  as in `Sampler`; lists, so that they can be saved
-    seed       0 ... 2^64 - 1, of the library's noise
+    seed       0 ... 2^64 - 1, of the library's noise. Processes of one job that sample different images each need one of
+               their own, such as seed=accelerator.process_index: with equal seeds and ids their noise is equal
     record     whether to keep the trajectory
 
     Attributes, to be set between runs:
@@ -99,7 +103,10 @@ class FlowMatchSDEScheduler(FlowMatchEulerDiscreteScheduler):
     next_sample_id  of the first sample of the next run; 0 at first. Every run takes the ids that follow those of the
                     last, so no two runs of a training have the same noise. Keep it in a checkpoint.
     sample_ids      None, or (B,) integers for the runs that follow instead
-    generator       None, or a torch.Generator (or a list of B): it draws the noise instead of the library
+    generator       None, or a torch.Generator (or a list of B): it draws the noise instead of the library. The pipeline's
+                    own argument of that name draws the initial latents alone, and is not passed on to the scheduler
+
+    For evaluation, where the same generator is to give the same images: `with scheduler.evaluation(): pipe(...)`.
 
     `trajectory` is the record of the latest run, `sampler` the Sampler over the sigmas that set_timesteps made.
 
@@ -108,8 +115,8 @@ class FlowMatchSDEScheduler(FlowMatchEulerDiscreteScheduler):
     here is differentiable: gradients come from `chunkgrpo.torch`.
 
     Raises WrongType for an option that it has not; InvalidArgument for options out of bounds, for stochastic_sampling
-    and invert_sigmas, for a step before set_timesteps, and for latents that were changed between two steps
-    (in-painting) while recording.
+    and invert_sigmas, for a step before set_timesteps or with the timestep of another step, and for latents that were
+    changed between two steps (in-painting) while recording.
     """
 
     @register_to_config
@@ -163,9 +170,18 @@ class FlowMatchSDEScheduler(FlowMatchEulerDiscreteScheduler):
 
     @classmethod
     def from_config(cls, config: Any = None, return_unused_kwargs: bool = False, **kwargs: Any) -> Any:
-        """A scheduler with the configuration of another, and `kwargs` instead of its entries."""
+        """A scheduler with the configuration of another, and `kwargs` instead of its entries. `flow_shift` (UniPC's and
+        DPM-Solver's, which Wan's pipelines have) is `shift`. The rest of a solver's configuration has no meaning here.
+
+        Raises InvalidArgument for the configuration of a scheduler that is no flow-matching one: its model returns
+        something else than the velocity.
+        """
         if not return_unused_kwargs:
             cls._refuse_unknown(kwargs)
+        if isinstance(config, Mapping):
+            _check_flow_matching(config, cls._get_init_keys(cls))
+            if config.get("flow_shift") is not None:
+                kwargs.setdefault("shift", config["flow_shift"])
         return super().from_config(config, return_unused_kwargs, **kwargs)
 
     def configure(self, **options: Unpack[SchedulerKeywords]) -> None:
@@ -196,7 +212,10 @@ class FlowMatchSDEScheduler(FlowMatchEulerDiscreteScheduler):
         timesteps: Optional[list[float]] = None,
     ) -> None:
         """As diffusers'. A new run and a new record begin."""
-        super().set_timesteps(num_inference_steps, device, sigmas, mu, timesteps)
+        self._warn_of_equal_noise()
+        with outside_inference():
+            super().set_timesteps(num_inference_steps, device, sigmas, mu, timesteps)
+        self._times = self.timesteps.tolist()
         self.sampler = self._sampler(self.sigmas.tolist())
         self.trajectory = None
         self._ids: Optional[list[int]] = None
@@ -239,6 +258,7 @@ class FlowMatchSDEScheduler(FlowMatchEulerDiscreteScheduler):
         if step >= steps:
             raise InvalidArgument(f"the run has taken all its {steps} steps; set_timesteps begins a new one")
         kind = torch.promote_types(sample.dtype, model_output.dtype)
+        self._check_timestep(step, timestep)
         latents, velocity = sample.to(kind), model_output.to(kind)
         ids = self._next_ids(len(latents)) if self._ids is None else self._ids
         if self.trajectory is not None:
@@ -254,7 +274,45 @@ class FlowMatchSDEScheduler(FlowMatchEulerDiscreteScheduler):
             self.trajectory._append(next_latents, log_prob)
         return FlowMatchEulerDiscreteSchedulerOutput(prev_sample=next_latents) if return_dict else (next_latents,)
 
+    @contextlib.contextmanager
+    def evaluation(self) -> Iterator[None]:
+        """Within it, runs take no noise and are not recorded: images depend on the pipeline's generator alone. They are
+        those of diffusers' own scheduler. Afterwards everything is as before: options, sample ids, the record.
+
+            with pipe.scheduler.evaluation():
+                images = pipe(prompts, generator=torch.Generator().manual_seed(0)).images
+        """
+        before = dict(self.__dict__)
+        self.configure(dynamics="ode", etas=None, window=None, after=None, record=False)
+        try:
+            yield
+        finally:
+            self.__dict__.clear()
+            self.__dict__.update(before)
+
     # ------------------------------------------------------------------------------------------------------------------
+
+    def _check_timestep(self, step: int, timestep: Any) -> None:
+        """That a timestep is that of the step. Rounding to bfloat16 is let through, if it does not make it another's."""
+        own = self._times[step] if step < len(self._times) else None
+        for given in timestep.flatten().tolist() if isinstance(timestep, torch.Tensor) else [float(timestep)]:
+            close = own is not None and abs(given - own) <= 2**-8 * abs(own)
+            if given != own and (given in self._times or not close):
+                raise InvalidArgument(
+                    f"timestep is {given}; the run is at step {step}, whose timestep is {own}. set_timesteps begins a "
+                    "new run, set_begin_index one that begins later"
+                )
+
+    def _warn_of_equal_noise(self) -> None:
+        distributed = torch.distributed
+        if "seed" not in self.config.get("_use_default_values", []) or not distributed.is_available():
+            return
+        if distributed.is_initialized() and distributed.get_world_size() > 1 and self.generator is None:
+            warnings.warn(
+                f"{distributed.get_world_size()} processes sample with the default seed, so that their noise is equal; "
+                "give each its own (seed=torch.distributed.get_rank()), or the same on purpose (seed=0)",
+                stacklevel=3,
+            )
 
     def _take(
         self, step: int, timestep: Any, latents: Any, velocity: Any, ids: list[int], generator: Any
@@ -308,78 +366,18 @@ class FlowMatchSDEScheduler(FlowMatchEulerDiscreteScheduler):
 _INHERITED = FlowMatchEulerDiscreteScheduler._get_init_keys(FlowMatchEulerDiscreteScheduler) - {"self"}
 
 
-class RecordedTrajectory:
-    """The record of one run of a pipeline; the scheduler makes it.
-
-    sampler      the Sampler that took the steps
-    first_step   the step it began with: 0, or later for image to image
-    sample_ids   of the samples, for the library's noise
-
-    T steps, of which S = T - 1 are trained. n steps have been taken so far, from first_step on.
-    """
-
-    def __init__(self, sampler: Sampler, first_step: int, latents: torch.Tensor, sample_ids: list[int]) -> None:
-        self.sampler = sampler
-        self.first_step = first_step
-        self.sample_ids = sample_ids
-        self._frames = latents.new_empty((sampler.schedule.steps - first_step + 1, *latents.shape))
-        self._frames[0] = latents
-        self._log_probs: list[torch.Tensor] = []
-
-    @property
-    def position(self) -> int:
-        """The step that comes next, first_step ... T."""
-        return self.first_step + len(self._log_probs)
-
-    @property
-    def done(self) -> bool:
-        return self.position == self.sampler.schedule.steps
-
-    @property
-    def latents(self) -> torch.Tensor:
-        """(B, n + 1, ...), of the type that the pipeline has: latents[:, 0] before the first step. Not a copy."""
-        return self._frames[: len(self._log_probs) + 1].movedim(0, 1)
-
-    @property
-    def images(self) -> torch.Tensor:
-        """(B, ...): the latents after the last step taken."""
-        return self._frames[len(self._log_probs)]
-
-    @property
-    def log_probs(self) -> torch.Tensor:
-        """(B, n) float64, without the last step of the schedule, which is not trained."""
-        trained = self.sampler.schedule.steps - 1 - self.first_step
-        rows = self._log_probs[:trained]
-        if not rows:
-            return self._frames.new_empty((self._frames.shape[1], 0), dtype=torch.float64)
-        return torch.stack(rows, dim=1)
-
-    @property
-    def relative_l1(self) -> Any:
-        """(B, n) float64: mean|x' - x| / (mean|x| + 1e-8) of the same steps."""
-        return relative_l1(self.latents[:, : self.log_probs.shape[1] + 1])
-
-    def __repr__(self) -> str:
-        steps = self.sampler.schedule.steps
-        return f"<RecordedTrajectory of {self._frames.shape[1]} samples at step {self.position} of {steps}>"
-
-    def _expect(self, step: int, latents: torch.Tensor) -> None:
-        """That these are the latents that a step of this run begins with."""
-        last = self.images
-        if latents.shape != last.shape:
-            raise InvalidArgument(
-                f"sample has shape {tuple(latents.shape)}; this run began with {tuple(last.shape)}. "
-                "set_timesteps begins a new one"
-            )
-        if step != self.position:
-            raise InvalidArgument(f"step {step} after step {self.position - 1}: a recorded run takes every step once")
-        if latents.dtype != last.dtype or latents.device != last.device or not torch.equal(latents, last):
-            raise InvalidArgument(
-                f"the latents were changed between steps {step - 1} and {step} "
-                "(by in-painting, a callback, another type), so that they are no trajectory; "
-                "with record=False they may be"
-            )
-
-    def _append(self, latents: torch.Tensor, log_prob: torch.Tensor) -> None:
-        self._log_probs.append(log_prob)
-        self._frames[len(self._log_probs)] = latents
+def _check_flow_matching(config: Mapping[str, Any], known: set[str]) -> None:
+    """That a configuration is one of a model that returns the velocity of a rectified flow."""
+    kind = config.get("_class_name", "config")
+    prediction = config.get("prediction_type", "flow_prediction")
+    if prediction != "flow_prediction":
+        raise InvalidArgument(
+            f"{kind} has prediction_type {prediction!r}; only the velocity of a flow (flow_prediction) can be sampled"
+        )
+    if not config.get("use_flow_sigmas", True):
+        raise InvalidArgument(f"{kind} has use_flow_sigmas false: its sigmas are not those of a flow")
+    foreign = [name for name in config if name not in known and not name.startswith("_")]
+    if foreign and "use_flow_sigmas" not in config and "shift" not in config:
+        raise InvalidArgument(
+            f"{kind} has {foreign[0]!r} and no 'shift': it is not the configuration of a flow-matching scheduler"
+        )

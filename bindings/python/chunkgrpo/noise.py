@@ -6,7 +6,8 @@ It is the same for any batch split, thread count or machine, so it can be made a
 from __future__ import annotations
 
 import ctypes
-from typing import Any, Optional, Sequence
+import functools
+from typing import Any, Callable, Optional, Sequence, TypeVar, cast
 
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
@@ -17,9 +18,27 @@ from ._frameworks import not_compiled
 from ._generated import INITIAL_NOISE, Noise
 from ._library import lib, new
 from ._scalars import int32, integer, seed_number, sizes
-from .errors import InvalidArgument, check
+from .errors import InvalidArgument, WrongType, check
 
 
+F = TypeVar("F", bound=Callable[..., Any])
+
+
+def _without_device(function: F) -> F:
+    """Says how to get an array of a device to those who expect a keyword for it."""
+
+    @functools.wraps(function)
+    def call(*arguments: Any, **options: Any) -> Any:
+        if "device" in options:
+            where = options["device"]
+            hint = f"give like=torch.empty(0, device={str(where)!r}) instead"
+            raise WrongType(f"{function.__name__}() has no device; {hint}")
+        return function(*arguments, **options)
+
+    return cast(F, call)
+
+
+@_without_device
 @not_compiled
 def normal(
     shape: Sequence[int],
@@ -49,6 +68,7 @@ def normal(
     return out.result()
 
 
+@_without_device
 @not_compiled
 def initial_noise(
     shape: Sequence[int],

@@ -156,9 +156,12 @@ class RewardHistory:
     """Advantages against each prompt's own recent rewards (kvablack/ddpo-pytorch, arXiv 2305.13301): (r - mean) /
     (std + 1e-6) with the population's standard deviation over the latest `capacity` rewards of the prompt, or over the
     batch while the prompt has fewer than `min_count`.
+
+    Copies and pickles have the same rewards: a run that is resumed with one goes on as it would have.
     """
 
     def __init__(self, capacity: int = 16, min_count: int = 16) -> None:
+        self.capacity, self.min_count = capacity, min_count
         self._handle = Handle(lib.cgrpo_history_destroy)
         self._numbers: dict[Any, int] = {}
         numbers = integer(capacity, "capacity"), integer(min_count, "min_count")
@@ -176,6 +179,29 @@ class RewardHistory:
         ids, out = _group_ids(prompts, len(values), self._numbers, "prompts"), np.empty(len(values))
         check(lib.cgrpo_history_update(self._handle, ids, values, len(values), out))
         return _arrays.given_back(out, rewards)
+
+    @property
+    def latest(self) -> dict[Any, Doubles]:
+        """The rewards (n,) that it has of each prompt, oldest first; n <= capacity."""
+        count = ctypes.c_int64()
+        check(lib.cgrpo_history_rewards(self._handle, None, None, 0, byref(count)))
+        ids, rewards = np.empty(max(1, count.value), np.int64), np.empty(max(1, count.value))
+        check(lib.cgrpo_history_rewards(self._handle, ids, rewards, count.value, byref(count)))
+        ids, rewards = ids[: count.value], rewards[: count.value]
+        order = np.argsort(ids, kind="stable")
+        first = np.searchsorted(ids[order], np.arange(len(self._numbers) + 1)).tolist()
+        of_prompt = (rewards[order[first[i] : first[i + 1]]] for i in range(len(self._numbers)))
+        return {prompt: own for prompt, own in zip(self._numbers, of_prompt) if own.size}
+
+    def __reduce__(self) -> Any:
+        return _history, (type(self), self.capacity, self.min_count, self.latest)
+
+
+def _history(kind: Any, capacity: int, min_count: int, latest: dict[Any, Doubles]) -> RewardHistory:
+    history: RewardHistory = kind(capacity, min_count)
+    for prompt, rewards in latest.items():
+        history.update([prompt] * len(rewards), rewards)
+    return history
 
 
 @overload

@@ -103,6 +103,19 @@ class Recipe:
         shown = ["surrogate", "kl"] if options["surrogate"] in _UNCLIPPED else ["surrogate", "kl", "clip"]
         return cast(ChunkLossKeywords, {**{name: options[name] for name in shown}, **changed(self._struct.loss)})
 
+    def _own(self) -> dict[str, Any]:
+        """What the attributes say now."""
+        return {name: value for name, value in self.__dict__.items() if name != "_struct"}
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Recipe) and self._own() == other._own()
+
+    def __hash__(self) -> int:
+        return hash(self.name)
+
+    def __reduce__(self) -> Any:
+        return type(self), (self.name,), self._own()
+
     def __repr__(self) -> str:
         return f"Recipe({self.name!r})"
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from ctypes import byref
-from functools import partial
+from functools import cached_property, partial
 from typing import Any, NamedTuple, Optional, TypedDict, overload
 
 import numpy as np
@@ -84,9 +84,19 @@ class Sampler:
         struct = fill(SamplerOptions, given, "Sampler", shapes={"etas": (schedule.steps,)})
         sigmas = schedule.sigmas
         check(lib.cgrpo_sampler_create(sigmas, len(sigmas), struct, self._handle.slot()))
-        self.schedule = schedule
-        self.dynamics = dynamics
-        self.eta = float(struct.eta)
+        self._schedule, self._dynamics, self._eta = schedule, dynamics, float(struct.eta)
+
+    @property
+    def schedule(self) -> Schedule:
+        return self._schedule
+
+    @property
+    def dynamics(self) -> Dynamics:
+        return self._dynamics
+
+    @property
+    def eta(self) -> float:
+        return self._eta
 
     @property
     def options(self) -> dict[str, Any]:
@@ -99,6 +109,18 @@ class Sampler:
         check(lib.cgrpo_sampler_info(self._handle, struct, None, None))
         options: dict[str, Any] = reader(struct, {"etas": self.schedule.steps})
         return options
+
+    @cached_property
+    def _key(self) -> Any:
+        options = ((name, tuple(value) if isinstance(value, list) else value) for name, value in self.options.items())
+        return self.schedule, tuple(options)
+
+    def __eq__(self, other: object) -> bool:
+        """Samplers of one schedule and the same options are equal."""
+        return isinstance(other, Sampler) and self._key == other._key
+
+    def __hash__(self) -> int:
+        return hash(self._key)
 
     def __reduce__(self) -> Any:
         return partial(type(self), self.schedule, **self.options), ()

@@ -132,6 +132,13 @@ class Trajectory(Generic[A]):
         return self._position == self.sampler.schedule.steps
 
     @property
+    def current(self) -> A:
+        """(B, ...): the latents that the next step takes, latents[:, position]; the images where all are taken."""
+        latents: Any = self.latents
+        current: A = latents[:, self._position]
+        return current
+
+    @property
     def images(self) -> A:
         """(B, ...): the last latents. Raises InvalidArgument before the last step is taken."""
         if not self.done:

@@ -11,7 +11,7 @@ import numpy as np
 
 from ._generated import WindowKeywords, WindowOptions
 from ._library import lib
-from ._options import Unpack, documented, fill
+from ._options import Unpack, documented, fill, read
 from ._scalars import integer
 from .errors import check
 
@@ -20,7 +20,8 @@ class SDEWindow:
     """A window of stochastic steps that moves along the trajectory (MixGRPO, arXiv 2507.21802; Flow-GRPO-Fast).
 
     size      steps per window; fewer where `end` cuts it
-    end       windows cover the steps first ... end - 1. MixGRPO: T - 2
+    end       windows cover the steps first ... end - 1. MixGRPO: T - 2; at most T - 1 where each of their steps is to be
+              trained, for the last of T steps is not
     strategy  "fixed"; "random": a start drawn anew each iteration; "subset": `size` single steps drawn anew;
               "progressive": `iterations` per window, then `stride` steps further; "linear_decay": the same with
               floor(iterations (1 - t/end) + least t/end) of them at start t; "exponential_decay":
@@ -45,6 +46,12 @@ class SDEWindow:
         steps, count = np.empty(max(1, min(self._options.size, 1_000_000)), np.int64), ctypes.c_int64()
         check(lib.cgrpo_window_steps(self._options, number, steps, len(steps), byref(count)))
         return [int(step) for step in steps[: count.value]]
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, SDEWindow) and read(self._options) == read(other._options)
+
+    def __hash__(self) -> int:
+        return hash(tuple(read(self._options).items()))
 
     def __reduce__(self) -> Any:
         return partial(type(self), **self._given), ()

@@ -111,5 +111,14 @@ def _indices(scheduler: Any, timestep: torch.Tensor) -> list[int]:
     if timestep.dim() != 1 or not len(timestep):
         raise InvalidArgument(f"timestep has shape {tuple(timestep.shape)}; it must be (B,) or (1,)")
     if (timestep == timestep[0]).all():
-        return [scheduler.index_for_timestep(timestep[0])] * len(timestep)
-    return [scheduler.index_for_timestep(t) for t in timestep]
+        return [_index(scheduler, timestep[0])] * len(timestep)
+    return [_index(scheduler, t) for t in timestep]
+
+
+def _index(scheduler: Any, timestep: torch.Tensor) -> int:
+    try:
+        index: int = scheduler.index_for_timestep(timestep)
+    except IndexError:
+        given = f"{timestep.item()} ({str(timestep.dtype).rpartition('.')[2]})"
+        raise InvalidArgument(f"timestep {given} is none of scheduler.timesteps; it must not be rounded") from None
+    return index
