@@ -46,7 +46,7 @@ LIBRARY_FLAGS := --disable-local-rpath -Xswiftc -static-stdlib -Xswiftc -use-ld=
 LIBRARY_BUILD := swift build -c release --product chunkgrpo --scratch-path .build-lib $(LIBRARY_FLAGS)
 
 .PHONY: help setup setup-native setup-python demo test test-text test-swift test-c test-python test-budget bench lib wheel \
-    install format clean
+    install format clean test-faults faults
 
 help: ## This list
 	@echo 'chunkgrpo $(VERSION)'
@@ -111,7 +111,7 @@ $(WHEEL): $(LIBRARY) $(LIBRARY_NAMES) $(WHEEL_SOURCES)
 	@scripts/phase wheel 'Building the wheel' scripts/wheel
 	@touch $@
 
-test: setup-native setup-python test-text lib test-swift test-c test-budget test-python ## Run every test: Swift, C, Python
+test: setup-native setup-python test-text lib test-swift test-c test-budget test-python test-faults ## Run every test: Swift, C, Python
 	@printf '\nAll tests passed.\n'
 
 test-text: ## Check generated files, lengths and links, which needs no build
@@ -146,6 +146,13 @@ test-python: setup-python lib $(WHEEL) ## Run the Python tests
 	@scripts/check-readme python \
 	    && PYTHONPATH=bindings/python .venv/bin/python -m pytest -q -p no:cacheprovider Tests/python \
 	    || { echo 'FAILED: the Python tests'; exit 1; }
+
+test-faults: setup-native lib ## Failing allocations, cut saves, forks and the like, in short; `make faults` in full
+	@printf '\n== Faults ==\n'
+	@$(MAKE) --no-print-directory -C Tests/faults short || { echo 'FAILED: the faults'; exit 1; }
+
+faults: setup-native setup-python lib ## Every failing allocation, cut save, mutated checkpoint and fork; counts at the end
+	@$(MAKE) --no-print-directory -C Tests/faults long || { echo 'FAILED: the faults'; exit 1; }
 
 bench: setup-native setup-python lib ## Measure against PyTorch, numpy, JAX and the memory limit. ARGS="--quick --rows step,noise"
 	@.venv/bin/python Benchmarks/bench.py $(ARGS)
