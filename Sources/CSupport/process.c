@@ -5,7 +5,7 @@
 #include <time.h>
 
 /* A call into the library is a visit of another's process. While it lasts, the thread computes in the default
- * floating-point mode and is not cancelled; and a fork waits for it, for a short time: a child has none of its parent's
+ * floating-point mode, and is not cancelled where it waits; and a fork waits for it, for a short time: a child has none of its parent's
  * other threads, and a lock of the Swift runtime or of OpenBLAS that one of them held would never be free again. Around
  * callbacks and at the rests of a long pass, a fork need not wait. */
 
@@ -20,37 +20,42 @@ static int forks;
 static void (*resets[RESETS])(void);
 
 /* How many calls this thread is in, and the mode that it came in. */
-static _Thread_local struct {
+struct chunkgrpo_support_visit {
     int depth;
     unsigned long mode;
-} here = {0, CHUNKGRPO_SUPPORT_DEFAULT_MODE};
+};
+static _Thread_local chunkgrpo_support_visit here = {0, CHUNKGRPO_SUPPORT_DEFAULT_MODE};
 
-static long *shard(void) { return &shards[(unsigned long)&here >> 12 & (SHARDS - 1)].inside; }
+static long *shard(const chunkgrpo_support_visit *visit) {
+    return &shards[(unsigned long)visit >> 12 & (SHARDS - 1)].inside;
+}
 
 static void pause_shortly(void) {
     const struct timespec time = {0, 20000};
+    const int cancel = chunkgrpo_support_hold_cancellation();
     nanosleep(&time, NULL);
+    chunkgrpo_support_release_cancellation(cancel);
 }
 
-static void begin(void) {
+static void begin(const chunkgrpo_support_visit *visit) {
     /* Either this thread sees the fork, or the fork sees this thread. */
-    while (__atomic_fetch_add(shard(), 1, __ATOMIC_SEQ_CST), __atomic_load_n(&forks, __ATOMIC_SEQ_CST) != 0) {
-        __atomic_fetch_sub(shard(), 1, __ATOMIC_RELEASE);
+    while (__atomic_fetch_add(shard(visit), 1, __ATOMIC_SEQ_CST), __atomic_load_n(&forks, __ATOMIC_SEQ_CST) != 0) {
+        __atomic_fetch_sub(shard(visit), 1, __ATOMIC_RELEASE);
         while (__atomic_load_n(&forks, __ATOMIC_ACQUIRE) != 0) pause_shortly();
     }
 }
 
-static void end(void) { __atomic_fetch_sub(shard(), 1, __ATOMIC_RELEASE); }
+static void end(const chunkgrpo_support_visit *visit) { __atomic_fetch_sub(shard(visit), 1, __ATOMIC_RELEASE); }
 
 int chunkgrpo_support_open(void) {
     const int before = here.depth;
     here.depth = 0;
-    if (before > 0) end();
+    if (before > 0) end(&here);
     return before;
 }
 
 void chunkgrpo_support_close(int before) {
-    if (before > 0) begin();
+    if (before > 0) begin(&here);
     here.depth = before;
 }
 
@@ -59,26 +64,32 @@ void chunkgrpo_support_rest(void) {
 }
 
 void chunkgrpo_support_begin_part(void) {
-    if (here.depth == 0) begin();
+    if (here.depth == 0) begin(&here);
     here.depth++;
 }
 
 void chunkgrpo_support_end_part(void) {
-    if (--here.depth == 0) end();
+    if (--here.depth == 0) end(&here);
 }
 
-int chunkgrpo_support_enter(void) {
-    int cancel;
-    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &cancel);
-    here.mode = chunkgrpo_support_use_mode(CHUNKGRPO_SUPPORT_DEFAULT_MODE);
-    chunkgrpo_support_begin_part();
-    return cancel;
+int chunkgrpo_support_hold_cancellation(void) {
+    int before;
+    pthread_setcancelstate(PTHREAD_CANCEL_DISABLE, &before);
+    return before;
 }
 
-void chunkgrpo_support_leave(int cancel) {
-    chunkgrpo_support_end_part();
-    chunkgrpo_support_use_mode(here.mode);
-    pthread_setcancelstate(cancel, &cancel);
+void chunkgrpo_support_release_cancellation(int before) { pthread_setcancelstate(before, &before); }
+
+chunkgrpo_support_visit *chunkgrpo_support_enter(void) {
+    chunkgrpo_support_visit *visit = &here;
+    visit->mode = chunkgrpo_support_use_mode(CHUNKGRPO_SUPPORT_DEFAULT_MODE);
+    if (visit->depth++ == 0) begin(visit);
+    return visit;
+}
+
+void chunkgrpo_support_leave(chunkgrpo_support_visit *visit) {
+    if (--visit->depth == 0) end(visit);
+    chunkgrpo_support_use_mode(visit->mode);
 }
 
 int chunkgrpo_support_step_out(void) {
@@ -119,7 +130,7 @@ static void in_parent(void) { __atomic_fetch_sub(&forks, 1, __ATOMIC_RELEASE); }
 static void in_child(void) {
     forks = 0;
     for (int i = 0; i < SHARDS; i++) shards[i].inside = 0;
-    if (here.depth > 0) *shard() = 1;
+    if (here.depth > 0) *shard(&here) = 1;
     for (int i = 0; i < RESETS && resets[i] != NULL; i++) resets[i]();
 }
 

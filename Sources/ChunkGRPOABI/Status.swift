@@ -26,9 +26,20 @@ func inside<R>(_ body: () -> R) -> R {
 
 /// Runs a callback of the host's.
 func outside(_ callback: () -> Int32) -> Int32 {
+  let cancel = chunkgrpo_support_hold_cancellation()
   let visit = chunkgrpo_support_step_out()
-  defer { chunkgrpo_support_step_in(visit) }
+  defer {
+    chunkgrpo_support_step_in(visit)
+    chunkgrpo_support_release_cancellation(cancel)
+  }
   return callback()
+}
+
+/// `guarded` for a body that may wait for a disk, or for the threads of OpenBLAS.
+func waiting(_ body: () throws -> Void) -> cgrpo_status {
+  let cancel = chunkgrpo_support_hold_cancellation()
+  defer { chunkgrpo_support_release_cancellation(cancel) }
+  return guarded(body)
 }
 
 private func fail(_ error: ChunkGRPOError) -> cgrpo_status {

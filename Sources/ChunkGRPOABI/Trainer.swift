@@ -48,7 +48,7 @@ public func cgrpo_trainer_options_init(_ options: UnsafeMutablePointer<cgrpo_tra
 public func cgrpo_trainer_create(
   _ options: UnsafePointer<cgrpo_trainer_options>!, _ out: UnsafeMutablePointer<OpaquePointer?>!
 ) -> cgrpo_status {
-  guarded {
+  waiting {
     let out = try nonNull(out, "trainer")
     // Null is no set of defaults here: two sizes have none.
     out.pointee = retained(try TrainerHandle(ChunkGRPOTrainer(read(nonNull(options, "options")))))
@@ -88,7 +88,7 @@ public func cgrpo_trainer_pretrain(
   _ handle: OpaquePointer!, _ images: UnsafePointer<cgrpo_tensor>!, _ conditions: UnsafePointer<cgrpo_tensor>!,
   _ options: UnsafePointer<cgrpo_pretrain_options>!, _ progress: cgrpo_progress_fn!, _ user: UnsafeMutableRawPointer!
 ) -> cgrpo_status {
-  guarded {
+  waiting {
     let trainer = try trainer(handle)
     let (d, c) = (trainer.options.latentSize, trainer.options.conditionSize)
     let images = try rows(images, "images", columns: d)
@@ -120,7 +120,7 @@ public func cgrpo_trainer_iterate(
   _ handle: OpaquePointer!, _ conditions: UnsafePointer<cgrpo_tensor>!, _ reward: cgrpo_reward_fn!,
   _ user: UnsafeMutableRawPointer!, _ report: UnsafeMutablePointer<cgrpo_iteration_report>!
 ) -> cgrpo_status {
-  guarded {
+  waiting {
     let trainer = try trainer(handle)
     let reward = try nonNull(reward, "reward")
     let conditions = try rows(conditions, "conditions", columns: trainer.options.conditionSize)
@@ -148,7 +148,7 @@ public func cgrpo_trainer_sample(
   _ handle: OpaquePointer!, _ conditions: UnsafePointer<cgrpo_tensor>!, _ parameters: cgrpo_parameters, _ eta: Double,
   _ seed: UInt64, _ images: UnsafePointer<cgrpo_tensor>!
 ) -> cgrpo_status {
-  guarded {
+  waiting {
     let trainer = try trainer(handle)
     let (d, c) = (trainer.options.latentSize, trainer.options.conditionSize)
     let conditions = try rows(conditions, "conditions", columns: c)
@@ -166,7 +166,7 @@ public func cgrpo_trainer_velocity(
   _ handle: OpaquePointer!, _ parameters: cgrpo_parameters, _ latents: UnsafePointer<cgrpo_tensor>!, _ sigma: Double,
   _ conditions: UnsafePointer<cgrpo_tensor>!, _ velocity: UnsafePointer<cgrpo_tensor>!
 ) -> cgrpo_status {
-  guarded {
+  waiting {
     let trainer = try trainer(handle)
     let (d, c) = (trainer.options.latentSize, trainer.options.conditionSize)
     let latents = try rows(latents, "latents", columns: d)
@@ -188,14 +188,14 @@ private func path(_ directory: UnsafePointer<CChar>?) throws -> Path {
 
 @_cdecl("cgrpo_trainer_save") @implementation
 public func cgrpo_trainer_save(_ handle: OpaquePointer!, _ directory: UnsafePointer<CChar>!) -> cgrpo_status {
-  guarded { try trainer(handle).save(to: path(directory)) }
+  waiting { try trainer(handle).save(to: path(directory)) }
 }
 
 @_cdecl("cgrpo_trainer_load") @implementation
 public func cgrpo_trainer_load(
   _ directory: UnsafePointer<CChar>!, _ out: UnsafeMutablePointer<OpaquePointer?>!
 ) -> cgrpo_status {
-  guarded {
+  waiting {
     let out = try nonNull(out, "trainer")
     out.pointee = retained(try TrainerHandle(ChunkGRPOTrainer(loading: path(directory))))
   }

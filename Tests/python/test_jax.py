@@ -477,11 +477,12 @@ def test_what_is_wrong_with_numbers_is_named_and_the_next_call_works():
     np.testing.assert_array_equal(jax.jit(log_prob)(2, x, v, next_x), log_prob(2, x, v, next_x))
 
 
-def test_subnormal_latents_survive_the_flushing_of_xlas_threads():
+@transforms
+def test_subnormal_latents_survive_the_flushing_of_xlas_threads(transform):
     sampler = cg.Sampler(cg.Schedule.shifted(8, 3.0), dynamics="ode")
     latents = np.full((2, 64), 5e-40, np.float32)
     velocity = np.full((2, 64), 3e-40, np.float32)
     expected = sampler.step(3, latents, velocity)[0]
     assert (expected != 0).all() and (np.abs(expected) < 1e-38).all()
-    found = np.asarray(cgj.step(sampler, 3, jnp.asarray(latents), jnp.asarray(velocity), seed=0)[0])
+    found = transform(partial(cgj.step, sampler, 3, seed=0))(jnp.asarray(latents), jnp.asarray(velocity))[0]
     np.testing.assert_array_equal(found, expected)

@@ -72,10 +72,16 @@ static inline unsigned long chunkgrpo_support_use_mode(unsigned long mode) {
 #endif
 }
 
-/* A call into the library begins: the thread takes the default mode, is not cancelled, and a fork waits for it. Returns
-   what `leave` gives back to the thread. */
-int chunkgrpo_support_enter(void);
-void chunkgrpo_support_leave(int cancel);
+/* A call into the library begins: the thread takes the default mode, and a fork waits for it. Returns what `leave` is to
+   be given. */
+typedef struct chunkgrpo_support_visit chunkgrpo_support_visit;
+chunkgrpo_support_visit *_Nonnull chunkgrpo_support_enter(void);
+void chunkgrpo_support_leave(chunkgrpo_support_visit *_Nonnull visit);
+
+/* Around what waits: for threads, a disk, a callback. A thread that is cancelled there would leave locks behind. Returns
+   what it was. */
+int chunkgrpo_support_hold_cancellation(void);
+void chunkgrpo_support_release_cancellation(int before);
 
 /* Around a callback: the thread is in its own mode, and a fork does not wait for it. */
 int chunkgrpo_support_step_out(void);

@@ -106,7 +106,11 @@ private final class ThreadPool: @unchecked Sendable {
     units: Int, workers: Int, context: UnsafeMutableRawPointer,
     body: @escaping (UnsafeMutableRawPointer, Range<Int>) -> Void
   ) {
-    defer { pthread_mutex_unlock(&state.pointee.busy) }
+    let cancel = chunkgrpo_support_hold_cancellation()
+    defer {
+      pthread_mutex_unlock(&state.pointee.busy)
+      chunkgrpo_support_release_cancellation(cancel)
+    }
     pthread_mutex_lock(&state.pointee.mutex)
     state.pointee.body = body
     state.pointee.context = context

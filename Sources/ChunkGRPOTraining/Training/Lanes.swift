@@ -1,3 +1,4 @@
+internal import CSupport
 import ChunkGRPO
 
 // A batch is cut into lanes: runs of samples, each with a network of its own. A thread works on one lane at a time.
@@ -33,6 +34,7 @@ extension Range<Int> {
 func forEachLane(
   of samples: Range<Int>, count: Int, threads: Int, _ body: (_ lane: Int, _ samples: Range<Int>) throws -> Void
 ) throws {
+  chunkgrpo_support_rest()
   if count == 1 { return try body(0, samples) }
   var errors = [(any Error)?](repeating: nil, count: count)
   errors.withUnsafeMutableBufferPointer { errors in
