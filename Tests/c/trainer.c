@@ -1,9 +1,11 @@
 /* A tiny trainer: pretraining, Chunk-GRPO, callbacks that fail, and checkpoints. Working folder: the first argument. */
-#define _POSIX_C_SOURCE 200809L
+#define _DEFAULT_SOURCE
 #include "arrays.h"
 
 #include <dirent.h>
+#include <sys/resource.h>
 #include <sys/stat.h>
+#include <sys/wait.h>
 #include <unistd.h>
 
 enum { D = 6, C = 3, P = 4, N = 40, STEPS = 5 };
@@ -310,11 +312,46 @@ static void a_folder_that_cannot_be_is_an_io_error(void) {
     cgrpo_trainer_destroy(trainer);
 }
 
+/* OpenBLAS wants 128 MB of addresses for each thread that is in a product, and waits without end where there are none.
+ */
+static cgrpo_status trains_within(size_t megabytes) {
+    cgrpo_trainer_options options = tiny();
+    cgrpo_pretrain_options few;
+    cgrpo_trainer *trainer = NULL;
+    struct rlimit limit = {0, 0};
+    long pages = 0;
+    FILE *file = fopen("/proc/self/statm", "r");
+    array *images = array_new(CGRPO_TYPE_F32, N, D, 0), *classes = array_new(CGRPO_TYPE_F32, N, C, 0);
+    options.width = 161; /* no size for the library's own products */
+    options.threads = 2;
+    cgrpo_pretrain_options_init(&few, sizeof few);
+    few.steps = 2;
+    if (cgrpo_trainer_create(&options, &trainer) != CGRPO_OK) return CGRPO_INVALID_ARGUMENT;
+    if (file == NULL || fscanf(file, "%ld", &pages) != 1) return CGRPO_IO_ERROR;
+    limit.rlim_cur = limit.rlim_max = (rlim_t)pages * 4096 + (megabytes << 20);
+    setrlimit(RLIMIT_AS, &limit);
+    return cgrpo_trainer_pretrain(trainer, &images->tensor, &classes->tensor, &few, NULL, NULL);
+}
+
+static void where_memory_is_short_a_call_ends(void) {
+    for (size_t megabytes = 1; megabytes < 600; megabytes += 1 + megabytes / 3) {
+        int status = 0;
+        pid_t pid = fork();
+        if (pid == 0) {
+            alarm(60);
+            _exit(trains_within(megabytes));
+        }
+        CHECK(waitpid(pid, &status, 0) == pid && WIFEXITED(status));
+        CHECK(WEXITSTATUS(status) == CGRPO_OUT_OF_MEMORY || (WEXITSTATUS(status) == CGRPO_OK && megabytes > 20));
+    }
+}
+
 int main(int argc, char **argv) {
     snprintf(folder, sizeof folder, "%s/checkpoint.XXXXXX", argc > 1 ? argv[1] : ".");
     if (mkdtemp(folder) == NULL) return perror(folder), 1;
     conditions = array_new(CGRPO_TYPE_F32, P, C, 0);
     for (int64_t i = 0; i < P; i++) set(conditions, i * C + i % C, 1);
+    RUN(where_memory_is_short_a_call_ends); /* first: its children begin with a fresh library */
     RUN(same_seed_same_training);
     RUN(pretraining_lowers_the_loss);
     RUN(iterations_report_and_raise_the_reward);

@@ -16,7 +16,7 @@ enum BLAS {
   static func prepare() throws {
     try locked {
       if isReady { return }
-      do { _ = try Buffer<UInt8>(count: 132 << 20, for: "the buffer of OpenBLAS") }
+      do { _ = try Buffer<UInt8>(count: BLASBuffers.size, for: "the buffer of OpenBLAS") }
       // OpenBLAS makes smaller products without the buffer.
       let size = 160
       let factor = try Buffer<Float>(count: 2 * size * size, for: "OpenBLAS's first product")

@@ -23,8 +23,10 @@ extension Float: NetworkScalar {
     _ c: UnsafeMutablePointer<Float>, _ ldc: Int
   ) {
     func size(_ value: Int) -> Int32 { Int32(truncatingIfNeeded: value) }
-    cblas_sgemm(
-      CblasRowMajor, transposeA ? CblasTrans : CblasNoTrans, transposeB ? CblasTrans : CblasNoTrans, size(m), size(n),
-      size(k), 1, a, size(lda), b, size(ldb), beta, c, size(ldc))
+    BLASBuffers.withOne {
+      cblas_sgemm(
+        CblasRowMajor, transposeA ? CblasTrans : CblasNoTrans, transposeB ? CblasTrans : CblasNoTrans, size(m), size(n),
+        size(k), 1, a, size(lda), b, size(ldb), beta, c, size(ldc))
+    }
   }
 }
