@@ -30,7 +30,7 @@ from .errors import InvalidArgument, check
 from .sampler import Sampler
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ChunkLoss(Generic[A]):
     """The result of `chunk_loss`."""
 
