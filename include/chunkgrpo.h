@@ -639,8 +639,8 @@ void cgrpo_history_destroy(cgrpo_history *history); /* null is fine */
 cgrpo_status cgrpo_history_update(cgrpo_history *history, const int64_t *prompts, const double *rewards, int64_t count,
                                   double *advantages);
 
-/** The rewards that a history has, to be saved: prompts[i] and rewards[i], at most `capacity` of each, and their number.
- *  Those of a prompt are neighbours, oldest first. With null arrays and capacity 0 it writes the number alone. Given to
+/** The rewards that a history has, to be saved: prompts[i] and rewards[i], at most `capacity` of each, and their
+ *  number. Those of a prompt are neighbours, oldest first. With capacity 0 it writes the number alone. Given to
  *  cgrpo_history_update of a new history of the same capacity, they make its equal. */
 cgrpo_status cgrpo_history_rewards(const cgrpo_history *history, int64_t *prompts, double *rewards, int64_t capacity,
                                    int64_t *count);

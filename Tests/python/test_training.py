@@ -188,9 +188,9 @@ def test_a_reward_that_raises_leaves_the_trainer_as_it_was(trainer, error):
     [
         (lambda images: np.full(len(images), np.nan), cg.NonFinite, "reward"),
         (lambda images: images, ValueError, r"reward returned has shape \(16, 4\); it must be \(16,\)"),
-        (lambda images: 1.0, ValueError, "reward returned has shape"),
+        (lambda images: 1.0, TypeError, "reward returned a float"),
         (lambda images: ["good"] * len(images), TypeError, "reward returned has element type"),
-        (lambda images: None, TypeError, "reward returned has element type"),
+        (lambda images: None, TypeError, "reward returned None"),
     ],
 )
 def test_a_wrong_reward_leaves_the_trainer_as_it_was(trainer, value, kind, words):

@@ -42,10 +42,8 @@ class Family:
 
         target: of what a callback returned, the element type that it is wanted in: the framework may convert it.
         """
-        if not isinstance(value, np.ndarray):
+        if type(value) is not np.ndarray:
             _refuse_arrays(value, name)
-        elif np.ma.is_masked(value):
-            raise WrongType(f"{name} has masked elements, and the mask would be lost; give its filled(...) or compressed()")
         try:
             return _storage.carried(np.asarray(value))
         except (TypeError, ValueError, RuntimeError) as error:  # the last of PyTorch's, in a list
@@ -83,7 +81,9 @@ class Family:
 
 
 def _refuse_arrays(value: Any, name: str) -> None:
-    """A list of arrays does not say which of its dimensions is which."""
+    """A list of arrays does not say which of its dimensions is which, and elements that are masked are not there."""
+    if np.ma.is_masked(value):
+        raise WrongType(f"{name} has masked elements, and the mask would be lost; give its filled(...) or compressed()")
     if not isinstance(value, (list, tuple)):
         return
     for item in value:

@@ -73,14 +73,16 @@ def sizes(shape: Any, name: str = "shape") -> tuple[int, ...]:
 
 def bare(value: Any, name: str) -> None:
     """That a callback returned an array, and not what models wrap theirs in. name: such as "the velocity returned"."""
+    if hasattr(value, "shape"):
+        return
     kind = type(value).__name__
     if value is None:
         raise WrongType(f"{name} None; it must return an array")
-    if hasattr(value, "sample") and not hasattr(value, "shape"):
+    if hasattr(value, "sample"):
         raise WrongType(f"{name} a {kind}; return its .sample")
     if isinstance(value, Mapping):
         raise WrongType(f"{name} a {kind}; return the array in it")
-    if isinstance(value, tuple) or (isinstance(value, list) and any(getattr(item, "ndim", 0) for item in value)):
+    if isinstance(value, (tuple, list)) and any(getattr(item, "ndim", 0) for item in value):
         raise WrongType(f"{name} a {kind} of {len(value)}; return its [0]")
     if isinstance(value, (bool, int, float, complex)):
         raise WrongType(f"{name} a {kind}; it must return an array")

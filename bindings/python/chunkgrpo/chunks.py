@@ -186,7 +186,7 @@ class ChunkPlan:
         return text(lib.cgrpo_plan_describe, self._sizes, len(self))
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ChunkFit:
     """A plan found from a relative-L1 curve, with what one needs to judge or to plot it."""
 
@@ -197,6 +197,12 @@ class ChunkFit:
     """(K,): the mean of the curve over each chunk."""
     explained: float
     """Share of the variance of log(curve) that the chunks explain, in [0, 1]; 1 for a flat curve."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, ChunkFit) and self.plan == other.plan and np.array_equal(self.curve, other.curve)
+
+    def __hash__(self) -> int:
+        return hash(self.plan)
 
     def __str__(self) -> str:
         return f"{self.plan}; {100 * self.explained:.1f} % of the curve's variance explained"

@@ -31,7 +31,7 @@ from .errors import InvalidArgument, WrongType, check
 from .sampler import Sampler
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ChunkLoss(Generic[A]):
     """The result of `chunk_loss`."""
 

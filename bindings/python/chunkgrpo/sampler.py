@@ -64,11 +64,13 @@ class Sampler:
     after      what those after the window's last step take; None = outside. MixGRPO-Flash: "dpm_ode"
     dpm_order  1 or 2, of DPM-Solver++; the first and the last step are of order 1
 
-    Latents, velocities and noise are arrays (B, ...) of float32, float64, float16 or bfloat16, of one type per call, of
-    numpy, PyTorch, JAX, MLX, CuPy or another framework that exports DLPack. Those on the CPU are not copied where the
-    sizes after the batch are contiguous. Results are of the framework and on the device of the latents;
-    log-probabilities are float64 (float32 in JAX without x64). No gradient passes through these functions, and tensors
-    that require one are refused: see chunkgrpo.torch and chunkgrpo.jax.
+    Samplers of one schedule and the same options are equal, as are their copies and pickles.
+
+    Latents, velocities and noise are arrays (B, ...), with dimensions beside the batch, of float32, float64, float16 or
+    bfloat16, of one type per call, of numpy, PyTorch, JAX, MLX, CuPy or another framework that exports DLPack. Those on
+    the CPU are not copied where the sizes after the batch are contiguous. Results are of the framework and on the
+    device of the latents; log-probabilities are float64 (float32 in JAX without x64). No gradient passes through these
+    functions, and tensors that require one are refused: see chunkgrpo.torch and chunkgrpo.jax.
 
     Raises InvalidArgument for options out of bounds.
     """
@@ -88,14 +90,17 @@ class Sampler:
 
     @property
     def schedule(self) -> Schedule:
+        """The schedule that it was made for."""
         return self._schedule
 
     @property
     def dynamics(self) -> Dynamics:
+        """The name of its dynamics."""
         return self._dynamics
 
     @property
     def eta(self) -> float:
+        """Its noise scale."""
         return self._eta
 
     @property

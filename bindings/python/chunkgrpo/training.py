@@ -7,9 +7,11 @@ from __future__ import annotations
 
 import ctypes
 import os
+import tempfile
 import threading
 from contextlib import contextmanager
 from ctypes import byref
+from pathlib import Path
 from typing import Any, Callable, Iterator, Optional, Union
 
 import numpy as np
@@ -70,7 +72,7 @@ class Trainer:
     threads                           0 = one per core; results are the same for any number
 
     It holds memory outside Python: leave it to the garbage collector, call `close`, or use it in a `with` block.
-    One call at a time.
+    One call at a time. Copies and pickles go on as it would.
     """
 
     @documented(TrainerOptions)
@@ -100,6 +102,13 @@ class Trainer:
         path = _path(directory)
         with self._use() as handle:
             check(lib.cgrpo_trainer_save(handle, path))
+
+    def __reduce__(self) -> Any:
+        """For pickle and copy: by way of a checkpoint."""
+        with tempfile.TemporaryDirectory() as directory:
+            self.save(directory)
+            files = {path.name: path.read_bytes() for path in Path(directory).iterdir()}
+        return _restored, (type(self), files)
 
     @documented(PretrainOptions)
     def pretrain(
@@ -242,6 +251,13 @@ class Trainer:
         with self._use() as handle:
             check(lib.cgrpo_trainer_info(handle, None, byref(parameters), byref(iterations)))
         return parameters.value, iterations.value
+
+
+def _restored(kind: type[Trainer], files: dict[str, bytes]) -> Trainer:
+    with tempfile.TemporaryDirectory() as directory:
+        for name, content in files.items():
+            Path(directory, name).write_bytes(content)
+        return kind.load(directory)
 
 
 def _path(directory: Any) -> bytes:
