@@ -118,7 +118,8 @@ enum { CGRPO_DEVICE_CPU = 0 };
  *          step) must be contiguous; the strides of batch and step are free.
  *
  * A tensor that is written may be a tensor that is read, with the same address and strides, unless its function says
- * otherwise. In any other way it must not overlap one: that is refused. Arrays of numbers must not overlap what is written.
+ * otherwise. In any other way it must not overlap one: that is refused. Arrays of numbers must not overlap what is
+ * written.
  */
 typedef struct cgrpo_tensor {
     void *data;
@@ -355,15 +356,15 @@ cgrpo_status cgrpo_log_prob(const cgrpo_sampler *sampler, int64_t step, const cg
                             const cgrpo_tensor *next_latents, double *log_prob);
 
 /**
- * Vector-Jacobian product: grad_velocity = grad_log_prob[i] * d log_prob[i] / d velocity[i]. A gradient that is too large
- * for its type is CGRPO_NON_FINITE.
+ * Vector-Jacobian product: grad_velocity = grad_log_prob[i] * d log_prob[i] / d velocity[i]. A gradient that is too
+ * large for its type is CGRPO_NON_FINITE.
  *
  * extras              or null
  * grad_log_prob       (B)
  * grad_velocity       like the latents, written. Large gradients (all four tensors > half the last-level cache; f32 or
  *                     bf16, on a 32-byte boundary) are written with non-temporal stores
- * grad_unconditional  null, or the gradient of the unconditional velocity, written. Of the tensors that are read it may be
- *                     `unconditional` alone
+ * grad_unconditional  null, or the gradient of the unconditional velocity, written. Of the tensors that
+ *                     are read it may be `unconditional` alone
  * log_prob            (B) or null: written in the same pass
  */
 cgrpo_status cgrpo_log_prob_vjp(const cgrpo_sampler *sampler, int64_t step, const cgrpo_tensor *latents,

@@ -89,7 +89,8 @@ struct GradientCheckTests {
     }
     try check(type, most, step: 1) {
       try sampler.divergenceFromSampled(
-        .gaussian, 1, latents: x.view, velocity: v.view, noise: .given(v.view), next: next.view, gradient: ($0, gradient.view))
+        .gaussian, 1, latents: x.view, velocity: v.view, noise: .given(v.view), next: next.view,
+        gradient: ($0, gradient.view))
       return gradient.values
     }
   }

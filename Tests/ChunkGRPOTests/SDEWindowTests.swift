@@ -36,7 +36,8 @@ struct SDEWindowTests {
   @Test("A subset holds the steps with the smallest draws")
   func subsets() throws {
     for (size, end) in [(1, 9), (3, 14), (16, 40), (500, 1000), (7, 7)] {
-      let window = try SDEWindow(.init { ($0.strategy, $0.size, $0.first, $0.end, $0.seed) = (.subset, size, 2, end + 2, 5) })
+      let window = try SDEWindow(
+        .init { ($0.strategy, $0.size, $0.first, $0.end, $0.seed) = (.subset, size, 2, end + 2, 5) })
       for iteration in 0..<20 {
         let draws = uniforms(
           seed: 5, sampleID: UInt64(iteration), step: ReservedStep.sdeWindow.rawValue, count: end)

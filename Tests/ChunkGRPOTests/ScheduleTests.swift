@@ -17,7 +17,8 @@ struct ScheduleTests {
       #expect(abs(try Schedule.fluxMu(width: width, height: height) - mu) < 1e-12)
     }
     #expect(error { _ = try Schedule.fluxMu(width: 15, height: 1024) }?.message.contains("width") == true)
-    #expect(error { _ = try Schedule.fluxMu(pixels: 1e6, baseShift: -1e308, maxShift: 1e308) }?.code == .invalidArgument)
+    #expect(
+      error { _ = try Schedule.fluxMu(pixels: 1e6, baseShift: -1e308, maxShift: 1e308) }?.code == .invalidArgument)
   }
 
   @Test("One step goes from 1 to 0, as in diffusers, whatever spreads the points")

@@ -52,6 +52,7 @@ extension TrajectoryView {
   private var span: Range<Int> {
     let (samples, steps) = ((batch &- 1) &* batchStride &* type.size, (count &- 1) &* stepStride &* type.size)
     let first = Int(bitPattern: base)
-    return first &+ min(0, samples) &+ min(0, steps)..<first &+ max(0, samples) &+ max(0, steps) &+ elements &* type.size
+    return first &+ min(0, samples) &+ min(0, steps)..<first &+ max(0, samples) &+ max(0, steps) &+ elements
+      &* type.size
   }
 }

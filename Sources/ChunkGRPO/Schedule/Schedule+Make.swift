@@ -21,7 +21,8 @@ extension Schedule {
   }
 
   /// FLUX's μ for an image, whose sides the pipelines round down to multiples of 16: a token is 16 × 16 pixels.
-  public static func fluxMu(width: Int, height: Int, baseShift: Double = 0.5, maxShift: Double = 1.15) throws -> Double {
+  public static func fluxMu(width: Int, height: Int, baseShift: Double = 0.5, maxShift: Double = 1.15) throws -> Double
+  {
     try require(width >= 16 && height >= 16, "width = \(width), height = \(height): a side has at least 16 pixels")
     let pixels = Double(width / 16 * 16) * Double(height / 16 * 16)
     return try fluxMu(pixels: pixels, baseShift: baseShift, maxShift: maxShift)
