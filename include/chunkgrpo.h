@@ -127,6 +127,10 @@ enum { CGRPO_DEVICE_CPU = 0 };
  * shape    `ndim` sizes, each >= 1. Latents are (B, ...): D is the product of the sizes after the first.
  * strides  distances in elements, or null for a contiguous array. The sizes after the batch (and, for trajectories, the
  *          step) must be contiguous; the strides of batch and step are free.
+ *
+ * A tensor that is written may be a tensor that is read, with the same address and strides, unless its function says
+ * otherwise. In any other way it must not overlap one: that is refused. Arrays of numbers must not overlap what is
+ * written.
  */
 typedef struct cgrpo_tensor {
     void *data;
@@ -142,6 +146,7 @@ typedef struct cgrpo_tensor {
  * 2. Schedules
  *
  * A schedule is T + 1 sigmas in double, strictly falling, from at most 1 to at least 0. Bring your own, or fill one.
+ * A first sigma closer to 1 than 1e-6, which float32 leaves of 1, is taken as 1.
  * ================================================================================================================ */
 
 /* The options below give any schedule of diffusers' FlowMatchEulerDiscreteScheduler (0.42), in its order: T base
@@ -183,7 +188,7 @@ typedef struct cgrpo_schedule_options {
 
 void cgrpo_schedule_options_init(cgrpo_schedule_options *options, size_t struct_size);
 
-/** Writes steps + 1 sigmas. steps: 1 ... 1,000,000; at least 2 where points are spread between two ends. */
+/** Writes steps + 1 sigmas. steps: 1 ... 1,000,000; one step goes from 1 to 0. */
 cgrpo_status cgrpo_schedule_make(int64_t steps, const cgrpo_schedule_options *options, double *sigmas);
 
 /**
@@ -202,7 +207,8 @@ cgrpo_status cgrpo_timesteps(const double *sigmas, int64_t sigma_count, double s
                              double *timesteps);
 
 /** FLUX's mu for an image of width x height = `pixels`: linear in the sequence length pixels/16^2, from base_shift
- * (0.5) at 256 tokens to max_shift (1.15) at 4,096. */
+ * (0.5) at 256 tokens to max_shift (1.15) at 4,096. Round each side down to a multiple of 16 first, as the pipelines
+ * do: 1920 x 1080 has 1920 x 1072 pixels in tokens. */
 cgrpo_status cgrpo_flux_mu(double pixels, double base_shift, double max_shift, double *mu);
 
 /* ==================================================================================================================
@@ -267,7 +273,8 @@ typedef struct cgrpo_sampler_options {
     const double *etas;                /* null, or one for each of the T steps instead of eta */
     const int64_t *window;  /* null: every step takes `dynamics`. Else the steps that do, in rising order; see
                                cgrpo_window_steps */
-    int64_t window_count;   /* 0 with a null window; an empty window is an error */
+    int64_t window_count;   /* 0 with a null window; an empty window is an error, and so is one of the last step alone,
+                               which is never trained */
     cgrpo_dynamics outside; /* CGRPO_DYNAMICS_ODE for the other steps; or CGRPO_DYNAMICS_DPM_ODE */
     cgrpo_dynamics after;   /* 0 = outside; for the steps after the window's last (MixGRPO-Flash:
                                CGRPO_DYNAMICS_DPM_ODE, with cgrpo_schedule_flash) */
@@ -360,13 +367,15 @@ cgrpo_status cgrpo_log_prob(const cgrpo_sampler *sampler, int64_t step, const cg
                             const cgrpo_tensor *next_latents, double *log_prob);
 
 /**
- * Vector-Jacobian product: grad_velocity = grad_log_prob[i] * d log_prob[i] / d velocity[i].
+ * Vector-Jacobian product: grad_velocity = grad_log_prob[i] * d log_prob[i] / d velocity[i]. A gradient that is too
+ * large for its type is CGRPO_NON_FINITE.
  *
  * extras              or null
  * grad_log_prob       (B)
  * grad_velocity       like the latents, written. Large gradients (all four tensors > half the last-level cache; f32 or
  *                     bf16, on a 32-byte boundary) are written with non-temporal stores
- * grad_unconditional  null, or the gradient of the unconditional velocity, written
+ * grad_unconditional  null, or the gradient of the unconditional velocity, written. Of the tensors that
+ *                     are read it may be `unconditional` alone
  * log_prob            (B) or null: written in the same pass
  */
 cgrpo_status cgrpo_log_prob_vjp(const cgrpo_sampler *sampler, int64_t step, const cgrpo_tensor *latents,
@@ -474,12 +483,13 @@ cgrpo_status cgrpo_trajectory_log_probs(const cgrpo_sampler *sampler, int64_t fi
                                         const cgrpo_tensor *velocities, double *log_probs);
 
 /** Vector-Jacobian product of the above: grad_log_probs (B, n) to grad_velocities (B, n, ...). Steps whose gradient is
- *  zero (not selected, clipped) are not computed but filled with zeros. */
+ *  zero (not selected, clipped) are not computed but filled with zeros. A gradient that is too large for its type is
+ *  CGRPO_NON_FINITE. grad_velocities may be `velocities`, but must lie apart from `latents`. */
 cgrpo_status cgrpo_trajectory_log_probs_vjp(const cgrpo_sampler *sampler, int64_t first_step,
                                             const cgrpo_tensor *latents, const cgrpo_tensor *velocities,
                                             const double *grad_log_probs, const cgrpo_tensor *grad_velocities);
 
-/** relative_l1 (B, n) of latents (B, n + 1, ...): d_t = mean|x_{t+1} - x_t| / (mean|x_t| + 1e-8). */
+/** relative_l1 (B, n) of latents (B, n + 1, ...), n = 0 too: d_t = mean|x_{t+1} - x_t| / (mean|x_t| + 1e-8). */
 cgrpo_status cgrpo_relative_l1(const cgrpo_tensor *latents, int32_t threads, double *relative_l1);
 
 /* ==================================================================================================================

@@ -81,8 +81,8 @@ public func cgrpo_plan_carry(
   _ to: UnsafePointer<Double>!, _ toCount: Int64, _ carried: UnsafeMutablePointer<Int64>!
 ) -> cgrpo_status {
   guarded {
-    let old = try Schedule(array(from, "from", count(fromCount, "from_count", 2...Schedule.maxSteps + 1), 1))
-    let new = try Schedule(array(to, "to", count(toCount, "to_count", 2...Schedule.maxSteps + 1), 1))
+    let old = try schedule(from, "from", count(fromCount, "from_count", 2...Schedule.maxSteps + 1))
+    let new = try schedule(to, "to", count(toCount, "to_count", 2...Schedule.maxSteps + 1))
     let carried = try nonNull(carried, "carried")
     let plan = try plan(sizes, chunkCount, steps: old.steps - 1).carried(from: old, to: new)
     for (j, size) in plan.sizes.enumerated() { carried[j] = Int64(size) }

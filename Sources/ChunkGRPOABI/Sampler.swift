@@ -4,15 +4,16 @@ import ChunkGRPO
 /// The object behind a `cgrpo_sampler *`.
 final class SamplerHandle {
   let sampler: Sampler
-  /// The arrays that it was made from, which `cgrpo_sampler_info` shows to the caller.
-  let sigmas, etas: CArray<Double>
-  let window: CArray<Int64>
+  /// The window that it was made from, as `cgrpo_sampler_info` shows it to the caller.
+  let window: Buffer<Int64>?
 
-  init(_ sampler: Sampler) {
+  init(_ sampler: Sampler) throws {
     self.sampler = sampler
-    sigmas = CArray(sampler.schedule.sigmas)
-    etas = CArray(sampler.options.etas ?? [])
-    window = CArray(sampler.options.window?.map(Int64.init) ?? [])
+    window = try sampler.options.window.map { steps in
+      let window = try Buffer<Int64>(count: steps.count, for: "a window")
+      for (i, k) in steps.enumerated() { window.values[i] = Int64(k) }
+      return window
+    }
   }
 }
 
@@ -33,11 +34,10 @@ public func cgrpo_sampler_create(
 ) -> cgrpo_status {
   guarded {
     let out = try nonNull(out, "sampler")
-    let sigmas = try nonNull(sigmas, "sigmas")
     let n = try count(sigmaCount, "sigma_count", 2...Schedule.maxSteps + 1)
-    let schedule = try Schedule(Array(UnsafeBufferPointer(start: sigmas, count: n)))
+    let schedule = try schedule(sigmas, "sigmas", n)
     let sampler = try Sampler(schedule, read(options, Extent(steps: n - 1)))
-    out.pointee = retained(SamplerHandle(sampler))
+    out.pointee = retained(try SamplerHandle(sampler))
   }
 }
 
@@ -53,13 +53,13 @@ public func cgrpo_sampler_info(
     let handle: SamplerHandle = try borrowed(handle, "sampler")
     if let options {
       var made = cgrpo_sampler_options(handle.sampler.options)
-      made.etas = handle.etas.pointer
-      made.window = handle.window.pointer
-      made.window_count = handle.window.count
+      made.etas = handle.sampler.options.etas?.pointer
+      made.window = handle.window.map { UnsafePointer($0.base) }
+      made.window_count = Int64(handle.window?.count ?? 0)
       try writeStruct(made, to: options, "options")
     }
-    sigmas?.pointee = handle.sigmas.pointer
-    sigmaCount?.pointee = handle.sigmas.count
+    sigmas?.pointee = handle.sampler.schedule.sigmas.pointer
+    sigmaCount?.pointee = Int64(handle.sampler.schedule.sigmas.count)
   }
 }
 

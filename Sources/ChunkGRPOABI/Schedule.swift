@@ -3,6 +3,11 @@ import ChunkGRPO
 
 private func scheduleSteps(_ steps: Int64) throws -> Int { try count(steps, "steps", 1...Schedule.maxSteps) }
 
+/// The caller's, copied.
+func schedule(_ sigmas: UnsafePointer<Double>?, _ name: String, _ count: Int) throws -> Schedule {
+  try Schedule(copying: UnsafeBufferPointer(start: nonNull(sigmas, name), count: count))
+}
+
 private func write(_ schedule: Schedule, to sigmas: UnsafeMutablePointer<Double>?) throws {
   let sigmas = try nonNull(sigmas, "sigmas")
   for (k, sigma) in schedule.sigmas.enumerated() { sigmas[k] = sigma }
@@ -58,8 +63,8 @@ public func cgrpo_timesteps(
     let timesteps = try nonNull(timesteps, "timesteps")
     try require(scale.isFinite, "scale = \(scale) is not finite")
     let n = try count(sigmaCount, "sigma_count", 2...Schedule.maxSteps + 1)
-    let result = try Schedule(array(sigmas, "sigmas", n, 1)).timesteps(
-      scale: scale, truncated: flag(truncated, "truncated"))
-    timesteps.update(from: result, count: n - 1)
+    let truncated = try flag(truncated, "truncated")
+    let schedule = try schedule(sigmas, "sigmas", n)
+    for k in 0..<n - 1 { timesteps[k] = schedule.timestep(k, scale: scale, truncated: truncated) }
   }
 }

@@ -15,7 +15,7 @@ public func cgrpo_window_steps(
     let (steps, stepCount) = (try nonNull(steps, "steps"), try nonNull(stepCount, "count"))
     // Null is no set of defaults here: `end` has none.
     let window = try SDEWindow(read(nonNull(options, "options")))
-    let result = try window.steps(iteration: count(iteration, "iteration", 0...maxCount))
+    let result = try window.stepNumbers(iteration: count(iteration, "iteration", 0...maxCount))
     try require(capacity >= Int64(result.count), "capacity = \(capacity) is too small for \(result.count) steps")
     for (i, step) in result.enumerated() { steps[i] = Int64(step) }
     stepCount.pointee = Int64(result.count)

@@ -16,6 +16,31 @@ struct DynamicsTests {
     }
   }
 
+  @Test("A schedule made in float32 gives the sampler of the exact one, whether its first sigma is rounded up or down")
+  func firstSigmaOfFloat32() throws {
+    var (below, above) = (0, 0)
+    for hundredths in 100...2000 {
+      let shift = Double(hundredths) / 100
+      // shift − 1 is rounded once, as numpy does it.
+      let sigmas = (0...8).map { k -> Double in
+        let t = 1 - Float(k) / 8
+        return Double(Float(shift) * t / (1 + Float(shift - 1) * t))
+      }
+      below += sigmas[0] < 1 ? 1 : 0
+      above += sigmas[0] > 1 ? 1 : 0
+      let exact = try Schedule.shifted(steps: 8, shift: shift)
+      for dynamics in Dynamics.allCases {
+        let ours = try Sampler(Schedule(sigmas), dynamics: dynamics, eta: 0.7).coefficients
+        for (a, b) in zip(ours, try Sampler(exact, dynamics: dynamics, eta: 0.7).coefficients) {
+          for (x, y) in [(a.a, b.a), (a.b, b.b), (a.s, b.s), (a.c, b.c)] {
+            #expect(abs(x - y) < 1e-4, "shift \(shift), \(dynamics): \(x) for \(y)")
+          }
+        }
+      }
+    }
+    #expect(below > 0 && above > 0)
+  }
+
   @Test("GCPO's settings have the standard deviations that its code prints")
   func gcpoStandardDeviations() throws {
     let flow = try Sampler(schedule, eta: 0.7).coefficients.map(\.s)
@@ -30,7 +55,7 @@ struct DynamicsTests {
   func wanFallsToSigmaMin(smallest: Double) throws {
     let wan = try Sampler(schedule, SamplerOptions { ($0.dynamics, $0.wanSigmaMin) = (.wanSDE, smallest) })
     let etas = schedule.sigmas.dropLast().map { smallest + (schedule.sigmas[1] - smallest) * $0 }
-    let dance = try Sampler(schedule, SamplerOptions { ($0.dynamics, $0.etas) = (.danceSDE, etas) })
+    let dance = try Sampler(schedule, SamplerOptions { ($0.dynamics, $0.etas) = (.danceSDE, Numbers(etas)) })
     #expect(wan.coefficients == dance.coefficients)
   }
 

@@ -33,6 +33,20 @@ struct SDEWindowTests {
     #expect(try stays.steps(iteration: 400) == [4, 5, 6, 7])
   }
 
+  @Test("A subset holds the steps with the smallest draws")
+  func subsets() throws {
+    for (size, end) in [(1, 9), (3, 14), (16, 40), (500, 1000), (7, 7)] {
+      let window = try SDEWindow(
+        .init { ($0.strategy, $0.size, $0.first, $0.end, $0.seed) = (.subset, size, 2, end + 2, 5) })
+      for iteration in 0..<20 {
+        let draws = uniforms(
+          seed: 5, sampleID: UInt64(iteration), step: ReservedStep.sdeWindow.rawValue, count: end)
+        let smallest = draws.indices.sorted { draws[$0] < draws[$1] }.prefix(size).map { $0 + 2 }.sorted()
+        #expect(try window.steps(iteration: iteration) == smallest)
+      }
+    }
+  }
+
   @Test("Windows that make no sense are refused by name")
   func refusals() throws {
     for (name, body) in [

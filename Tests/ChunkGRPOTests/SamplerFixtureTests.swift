@@ -157,7 +157,7 @@ struct SamplerFixtureTests {
       var o = SamplerOptions()
       o.dynamics = flash && !post ? .dpmSDE : flowGRPO ? .flowSDE : .danceSDE
       o.eta = try #require(c.inputs["eta"] as? Double)
-      o.window = window
+      o.window = Numbers(window)
       o.outside = flash && !post ? .dpmODE : .ode
       o.after = flash ? .dpmODE : .ode
       let sampler = try Sampler(schedule, o)

@@ -31,6 +31,8 @@ struct SamplerTests {
     let x = try Latents([0.1, 0.2], batch: 1)
     for (name, body) in [
       ("window", { _ = try sampler { $0.window = [] } }), ("window[1]", { _ = try sampler { $0.window = [3, 3] } }),
+      ("window", { _ = try sampler { $0.window = [7] } }),
+      ("window", { _ = try sampler { ($0.window, $0.lastStep) = ([7], .ode) } }),
       ("window[0]", { _ = try sampler { $0.window = [8] } }), ("etas", { _ = try sampler { $0.etas = [1] } }),
       ("etas[2]", { _ = try sampler { $0.etas = [1, 1, -1, 1, 1, 1, 1, 1] } }),
       ("dpm_order", { _ = try sampler { $0.dpmOrder = 3 } }),

@@ -10,6 +10,55 @@ struct ScheduleTests {
     #expect(abs(try Schedule.fluxMu(pixels: 1024 * 1024) - 1.15) < 1e-15)
   }
 
+  @Test("FLUX's mu counts whole tokens: a side is rounded down to a multiple of 16")
+  func fluxMuOfSizes() throws {
+    for (width, height, tokens) in [(1024, 1024, 4096), (1920, 1080, 8040), (1000, 1000, 3844), (720, 1080, 3015)] {
+      let mu = 0.5 + (1.15 - 0.5) * Double(tokens - 256) / (4096 - 256)
+      #expect(abs(try Schedule.fluxMu(width: width, height: height) - mu) < 1e-12)
+    }
+    #expect(error { _ = try Schedule.fluxMu(width: 15, height: 1024) }?.message.contains("width") == true)
+    #expect(
+      error { _ = try Schedule.fluxMu(pixels: 1e6, baseShift: -1e308, maxShift: 1e308) }?.code == .invalidArgument)
+  }
+
+  @Test("One step goes from 1 to 0, as in diffusers, whatever spreads the points")
+  func oneStep() throws {
+    for base in [ScheduleBase.linear, .diffusers] {
+      for spacing in [ScheduleSpacing.shifted, .karras, .exponential, .beta] {
+        let options = ScheduleOptions { ($0.base, $0.spacing, $0.shift) = (base, spacing, 3) }
+        #expect(try Schedule.make(steps: 1, options).sigmas == [1, 0])
+      }
+    }
+    // diffusers divides 0 by 0 here.
+    let stretched = error { _ = try Schedule.make(steps: 1, .init { $0.terminal = 0.1 }) }
+    #expect(stretched?.message.contains("terminal") == true)
+  }
+
+  @Test("Beta spacing lies at the quantiles of Beta(0.6, 0.6), which SciPy gives, for few steps and for a million")
+  func betaQuantiles() throws {
+    let quantiles = [
+      (1e-6, 1.8558824624053043e-10), (1e-3, 1.855873851745199e-05), (0.1, 0.03958440558878085),
+      (0.25, 0.17568037865269498), (0.4, 0.3627009907532143), (0.5, 0.5), (0.7, 0.7659829961247643),
+      (0.999, 0.9999814412614826),
+    ]
+    for steps in [11, 1001, 1_000_000] {
+      let sigmas = try Schedule.make(steps: steps, .init { $0.spacing = .beta }).sigmas
+      let (first, last) = (1.0, 1 / Double(steps))
+      for (p, quantile) in quantiles {
+        let k = Int(((1 - p) * Double(steps - 1)).rounded())
+        guard abs(Double(k) / Double(steps - 1) - (1 - p)) < 1e-13 else { continue }
+        #expect(abs(sigmas[k] - (last + quantile * (first - last))) < 1e-11, "\(p) of \(steps)")
+      }
+    }
+  }
+
+  @Test("A first sigma within 1e-6 of 1 is 1, and no further one")
+  func firstSigma() throws {
+    for sigma in [0.9999999, 1.0000001, 0.9999991, 1.0000009] { #expect(try Schedule([sigma, 0.5, 0]).sigmas[0] == 1) }
+    #expect(try Schedule([0.999998, 0.5]).sigmas[0] == 0.999998)
+    #expect(error { _ = try Schedule([1.000002, 0.5]) }?.code == .invalidArgument)
+  }
+
   @Test("Any schedule strictly falls from at most 1 to 0")
   func schedulesFall() throws {
     for steps in [2, 3, 17, 50, 1000] {

@@ -76,6 +76,7 @@ struct TrajectoryTests {
     let again = try sampler.logProbs(
       firstStep: 0, latents: trajectory.latents.trajectory, velocities: velocities.trajectory)
     #expect(again == trajectory.logProbs)
+    #expect(try relativeL1(Latents(batch: 3, elements: 2).trajectory).isEmpty)
     let change = try relativeL1(trajectory.latents.trajectory)
     for i in 0..<3 { #expect(Array(change[i * 9..<i * 9 + 8]) == Array(trajectory.relativeL1[i * 8..<i * 8 + 8])) }
   }

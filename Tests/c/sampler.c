@@ -2,6 +2,12 @@
  * here. */
 #include "arrays.h"
 
+#include <time.h>
+
+#ifdef __linux__
+#include <sys/resource.h>
+#endif
+
 enum { T = 17, B = 3, D = 37 };
 static const double eta = 0.7;
 static const double pi = 3.14159265358979323846;
@@ -452,6 +458,78 @@ static void info_makes_an_equal_sampler(void) {
     cgrpo_sampler_destroy(sampler), cgrpo_sampler_destroy(again);
 }
 
+/* What grows with the caller's numbers is refused with a status where there is no memory, and nothing has changed. */
+static void missing_memory_is_a_status(void) {
+#ifdef __linux__
+    enum { steps = 1000000 };
+    double *sigmas = malloc((steps + 1) * sizeof *sigmas), *times = malloc(steps * sizeof *times);
+    int64_t *window = malloc(steps * sizeof *window), count = -1;
+    cgrpo_schedule_options options;
+    cgrpo_sampler_options with;
+    cgrpo_window_options windows;
+    cgrpo_sampler *sampler = NULL;
+    struct rlimit before, small;
+    unsigned long pages = 0;
+    int refused = 0;
+    FILE *statm = fopen("/proc/self/statm", "r");
+    if (!CHECK(sigmas != NULL && times != NULL && window != NULL && statm != NULL)) return;
+    CHECK(fscanf(statm, "%lu", &pages) == 1);
+    fclose(statm);
+    cgrpo_schedule_options_init(&options, sizeof options);
+    cgrpo_sampler_options_init(&with, sizeof with);
+    cgrpo_window_options_init(&windows, sizeof windows);
+    windows.end = windows.size = steps;
+    CHECK_OK(cgrpo_schedule_make(steps, NULL, sigmas));
+    for (int64_t k = 0; k < steps; k++) times[k] = 0.5, window[k] = k;
+    with.etas = times;
+    with.window = window;
+    with.window_count = steps;
+    CHECK(getrlimit(RLIMIT_AS, &before) == 0);
+    for (int mb = 0; mb <= 16; mb += 4) {
+        small = before;
+        small.rlim_cur = pages * 4096UL + ((unsigned long)mb << 20);
+        CHECK(setrlimit(RLIMIT_AS, &small) == 0);
+        cgrpo_status made = cgrpo_schedule_make(steps, &options, sigmas);
+        cgrpo_status timed = cgrpo_timesteps(sigmas, steps + 1, 1, 0, sigmas);
+        cgrpo_status created = cgrpo_sampler_create(sigmas, steps + 1, &with, &sampler);
+        windows.strategy = CGRPO_WINDOW_STRATEGY_PROGRESSIVE;
+        cgrpo_status moved = cgrpo_window_steps(&windows, 3, window, steps, &count);
+        windows.strategy = CGRPO_WINDOW_STRATEGY_SUBSET;
+        windows.size = steps / 2;
+        cgrpo_status drawn = cgrpo_window_steps(&windows, 3, window, steps, &count);
+        windows.size = steps;
+        CHECK(setrlimit(RLIMIT_AS, &before) == 0);
+        cgrpo_status all[] = {made, timed, created, moved, drawn};
+        for (int i = 0; i < 5; i++) {
+            CHECK(all[i] == CGRPO_OK || all[i] == CGRPO_OUT_OF_MEMORY);
+            refused += all[i] == CGRPO_OUT_OF_MEMORY;
+        }
+        CHECK(created != CGRPO_OK ? sampler == NULL : sampler != NULL);
+        cgrpo_sampler_destroy(sampler);
+        sampler = NULL;
+        for (int64_t k = 0; k < steps; k++) window[k] = k;
+    }
+    CHECK(refused > 0);
+    free(sigmas), free(times), free(window);
+#endif
+}
+
+/* At the header's bound, whatever spreads the points: the numbers are there, and fall. */
+static void a_million_steps_take_less_than_a_second(void) {
+    enum { steps = 1000000 };
+    double *sigmas = malloc((steps + 1) * sizeof *sigmas);
+    cgrpo_schedule_options options;
+    cgrpo_schedule_options_init(&options, sizeof options);
+    for (options.spacing = 1; options.spacing <= CGRPO_SCHEDULE_SPACING_BETA; options.spacing++) {
+        clock_t start = clock();
+        if (!CHECK_OK(cgrpo_schedule_make(steps, &options, sigmas))) continue;
+        double seconds = (double)(clock() - start) / CLOCKS_PER_SEC;
+        CHECK(seconds < 1);
+        CHECK(sigmas[0] == 1 && sigmas[steps] == 0);
+    }
+    free(sigmas);
+}
+
 int main(void) {
     RUN(schedules_are_their_formulas);
     RUN(coefficients_are_their_formulas);
@@ -470,5 +548,7 @@ int main(void) {
     RUN(large_gradients_are_the_same_bits_wherever_they_lie);
     RUN(sums_stay_accurate_for_large_latents);
     RUN(info_makes_an_equal_sampler);
+    RUN(missing_memory_is_a_status);
+    RUN(a_million_steps_take_less_than_a_second);
     return finish("sampler");
 }

@@ -111,7 +111,6 @@ CASES = {
         ValueError,
         "grad_log_probs has shape",
     ),
-    "latents of one step": (lambda: cg.relative_l1(X[:, :1]), ValueError, "latents"),
     "relative L1 of NaN": (lambda: cg.relative_l1(with_nan(X, 1, 1, 0)), cg.NonFinite, "sample 1"),
     "x_init integers": (lambda: SAMPLER.begin([[1, 2]], seed=0), TypeError, "x_init"),
     "x_init empty": (lambda: SAMPLER.begin(X[:0], seed=0), ValueError, "x_init"),

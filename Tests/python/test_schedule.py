@@ -71,6 +71,33 @@ def test_schedules_are_those_of_diffusers(case):
     np.testing.assert_allclose(schedule.timesteps(), case["timesteps"], rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize("width, height", [(1920, 1080), (720, 1080), (1000, 1000), (1366, 768), (1024, 1024)])
+def test_flux_counts_the_tokens_of_the_pipeline(width, height):
+    tokens = (width // 16) * (height // 16)
+    mu = 0.5 + (1.15 - 0.5) * (tokens - 256) / (4096 - 256)
+    t = 1 - np.arange(29) / 28
+    with np.errstate(divide="ignore"):
+        sigmas = np.exp(mu) / (np.exp(mu) + (1 / t - 1))
+    np.testing.assert_allclose(cg.Schedule.flux(28, width, height).sigmas, sigmas, rtol=1e-12)
+
+
+@pytest.mark.parametrize("base", ["linear", "diffusers"])
+@pytest.mark.parametrize("spacing", ["shifted", "karras", "exponential", "beta"])
+def test_one_step_goes_from_1_to_0_as_in_diffusers(base, spacing):
+    assert cg.Schedule.make(1, base=base, shift=3, spacing=spacing) == cg.Schedule([1, 0])
+
+
+def test_latents_of_one_step_have_no_change():
+    assert cg.relative_l1(np.zeros((3, 1, 4))).shape == (3, 0)
+
+
+@pytest.mark.parametrize("first", [0.99999988, 1.0000001192092896])
+def test_a_first_sigma_within_float32_of_1_is_1(first):
+    schedule = cg.Schedule([first, 0.5, 0])
+    assert schedule.sigmas[0] == 1 and schedule == cg.Schedule([1, 0.5, 0])
+    assert cg.Sampler(schedule, eta=0.7).coefficients(0) == cg.Sampler([1, 0.5, 0], eta=0.7).coefficients(0)
+
+
 def test_flux_shifts_by_the_size_of_the_image():
     assert cg.flux_mu(256 * 256) == pytest.approx(0.5) and cg.flux_mu(1024 * 1024) == pytest.approx(1.15)
     flux = cg.Schedule.flux(28, 1024, 1024)
@@ -86,7 +113,7 @@ def test_flux_shifts_by_the_size_of_the_image():
         ("terminal", lambda: cg.Schedule.make(5, terminal=0)),
         ("terminal", lambda: cg.Schedule.make(5, terminal=1.0)),
         ("spacing", lambda: cg.Schedule.make(5, spacing="even")),
-        ("steps", lambda: cg.Schedule.make(1, spacing="karras")),
+        ("terminal", lambda: cg.Schedule.make(1, terminal=0.1)),
         ("pixels", lambda: cg.flux_mu(0)),
         ("ratio", lambda: cg.Schedule.flash(10, 3.0, kept=8, ratio=0.1)),
         ("kept", lambda: cg.Schedule.flash(10, 3.0, kept=0, ratio=0.5)),

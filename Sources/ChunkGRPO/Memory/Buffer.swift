@@ -20,6 +20,11 @@ package final class Buffer<Element: BitwiseCopyable> {
     base = memory.alignedUp(toMultipleOf: 64).bindMemory(to: Element.self, capacity: count)
   }
 
+  package convenience init(copying values: UnsafeBufferPointer<Element>, for purpose: String) throws {
+    try self.init(count: values.count, for: purpose)
+    _ = self.values.update(fromContentsOf: values)
+  }
+
   deinit { free(memory) }
 
   package var values: UnsafeMutableBufferPointer<Element> { UnsafeMutableBufferPointer(start: base, count: count) }

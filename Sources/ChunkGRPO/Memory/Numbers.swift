@@ -26,12 +26,19 @@ public struct Numbers<Element: BitwiseCopyable>: RandomAccessCollection, Express
     owner = buffer
   }
 
+  /// The same in memory of its own.
+  package func owned(for purpose: String) throws -> Numbers {
+    if owner != nil || isEmpty { return self }
+    return Numbers(try Buffer(copying: values, for: purpose))
+  }
+
   /// The address of the first, alive as long as this value; nil where there are none.
   package var pointer: UnsafePointer<Element>? { values.isEmpty ? nil : values.baseAddress }
 
   public var startIndex: Int { 0 }
   public var endIndex: Int { values.count }
-  public subscript(index: Int) -> Element { values[index] }
+  // Without it, the owner of a value that is not used again may be gone before the memory is read.
+  public subscript(index: Int) -> Element { withExtendedLifetime(owner) { values[index] } }
 }
 
 // Nobody writes to the memory while this value is in use.

@@ -42,12 +42,17 @@ extension Sampler {
     // d²/∂v = 2·(v − v')
     let output = try output(step, velocity, slope: 2 * factor, gradient)
     let pass = VelocityDistancePass(x: velocity.rows, w: other.rows, gradient: output)
+    try gradient?.gradVelocity.checkApart("grad_velocity", from: velocity, "velocity")
+    try gradient?.gradVelocity.checkApart("grad_velocity", from: other, "other_velocity")
+    var check = GradientCheck()
     let broken = pass.run(threads: threads, keeping: (velocity, other, gradient?.gradVelocity)) { sample, _, sums in
       let value = factor * (sums.squares / Double(velocity.elements))
       divergence?[sample] = value
+      look(at: gradient, output, sample, squares: sums.squares, &check)
       return value
     }
     try throwIfBroken(broken, from: step, "velocity or other_velocity")
+    try check.throwIfBroken(from: step, "grad_divergence", velocity)
   }
 
   /// Divergence of a step from the one that was sampled: its mean is x' − s·ε, with ε made again (or given), so that
@@ -91,13 +96,32 @@ extension Sampler {
     let output = try output(step, velocity, slope: 2 * c.b * ofMeans, gradient)
     let pass = MeanDistancePass(
       c: c, x: latents.rows, v: velocity.rows, next: next.rows, noise: source ?? .none, gradient: output)
+    if let view = gradient?.gradVelocity {
+      try view.checkApart("grad_velocity", from: latents, "latents")
+      try view.checkApart("grad_velocity", from: velocity, "velocity")
+      try view.checkApart("grad_velocity", from: next, "next_latents")
+      try view.checkApart("grad_velocity", from: noise?.given(step: step), "noise")
+    }
     let owners = (latents, velocity, next, noise, gradient?.gradVelocity)
+    var check = GradientCheck()
     let broken = pass.run(threads: threads, keeping: owners) { sample, _, sums in
       let value = ofMeans * (sums.squares / Double(velocity.elements))
       divergence?[sample] = value
+      look(at: gradient, output, sample, squares: sums.squares, &check)
       return value
     }
     try throwIfBroken(broken, from: step, "latents, velocity, noise or next latents")
+    try check.throwIfBroken(from: step, "grad_divergence", velocity)
+  }
+
+  private func look(
+    at gradient: DivergenceGradient?, _ output: DistanceGradient?, _ sample: Int, squares: Double,
+    _ check: inout GradientCheck
+  ) {
+    if let gradient, let output {
+      let scale = output.slope * output.upstream[sample]
+      check.look(at: gradient.gradVelocity, sample, scale: scale, squares: squares)
+    }
   }
 
   /// Arrays around one of the two.

@@ -52,7 +52,7 @@ public struct Recipe: Sendable, CustomStringConvertible {
   /// The sampler of an iteration.
   public func sampler(iteration: Int = 0, threads: Int = 1) throws -> Sampler {
     var options = sampler
-    options.window = try window.map { try SDEWindow($0).steps(iteration: iteration) }
+    options.window = try window.map { try SDEWindow($0).stepNumbers(iteration: iteration) }
     options.threads = threads
     return try Sampler(schedule(iteration: iteration), options)
   }

@@ -36,10 +36,7 @@ public struct Noise {
 
   /// The caller's for one step, (B, D) like the latents.
   public static func given(_ noise: LatentsView) -> Noise {
-    given(
-      TrajectoryView(
-        noise.base, type: noise.type, batch: noise.batch, count: 1, elements: noise.elements,
-        batchStride: noise.batchStride, stepStride: 0, owner: noise.owner))
+    given(TrajectoryView(noise))
   }
 
   /// The caller's for all T steps, (B, T, …).
@@ -60,6 +57,12 @@ public struct Noise {
       try x.checkSame(own, "noise")
       return .given(own.rows)
     }
+  }
+
+  /// What is given for a step.
+  func given(step: Int) -> LatentsView? {
+    guard case .given(let noise) = source else { return nil }
+    return noise.latents(noise.count == 1 ? 0 : step)
   }
 
   func checkIDs(batch: Int) throws { try checkSampleIDs(idCount, batch: batch) }
@@ -98,5 +101,12 @@ public func normal(_ noise: Noise, step: Int = initialNoiseStep, threads: Int = 
 
 /// Uniform draws in (0, 1), 32 bits each: word 0 of Philox's counters in order.
 package func uniforms(seed: UInt64, sampleID: UInt64, step: UInt32, count: Int) -> [Double] {
-  kernelSet.uniforms(seed: seed, sampleID: sampleID, step: step, count: count)
+  [Double](unsafeUninitializedCapacity: count) { draws, initialized in
+    uniforms(seed: seed, sampleID: sampleID, step: step, into: UnsafeMutableBufferPointer(rebasing: draws[..<count]))
+    initialized = count
+  }
+}
+
+package func uniforms(seed: UInt64, sampleID: UInt64, step: UInt32, into draws: UnsafeMutableBufferPointer<Double>) {
+  kernelSet.uniforms(seed: seed, sampleID: sampleID, step: step, into: draws)
 }

@@ -14,50 +14,77 @@ public struct SDEWindow: Sendable, Equatable {
   }
 
   /// The stochastic steps of an iteration, counted from 0, in rising order; never none.
-  public func steps(iteration: Int) throws -> [Int] {
+  public func steps(iteration: Int) throws -> [Int] { try Array(stepNumbers(iteration: iteration)) }
+
+  package func stepNumbers(iteration: Int) throws -> Numbers<Int> {
     try require((0...1 << 40).contains(iteration), "iteration = \(iteration) is outside 0 … 2^40")
     let (first, end, size) = (options.first, options.end, options.size)
     switch options.strategy {
-    case .fixed: return window(first)
+    case .fixed: return try window(first)
     case .random:
       let starts = end - first - size + 1
-      return window(first + min(starts - 1, Int(draws(iteration, 1)[0] * Double(starts))))
-    case .subset:
-      let keys = draws(iteration, end - first)
-      return keys.indices.sorted { keys[$0] < keys[$1] }.prefix(size).map { first + $0 }.sorted()
+      return try window(first + min(starts - 1, Int(draws(iteration, 1)[0] * Double(starts))))
+    case .subset: return try subset(iteration)
     case .progressive, .linearDecay, .exponentialDecay:
       let start = try start(iteration: iteration)
-      return window(options.atEnd == .stay ? min(start, end - size) : start)
+      return try window(options.atEnd == .stay ? min(start, end - size) : start)
     }
   }
 
-  private func window(_ start: Int) -> [Int] { Array(start..<min(start + options.size, options.end)) }
+  private func window(_ start: Int) throws -> Numbers<Int> {
+    let steps = try Buffer<Int>(count: min(options.size, options.end - start), for: "a window")
+    for k in 0..<steps.count { steps.values[k] = start + k }
+    return Numbers(steps)
+  }
 
-  private func draws(_ iteration: Int, _ count: Int) -> [Double] {
+  /// The steps with the smallest draws, the first ones of those that are equal.
+  private func subset(_ iteration: Int) throws -> Numbers<Int> {
+    let keys = try draws(iteration, options.end - options.first)
+    let sorted = try Buffer<Double>(count: keys.count, for: "the draws of a window")
+    for (k, key) in keys.enumerated() { sorted.values[k] = key }
+    let largest = withExtendedLifetime(sorted) { quickselect(sorted.values, options.size - 1) }
+    var equal = options.size
+    for key in keys where key < largest { equal -= 1 }
+    let steps = try Buffer<Int>(count: options.size, for: "a window")
+    var n = 0
+    for (k, key) in keys.enumerated() where key < largest || (key == largest && equal > 0) {
+      if key == largest { equal -= 1 }
+      steps.values[n] = options.first + k
+      n += 1
+    }
+    return Numbers(steps)
+  }
+
+  private func draws(_ iteration: Int, _ count: Int) throws -> Numbers<Double> {
+    let draws = try Buffer<Double>(count: count, for: "the draws of a window")
     uniforms(
-      seed: options.seed, sampleID: UInt64(iteration), step: ReservedStep.sdeWindow.rawValue, count: count)
+      seed: options.seed, sampleID: UInt64(iteration), step: ReservedStep.sdeWindow.rawValue, into: draws.values)
+    return Numbers(draws)
   }
 
   private func start(iteration: Int) throws -> Int {
-    let starts = Array(
-      stride(from: options.first, to: options.end, by: options.stride ?? options.size))
-    let lasting = starts.map(iterations(at:))
-    let round = lasting.reduce(0, +)
+    let starts = stride(from: options.first, to: options.end, by: options.stride ?? options.size)
+    var (round, last) = (0, options.first)
+    for start in starts {
+      let (sum, overflow) = round.addingReportingOverflow(iterations(at: start))
+      (round, last) = (overflow ? .max : sum, start)
+    }
     var left = iteration
     if left >= round {
       switch options.atEnd {
       case .wrap: left %= round
-      case .stay: return starts[starts.count - 1]
+      case .stay: return last
       case .stop:
         throw ChunkGRPOError.invalidArgument(
           "iteration = \(iteration): the last window ended after \(round) iterations")
       }
     }
-    for (start, count) in zip(starts, lasting) {
+    for start in starts {
+      let count = iterations(at: start)
       if left < count { return start }
       left -= count
     }
-    return starts[starts.count - 1]
+    return last
   }
 
   /// How many iterations the window that starts at step `t` lasts.

@@ -51,6 +51,7 @@ extension Sampler {
       try latents.checkSame(gradUnconditional, "grad_unconditional")
       try require(extras.unconditional != nil, "grad_unconditional: there is no unconditional velocity")
     }
+    try checkApart(gradVelocity, gradUnconditional, latents, velocity, extras, next)
     try checkUpstream(gradLogProb, "grad_log_prob", batch: latents.batch, step: step)
     let slope = density.slope(b: coefficients[step].b, elements: latents.elements)
     // Guidance: ∂v/∂(conditional) = w and ∂v/∂(unconditional) = 1 − w.
@@ -72,12 +73,40 @@ extension Sampler {
     let (c, terms) = try mean(step, coefficients[step], latents, extras)
     let pass = DifferencePass(
       c: c, x: latents.rows, v: velocity.rows, terms: terms, next: next.rows, output: output)
+    var check = GradientCheck()
     let broken = pass.run(threads: threads, keeping: (latents, velocity, extras, next, owners)) { sample, _, sums in
       let value = density.logProb(squaredError: sums.squares, elements: latents.elements)
       logProb?[sample] = value
+      if let output, let (gradient, unconditional) = owners {
+        let upstream = output.upstream[sample]
+        check.look(at: gradient, sample, scale: output.scale * upstream, squares: sums.squares)
+        if let unconditional {
+          check.look(at: unconditional, sample, scale: output.unconditionalScale * upstream, squares: sums.squares)
+        }
+      }
       return value
     }
     try throwIfBroken(broken, from: step, "latents, velocity or next latents")
+    try check.throwIfBroken(from: step, "grad_log_prob", latents)
+  }
+
+  /// The gradient of the unconditional velocity is written while the block is still to be read once more.
+  private func checkApart(
+    _ gradient: LatentsView, _ unconditional: LatentsView?, _ latents: LatentsView, _ velocity: LatentsView,
+    _ extras: StepExtras, _ next: LatentsView
+  ) throws {
+    try gradient.checkApart("grad_velocity", from: latents, "latents")
+    try gradient.checkApart("grad_velocity", from: velocity, "velocity")
+    try gradient.checkApart("grad_velocity", from: next, "next_latents")
+    try gradient.checkApart("grad_velocity", from: extras.unconditional, "unconditional")
+    try gradient.checkApart("grad_velocity", from: extras.previousImage, "previous_image")
+    guard let unconditional else { return }
+    try unconditional.checkApart("grad_unconditional", from: latents, "latents", orSame: false)
+    try unconditional.checkApart("grad_unconditional", from: velocity, "velocity", orSame: false)
+    try unconditional.checkApart("grad_unconditional", from: next, "next_latents", orSame: false)
+    try unconditional.checkApart("grad_unconditional", from: extras.unconditional, "unconditional")
+    try unconditional.checkApart("grad_unconditional", from: extras.previousImage, "previous_image")
+    try unconditional.checkApart("grad_unconditional", from: gradient, "grad_velocity", orSame: false)
   }
 
   private func checkedDensity(

@@ -36,7 +36,11 @@ extension Sampler {
       range.lowerBound >= 0 && range.upperBound <= steps && !range.isEmpty,
       "steps \(range.lowerBound) ..< \(range.upperBound) are not within 0 ..< \(steps), or none")
     if case .given(let noise) = noise?.source { try noise.checkSteps(self) }
-    if let image = buffers.previousImage { try x.latents(0).checkSame(image, "previous_image") }
+    if let image = buffers.previousImage {
+      try x.latents(0).checkSame(image, "previous_image")
+      let one = TrajectoryView(image)
+      try one.checkApart("previous_image", from: x, "latents", orSame: false)
+    }
     if coefficients[range.lowerBound].c != 0 && buffers.previousImage == nil { throw needsImage(range.lowerBound) }
     let velocities = try Latents(type: x.type, batch: x.batch, elements: x.elements).view
     // A copy, so that a rollout that fails leaves the caller's as it was.

@@ -7,7 +7,7 @@ public struct StepResult: Sendable, Equatable {
 }
 
 extension Sampler {
-  /// One step: next = a·x + b·v + c·h + s·ε. `next` may be `latents`.
+  /// One step: next = a·x + b·v + c·h + s·ε. `next` may be `latents`, or overlaps nothing that is read.
   ///
   /// - Parameters:
   ///   - noise: may be nil where s = 0.
@@ -66,6 +66,11 @@ extension Sampler {
     relativeL1: UnsafeMutablePointer<Double>?, stride: Int
   ) throws {
     let (c, terms) = try mean(step, c, latents, extras)
+    try next.checkApart("next_latents", from: latents, "latents")
+    try next.checkApart("next_latents", from: velocity, "velocity")
+    try next.checkApart("next_latents", from: extras.unconditional, "unconditional")
+    if c.c != 0 { try next.checkApart("next_latents", from: extras.previousImage, "previous_image") }
+    try next.checkApart("next_latents", from: noise?.given(step: step), "noise")
     let density = StepDensity(s: c.s, options.logProbForm)
     let pass = StepPass(
       c: c, x: latents.rows, v: velocity.rows, terms: terms, noise: source, next: next.rows, change: relativeL1 != nil)

@@ -44,6 +44,8 @@ extension Sampler {
     try require(
       gradVelocities.count == n, "grad_velocities hold \(gradVelocities.count) steps, but the velocities have \(n)")
     try latents.latents(0).checkSame(gradVelocities.latents(0), "grad_velocities")
+    try gradVelocities.checkApart("grad_velocities", from: latents, "latents", orSame: false)
+    try gradVelocities.checkApart("grad_velocities", from: velocities, "velocities", orSame: true)
     var first = 0
     for t in 0..<n {
       let column = gradLogProbs + t
@@ -67,10 +69,11 @@ extension Sampler {
     output: (upstream: UnsafePointer<Double>, gradients: TrajectoryView)?, finish: (Int, Int, Double) -> Void
   ) throws {
     let first = range.lowerBound
+    var check = GradientCheck()
     let broken = try withUnsafeTemporaryAllocation(of: StepDensity.self, capacity: maxSteps) { densities in
       for t in range { densities[t - first] = try checkedDensity(firstStep + t) }
-      return coefficients.withUnsafeBufferPointer { coefficients -> Broken? in
-        guard let coefficients = coefficients.baseAddress, let densities = densities.baseAddress else { return nil }
+      return withExtendedLifetime(coefficients) { () -> Broken? in
+        guard let coefficients = coefficients.pointer, let densities = densities.baseAddress else { return nil }
         let pass = TrajectoryPass(
           coefficients: coefficients + firstStep + first, densities: UnsafePointer(densities),
           latents: StepRows(latents, from: first), v: StepRows(velocities, from: first), steps: range.count,
@@ -83,11 +86,18 @@ extension Sampler {
         return pass.run(threads: threads, keeping: (latents, velocities, output?.gradients)) { sample, j, sums in
           let value = densities[j].logProb(squaredError: sums.squares, elements: latents.elements)
           finish(sample, first + j, value)
+          if let output {
+            let slope = densities[j].slope(b: coefficients[firstStep + first + j].b, elements: latents.elements)
+            check.look(
+              at: output.gradients.latents(first + j), sample, step: j,
+              scale: output.upstream[sample &* velocities.count &+ first &+ j] * slope, squares: sums.squares)
+          }
           return value
         }
       }
     }
     try throwIfBroken(broken, from: firstStep + first, "latents, velocity or next latents")
+    try check.throwIfBroken(from: firstStep + first, "grad_log_prob", latents.latents(0))
   }
 
   private func check(firstStep: Int, latents: TrajectoryView, velocities: TrajectoryView) throws {

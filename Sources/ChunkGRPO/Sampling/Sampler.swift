@@ -7,7 +7,7 @@ public struct Sampler: Sendable {
   public let options: SamplerOptions
   public let threads: Int
   /// T of them.
-  public let coefficients: [StepCoefficients]
+  public let coefficients: Numbers<StepCoefficients>
 
   /// T
   public var steps: Int { schedule.steps }
@@ -35,32 +35,38 @@ public struct Sampler: Sendable {
 
   public init(_ schedule: Schedule, _ options: SamplerOptions) throws {
     self.schedule = schedule
-    self.options = options
     threads = try resolvedThreads(options.threads)
     coefficients = try Sampler.coefficients(schedule, options)
+    var own = options
+    own.etas = try options.etas?.owned(for: "etas")
+    own.window = try options.window?.owned(for: "a window")
+    self.options = own
   }
 
-  private static func coefficients(_ schedule: Schedule, _ o: SamplerOptions) throws -> [StepCoefficients] {
+  private static func coefficients(_ schedule: Schedule, _ o: SamplerOptions) throws -> Numbers<StepCoefficients> {
     let (sigmas, steps) = (schedule.sigmas, schedule.steps)
     try o.check(steps: steps)
-    let etas = o.etas ?? Array(repeating: o.eta, count: steps)
-    var inside = Array(repeating: o.window == nil, count: steps)
-    for k in o.window ?? [] { inside[k] = true }
-    let lastInside = inside.lastIndex(of: true) ?? -1
-    return try (0..<steps).map { k in
+    let result = try Buffer<StepCoefficients>(count: steps, for: "the coefficients of \(steps) steps")
+    let lastInside = o.window.map { $0[$0.count - 1] } ?? steps - 1
+    // How many steps of the window lie before step k.
+    var passed = 0
+    for k in 0..<steps {
+      let inside = o.window.map { passed < $0.count && $0[passed] == k } ?? true
+      if inside { passed += 1 }
       let last = k == steps - 1
       let dynamics: Dynamics =
-        last && o.lastStep == .ode
-        ? .ode : inside[k] ? o.dynamics : k > lastInside ? o.after ?? o.outside : o.outside
+        last && o.lastStep == .ode ? .ode : inside ? o.dynamics : k > lastInside ? o.after ?? o.outside : o.outside
+      let eta = o.etas.map { $0[k] } ?? o.eta
       let c = dynamics.coefficients(
         StepSigmas(
           sigma: sigmas[k], next: sigmas[k + 1], previous: o.dpmOrder == 2 && k > 0 && !last ? sigmas[k - 1] : nil,
-          afterFirst: sigmas[1]), o, eta: dynamics.followsEta ? etas[k] : 0)
+          afterFirst: sigmas[1]), o, eta: dynamics.followsEta ? eta : 0)
       try require(
-        [c.a, c.b, c.s, c.c].allSatisfy { Float($0).isFinite },
-        "eta = \(etas[k]) makes step \(k), from sigma \(sigmas[k]) to \(sigmas[k + 1]), overflow")
-      return c
+        Float(c.a).isFinite && Float(c.b).isFinite && Float(c.s).isFinite && Float(c.c).isFinite,
+        "eta = \(eta) makes step \(k), from sigma \(sigmas[k]) to \(sigmas[k + 1]), overflow")
+      result.values[k] = c
     }
+    return Numbers(result)
   }
 
   // MARK: Parts

@@ -22,10 +22,11 @@ public struct SamplerOptions: Options {
   /// The noise scale of Wan's SDE falls from σ_1 to this, in [0, 1]. For `.wanSDE` only.
   public var wanSigmaMin = 0.0
   /// One for each of the T steps instead of `eta`.
-  public var etas: [Double]?
+  public var etas: Numbers<Double>?
   /// The steps that take `dynamics`, in rising order; nil = all. The others take `outside`, and those after the last of
-  /// them `after` (MixGRPO, arXiv 2507.21802).
-  public var window: [Int]?
+  /// them `after` (MixGRPO, arXiv 2507.21802). The last step of the schedule is not trained, so that a window of it alone
+  /// is refused.
+  public var window: Numbers<Int>?
   public var outside = Dynamics.ode
   /// nil = the same as `outside`; `.dpmODE` is MixGRPO-Flash.
   public var after: Dynamics?
@@ -43,11 +44,10 @@ extension SamplerOptions {
   /// Every field within its bounds, for a schedule of `steps`.
   func check(steps: Int) throws {
     try require(etas == nil || etas?.count == steps, "etas: \(etas?.count ?? 0) of them for \(steps) steps")
-    for (k, eta) in (etas ?? [eta]).enumerated() {
-      let name = etas == nil ? "eta" : "etas[\(k)]"
-      try require(eta >= 0 && eta.isFinite, "\(name) = \(eta) must be at least 0 and finite")
-      try require(
-        dynamics != .cps || eta <= 1, "\(name) = \(eta): CPS takes at most 1, where all of the noise is new")
+    if let etas {
+      for (k, eta) in etas.enumerated() { try check(eta: eta, "etas[\(k)]") }
+    } else {
+      try check(eta: eta, "eta")
     }
     try require(
       (0...1).contains(wanSigmaMin) && (wanSigmaMin == 0 || dynamics == .wanSDE),
@@ -58,12 +58,23 @@ extension SamplerOptions {
         dynamics == .ode || dynamics == .dpmODE,
         "\(name): steps outside of the window are deterministic, ode or dpm_ode")
     }
-    try require(window?.isEmpty != true, "window: no step is in it, so nothing would be trained")
-    for (i, k) in (window ?? []).enumerated() {
+    if let window { try check(window, steps: steps) }
+  }
+
+  private func check(eta: Double, _ name: @autoclosure () -> String) throws {
+    try require(eta >= 0 && eta.isFinite, "\(name()) = \(eta) must be at least 0 and finite")
+    try require(
+      dynamics != .cps || eta <= 1, "\(name()) = \(eta): CPS takes at most 1, where all of the noise is new")
+  }
+
+  private func check(_ window: Numbers<Int>, steps: Int) throws {
+    try require(!window.isEmpty, "window: no step is in it, so nothing would be trained")
+    for (i, k) in window.enumerated() {
       try require((0..<steps).contains(k), "window[\(i)] = \(k) is outside 0 … \(steps - 1)")
-      if i > 0, let before = window?[i - 1] {
-        try require(k > before, "window[\(i)] = \(k) does not follow \(before): steps rise")
-      }
+      try require(
+        i == 0 || k > window[i - 1], "window[\(i)] = \(k) does not follow \(window[max(i, 1) - 1]): steps rise")
     }
+    try require(
+      window[0] < steps - 1, "window: only the last step, \(steps - 1), is in it, which is never trained")
   }
 }

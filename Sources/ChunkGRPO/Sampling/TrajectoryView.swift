@@ -25,6 +25,13 @@ public struct TrajectoryView {
     self.owner = owner
   }
 
+  /// Those of one step.
+  init(_ view: LatentsView) {
+    self.init(
+      view.base, type: view.type, batch: view.batch, count: 1, elements: view.elements, batchStride: view.batchStride,
+      stepStride: 0, owner: view.owner)
+  }
+
   /// The latents before step `step`.
   public subscript(step: Int) -> LatentsView {
     get throws {

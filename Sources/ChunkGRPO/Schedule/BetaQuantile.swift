@@ -1,36 +1,51 @@
 internal import Platform
 
-/// The p-quantile of Beta(a, a).
-func betaQuantile(_ p: Double, _ a: Double) -> Double {
-  if p <= 0 { return 0 }
-  if p >= 1 { return 1 }
-  // The distribution function is monotone: bisection to the last bit.
-  var (low, high) = (0.0, 1.0)
-  while true {
-    let middle = (low + high) / 2
-    if middle <= low || middle >= high { return middle }
-    if betaDistribution(middle, a) < p { low = middle } else { high = middle }
-  }
-}
+/// Quantiles of Beta(a, a), a < 1, for probabilities that follow one another closely: each starts from the last.
+struct BetaQuantiles {
+  private let a: Double
+  /// ln(a·B(a, a))
+  private let logNorm: Double
+  /// ln of the last quantile, mirrored into the lower half.
+  private var y: Double
 
-/// The regularised incomplete beta function I_x(a, a), by its continued fraction (DLMF 8.17.22, Lentz's method).
-private func betaDistribution(_ x: Double, _ a: Double) -> Double {
-  if x > 0.5 { return 1 - betaDistribution(1 - x, a) }
-  if x <= 0 { return 0 }
-  let front = exp(a * log(x) + a * log1p(-x) + lgamma(2 * a) - 2 * lgamma(a)) / a
-  var (c, d, f) = (1.0, 0.0, 1.0)
-  for i in 0..<200 {
-    let m = Double(i / 2)
-    let numerator =
-      i == 0
-      ? 1
-      : i % 2 == 0
-        ? m * (a - m) * x / ((a + 2 * m - 1) * (a + 2 * m))
-        : -(a + m) * (2 * a + m) * x / ((a + 2 * m) * (a + 2 * m + 1))
-    d = 1 / (1 + numerator * d)
-    c = 1 + numerator / c
-    f *= c * d
-    if abs(c * d - 1) < 1e-16 { break }
+  init(_ a: Double) {
+    self.a = a
+    logNorm = log(a) + 2 * lgamma(a) - lgamma(2 * a)
+    y = log(0.5)
   }
-  return front * (f - 1)
+
+  mutating func next(_ p: Double) -> Double {
+    if p <= 0 { return 0 }
+    if p >= 1 { return 1 }
+    return p > 0.5 ? 1 - lower(1 - p) : lower(p)
+  }
+
+  /// Newton's method for ln I_x = ln p over y = ln x. That function is concave and rises, so that it comes from the left
+  /// after one step whatever the start, and a step of 1e-8 leaves an error of the last bit.
+  private mutating func lower(_ p: Double) -> Double {
+    let target = log(p)
+    // Below 1/1000, ln I_x is a straight line but for 1e-3 of the step.
+    if y == log(0.5) && p < 0.1 { y = (target + logNorm) / a }
+    for _ in 0..<100 {
+      let x = min(exp(y), 0.5)
+      let front = a * (y + log1p(-x)) - logNorm
+      let sum = series(x)
+      // d ln I / d ln x = x·f(x)/I, with f the density.
+      let step = (front + log(sum) - target) * sum * (1 - x) / a
+      y = min(y - step, log(0.5))
+      if abs(step) < 1e-8 { break }
+    }
+    return exp(y)
+  }
+
+  /// a·B·I_x/(x(1 − x))^a = Σ (2a)_n/(a + 1)_n·xⁿ (DLMF 8.17.8), for x ≤ 1/2.
+  private func series(_ x: Double) -> Double {
+    var (term, sum, n) = (1.0, 1.0, 0.0)
+    while term > 1e-17 * sum {
+      term *= (2 * a + n) / (a + 1 + n) * x
+      sum += term
+      n += 1
+    }
+    return sum
+  }
 }

@@ -60,7 +60,7 @@ struct SelectedRows {
   private(set) var sigmas: [Double] = []
 
   /// Copies the latents and conditions of the rows into `lane`.
-  init(_ experience: Experience, _ samples: Range<Int>, sigmas: [Double], into lane: TrainingLane) {
+  init(_ experience: Experience, _ samples: Range<Int>, sigmas: Numbers<Double>, into lane: TrainingLane) {
     let (size, conditionSize) = (lane.network.shape.latentSize, lane.network.shape.conditionSize)
     for (chunk, steps) in experience.chunks.ranges.enumerated() {
       let chosen = samples.filter { experience.isSelected($0, chunk: chunk) }

@@ -9,9 +9,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ._arrays import empty, vector
-from ._generated import DYNAMICS, SCHEDULE_SHIFT, SamplerOptions, ScheduleKeywords, ScheduleOptions
-from ._handle import Handle
-from ._library import lib, new
+from ._generated import SCHEDULE_SHIFT, ScheduleKeywords, ScheduleOptions
+from ._library import lib
 from ._options import Unpack, documented, fill
 from ._scalars import integer, real
 from .errors import InvalidArgument, check
@@ -20,13 +19,15 @@ from .errors import InvalidArgument, check
 class Schedule:
     """T + 1 sigmas, strictly falling within [0, 1].
 
-    sigmas: your own, array-like (T + 1,), taken as float64.
+    sigmas: your own, array-like (T + 1,), taken as float64. A first one closer to 1 than 1e-6, which float32 leaves of
+    1, is 1.
     Raises InvalidArgument where they do not strictly fall within [0, 1].
     """
 
     def __init__(self, sigmas: ArrayLike) -> None:
         values = vector(sigmas, "sigmas").copy()
-        _check(values)
+        # By the library's rules: those by which it makes a sampler.
+        check(lib.cgrpo_timesteps(values.copy(), len(values), 1.0, 0, values))
         values.flags.writeable = False
         self._sigmas = values
 
@@ -66,9 +67,12 @@ class Schedule:
 
     @classmethod
     def flux(cls, steps: int, width: int, height: int) -> Schedule:
-        """FLUX's for an image of width x height pixels: exponential shift with `flux_mu(width * height)`."""
-        pixels = integer(width, "width", 1) * integer(height, "height", 1)
-        return cls.make(steps, shift_kind="exponential", mu=flux_mu(pixels))
+        """FLUX's for an image of width x height pixels: exponential shift with `flux_mu(width * height)`.
+
+        Sides are rounded down to multiples of 16 first, as the pipelines do: a token is 16 x 16 pixels.
+        """
+        wide, high = (integer(side, name, 16) // 16 * 16 for side, name in [(width, "width"), (height, "height")])
+        return cls.make(steps, shift_kind="exponential", mu=flux_mu(wide * high))
 
     @classmethod
     def flash(cls, steps: int, shift: float, kept: int, ratio: float) -> Schedule:
@@ -118,8 +122,8 @@ class Schedule:
 
 
 def flux_mu(pixels: float, base_shift: float = 0.5, max_shift: float = 1.15) -> float:
-    """FLUX's mu for an image of `pixels` = width x height: linear in the sequence length pixels / 16^2, from base_shift
-    at 256 tokens to max_shift at 4,096."""
+    """FLUX's mu for an image of `pixels` = width x height, sides that are multiples of 16: linear in the sequence length
+    pixels / 16^2, from base_shift at 256 tokens to max_shift at 4,096."""
     mu = ctypes.c_double()
     numbers = real(pixels, "pixels"), real(base_shift, "base_shift"), real(max_shift, "max_shift")
     check(lib.cgrpo_flux_mu(*numbers, ctypes.byref(mu)))
@@ -132,11 +136,3 @@ def _room(steps: Any) -> NDArray[np.float64]:
     if not 1 <= steps <= 1_000_000:
         check(lib.cgrpo_schedule_make(steps, None, np.empty(1)))
     return empty((steps + 1,))
-
-
-def _check(sigmas: NDArray[np.float64]) -> None:
-    """By the library's rules: those by which it makes a sampler."""
-    options = new(SamplerOptions)
-    options.dynamics = DYNAMICS["ode"]
-    sampler = Handle(lib.cgrpo_sampler_destroy)
-    check(lib.cgrpo_sampler_create(sigmas, len(sigmas), options, sampler.slot()))

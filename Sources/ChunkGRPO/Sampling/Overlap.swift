@@ -1,0 +1,58 @@
+// Arrays that a call writes, and those that it reads. A pass reads the elements of a block before it writes them, so that an
+// output may be an input; but it may not be a part of it, or the same shifted by some elements.
+
+extension LatentsView {
+  /// Throws where these latents, which are written, share memory with `other` of the same shape; `orSame`: and are not the
+  /// same array.
+  func checkApart(_ name: String, from other: LatentsView?, _ otherName: String, orSame: Bool = true) throws {
+    guard let other, sharesMemory(with: other) else { return }
+    let same = base == other.base && (batchStride == other.batchStride || batch == 1)
+    try require(
+      orSame && same,
+      "\(name) overlaps \(otherName): an array that is written is "
+        + (orSame ? "the very one that is read, or lies apart" : "apart from it"))
+  }
+
+  /// Whether a row of one overlaps a row of the other. Rows may lie between one another, as those of a trajectory do.
+  private func sharesMemory(with other: LatentsView) -> Bool {
+    let length = elements &* type.size
+    let (own, others) = (span, other.span)
+    if own.upperBound &+ length <= others.lowerBound || others.upperBound &+ length <= own.lowerBound { return false }
+    let (step, distance) = (abs(batchStride) &* type.size, abs(other.batchStride) &* type.size)
+    for i in 0..<batch {
+      // The first row of the other that ends behind the start of this one, and whether it begins before its end.
+      let offset = own.lowerBound &+ i &* step &- others.lowerBound
+      let j = distance == 0 || offset < length ? 0 : (offset &- length) / distance &+ 1
+      if j < other.batch && abs(offset &- j &* distance) < length { return true }
+    }
+    return false
+  }
+
+  /// The addresses of the lowest row and of the highest.
+  private var span: ClosedRange<Int> {
+    let first = Int(bitPattern: base)
+    let last = first &+ (batch &- 1) &* batchStride &* type.size
+    return min(first, last)...max(first, last)
+  }
+}
+
+extension TrajectoryView {
+  /// The same for every step; a step may be the same array as the one of the other with its number.
+  func checkApart(_ name: String, from other: TrajectoryView, _ otherName: String, orSame: Bool) throws {
+    let (own, others) = (span, other.span)
+    if own.upperBound <= others.lowerBound || others.upperBound <= own.lowerBound { return }
+    for t in 0..<count {
+      for u in 0..<other.count {
+        try latents(t).checkApart(name, from: other.latents(u), otherName, orSame: orSame && t == u)
+      }
+    }
+  }
+
+  /// All addresses between the lowest and the end of the highest row.
+  private var span: Range<Int> {
+    let (samples, steps) = ((batch &- 1) &* batchStride &* type.size, (count &- 1) &* stepStride &* type.size)
+    let first = Int(bitPattern: base)
+    return first &+ min(0, samples) &+ min(0, steps)..<first &+ max(0, samples) &+ max(0, steps) &+ elements
+      &* type.size
+  }
+}
