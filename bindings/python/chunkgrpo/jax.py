@@ -152,8 +152,8 @@ def step(
 def divergence(
     sampler: Sampler, step: Any, velocity: Any, other: Any, *, kind: Divergence = "gaussian"
 ) -> jax.Array:
-    """`chunkgrpo.divergence` (B,) of one step under `velocity` from that under `other`, both (B, ...). Differentiable in
-    velocity."""
+    """`chunkgrpo.divergence` (B,) of one step under `velocity` from that under `other`, both (B, ...). Differentiable
+    in velocity."""
     velocity = _latents(velocity, "velocity")
     traced, fixed = _split(step=step, velocity=velocity, other=_as(velocity, other, "other"))
     value = partial(_divergences.divergence, sampler, kind=kind, **fixed)
@@ -224,8 +224,9 @@ def chunk_policy_loss(
     """`chunk_loss` of `log_probs` in one callback: differentiable in velocities (B, S, ...) and ratio_bias.
 
     latents (B, S + 1, ...) or more steps; old_log_probs (B, S), advantages (B,) and the options are those of
-    `chunk_loss`. Only the steps that selection and mask leave to some sample are computed. All is float64 on the way, but that the new log-probabilities are rounded to the type of the old ones:
-    so the ratio of the policy that sampled is exactly 1.
+    `chunk_loss`. Only the steps that selection and mask leave to some sample are computed. All is float64 on the way,
+    but that the new log-probabilities are rounded to the type of the old ones: so the ratio of the policy that sampled
+    is exactly 1.
     """
     plan = _steps.plan_of(plan)
     latents = _latents(latents, "latents", 2)
