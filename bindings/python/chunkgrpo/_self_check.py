@@ -363,7 +363,7 @@ def _noise_level(case: _Case) -> Optional[str]:
         found = math.exp(-case.old[:, j].mean() - 0.5 * math.log(2 * math.pi) - 0.5)
         if abs(math.log(found / s)) > 6 / math.sqrt(2 * case.numbers(j).size):
             return (
-                f"another sampler or schedule: the rollout's noise in step {case.first_step + j} was about {found:.3g}, "
-                f"and this sampler's is {s:.3g}"
+                f"another sampler or schedule: the rollout's noise in step {case.first_step + j} was about "
+                f"{found:.3g}, and this sampler's is {s:.3g}"
             )
     return None

@@ -251,7 +251,9 @@ def chunk_policy_loss(
         """Of the steps that have a gradient: the others may be without noise."""
         of_steps = {**fixed, **given}
         grads = np.zeros_like(of_steps["velocities"])
-        for run in _steps.runs((np.asarray(grad_log_probs) != 0).any(0)):
+        first, count = int(of_steps["first_step"]), grads.shape[1]
+        noisy = np.array([sampler.coefficients(first + j).s > 0 for j in range(count)])
+        for run in _steps.runs((np.asarray(grad_log_probs) != 0).any(0) & noisy):
             at = _of_run(run, **of_steps)
             grads[:, run] = sampler.log_probs_vjp(**at, grad_log_probs=np.asarray(grad_log_probs)[:, run])
         return grads
