@@ -119,7 +119,7 @@ def test_an_axis_that_does_not_fit_the_schedule_is_refused():
     import chunkgrpo.torch as cgt
 
     channels = np.ones((2, 16, 3))  # of one step, where the second axis is not that of the steps
-    words = r"velocities has shape \(2, 16, 3\), which is 16 steps from step 3 on; the schedule has 7.*divergence\(sampler"
+    words = r"velocities has shape \(2, 16, 3\), which is 16 steps from step 3 on; the schedule has 7.*divergence\(s"
     with pytest.raises(cg.InvalidArgument, match=words):
         cg.divergences(SAMPLER, channels, channels, first_step=3)
     with pytest.raises(cg.InvalidArgument, match=words):

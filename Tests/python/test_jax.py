@@ -486,3 +486,27 @@ def test_subnormal_latents_survive_the_flushing_of_xlas_threads(transform):
     assert (expected != 0).all() and (np.abs(expected) < 1e-38).all()
     found = transform(partial(cgj.step, sampler, 3, seed=0))(jnp.asarray(latents), jnp.asarray(velocity))[0]
     np.testing.assert_array_equal(found, expected)
+
+
+@transforms
+@pytest.mark.parametrize("by", ["mask", "selection"])
+def test_a_window_between_deterministic_steps_is_trained_by_mask_and_by_selection(transform, by):
+    window = cg.Sampler(SAMPLER.schedule, eta=0.7, window=[3, 4])
+    trajectory = window.rollout(lambda x, sigma, k: np.tanh(x), cg.initial_noise((3, 5), 1), seed=1)
+    plan, adv, old = cg.ChunkPlan([3, 2, 3]), np.array([1.0, -0.5, 2.0]), trajectory.log_probs - 0.01
+    v = jnp.asarray(np.tanh(trajectory.latents[:, :8]))
+    inside = np.zeros((3, 8), bool)
+    inside[:, 3:5] = True
+    options = {"mask": inside} if by == "mask" else {"selection": plan.select(3, chunks=[1])}
+
+    def loss(v):
+        return cgj.chunk_policy_loss(window, trajectory.latents, v, old, adv, plan, clip=1.0, **options).loss
+
+    def part(v):
+        at = trajectory.latents[:, 3:6], v, old[:, 3:5], adv, [2]
+        return cgj.chunk_policy_loss(window, *at, first_step=3, clip=1.0).loss
+
+    np.testing.assert_allclose(transform(loss)(v), part(v[:, 3:5]), rtol=1e-6)
+    grad = transform(jax.grad(loss))(v)
+    np.testing.assert_allclose(grad[:, 3:5], jax.grad(part)(v[:, 3:5]), rtol=1e-5)
+    assert not grad[:, :3].any() and not grad[:, 5:].any()

@@ -142,7 +142,10 @@ def call(**options):
         ("kind is", lambda: cg.divergences(SAMPLER, np.ones((2, 3, 4)), np.ones((2, 3, 4)), kind="kl")),
         ("grad has shape", lambda: cg.divergences_vjp(SAMPLER, np.ones((2, 3, 4)), np.ones((2, 3, 4)), [1])),
         ("noise", lambda: cg.divergences_from_sampled(SAMPLER, np.ones((2, 4, 4)), np.ones((2, 3, 4)))),
-        ("velocities has shape", lambda: cg.divergences_from_sampled(SAMPLER, np.ones((2, 3, 4)), np.ones((2, 3, 4)), seed=1)),
+        (
+            "velocities has shape",
+            lambda: cg.divergences_from_sampled(SAMPLER, np.ones((2, 3, 4)), np.ones((2, 3, 4)), seed=1),
+        ),
         ("step", lambda: cg.divergences(SAMPLER, np.ones((2, 3, 4)), np.ones((2, 3, 4)), first_step=5)),
     ],
 )

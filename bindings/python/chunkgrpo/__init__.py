@@ -65,6 +65,7 @@ from ._divergences import (
 )
 from ._generated import ChunkStats, IterationReport
 from ._library import lib
+from ._self_check import OnPolicyReport, RatioWarning, check_on_policy
 from .chunks import ChunkFit, ChunkPlan
 from .errors import (
     CallbackFailed,
@@ -106,8 +107,10 @@ __all__ = [
     "InvalidArgument",
     "IterationReport",
     "NonFinite",
+    "OnPolicyReport",
     "OutOfMemory",
     "RECIPES",
+    "RatioWarning",
     "Recipe",
     "RewardHistory",
     "SDEWindow",
@@ -119,6 +122,7 @@ __all__ = [
     "__version__",
     "advantages",
     "best_of_n",
+    "check_on_policy",
     "chunk_loss",
     "divergence",
     "divergence_vjp",

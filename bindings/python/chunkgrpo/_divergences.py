@@ -1,5 +1,5 @@
-"""How far a policy's steps are from another's: KL to a reference, the bias of GRPO-Guard, the mask of Flow-DPPO. A name in
-the singular is of one step, as `log_prob` is; one in the plural is of several, as `log_probs`."""
+"""How far a policy's steps are from another's: KL to a reference, the bias of GRPO-Guard, the mask of Flow-DPPO.
+A name in the singular is of one step, as `log_prob` is; one in the plural is of several, as `log_probs`."""
 
 from __future__ import annotations
 

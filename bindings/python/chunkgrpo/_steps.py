@@ -17,7 +17,8 @@ from .sampler import Sampler
 def kept(sampler: Any) -> Sampler:
     """The argument, if it is a sampler."""
     if not isinstance(sampler, Sampler):
-        raise WrongType(f"sampler must be a chunkgrpo.Sampler, not {type(sampler).__name__}; are two arguments swapped?")
+        kind = type(sampler).__name__
+        raise WrongType(f"sampler must be a chunkgrpo.Sampler, not {kind}; are two arguments swapped?")
     return sampler
 
 
@@ -42,7 +43,8 @@ def fitting_frames(sampler: Sampler, frames: int, first_step: int, shape: Any) -
 
 
 def needed(plan: ChunkPlan, batch: int, options: Mapping[str, Any]) -> NDArray[np.bool_]:
-    """(B, S): the steps that a sample has selected and has. Their log-probabilities are the loss; no others are read."""
+    """(B, S): the steps that a sample has selected and has. Their log-probabilities make the loss; no others are read.
+    """
     steps = np.ones((batch, plan.steps), np.bool_)
     if options.get("selection") is not None:
         chosen = selection_mask(options["selection"], batch, len(plan)) != 0

@@ -234,8 +234,8 @@ def selection_mask(selection: Any, batch: int, count: int) -> NDArray[np.uint8]:
         raise WrongType(f"selection has element type {array.dtype}; a mask must be bool: selection != 0")
     if array.dtype.kind in "iu" and array.shape == (batch, count) and ((array == 0) | (array == 1)).all():
         raise InvalidArgument(
-            f"selection has shape {array.shape} and holds only 0 and 1: that may be a mask or indices of chunks. Give a "
-            f"mask as bool, selection != 0; of indices, the mask np.eye({count}, dtype=bool)[selection].any(1)"
+            f"selection has shape {array.shape} and holds only 0 and 1: that may be a mask or indices of chunks. "
+            f"Give a mask as bool, selection != 0; of indices, the mask np.eye({count}, dtype=bool)[selection].any(1)"
         )
     if array.ndim == 0:
         raise WrongType(f"selection must be a mask or lists of chunks, not {type(selection).__name__}")

@@ -152,8 +152,8 @@ def step(
 def divergence(
     sampler: Sampler, step: Any, velocity: Any, other: Any, *, kind: Divergence = "gaussian"
 ) -> jax.Array:
-    """`chunkgrpo.divergence` (B,) of one step under `velocity` from that under `other`, both (B, ...). Differentiable in
-    velocity."""
+    """`chunkgrpo.divergence` (B,) of one step under `velocity` from that under `other`, both (B, ...). Differentiable
+    in velocity."""
     velocity = _latents(velocity, "velocity")
     traced, fixed = _split(step=step, velocity=velocity, other=_as(velocity, other, "other"))
     value = partial(_divergences.divergence, sampler, kind=kind, **fixed)
@@ -224,8 +224,9 @@ def chunk_policy_loss(
     """`chunk_loss` of `log_probs` in one callback: differentiable in velocities (B, S, ...) and ratio_bias.
 
     latents (B, S + 1, ...) or more steps; old_log_probs (B, S), advantages (B,) and the options are those of
-    `chunk_loss`. Only the steps that selection and mask leave to some sample are computed. All is float64 on the way, but that the new log-probabilities are rounded to the type of the old ones:
-    so the ratio of the policy that sampled is exactly 1.
+    `chunk_loss`. Only the steps that selection and mask leave to some sample are computed. All is float64 on the way,
+    but that the new log-probabilities are rounded to the type of the old ones: so the ratio of the policy that sampled
+    is exactly 1.
     """
     plan = _steps.plan_of(plan)
     latents = _latents(latents, "latents", 2)
@@ -250,7 +251,9 @@ def chunk_policy_loss(
         """Of the steps that have a gradient: the others may be without noise."""
         of_steps = {**fixed, **given}
         grads = np.zeros_like(of_steps["velocities"])
-        for run in _steps.runs((np.asarray(grad_log_probs) != 0).any(0)):
+        first, count = int(of_steps["first_step"]), grads.shape[1]
+        noisy = np.array([sampler.coefficients(first + j).s > 0 for j in range(count)])
+        for run in _steps.runs((np.asarray(grad_log_probs) != 0).any(0) & noisy):
             at = _of_run(run, **of_steps)
             grads[:, run] = sampler.log_probs_vjp(**at, grad_log_probs=np.asarray(grad_log_probs)[:, run])
         return grads

@@ -90,7 +90,8 @@ def advantages(rewards: Any, group_size: Optional[int] = None, **options: Unpack
         given["groups"] = _group_ids(given["groups"], len(values))
     elif group_size is None and not _of_the_batch(options):
         raise InvalidArgument(
-            f"group_size: give the number of samples per prompt, or groups=; {len(values)} makes one group of all rewards"
+            "group_size: give the number of samples per prompt, or groups=; "
+            f"{len(values)} makes one group of all rewards"
         )
     count = values.shape[1] if values.ndim == 2 else 1
     struct = fill(AdvantageOptions, given, "advantages", shapes={"weights": (count,)}, positive=["group_size"])
@@ -325,7 +326,8 @@ def _distances(clip: Any) -> None:
     low, high = pair(clip, "clip")
     if 0.5 <= low < 1 < high:
         raise InvalidArgument(
-            f"clip is {(low, high)}, which look like bounds; it has the distances from 1: ({1 - low:.3g}, {high - 1:.3g})"
+            f"clip is {(low, high)}, which look like bounds; it has the distances from 1: "
+            f"({1 - low:.3g}, {high - 1:.3g})"
         )
 
 

@@ -8,15 +8,16 @@ from typing import Any, Callable, NamedTuple, Optional, TypeVar, cast
 import torch
 from torch import Tensor
 
-from .. import _arrays, _divergences
+from .. import _arrays, _divergences, _self_check
 from .. import objective as _objective
 from .._generated import ChunkLossKeywords, ChunkLossOptions, ChunkStats, Divergence
 from .._options import Unpack, documented
 from .._scalars import integer
 from .._steps import fitting_frames, frames, kept, needed, plan_of, readable, runs
 from ..chunks import ChunkPlan
-from ..errors import InvalidArgument, WrongType
+from ..errors import InvalidArgument
 from ..sampler import Sampler
+from ._tensors import checked, constant, floating
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -313,6 +314,7 @@ def chunk_policy_loss(
     *,
     first_step: int = 0,
     ratio_bias: Optional[Tensor] = None,
+    check: bool = True,
     **options: Unpack[ChunkLossKeywords],
 ) -> ChunkLoss:
     """`chunk_loss` of `log_probs`: the loss of the velocities (B, S, ...) at latents (B, S + 1, ...), differentiable in
@@ -320,6 +322,9 @@ def chunk_policy_loss(
 
     Only the steps that selection and mask leave to some sample are computed: the others may be deterministic, or have
     been taken elsewhere. They have their old log-probability in `new_log_probs`.
+
+    check  a sampler's first loss should have ratios of 1: where it has not, a RatioWarning names the cause that can be
+           found. False for off-policy training
     """
     kept(sampler)
     plan, x = plan_of(plan), constant(latents, "latents")
@@ -341,31 +346,13 @@ def chunk_policy_loss(
     new = torch.where(absent, known, new)
     out = chunk_loss(new, known, advantages, plan, ratio_bias=ratio_bias, **options)
     shown = torch.where(absent, old.to(new), new.detach())
+    if check:
+        _self_check.warn(sampler, x, known, new.detach(), steps, first_step=first_step, velocities=v.detach())
     return replace(out, new_log_probs=shown)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Tensors
-
-
-def checked(value: Any, name: str) -> Tensor:
-    if not isinstance(value, Tensor):
-        raise WrongType(f"{name} must be a torch.Tensor, not {type(value).__name__}")
-    return value
-
-
-def floating(value: Any, name: str) -> Tensor:
-    tensor = checked(value, name)
-    if not tensor.dtype.is_floating_point:
-        raise WrongType(f"{name} has element type {tensor.dtype}; it must be a floating type")
-    return tensor
-
-
-def constant(value: Any, name: str) -> Tensor:
-    tensor = checked(value, name)
-    if tensor.requires_grad and torch.is_grad_enabled():
-        raise InvalidArgument(f"{name} requires grad, but there is a gradient for velocities alone; detach() it")
-    return tensor.detach()
 
 
 def _apply(node: Any, *arguments: Any) -> Tensor:

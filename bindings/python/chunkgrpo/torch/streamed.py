@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 from torch.utils.checkpoint import get_device_states, set_device_states
 
-from .. import _arrays
+from .. import _arrays, _self_check
 from .. import objective as _objective
 from .._generated import ChunkLossKeywords, ChunkLossOptions
 from .._options import Unpack, documented
@@ -20,7 +20,8 @@ from .._steps import fitting_frames, kept, needed, plan_of, readable
 from ..chunks import ChunkPlan
 from ..errors import InvalidArgument, WrongType
 from ..sampler import Sampler
-from .autograd import ChunkLoss, constant, eager, floating
+from ._tensors import constant, floating
+from .autograd import ChunkLoss, eager
 
 VelocityFunction = Callable[[Tensor, float, int], Any]
 Penalty = Callable[[Tensor, Tensor, float, int], Tensor]
@@ -46,6 +47,7 @@ def streamed_backward(
     preserve_rng_state: bool = True,
     penalty: Optional[Penalty] = None,
     ratio_bias: Optional[RatioBias] = None,
+    check: bool = True,
     **options: Unpack[ChunkLossKeywords],
 ) -> ChunkLoss:
     """The gradient of `chunk_policy_loss`, added to the parameters' `.grad`, holding the activations of one step.
@@ -67,14 +69,16 @@ def streamed_backward(
     penalty     penalty(velocity, latents, sigma, step): a 0-dim tensor that is added to the loss, once for each step
                 that is needed. Of the pair that `velocity` returns it gets the first
     ratio_bias  ratio_bias(velocity, step): (B,), the `ratio_bias` of a step, differentiable in velocity (GRPO-Guard)
+    check       a sampler's first loss should have ratios of 1: where it has not, a RatioWarning names the cause that
+                can be found, for which the model is run some times more. False for off-policy training
     options     the others of `chunkgrpo.chunk_loss`: clip, selection, kl, ...
 
     Only the steps of chunks that some sample has selected, and has by `mask`, are run; the others have their old
     log-probability in `new_log_probs`. The loss that is returned has no graph, and is not multiplied by `scale`.
     Second-order steps are refused.
 
-    An error of the first pass leaves the gradients as they were. One of the second pass, such as an out-of-memory error,
-    leaves those of the steps before it in `.grad`: zero them before the batch is tried again.
+    An error of the first pass leaves the gradients as they were. One of the second pass, such as an out-of-memory
+    error, leaves those of the steps before it in `.grad`: zero them before the batch is tried again.
 
     KL to a frozen reference, with weight beta:
 
@@ -104,6 +108,9 @@ def streamed_backward(
     known = torch.from_numpy(readable(_arrays.doubles(old, "old_log_probs"), steps)).to(policy.latents.device)
     new, biases = policy.judge(columns, known)
     out = _objective.chunk_loss(new, known, advantages, plan, ratio_bias=biases, **options)
+    if check:
+        again: Any = {"first_step": policy.first_step, "velocity": velocity, "guidance": guidance}
+        _self_check.warn(sampler, policy.latents, known, new, steps, **again)
 
     factor = torch.tensor(float(scale), dtype=torch.float64, device=new.device)
     factor = factor if scaler is None else scaler.scale(factor)
@@ -181,7 +188,8 @@ class _Policy:
         if not isinstance(value, Tensor):
             raise WrongType(f"the penalty returned must be a 0-dim torch.Tensor, not {type(value).__name__}")
         if value.ndim:
-            raise InvalidArgument(f"the penalty returned has shape {tuple(value.shape)}; it must be 0-dim: take its mean")
+            shape = tuple(value.shape)
+            raise InvalidArgument(f"the penalty returned has shape {shape}; it must be 0-dim: take its mean")
         return value
 
     @torch.no_grad()
@@ -234,7 +242,8 @@ def _velocities(value: Any) -> tuple[Any, Any]:
         return value
     if isinstance(value, (tuple, list)) and value and isinstance(value[0], Tensor):
         raise InvalidArgument(
-            f"{name} is a {type(value).__name__} of {len(value)}; return its [0], or the pair (conditional, unconditional)"
+            f"{name} is a {type(value).__name__} of {len(value)}; return its [0], or the pair "
+            "(conditional, unconditional)"
         )
     raise WrongType(f"{name} must be a torch.Tensor, not {type(value).__name__}")
 
