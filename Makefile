@@ -43,7 +43,8 @@ LIBRARY_FLAGS := -Xswiftc -static-stdlib -Xswiftc -use-ld=lld -Xswiftc -DCHUNKGR
 LIBRARY_BUILD := swift build -c release --product chunkgrpo --scratch-path .build-lib $(LIBRARY_FLAGS)
 
 .PHONY: help setup setup-native setup-python demo test test-text test-swift test-c test-python test-budget bench lib wheel \
-    install format clean test-faults faults test-fuzz fuzz
+    install format clean test-faults faults test-fuzz fuzz \
+    test-sanitize sanitize
 
 help: ## This list
 	@echo 'chunkgrpo $(VERSION)'
@@ -107,7 +108,8 @@ $(WHEEL): $(LIBRARY) $(LIBRARY_NAMES) $(WHEEL_SOURCES)
 	@scripts/phase wheel 'Building the wheel' scripts/wheel
 	@touch $@
 
-test: setup-native setup-python test-text lib test-swift test-c test-budget test-python test-faults test-fuzz ## Run every test: Swift, C, Python
+test: setup-native setup-python test-text lib test-swift test-c test-budget test-python test-faults test-fuzz \
+    test-sanitize ## Run every test: Swift, C, Python
 	@printf '\nAll tests passed.\n'
 
 test-text: ## Check generated files, lengths and links, which needs no build
@@ -156,6 +158,13 @@ test-fuzz: setup-native lib ## Random calls on guarded buffers; the same bits by
 
 fuzz: setup-native lib ## The same for half an hour; counts at the end. ARGS="--seconds 60"
 	@$(MAKE) --no-print-directory -C Tests/fuzz long ARGS='$(ARGS)' || { echo 'FAILED: the fuzzer'; exit 1; }
+
+test-sanitize: setup-native lib ## Two C tests under valgrind's memcheck; `make sanitize` has the rest
+	@printf '\n== Memory ==\n'
+	@scripts/sanitize short || { echo 'FAILED: memcheck'; exit 1; }
+
+sanitize: setup-native lib ## C tests and fuzzer with the address and the thread sanitizer, and under valgrind
+	@scripts/sanitize valgrind address thread
 
 bench: setup-native setup-python lib ## Measure against PyTorch, numpy, JAX and the memory limit. ARGS="--quick --rows step,noise"
 	@.venv/bin/python Benchmarks/bench.py $(ARGS)
