@@ -48,7 +48,7 @@ LIBRARY_BUILD := swift build -c release --product chunkgrpo --scratch-path .buil
 
 help: ## This list
 	@echo 'chunkgrpo $(VERSION)'
-	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 24
 	@echo 'Prerequisite: the Swift toolchain, 6.3 or newer, on the PATH. The rest is installed by the targets that need it.'
 
 setup: setup-native setup-python ## Install what demo and test need: system packages through apt, Python packages in .venv
