@@ -46,11 +46,12 @@ LIBRARY_FLAGS := --disable-local-rpath -Xswiftc -static-stdlib -Xswiftc -use-ld=
 LIBRARY_BUILD := swift build -c release --product chunkgrpo --scratch-path .build-lib $(LIBRARY_FLAGS)
 
 .PHONY: help setup setup-native setup-python demo test test-text test-swift test-c test-python test-budget bench lib wheel \
-    install format clean test-faults faults
+    install format clean test-faults faults test-fuzz fuzz \
+    test-sanitize sanitize
 
 help: ## This list
 	@echo 'chunkgrpo $(VERSION)'
-	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 20
+	@sed -nE 's/^([a-z-]+):.*## (.*)/  make \1\t\2/p' Makefile | expand -t 24
 	@echo 'Prerequisite: the Swift toolchain, 6.3 or newer, on the PATH. The rest is installed by the targets that need it.'
 
 setup: setup-native setup-python ## Install what demo and test need: system packages through apt, Python packages in .venv
@@ -111,7 +112,8 @@ $(WHEEL): $(LIBRARY) $(LIBRARY_NAMES) $(WHEEL_SOURCES)
 	@scripts/phase wheel 'Building the wheel' scripts/wheel
 	@touch $@
 
-test: setup-native setup-python test-text lib test-swift test-c test-budget test-python test-faults ## Run every test: Swift, C, Python
+test: setup-native setup-python test-text lib test-swift test-c test-budget test-python test-faults test-fuzz \
+    test-sanitize ## Run every test: Swift, C, Python
 	@printf '\nAll tests passed.\n'
 
 test-text: ## Check generated files, lengths and links, which needs no build
@@ -153,6 +155,20 @@ test-faults: setup-native lib ## Failing allocations, cut saves, forks and the l
 
 faults: setup-native setup-python lib ## Every failing allocation, cut save, mutated checkpoint and fork; counts at the end
 	@$(MAKE) --no-print-directory -C Tests/faults long || { echo 'FAILED: the faults'; exit 1; }
+
+test-fuzz: setup-native lib ## Random calls on guarded buffers; the same bits by every instruction set, in short
+	@printf '\n== Fuzz ==\n'
+	@$(MAKE) --no-print-directory -C Tests/fuzz short || { echo 'FAILED: the fuzzer'; exit 1; }
+
+fuzz: setup-native lib ## The same for half an hour; counts at the end. ARGS="--seconds 60"
+	@$(MAKE) --no-print-directory -C Tests/fuzz long ARGS='$(ARGS)' || { echo 'FAILED: the fuzzer'; exit 1; }
+
+test-sanitize: setup-native lib ## Two C tests under valgrind's memcheck; `make sanitize` has the rest
+	@printf '\n== Memory ==\n'
+	@scripts/sanitize short || { echo 'FAILED: memcheck'; exit 1; }
+
+sanitize: setup-native lib ## C tests and fuzzer with the address and the thread sanitizer, and under valgrind
+	@scripts/sanitize valgrind address thread
 
 bench: setup-native setup-python lib ## Measure against PyTorch, numpy, JAX and the memory limit. ARGS="--quick --rows step,noise"
 	@.venv/bin/python Benchmarks/bench.py $(ARGS)

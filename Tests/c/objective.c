@@ -171,6 +171,18 @@ static void advantages_are_normalised_within_groups(void) {
     CHECK(advantages[8] > 2 && advantages[0] < 0);
 }
 
+/* Groups of 9, 8 … 2 samples, none of which keeps two rewards: the sentence is the same in every process. */
+static void an_error_names_the_first_group_that_is_wrong(void) {
+    double rewards[44], advantages[44];
+    int64_t ids[44], count = 0;
+    cgrpo_advantage_options options;
+    cgrpo_advantage_options_init(&options, sizeof options);
+    for (int64_t size = 9; size >= 2; size--)
+        for (int64_t i = 0; i < size; i++) rewards[count] = (double)count, ids[count++] = 100 - size;
+    options.group_ids = ids, options.trim = 0.9;
+    CHECK_REFUSED(cgrpo_advantages(rewards, count, &options, advantages), CGRPO_INVALID_ARGUMENT, "1 of 9");
+}
+
 /* A batch off the policy, with every case of the clip in it. */
 typedef struct batch {
     double new_log_probs[B * S], old_log_probs[B * S], advantages[B];
@@ -326,6 +338,7 @@ int main(void) {
     RUN(a_fixed_selection_is_the_same_for_all);
     RUN(advantages_are_normalised_within_groups);
     RUN(a_history_can_be_saved_and_made_again);
+    RUN(an_error_names_the_first_group_that_is_wrong);
     RUN(loss_ratios_and_statistics_are_their_formulas);
     RUN(loss_gradient_agrees_with_finite_differences);
     RUN(step_level_grpo_is_chunks_of_one);

@@ -65,7 +65,9 @@ func checkFinite(_ values: [Double], _ what: String) throws {
 private func members(_ o: AdvantageOptions, count: Int) throws -> [[Int]] {
   if let ids = o.groupIDs {
     try require(ids.count == count, "group_ids: \(ids.count) of them for \(count) rewards")
-    return Array(Dictionary(grouping: 0..<count) { ids[$0] }.values)
+    // In the samples' order: a dictionary's own order is another in each process, and so would be the group that an
+    // error names.
+    return Dictionary(grouping: 0..<count) { ids[$0] }.values.sorted { $0[0] < $1[0] }
   }
   let size = o.groupSize ?? count
   try require(size >= 1 && count % size == 0, "group_size = \(size) does not divide the \(count) rewards")
