@@ -76,13 +76,16 @@ extension NetworkShape {
   package func transpose<S: NetworkScalar>(
     _ p: UnsafePointer<S>, into transposed: UnsafeMutablePointer<S>, threads: Int
   ) {
-    var blocks: [(layer: Linear, row: Int)] = []
-    let panel = S.kernels.panel
-    for layer in layers {
-      for row in stride(from: 0, to: layer.outputs, by: panel) { blocks.append((layer, row)) }
-    }
-    parallel(units: blocks.count, threads: threads) { units in
-      for (layer, row) in blocks[units] {
+    let (layers, panel) = (layers, S.kernels.panel)
+    func panels(_ layer: Linear) -> Int { (layer.outputs &+ panel &- 1) / panel }
+    parallel(units: layers.reduce(0) { $0 &+ panels($1) }, threads: threads) { units in
+      var (number, first) = (0, 0)  // the layer of the unit, and its first unit
+      for unit in units {
+        while unit >= first &+ panels(layers[number]) {
+          first &+= panels(layers[number])
+          number &+= 1
+        }
+        let (layer, row) = (layers[number], (unit &- first) &* panel)
         S.kernels.transpose(
           p + (layer.weight &+ row &* layer.inputs), rows: min(panel, layer.outputs &- row), columns: layer.inputs,
           into: transposed + (layer.weight &+ row &* layer.inputs), stride: min(panel, layer.outputs &- row))

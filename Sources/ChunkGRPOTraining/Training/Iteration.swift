@@ -47,7 +47,7 @@ extension ChunkGRPOTrainer {
         (rewards.reduce(0) { $0 + ($1 - report.rewardMean) * ($1 - report.rewardMean) } / Double(batch)).squareRoot()
 
       experience.advantages = try advantages(
-        rewards, groupSize: options.groupSize, clamp: options.advantageClamp)
+        Array(rewards), groupSize: options.groupSize, clamp: options.advantageClamp)
       if options.weightedSelection {
         experience.selection = try selection(batch, plan.chunks.weights(relativeL1: experience.relativeL1))
       }
@@ -152,18 +152,19 @@ extension ChunkGRPOTrainer {
     }
   }
 
-  private func evaluate(_ experience: Experience, _ reward: BorrowedReward) throws -> [Double] {
+  private func evaluate(_ experience: Experience, _ reward: BorrowedReward) throws -> Numbers<Double> {
     let size = experience.batch * plan.shape.latentSize
     let images = UnsafeBufferPointer(start: experience.latents.base + plan.sampler.steps * size, count: size)
-    let prompts = (0..<experience.batch).map { Int64($0 / options.groupSize) }
-    var rewards = [Double](repeating: .nan, count: experience.batch)
-    try rewards.withUnsafeMutableBufferPointer { rewards in
-      try prompts.withUnsafeBufferPointer { try reward(images, $0, rewards) }
+    let prompts = try Buffer<Int64>(count: experience.batch, for: "the prompts of \(experience.batch) images")
+    let rewards = try Buffer<Double>(count: experience.batch, for: "the rewards of \(experience.batch) images")
+    for i in 0..<experience.batch { (prompts.base[i], rewards.base[i]) = (Int64(i / options.groupSize), .nan) }
+    try reward(images, UnsafeBufferPointer(prompts.values), rewards.values)
+    withExtendedLifetime((prompts, rewards)) {}
+    let given = Numbers(rewards)
+    if let i = given.firstIndex(where: { !$0.isFinite }) {
+      throw ChunkGRPOError.nonFinite("the reward of image \(i), of prompt \(i / options.groupSize), is \(given[i])")
     }
-    if let i = rewards.firstIndex(where: { !$0.isFinite }) {
-      throw ChunkGRPOError.nonFinite("the reward of image \(i), of prompt \(i / options.groupSize), is \(rewards[i])")
-    }
-    return rewards
+    return given
   }
 }
 

@@ -43,7 +43,7 @@ extension ChunkGRPOTrainer {
         try VelocityNetwork(shape, maxRows: rows, maxContexts: max(rows, min(sampler.steps, 512)), training: false)
       },
       parameters: NetworkParameters(values, transposed: transposed.map { UnsafePointer($0.base) }), sampler: sampler,
-      prompts: Prompts(conditions, size: shape.conditionSize), seed: seed,
+      prompts: try Prompts(conditions, size: shape.conditionSize), seed: seed,
       samples: RolloutSamples(perPrompt: 1, perInitialNoise: 1, firstID: 0, latents: base, stepStride: 0))
     try roller.run(0..<batch)
   }
@@ -77,7 +77,7 @@ extension ChunkGRPOTrainer {
     try requireCount("velocity", velocity.count, rows: batch, of: shape.latentSize)
     try require(sigma >= 0 && sigma <= 1, "sigma = \(sigma) is outside [0, 1]")
     guard let x = latents.baseAddress, let v = velocity.baseAddress else { return }
-    let prompts = Prompts(conditions, size: shape.conditionSize)
+    let prompts = try Prompts(conditions, size: shape.conditionSize)
     let parameters = NetworkParameters(values(parameters))
     let maxRows = min(batch, boundedRows(shape, lanes: 1))
     let network = try VelocityNetwork<Float>(shape, maxRows: maxRows, maxContexts: maxRows, training: false)
