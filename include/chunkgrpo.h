@@ -47,7 +47,8 @@ extern "C" {
  *   handle would stay in use. A callback may call the library.
  * - A call computes in the processor's default floating-point mode (rounding to nearest, subnormals kept, nothing
  *   trapped), whatever the caller's mode is, and gives the mode back. Callbacks run in the caller's mode.
- * - A thread is not cancelled in a call: pthread_cancel takes effect after it. Callbacks are part of their call.
+ * - A thread is not cancelled in a call: pthread_cancel of the default, deferred, type takes effect after it. Callbacks
+ *   are part of their call.
  * - The library reads no environment variable but CHUNKGRPO_SIMD, and takes no signal. OpenBLAS, which it loads, reads
  *   its own (OPENBLAS_..., OMP_...).
  * ================================================================================================================ */
@@ -89,8 +90,8 @@ const char *cgrpo_status_name(cgrpo_status status);
  * Results never depend on any of this.
  *
  * Fork. Any process may fork at any time, and the child may call the library: its pool starts anew. A fork waits until
- * the calls of other threads come to a rest, which takes milliseconds, or end: two seconds at the most. A thread that
- * is in a callback is at rest. vfork and posix_spawn do not wait, and need not.
+ * the calls of other threads come to a rest, which takes milliseconds on an idle machine, or end: two seconds at the
+ * most. A thread that is in a callback is at rest. vfork and posix_spawn do not wait, and need not.
  */
 
 /** Sets the most threads that any call of this process uses, the caller's own among them: 1 ... 256; 1 = the library
