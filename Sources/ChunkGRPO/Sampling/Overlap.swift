@@ -4,8 +4,16 @@
 extension LatentsView {
   /// Throws where these latents, which are written, share memory with `other` of the same shape; `orSame`: and are not the
   /// same array.
-  func checkApart(_ name: String, from other: LatentsView?, _ otherName: String, orSame: Bool = true) throws {
-    guard let other, sharesMemory(with: other) else { return }
+  @inline(__always)
+  func checkApart(_ name: StaticString, from other: LatentsView?, _ otherName: StaticString, orSame: Bool = true) throws {
+    // In place, because small calls have little else to do.
+    guard let other, reach.overlaps(other.reach) else { return }
+    try checkRowsApart("\(name)", from: other, "\(otherName)", orSame)
+  }
+
+  @inline(never)
+  private func checkRowsApart(_ name: String, from other: LatentsView, _ otherName: String, _ orSame: Bool) throws {
+    guard sharesMemory(with: other) else { return }
     let same = base == other.base && (batchStride == other.batchStride || batch == 1)
     try require(
       orSame && same,
@@ -13,11 +21,18 @@ extension LatentsView {
         + (orSame ? "the very one that is read, or lies apart" : "apart from it"))
   }
 
+  /// The addresses from the lowest row to the end of the highest.
+  @inline(__always)
+  private var reach: Range<Int> {
+    let first = Int(bitPattern: base)
+    let last = first &+ (batch &- 1) &* batchStride &* type.size
+    return Range(uncheckedBounds: (min(first, last), max(first, last) &+ elements &* type.size))
+  }
+
   /// Whether a row of one overlaps a row of the other. Rows may lie between one another, as those of a trajectory do.
   private func sharesMemory(with other: LatentsView) -> Bool {
     let length = elements &* type.size
-    let (own, others) = (span, other.span)
-    if own.upperBound &+ length <= others.lowerBound || others.upperBound &+ length <= own.lowerBound { return false }
+    let (own, others) = (reach, other.reach)
     let (step, distance) = (abs(batchStride) &* type.size, abs(other.batchStride) &* type.size)
     for i in 0..<batch {
       // The first row of the other that ends behind the start of this one, and whether it begins before its end.
@@ -27,18 +42,11 @@ extension LatentsView {
     }
     return false
   }
-
-  /// The addresses of the lowest row and of the highest.
-  private var span: ClosedRange<Int> {
-    let first = Int(bitPattern: base)
-    let last = first &+ (batch &- 1) &* batchStride &* type.size
-    return min(first, last)...max(first, last)
-  }
 }
 
 extension TrajectoryView {
   /// The same for every step; a step may be the same array as the one of the other with its number.
-  func checkApart(_ name: String, from other: TrajectoryView, _ otherName: String, orSame: Bool) throws {
+  func checkApart(_ name: StaticString, from other: TrajectoryView, _ otherName: StaticString, orSame: Bool) throws {
     let (own, others) = (span, other.span)
     if own.upperBound <= others.lowerBound || others.upperBound <= own.lowerBound { return }
     for t in 0..<count {
