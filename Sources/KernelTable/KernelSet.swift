@@ -14,5 +14,6 @@ public protocol KernelSet: SendableMetatype {
     count: Int)
 
   /// Uniform draws in (0, 1), 32 bits each: word 0 of Philox's counters in order.
-  static func uniforms(seed: UInt64, sampleID: UInt64, step: UInt32, count: Int) -> [Double]
+  static func uniforms(
+    seed: UInt64, sampleID: UInt64, step: UInt32, count: Int, into result: UnsafeMutablePointer<Double>)
 }

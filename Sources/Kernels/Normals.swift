@@ -88,17 +88,16 @@ extension BoxMuller {
 }
 
 extension Kernels {
-  public static func uniforms(seed: UInt64, sampleID: UInt64, step: UInt32, count: Int) -> [Double] {
+  public static func uniforms(
+    seed: UInt64, sampleID: UInt64, step: UInt32, count: Int, into result: UnsafeMutablePointer<Double>
+  ) {
     withUnsafeTemporaryAllocation(of: Counters.self, capacity: Philox.constantCount) { constants in
-      guard let constants = constants.baseAddress else { return [] }
+      guard let constants = constants.baseAddress else { return }
       let philox = Philox(seed: seed, sampleID: sampleID, step: step, constants: constants)
-      var result: [Double] = []
-      result.reserveCapacity(count)
-      while result.count < count {
-        let word = philox.words(first: UInt32(truncatingIfNeeded: result.count)).0
-        for lane in 0..<min(Philox.count, count - result.count) { result.append((Double(word[lane]) + 0.5) * 0x1p-32) }
+      for first in stride(from: 0, to: count, by: Philox.count) {
+        let word = philox.words(first: UInt32(truncatingIfNeeded: first)).0
+        for lane in 0..<min(Philox.count, count - first) { result[first + lane] = (Double(word[lane]) + 0.5) * 0x1p-32 }
       }
-      return result
     }
   }
 }

@@ -98,5 +98,16 @@ public func normal(_ noise: Noise, step: Int = initialNoiseStep, threads: Int = 
 
 /// Uniform draws in (0, 1), 32 bits each: word 0 of Philox's counters in order.
 package func uniforms(seed: UInt64, sampleID: UInt64, step: UInt32, count: Int) -> [Double] {
-  kernelSet.uniforms(seed: seed, sampleID: sampleID, step: step, count: count)
+  [Double](unsafeUninitializedCapacity: count) { room, initialized in
+    guard let base = room.baseAddress else { return }
+    uniforms(seed: seed, sampleID: sampleID, step: step, count: count, into: base)
+    initialized = count
+  }
+}
+
+/// The same, to memory of the caller.
+package func uniforms(
+  seed: UInt64, sampleID: UInt64, step: UInt32, count: Int, into result: UnsafeMutablePointer<Double>
+) {
+  kernelSet.uniforms(seed: seed, sampleID: sampleID, step: step, count: count, into: result)
 }
