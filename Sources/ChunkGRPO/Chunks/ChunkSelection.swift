@@ -64,6 +64,8 @@ package func selectChunks(
   if chosen == count && weights == nil { return selection.update(repeating: 1, count: size) }
 
   let race = try Race(count: count)
+  // Its memory is reached through pointers only.
+  defer { withExtendedLifetime(race) {} }
   for i in 0..<batch {
     try race.run(options, sample: i, sampleID: sampleIDs?[i] ?? UInt64(i), chosen: chosen)
     let row = selection + i * count

@@ -46,6 +46,6 @@ func sorted<Key: Comparable & BitwiseCopyable>(
   let result = try Buffer<Placed<Key>>(count: count, for: purpose)
   let scratch = try Buffer<Placed<Key>>(count: count, for: purpose)
   for i in 0..<count { result.base[i] = Placed(key: key(i), index: i) }
-  sort(result.base, count: count, scratch: scratch.base) { $0.key < $1.key }
+  withExtendedLifetime(scratch) { sort(result.base, count: count, scratch: scratch.base) { $0.key < $1.key } }
   return result
 }
