@@ -72,7 +72,8 @@ enum {
     CGRPO_INVALID_ARGUMENT = 1, /* null, out of bounds, wrong shape, contradictory */
     CGRPO_WRONG_TYPE = 2,       /* an element type or a device that the call does not take, or a mix of types */
     CGRPO_NON_FINITE = 3,       /* NaN or infinity in latents, velocity, reward, log-probability or ratio */
-    CGRPO_OUT_OF_MEMORY = 4,
+    CGRPO_OUT_OF_MEMORY = 4,    /* all that grows with the arguments is asked for, and may be missing. What is left to the
+                                   Swift runtime, at most 1 KB at a time (a handle, a sentence), ends the process */
     CGRPO_CALLBACK_FAILED = 5, /* a callback returned non-zero */
     CGRPO_IO_ERROR = 6         /* a file could not be read or written, or is not what it should be */
 };
@@ -626,6 +627,8 @@ typedef struct cgrpo_advantage_options {
     const double *reward_weights; /* null: 1 each; R of them */
     cgrpo_mixing mixing;          /* CGRPO_MIXING_SUM */
     int32_t reserved;             /* 0 */
+    const uint8_t *present;       /* null: every reward; (count, R), 0 = does not apply: not read, and left out of the
+                                     group's mean and deviation and of the sample's sum. Each sample has one */
 } cgrpo_advantage_options;
 
 void cgrpo_advantage_options_init(cgrpo_advantage_options *options, size_t struct_size);
@@ -725,7 +728,7 @@ typedef struct cgrpo_chunk_loss_options {
                                           chunks, samples or steps. With CGRPO_AVERAGE_STEP, B times the longest
                                           completion is TRL's dr_grpo, the tokens of the global batch are its dapo */
     double divergence_threshold;       /* 1e-5 (verl-omni); >= 0. For the divergence mask */
-    const uint8_t *selection;          /* null: every chunk; (B, K), non-zero = train */
+    const uint8_t *selection;          /* null: every chunk; (B, K), non-zero = train; the steps of others may be NaN */
     const uint8_t *mask;               /* null: every step; (B, S), 0 = absent: not read, means are over the others,
                                           and a chunk without any is skipped. Samples may so have their own lengths */
     const double *reference_log_probs; /* null: KL against old_log_probs; (B, S) */
@@ -765,8 +768,11 @@ typedef struct cgrpo_chunk_stats {
  * loss                          one number
  * grad_log_probs                (B, S) or null: d loss / d new_log_probs; give it to cgrpo_log_prob_vjp
  * ratios                        (B, K) or null, of all chunks, selected or not; never clipped; 1 for a chunk without a
- *                               step
+ *                               step, and for one that is not selected and has no ratio
  * stats                         or null
+ *
+ * A ratio that is too large for a double is an error only where the loss is; where a bound holds the loss, the ratio is
+ * DBL_MAX. Statistics that are too large are DBL_MAX too; with kl = 0 the KL estimate is only such a statistic.
  */
 cgrpo_status cgrpo_chunk_loss(const double *new_log_probs, const double *old_log_probs, const double *advantages,
                               int64_t batch, int64_t steps, const int64_t *sizes, int64_t chunk_count,

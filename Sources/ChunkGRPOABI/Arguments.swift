@@ -45,15 +45,36 @@ func write(
   _ text: @autoclosure () throws -> String, to buffer: UnsafeMutablePointer<CChar>?, _ capacity: Int,
   _ length: UnsafeMutablePointer<Int>?
 ) throws {
+  try writePieces(to: buffer, capacity, length) { write in write(try text()) }
+}
+
+/// The same of a text in pieces, which is never whole in memory.
+func writePieces(
+  to buffer: UnsafeMutablePointer<CChar>?, _ capacity: Int, _ length: UnsafeMutablePointer<Int>?,
+  _ pieces: ((String) -> Void) throws -> Void
+) throws {
   let length = try nonNull(length, "length")
   try require(capacity >= 0 && (buffer != nil || capacity == 0), "text is null, but capacity = \(capacity)")
-  let bytes = Array(try text().utf8)
-  if let buffer, capacity > 0 {
-    let shown = min(capacity - 1, bytes.count)
-    for i in 0..<shown { buffer[i] = CChar(bitPattern: bytes[i]) }
-    buffer[shown] = 0
+  var written = 0
+  try pieces {
+    for byte in $0.utf8 {
+      if written < capacity - 1 { buffer?[written] = CChar(bitPattern: byte) }
+      written += 1
+    }
   }
-  length.pointee = bytes.count
+  if capacity > 0 { buffer?[min(capacity - 1, written)] = 0 }
+  length.pointee = written
+}
+
+/// `rows` × `columns` numbers of the caller, borrowed for the call.
+func numbers<T>(_ pointer: UnsafePointer<T>?, _ name: String, _ rows: Int, _ columns: Int = 1) throws -> Numbers<T> {
+  let pointer = try nonNull(pointer, name)
+  return Numbers(borrowing: UnsafeBufferPointer(start: pointer, count: try product(rows, columns, name)))
+}
+
+/// Whole numbers of the caller as the library has them: an Int has the 64 bits of the header's.
+func ints(_ pointer: UnsafePointer<Int64>) -> UnsafePointer<Int> {
+  UnsafeRawPointer(pointer).assumingMemoryBound(to: Int.self)
 }
 
 /// `rows` × `columns` numbers, copied.
@@ -66,8 +87,7 @@ func array<T>(_ pointer: UnsafePointer<T>?, _ name: String, _ rows: Int, _ colum
 func plan(_ sizes: UnsafePointer<Int64>?, _ chunkCount: Int64, steps: Int? = nil) throws -> ChunkPlan {
   let sizes = try nonNull(sizes, "sizes")
   let n = try count(chunkCount, "chunk_count", 1...Schedule.maxSteps)
-  let plan = try ChunkPlan(
-    (0..<n).map { try count(sizes[$0], "sizes[\($0)]", 1...Schedule.maxSteps) })
+  let plan = try ChunkPlan(count: n) { j in try count(sizes[j], "sizes[\(j)]", 1...Schedule.maxSteps) }
   if let steps {
     try require(
       plan.steps == steps, "the chunk sizes sum to \(plan.steps), but there are \(steps) trained steps")

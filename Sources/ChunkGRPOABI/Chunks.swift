@@ -11,7 +11,7 @@ private func write(
   let sizes = try nonNull(sizes, "sizes")
   let chunkCount = try nonNull(chunkCount, "chunk_count")
   try require(capacity >= Int64(plan.count), "capacity = \(capacity) is too small for \(plan.count) chunks")
-  for (j, size) in plan.sizes.enumerated() { sizes[j] = Int64(size) }
+  for j in 0..<plan.count { sizes[j] = Int64(plan.size(j)) }
   chunkCount.pointee = Int64(plan.count)
 }
 
@@ -40,7 +40,7 @@ public func cgrpo_plan_adaptive(
   guarded {
     let (batch, steps) = (try batchCount(batch), try stepCount(steps))
     let plan = try ChunkPlan.adaptive(
-      relativeL1: array(relativeL1, "relative_l1", batch, steps), steps: steps, read(options))
+      relativeL1: numbers(relativeL1, "relative_l1", batch, steps), steps: steps, read(options))
     try write(plan, sizes, capacity, chunkCount)
   }
 }
@@ -59,10 +59,10 @@ public func cgrpo_plan_optimal(
 ) -> cgrpo_status {
   guarded {
     let (batch, steps) = (try batchCount(batch), try stepCount(steps))
-    let fit = try ChunkPlan.optimal(
-      relativeL1: array(relativeL1, "relative_l1", batch, steps), steps: steps, read(options))
+    let fit = try ChunkPlan.optimalFit(
+      relativeL1: numbers(relativeL1, "relative_l1", batch, steps), steps: steps, read(options))
     try write(fit.plan, sizes, capacity, chunkCount)
-    curve?.update(from: fit.curve, count: steps)
+    withExtendedLifetime(fit.curve) { curve?.update(from: fit.curve.base, count: steps) }
     explained?.pointee = fit.explained
   }
 }
@@ -72,7 +72,10 @@ public func cgrpo_plan_describe(
   _ sizes: UnsafePointer<Int64>!, _ chunkCount: Int64, _ text: UnsafeMutablePointer<CChar>!, _ capacity: Int,
   _ length: UnsafeMutablePointer<Int>!
 ) -> cgrpo_status {
-  guarded { try write(plan(sizes, chunkCount).description, to: text, capacity, length) }
+  guarded {
+    let plan = try plan(sizes, chunkCount)
+    try writePieces(to: text, capacity, length) { write in plan.describe { write($0) } }
+  }
 }
 
 @_cdecl("cgrpo_plan_carry") @implementation
@@ -85,7 +88,7 @@ public func cgrpo_plan_carry(
     let new = try schedule(to, "to", count(toCount, "to_count", 2...Schedule.maxSteps + 1))
     let carried = try nonNull(carried, "carried")
     let plan = try plan(sizes, chunkCount, steps: old.steps - 1).carried(from: old, to: new)
-    for (j, size) in plan.sizes.enumerated() { carried[j] = Int64(size) }
+    for j in 0..<plan.count { carried[j] = Int64(plan.size(j)) }
   }
 }
 
@@ -97,9 +100,8 @@ public func cgrpo_chunk_weights(
   guarded {
     let (batch, steps) = (try batchCount(batch), try stepCount(steps))
     let weights = try nonNull(weights, "weights")
-    let result = try plan(sizes, chunkCount, steps: steps).weights(
-      relativeL1: array(relativeL1, "relative_l1", batch, steps))
-    weights.update(from: result, count: result.count)
+    try plan(sizes, chunkCount, steps: steps).weights(
+      relativeL1: numbers(relativeL1, "relative_l1", batch, steps), into: weights)
   }
 }
 
@@ -117,7 +119,7 @@ public func cgrpo_chunk_select(
     let selection = try nonNull(selection, "selection")
     let batch = try batchCount(batch)
     let k = try count(chunkCount, "chunk_count", 1...Schedule.maxSteps)
-    let result = try selectChunks(batch: batch, count: k, read(options, Extent(samples: batch, chunks: k)))
-    for (i, chosen) in result.joined().enumerated() { selection[i] = chosen ? 1 : 0 }
+    try selectChunks(
+      batch: batch, count: k, read(options, Extent(samples: batch, chunks: k)), into: selection)
   }
 }

@@ -106,24 +106,46 @@ extension Field {
     Field(c, s, read: { $0 == 0 ? nil : try enumeration($0, name) }, write: { $0?.rawValue ?? 0 })
   }
 
-  /// An array of (rows, columns) numbers that is copied, or null for nil; its size follows from the call.
-  static func array<T, R>(
+  /// An array of (rows, columns) numbers that is borrowed, or null for nil; its size follows from the call.
+  private static func array<T, R>(
     _ name: String, _ c: WritableKeyPath<C, UnsafePointer<T>?>, _ s: WritableKeyPath<S, R?>,
-    as convert: @escaping (_ numbers: [T], _ columns: Int) -> R, _ size: @escaping (C, Extent) throws -> (Int, Int)
+    as convert: @escaping (UnsafePointer<T>, _ count: Int) -> R, _ size: @escaping (C, Extent) throws -> (Int, Int)
   ) -> Field {
     Field { options, result, extent in
-      result[keyPath: s] = try options[keyPath: c].map {
-        let (rows, columns) = try size(options, extent)
-        return convert(try ChunkGRPOABI.array($0, name, rows, columns), columns)
-      }
+      guard let pointer = options[keyPath: c] else { return }
+      let (rows, columns) = try size(options, extent)
+      result[keyPath: s] = convert(pointer, try product(rows, columns, name))
     }
   }
 
   static func array<T>(
+    _ name: String, _ c: WritableKeyPath<C, UnsafePointer<T>?>, _ s: WritableKeyPath<S, Numbers<T>?>,
+    _ size: @escaping (C, Extent) throws -> (Int, Int)
+  ) -> Field {
+    array(name, c, s, as: { Numbers(borrowing: UnsafeBufferPointer(start: $0, count: $1)) }, size)
+  }
+
+  static func array(
+    _ name: String, _ c: WritableKeyPath<C, UnsafePointer<Int64>?>, _ s: WritableKeyPath<S, Numbers<Int>?>,
+    _ size: @escaping (C, Extent) throws -> (Int, Int)
+  ) -> Field {
+    array(name, c, s, as: { Numbers(borrowing: UnsafeBufferPointer(start: ints($0), count: $1)) }, size)
+  }
+
+  /// Bytes, of which each but 0 is yes.
+  static func flags(
+    _ name: String, _ c: WritableKeyPath<C, UnsafePointer<UInt8>?>, _ s: WritableKeyPath<S, Flags?>,
+    _ size: @escaping (C, Extent) throws -> (Int, Int)
+  ) -> Field {
+    array(name, c, s, as: { Flags(Numbers(borrowing: UnsafeBufferPointer(start: $0, count: $1))) }, size)
+  }
+
+  /// The same as an array, copied.
+  static func array<T>(
     _ name: String, _ c: WritableKeyPath<C, UnsafePointer<T>?>, _ s: WritableKeyPath<S, [T]?>,
     _ size: @escaping (C, Extent) throws -> (Int, Int)
   ) -> Field {
-    array(name, c, s, as: { numbers, _ in numbers }, size)
+    array(name, c, s, as: { Array(UnsafeBufferPointer(start: $0, count: $1)) }, size)
   }
 
   /// An array of (rows, columns) numbers, borrowed for the call, or null for nil.
@@ -173,6 +195,21 @@ extension Field {
     }
   }
 
+  /// The same, borrowed.
+  static func array(
+    _ name: String, _ c: WritableKeyPath<C, UnsafePointer<Int64>?>, _ countName: String,
+    _ count: WritableKeyPath<C, Int64>, _ s: WritableKeyPath<S, Numbers<Int>?>, most: @escaping (Extent) -> Int
+  ) -> Field {
+    Field { options, result, extent in
+      guard let values = options[keyPath: c] else {
+        return try require(
+          options[keyPath: count] == 0, "\(name) is null, but \(countName) = \(options[keyPath: count])")
+      }
+      let n = try ChunkGRPOABI.count(options[keyPath: count], countName, 1...most(extent))
+      result[keyPath: s] = Numbers(borrowing: UnsafeBufferPointer(start: ints(values), count: n))
+    }
+  }
+
   static func reserved(_ c: WritableKeyPath<C, Int32>) -> Field {
     Field { options, _, _ in
       try require(options[keyPath: c] == 0, "options.reserved = \(options[keyPath: c]) must be 0")
@@ -183,10 +220,4 @@ extension Field {
   static func rule(_ check: @escaping (C) throws -> Void) -> Field {
     Field { options, _, _ in try check(options) }
   }
-}
-
-func ints(_ numbers: [Int64], _: Int) -> [Int] { numbers.map { Int($0) } }
-func bools(_ bytes: [UInt8], _: Int) -> [Bool] { bytes.map { $0 != 0 } }
-func rowsOfBools(_ bytes: [UInt8], columns: Int) -> [[Bool]] {
-  stride(from: 0, to: bytes.count, by: columns).map { bytes[$0..<$0 + columns].map { $0 != 0 } }
 }

@@ -83,7 +83,7 @@ extension cgrpo_advantage_options: OptionStruct {
     .number(\.clamp, \.clamp),
     .number(\.epsilon, \.epsilon),
     .number(\.floor, \.floor),
-    .array("group_ids", \.group_ids, \.groupIDs, as: ints) { ($1.samples, 1) },
+    .array("group_ids", \.group_ids, \.groupIDs) { ($1.samples, 1) },
     .choice("baseline", \.baseline, \.baseline),
     .choice("scale", \.scale, \.scale),
     .choice("deviation", \.deviation, \.deviation),
@@ -95,6 +95,9 @@ extension cgrpo_advantage_options: OptionStruct {
     },
     .choice("mixing", \.mixing, \.mixing),
     .reserved(\.reserved),
+    .flags("present", \.present, \.present) { options, extent in
+      (extent.samples, try count(options.reward_count, "reward_count", AdvantageOptions.rewardCounts))
+    },
   ]
 }
 
@@ -111,8 +114,8 @@ extension cgrpo_chunk_loss_options: OptionStruct {
     .choice("kl_level", \.kl_level, \.klLevel),
     .number(\.normaliser, \.normaliser),
     .number(\.divergence_threshold, \.divergenceThreshold),
-    .array("selection", \.selection, \.selection, as: rowsOfBools) { ($1.samples, $1.chunks) },
-    .array("mask", \.mask, \.mask, as: bools) { ($1.samples, $1.steps) },
+    .flags("selection", \.selection, \.selection) { ($1.samples, $1.chunks) },
+    .flags("mask", \.mask, \.mask) { ($1.samples, $1.steps) },
     .array("reference_log_probs", \.reference_log_probs, \.reference) { ($1.samples, $1.steps) },
     .array("weights", \.weights, \.weights) {
       (try flag($0.weights_per_sample, "weights_per_sample") ? $1.samples : 1, $1.chunks)

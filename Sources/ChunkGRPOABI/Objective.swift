@@ -18,8 +18,7 @@ public func cgrpo_advantages(
     let rewards = try nonNull(rewards, "rewards")
     let n = try count(rewardCount, "count", 1...maxCount)
     let o = try read(options, Extent(samples: n))
-    let values = try advantages(array(rewards, "rewards", n, o.rewardCount), o)
-    result.update(from: values, count: n)
+    try advantages(numbers(rewards, "rewards", n, o.rewardCount), o, into: result)
   }
 }
 
@@ -54,9 +53,8 @@ public func cgrpo_history_update(
     let result = try nonNull(result, "advantages")
     let prompts = try nonNull(prompts, "prompts")
     let n = try count(rewardCount, "count", 1...maxCount)
-    let values = try handle.history.update(
-      prompts: (0..<n).map { Int(prompts[$0]) }, rewards: array(rewards, "rewards", n, 1))
-    result.update(from: values, count: n)
+    try handle.history.update(
+      prompts: numbers(ints(prompts), "prompts", n), rewards: numbers(rewards, "rewards", n), advantages: result)
   }
 }
 
@@ -89,8 +87,7 @@ public func cgrpo_best_of_n(
   guarded {
     let chosen = try nonNull(chosen, "chosen")
     let n = try count(scoreCount, "count", 1...maxCount)
-    let result = try bestOfN(array(scores, "scores", n, 1), keep: count(keep, "keep", 1...n))
-    for (i, isChosen) in result.enumerated() { chosen[i] = isChosen ? 1 : 0 }
+    try bestOfN(numbers(scores, "scores", n), keep: count(keep, "keep", 1...n), chosen: chosen)
   }
 }
 
@@ -119,13 +116,11 @@ public func cgrpo_chunk_loss(
       _ = try checkedSize(UnsafeRawPointer(stats), "stats", minimum: MemoryLayout<cgrpo_chunk_stats>.stride)
     }
     let result = try chunkLoss(
-      new: array(newLogProbs, "new_log_probs", b, s), old: array(oldLogProbs, "old_log_probs", b, s),
-      advantages: array(advantageValues, "advantages", b, 1), plan: plan,
-      options: o.options(Extent(samples: b, steps: s, chunks: plan.count)))
+      new: numbers(newLogProbs, "new_log_probs", b, s), old: numbers(oldLogProbs, "old_log_probs", b, s),
+      advantages: numbers(advantageValues, "advantages", b), plan: plan,
+      options: o.options(Extent(samples: b, steps: s, chunks: plan.count)),
+      to: ChunkLossOutput(gradLogProbs: gradLogProbs, gradRatioBias: o.grad_ratio_bias, ratios: ratios))
     loss.pointee = result.loss
-    gradLogProbs?.update(from: result.gradLogProbs, count: result.gradLogProbs.count)
-    o.grad_ratio_bias?.update(from: result.gradRatioBias, count: result.gradRatioBias.count)
-    ratios?.update(from: result.ratios, count: result.ratios.count)
     if let stats { try writeStruct(cStats(result.stats), to: stats, "stats") }
   }
 }
@@ -137,7 +132,7 @@ public func cgrpo_gcpo_weights(
   guarded {
     let weights = try nonNull(weights, "weights")
     let plan = try plan(sizes, chunkCount)
-    weights.update(from: try plan.gcpoWeights(), count: plan.count)
+    try plan.gcpoWeights(into: weights)
   }
 }
 
@@ -150,7 +145,7 @@ public func cgrpo_tempflow_weights(
     let weights = try nonNull(weights, "weights")
     let sampler = try sampler(handle)
     let plan = try plan(sizes, chunkCount)
-    weights.update(from: try plan.tempFlowWeights(sampler), count: plan.count)
+    try plan.tempFlowWeights(sampler, into: weights)
   }
 }
 

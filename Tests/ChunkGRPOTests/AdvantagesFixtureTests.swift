@@ -53,7 +53,7 @@ struct AdvantagesFixtureTests {
       o.clamp = .infinity
       o.trim = c.inputs["trimmed_ratio"] as? Double ?? 0
       o.mixing = .normalisedSum
-      o.rewardWeights = names.map { w[$0] ?? .nan }
+      o.rewardWeights = Numbers(names.map { w[$0] ?? .nan })
       try meets(c, interleaved(names.map { table[$0] ?? [] }), o)
       count += 1
     }
@@ -71,7 +71,7 @@ struct AdvantagesFixtureTests {
       o.deviation = .population
       o.epsilon = 1e-4
       o.clamp = .infinity
-      if let ids = c.ids("prompts") { o.groupIDs = ids }
+      if let ids = c.ids("prompts") { o.groupIDs = Numbers(ids) }
       if c.kind != "per_prompt:group_std" { o.scale = .batch }
       try meets(c, rewards, o)
       count += 1
@@ -88,13 +88,13 @@ struct AdvantagesFixtureTests {
       else { continue }
       let names = table.keys.sorted()
       var o = AdvantageOptions()
-      o.groupIDs = ids
+      o.groupIDs = Numbers(ids)
       o.deviation = .population
       (o.epsilon, o.floor) = (0, 1e-6)
       o.clamp = .infinity
       o.scale = c.flag("global_std") && !c.kind.hasPrefix("gdpo") ? .batch : .group
       o.mixing = c.kind.hasPrefix("gdpo") ? .gdpo : .sum
-      o.rewardWeights = names.map { w[$0] ?? .nan }
+      o.rewardWeights = Numbers(names.map { w[$0] ?? .nan })
       // The source sends rewards through f32.
       try meets(c, interleaved(names.map { table[$0] ?? [] }), o, tolerance: 1e-6)
       count += 1
@@ -108,7 +108,7 @@ struct AdvantagesFixtureTests {
     for c in try advantageCases("verl-project/") {
       guard let ids = c.ids("group_ids"), c.expected["advantages"] is [Double] else { continue }
       var o = AdvantageOptions()
-      o.groupIDs = ids
+      o.groupIDs = Numbers(ids)
       o.epsilon = c.inputs["epsilon"] as? Double ?? 0
       o.clamp = .infinity
       if c.kind == "dr_grpo" { o.scale = .none }
@@ -147,7 +147,7 @@ struct AdvantagesFixtureTests {
         // Rows with a missing reward are TRL's own; ours refuses NaN.
         guard let rows = c.inputs["rewards"] as? [[Double]], let w = c.numbers("weights") else { continue }
         rewards = rows.flatMap { $0 }
-        o.rewardWeights = w
+        o.rewardWeights = Numbers(w)
         if c.kind.hasSuffix(":batch") { o.scale = .batch }
         if c.kind.hasSuffix(":none") { o.scale = .none }
         o.mixing = c.kind.contains("normalize_then_sum") ? .gdpo : .sum

@@ -15,6 +15,32 @@ struct AdvantagesTests {
     }
   }
 
+  @Test("A reward that does not apply is left out of means, deviations and sums")
+  func absentRewards() throws {
+    // Two rewards, groups of three; each absent one is NaN.
+    let rewards = [1, 10, 2, .nan, 4, 30, .nan, 7, 3, 5, 9, .nan]
+    var o = AdvantageOptions()
+    (o.groupSize, o.epsilon, o.clamp, o.rewardWeights) = (3, 0, .infinity, [2, 0.5])
+    o.present = Flags(rewards.map { !$0.isNaN })
+    func normal(_ own: [Double]) -> [Double] {
+      let mean = mean(own)
+      return own.map { ($0 - mean) / (own.reduce(0) { $0 + ($1 - mean) * ($1 - mean) } / Double(own.count - 1)).squareRoot() }
+    }
+    let sums = normal([7, 4, 23]) + normal([3.5, 8.5, 18])
+    for (a, b) in zip(try advantages(rewards, o), sums) { #expect(abs(a - b) < 1e-12) }
+    o.mixing = .normalisedSum
+    let (first, second, third, fourth) = (normal([1, 2, 4]), normal([10, 30]), normal([3, 9]), normal([7, 5]))
+    let each = [
+      2 * first[0] + second[0] / 2, 2 * first[1], 2 * first[2] + second[1] / 2,
+      fourth[0] / 2, 2 * third[0] + fourth[1] / 2, 2 * third[1],
+    ]
+    for (a, b) in zip(try advantages(rewards, o), each) { #expect(abs(a - b) < 1e-12) }
+    o.present = Flags(rewards.indices.map { $0 / 2 != 4 })
+    #expect(error { _ = try advantages(rewards, o) }?.message.contains("sample 4") == true)
+    o.present = [true]
+    #expect(error { _ = try advantages(rewards, o) }?.message.contains("present: 1 entries") == true)
+  }
+
   @Test("Advantages refuse what makes no sense, and say which argument")
   func refusals() throws {
     for (code, name, body) in [

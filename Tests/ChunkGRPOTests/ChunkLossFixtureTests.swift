@@ -99,7 +99,7 @@ struct ChunkLossFixtureTests {
       o.kl = c.inputs.number("kl_coeff")
       o.normaliser = c.inputs.number("train_chunks") * c.inputs.number("gradient_accumulation_steps")
       if c.inputs["reweight"] as? Bool == true {
-        o.weights = weights
+        o.weights = Numbers(weights)
         for (w, expected) in zip(weights, c.expected.numbers("reweight_factor_per_chunk")) {
           #expect(close(w, expected, 1e-14))
         }
@@ -131,7 +131,7 @@ struct ChunkLossFixtureTests {
       let sequence = v["importance_sampling_level"] as? String == "sequence"
       let plan = try ChunkPlan.fixed(steps: steps, size: sequence ? steps : 1)
       var o = ChunkLossOptions()
-      o.mask = mask.map { $0 != 0 }
+      o.mask = Flags(mask.map { $0 != 0 })
       o.clip = ClipRange(low: v.number("epsilon_low"), high: v.number("epsilon_high"))
       o.ratioCap = v["delta"] as? Double ?? .infinity
       (o.kl, o.klLevel, o.reference) = (v.number("beta"), .step, c.inputs.numbers("ref_log_probs"))
@@ -150,11 +150,12 @@ struct ChunkLossFixtureTests {
       if let threshold = v["off_policy_mask_threshold"] as? Double {
         // Sequences with A < 0 that have drifted too far are dropped: weights of 0.
         let sampled = c.inputs.numbers("sampling_log_probs")
-        o.weights = (0..<batch).flatMap { i in
+        let weights = (0..<batch).flatMap { i in
           let present = (0..<steps).map { i * steps + $0 }.filter { mask[$0] != 0 }
           let drift = present.reduce(0) { $0 + sampled[$1] - new[$1] } / Double(present.count)
           return [Double](repeating: a[i] < 0 && drift > threshold ? 0 : 1, count: plan.count)
         }
+        o.weights = Numbers(weights)
       }
       let onPolicy = v["old_log_probs_given"] as? Bool == false
       let ours = try chunkLoss(new: new, old: onPolicy ? new : old, advantages: a, plan: plan, options: o)
@@ -173,7 +174,7 @@ struct ChunkLossFixtureTests {
       for v in c.expected["variants"] as? [[String: Any]] ?? [] {
         let sequence = ["verl_gspo", "verl_geo_mean"].contains(c.kind)
         var o = ChunkLossOptions()
-        o.mask = mask.map { $0 != 0 }
+        o.mask = Flags(mask.map { $0 != 0 })
         o.clip = ClipRange(
           low: v["clip_ratio_low"] as? Double ?? v.number("clip_ratio"),
           high: v["clip_ratio_high"] as? Double ?? v.number("clip_ratio"))

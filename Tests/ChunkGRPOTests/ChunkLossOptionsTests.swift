@@ -34,7 +34,7 @@ struct ChunkLossOptionsTests {
       ("divergence of sample 0 at step 1", { ($0.surrogate, $0.divergence) = (.divergenceMask, [0, -1]) }),
       ("divergence of sample 0 at step 1 is nan", { ($0.surrogate, $0.divergence) = (.divergenceMask, [0, .nan]) }),
       ("mask has 1", { $0.mask = [true] }),
-      ("mask: no selected", { ($0.mask, $0.selection) = ([true, false], [[false, true]]) }),
+      ("mask: no selected", { ($0.mask, $0.selection) = ([true, false], [false, true]) }),
       ("reference_log_probs has 1", { $0.reference = [1] }),
       ("reference_log_probs of sample 0 at step 1", { $0.reference = [1, .nan] }),
       ("weights has 3", { $0.weights = [1, 1, 1] }),

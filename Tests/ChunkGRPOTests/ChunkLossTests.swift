@@ -88,7 +88,7 @@ struct ChunkLossTests {
       (.nonFinite, "advantages[0]", { _ = try chunkLoss(new: [1, 1], old: [1, 1], advantages: [.nan], plan: plan) }),
       (
         .nonFinite, "sample 0, chunk 1",
-        { _ = try chunkLoss(new: [1, 900], old: [1, 1], advantages: [1], plan: plan) }
+        { _ = try chunkLoss(new: [1, 900], old: [1, 1], advantages: [-1], plan: plan) }
       ),
       (
         .invalidArgument, "clip_low",
@@ -110,6 +110,61 @@ struct ChunkLossTests {
     }
   }
 
+  @Test("A log ratio beyond any number is bounded where the loss is, and every statistic is finite")
+  func farRatios() throws {
+    let one = try ChunkPlan([1])
+    func loss(_ moved: Double, _ a: Double, _ change: (inout ChunkLossOptions) -> Void = { _ in }) throws -> ChunkLoss {
+      var o = ChunkLossOptions()
+      o.clip = ClipRange(low: 0.2, high: 0.3)
+      change(&o)
+      return try chunkLoss(new: [moved], old: [0], advantages: [a], plan: one, options: o)
+    }
+    let cases: [(moved: Double, advantage: Double, loss: Double, change: (inout ChunkLossOptions) -> Void)] = [
+      (-1000, 2, 0, { _ in }), (-1000, -2, 1.6, { _ in }), (1000, 2, -2.6, { _ in }), (1000, 0, 0, { _ in }),
+      (1000, -2, 6, { $0.dualClip = 3 }), (1000, -2, 10, { $0.ratioCap = 5 }),
+      (1000, 2, -2 * exp(0.3), { $0.surrogate = .logClipped }), (1000, 2, -2600, { $0.surrogate = .cispo }),
+      (1000, 2, 0, { ($0.surrogate, $0.clip, $0.divergence) = (.divergenceMask, .gcpo, [1]) }),
+    ]
+    for (moved, advantage, expected, change) in cases {
+      let result = try loss(moved, advantage, change)
+      #expect(abs(result.loss - expected) < 1e-12 * (1 + abs(expected)), "\(moved) \(advantage)")
+      #expect(result.gradLogProbs[0] == (expected == -2600 ? -2.6 : 0))
+      #expect(result.ratios == [moved > 0 ? .greatestFiniteMagnitude : 0])
+      let s = result.stats
+      for number in [s.ratioMean, s.ratioStd, s.ratioMin, s.ratioMax, s.approximateKL, s.effectiveSampleSize] {
+        #expect(number.isFinite)
+      }
+    }
+    for change in [{ $0.kl = 0 }, { ($0.surrogate, $0.clip) = (.unclipped, .gcpo) }] as [(inout ChunkLossOptions) -> Void] {
+      #expect(error { _ = try loss(1000, -2, change) }?.message.contains("ratio of sample 0, chunk 0") == true)
+    }
+    #expect(error { _ = try loss(-1000, 2) { $0.kl = 0.1 } }?.message.contains("KL estimate") == true)
+  }
+
+  @Test("The deviation of ratios of 1e300 is theirs")
+  func hugeRatioStatistics() throws {
+    let stats = try chunkLoss(
+      new: [690, 0], old: [0, 0], advantages: [1], plan: ChunkPlan([1, 1]), clip: ClipRange(low: 0.2, high: 0.2)
+    ).stats
+    #expect(abs(stats.ratioStd / (exp(690) / 2) - 1) < 1e-12 && abs(stats.effectiveSampleSize - 0.5) < 1e-12)
+  }
+
+  @Test("Steps of chunks that are not selected are not read")
+  func unselected() throws {
+    let plan = try ChunkPlan([1, 2])
+    var o = ChunkLossOptions()
+    o.selection = [true, false, false, true]
+    (o.reference, o.kl) = ([0.1, .nan, .nan, .infinity, 0.2, 0.3], 0.5)
+    o.ratioBias = [0, .nan, 0, .nan, 0, 0]
+    let new = [0.1, .nan, 0.2, .infinity, 0.1, 0.3]
+    let result = try chunkLoss(new: new, old: [0, 0, .nan, 0, 0, 0], advantages: [1, -1], plan: plan, options: o)
+    (o.reference, o.ratioBias) = ([0.1, 0, 0, 0, 0.2, 0.3], [0, 0, 0, 0, 0, 0])
+    let clean = try chunkLoss(
+      new: [0.1, 0, 0.2, 0, 0.1, 0.3], old: [0, 0, 0, 0, 0, 0], advantages: [1, -1], plan: plan, options: o)
+    #expect(result.loss == clean.loss && result.gradLogProbs == clean.gradLogProbs && result.stats == clean.stats)
+    #expect(result.ratios[1] == 1 && result.ratios[2] == 1 && result.ratios.allSatisfy { $0.isFinite })
+  }
+
   @Test("What a mask leaves out is not read, and chunks without a step are skipped")
   func masks() throws {
     let plan = try ChunkPlan([2, 2])
@@ -121,7 +176,7 @@ struct ChunkLossTests {
     #expect(result.stats.selected == 3 && result.ratios[3] == 1)
     #expect(abs(result.loss + (exp(0.15) + exp(0.3) + 2 * exp(0.1)) / 3) < 1e-15)
     #expect(result.gradLogProbs[3] == 0 && result.gradLogProbs[6] == 0 && result.gradLogProbs[2] != 0)
-    o.mask = Array(repeating: false, count: 8)
+    o.mask = Flags(Array(repeating: false, count: 8))
     #expect(
       error { _ = try chunkLoss(new: new, old: new, advantages: [1, 2], plan: plan, options: o) }?.message.contains(
         "mask") == true)

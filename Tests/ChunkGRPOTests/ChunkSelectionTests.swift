@@ -10,7 +10,7 @@ struct ChunkSelectionTests {
     let w = [0.1, 0.2, 0.3, 0.4]
     let n = 40_000
     let chosen = try plan.select(
-      batch: n, .init { ($0.fraction, $0.weights, $0.seed) = (0.5, (0..<n).flatMap { _ in w }, 1) })
+      batch: n, .init { ($0.fraction, $0.weights, $0.seed) = (0.5, Numbers((0..<n).flatMap { _ in w }), 1) })
     for j in 0..<4 {
       // P(j first) + Σ_i P(i first)·P(j second | i)
       let p = w[j] + (0..<4).filter { $0 != j }.reduce(0) { $0 + w[$1] * w[j] / (1 - w[$1]) }
@@ -25,8 +25,8 @@ struct ChunkSelectionTests {
     let plan = try ChunkPlan([1, 1, 1, 1, 1])
     let w = try normals(5 * 200, seed: 8)
     let soft = try plan.select(
-      batch: 200, .init { ($0.fraction, $0.weights, $0.weighting, $0.seed) = (0.4, w, .softmax, 3) })
-    let hard = try plan.select(batch: 200, .init { ($0.fraction, $0.weights, $0.seed) = (0.4, w.map { exp($0) }, 3) })
+      batch: 200, .init { ($0.fraction, $0.weights, $0.weighting, $0.seed) = (0.4, Numbers(w), .softmax, 3) })
+    let hard = try plan.select(batch: 200, .init { ($0.fraction, $0.weights, $0.seed) = (0.4, Numbers(w.map { exp($0) }), 3) })
     #expect(soft == hard)
   }
 

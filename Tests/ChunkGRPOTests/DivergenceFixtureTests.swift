@@ -72,7 +72,7 @@ struct DivergenceFixtureTests {
       o.clip = clip
       o.ratioScale = [s]
       let bias = try divergence(.gaussian, from: old).0
-      o.ratioBias = batchBias ? bias.map { _ in mean(bias) } : bias
+      o.ratioBias = Numbers(batchBias ? bias.map { _ in mean(bias) } : bias)
       if overTime { o.weights = [1 / delta] }
       let result = try loss(o)
       let upstream = batchBias ? bias.map { _ in mean(result.gradRatioBias) } : result.gradRatioBias
@@ -185,9 +185,9 @@ struct DivergenceFixtureTests {
       mask.surrogate = .divergenceMask
       mask.divergenceThreshold = c.inputs.number("kl_mask_threshold")
       // Without `add_kl_coefficient` it is half the squared distance of the means.
-      mask.divergence =
+      mask.divergence = Numbers(
         c.inputs["add_kl_coefficient"] as? Bool == true
-        ? try step.divergence(.gaussian, from: step.old).0 : try step.divergence(.mean, from: step.old).0.map { $0 / 2 }
+        ? try step.divergence(.gaussian, from: step.old).0 : try step.divergence(.mean, from: step.old).0.map { $0 / 2 })
       let dppo = try step.loss(mask, clamp: false)
       try check(
         "flow_dppo", dppo.loss, logProb: dppo.gradLogProbs, velocity: step.throughLogProb(dppo.gradLogProbs))

@@ -45,6 +45,18 @@ struct OptimalChunksTests {
         == "4 chunks over 16 steps: 0-1 | 2-4 | 5-8 | 9-15; 100.0 % of the curve's variance explained")
   }
 
+  @Test("The longest curves are cut within seconds, whatever the number of chunks")
+  func longCurves() throws {
+    let curve = try normals(2000, seed: 4).map { exp($0) }
+    for change in [{ $0.count = 700 }, { $0.count = 2000 }, { _ in }] as [(inout OptimalChunkOptions) -> Void] {
+      var o = OptimalChunkOptions()
+      change(&o)
+      let start = ContinuousClock.now
+      #expect(try ChunkPlan.optimal(relativeL1: curve, steps: 2000, o).plan.steps == 2000)
+      #expect(ContinuousClock.now - start < .seconds(4))
+    }
+  }
+
   @Test("A plan carried to another schedule keeps its boundaries' noise levels, and comes back")
   func carriedPlans() throws {
     let short = try Schedule.shifted(steps: 17, shift: 3)

@@ -25,7 +25,7 @@ struct RecipeTests {
     o.groupSize = recipe.groupSize
     let a = try advantages(rewards, o)
     var loss = recipe.loss
-    if loss.surrogate == .divergenceMask { loss.divergence = Array(repeating: 0, count: a.count * trained) }
+    if loss.surrogate == .divergenceMask { loss.divergence = Numbers(Array(repeating: 0, count: a.count * trained)) }
     let logProbs = Array(repeating: -0.5, count: a.count * trained)
     let result = try chunkLoss(new: logProbs, old: logProbs, advantages: a, plan: recipe.plan(), options: loss)
     #expect(result.ratios.allSatisfy { $0 == 1 })

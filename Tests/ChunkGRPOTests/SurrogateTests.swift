@@ -35,28 +35,27 @@ struct SurrogateTests {
         }
       }
       if surrogate == .divergenceMask {
-        options.divergence = next(size).map { abs($0) }
+        options.divergence = Numbers(next(size).map { abs($0) })
         options.divergenceThreshold = 0.6
       }
       if coin() {
         options.kl = 0.3
         options.klEstimator = KLEstimator.allCases[Int(seed / 3) % 3]
         options.klLevel = coin() ? .chunk : .step
-        if coin() { options.reference = next(size) }
+        if coin() { options.reference = Numbers(next(size)) }
       }
       options.average = [.chunk, .sample, .step][Int(seed / 2) % 3]
       if coin() { options.normaliser = 7 }
-      if coin() { options.mask = next(size).map { $0 > -0.5 } }
+      if coin() { options.mask = Flags([true, true, true, true, true, true] + next(size).dropFirst(6).map { $0 > -0.5 }) }
       if coin() {
         let all = [true] + next(batch * count - 1).map { $0 > -0.5 }
-        options.selection = (0..<batch).map { Array(all[$0 * count..<($0 + 1) * count]) }
+        options.selection = Flags(all)
       }
-      if coin() { options.weights = next(coin() ? count : batch * count).map { abs($0) } }
+      if coin() { options.weights = Numbers(next(coin() ? count : batch * count).map { abs($0) }) }
       if surrogate != .cispo {
-        if coin() { options.ratioBias = next(size).map { 0.1 * abs($0) } }
-        if coin() { options.ratioScale = next(6).map { abs($0) } }
+        if coin() { options.ratioBias = Numbers(next(size).map { 0.1 * abs($0) }) }
+        if coin() { options.ratioScale = Numbers(next(6).map { abs($0) }) }
       }
-      options.mask?[0...5] = [true, true, true, true, true, true]
     }
 
     func loss(_ new: [Double]) throws -> ChunkLoss {
@@ -74,7 +73,7 @@ struct SurrogateTests {
       // u·w of each chunk, from the gradient of the unclipped surrogate on policy, −A·u·w/n for each of its n steps.
       let shares = try chunkLoss(new: old, old: old, advantages: advantages, plan: plan, options: linear).gradLogProbs
       var kl = options
-      (kl.weights) = [Double](repeating: 0, count: plan.count)
+      kl.weights = Numbers([Double](repeating: 0, count: plan.count))
       var total = try chunkLoss(new: new, old: old, advantages: advantages, plan: plan, options: kl).loss
       for i in 0..<batch {
         for (j, range) in plan.ranges.enumerated() {
@@ -116,7 +115,7 @@ struct SurrogateTests {
       if let bias = setting.options.ratioBias {
         try agrees(result.gradRatioBias, direction) { h in
           var moved = setting
-          moved.options.ratioBias = zip(bias, direction).map { $0 + h * $1 }
+          moved.options.ratioBias = Numbers(zip(bias, direction).map { $0 + h * $1 })
           return try moved.loss(setting.new).loss
         }
       }

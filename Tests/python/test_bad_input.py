@@ -288,4 +288,4 @@ def test_a_chunk_that_is_not_selected_may_have_moved_far():
     out = cg.chunk_loss([[0.0, -800.0]], [[0.0, 0.0]], [1.0], cg.ChunkPlan([1, 1]), selection=[[0]])
     assert out.loss == -1 and out.ratios.tolist() == [[1.0, 0.0]]
     with pytest.raises(cg.NonFinite, match="KL estimate of sample 0, chunk 1"):
-        cg.chunk_loss([[0.0, -800.0]], [[0.0, 0.0]], [1.0], cg.ChunkPlan([1, 1]))
+        cg.chunk_loss([[0.0, -800.0]], [[0.0, 0.0]], [1.0], cg.ChunkPlan([1, 1]), kl=0.1)

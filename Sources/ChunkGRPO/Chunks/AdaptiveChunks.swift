@@ -23,53 +23,90 @@ extension ChunkPlan {
   public static func adaptive(
     relativeL1: [Double], steps: Int, _ options: AdaptiveChunkOptions = AdaptiveChunkOptions()
   ) throws -> ChunkPlan {
+    try relativeL1.withUnsafeBufferPointer {
+      try adaptive(relativeL1: Numbers(borrowing: $0), steps: steps, options)
+    }
+  }
+
+  package static func adaptive(
+    relativeL1: Numbers<Double>, steps: Int, _ options: AdaptiveChunkOptions
+  ) throws -> ChunkPlan {
     try options.check()
-    let maxSize = options.maxSize
     let curve = try meanCurve(relativeL1, steps: steps)
-    let runs = merged(monotoneRuns(curve), minSize: options.minSize)
-    return try ChunkPlan(maxSize == 0 ? runs : runs.flatMap { halved($0, maxSize: maxSize) })
+    let runs = try Buffer<Int>(count: steps, for: "the runs of a curve")
+    var count = monotoneRuns(curve, sizes: runs.base)
+    count = merge(runs.base, count, minSize: options.minSize)
+    if options.maxSize == 0 { return try ChunkPlan(count: count) { runs[$0] } }
+    let halves = try Buffer<Int>(count: steps, for: "the runs of a curve")
+    var halfCount = 0
+    for run in 0..<count {
+      halve(runs[run], maxSize: options.maxSize) {
+        halves[halfCount] = $0
+        halfCount += 1
+      }
+    }
+    return try ChunkPlan(count: halfCount) { halves[$0] }
   }
 
   /// S: the curve averaged over the batch, plus the 1e-8 of the weights, so that it is positive.
-  static func meanCurve(_ relativeL1: [Double], steps: Int) throws -> [Double] {
+  static func meanCurve(_ relativeL1: Numbers<Double>, steps: Int) throws -> Buffer<Double> {
     try require((1...Schedule.maxSteps).contains(steps), "steps = \(steps) is outside 1 … \(Schedule.maxSteps)")
-    // One chunk over everything has the mean of the curve as its weight; single steps have the curve itself.
-    let weights = try ChunkPlan.fixed(steps: steps, size: 1).weights(relativeL1: relativeL1)
-    let batch = Double(weights.count / steps)
-    // Divided before they are summed, so that the sum cannot overflow.
-    return (0..<steps).map { t in stride(from: t, to: weights.count, by: steps).reduce(0) { $0 + weights[$1] / batch } }
+    let batch = try rows(relativeL1, steps: steps)
+    let curve = try Buffer<Double>(count: steps, for: "a curve")
+    for sample in 0..<batch {
+      // Divided before they are summed, so that the sum cannot overflow.
+      for t in 0..<steps { curve[t] += (try dynamics(relativeL1, sample, t, steps: steps) + 1e-8) / Double(batch) }
+    }
+    return curve
   }
 
-  /// Sizes of the maximal runs within which the curve only rises or only falls.
-  private static func monotoneRuns(_ curve: [Double]) -> [Int] {
-    var sizes = [1]
-    var direction = 0
-    for t in curve.indices.dropFirst() {
-      let turn = curve[t] > curve[t - 1] ? 1 : curve[t] < curve[t - 1] ? -1 : 0
+  /// Sizes of the maximal runs within which the curve only rises or only falls; returns how many.
+  private static func monotoneRuns(_ curve: Buffer<Double>, sizes: UnsafeMutablePointer<Int>) -> Int {
+    sizes[0] = 1
+    var (last, direction) = (0, 0)
+    for t in curve.values.indices.dropFirst() {
+      let (before, now) = (curve[t - 1], curve[t])
+      let turn = now > before ? 1 : now < before ? -1 : 0
       if turn == 0 || direction == 0 || turn == direction {
-        sizes[sizes.count - 1] += 1
+        sizes[last] += 1
         if turn != 0 { direction = turn }
       } else {
-        sizes.append(1)
+        last += 1
+        sizes[last] = 1
         direction = 0  // the first difference inside the new run gives its direction
       }
     }
-    return sizes
+    return last + 1
   }
 
-  private static func merged(_ runs: [Int], minSize: Int) -> [Int] {
-    var sizes = runs
-    while sizes.count > 1, let j = sizes.firstIndex(where: { $0 < minSize }) {
-      let left = j > 0 ? sizes[j - 1] : Int.max
-      let right = j + 1 < sizes.count ? sizes[j + 1] : Int.max
-      sizes[left <= right ? j - 1 : j + 1] += sizes[j]
-      sizes.remove(at: j)
+  /// From the left: a run that is too short joins the shorter of its neighbours, of equal ones the left. In place; returns
+  /// how many are left.
+  private static func merge(_ sizes: UnsafeMutablePointer<Int>, _ count: Int, minSize: Int) -> Int {
+    var (merged, next) = (0, 0)
+    while next < count {
+      var size = sizes[next]
+      next += 1
+      var joined = false
+      while size < minSize && !joined && (merged > 0 || next < count) {
+        if merged > 0 && (next == count || sizes[merged - 1] <= sizes[next]) {
+          sizes[merged - 1] += size
+          joined = true
+        } else {
+          size += sizes[next]
+          next += 1
+        }
+      }
+      if !joined {
+        sizes[merged] = size
+        merged += 1
+      }
     }
-    return sizes
+    return merged
   }
 
-  private static func halved(_ size: Int, maxSize: Int) -> [Int] {
-    if size <= maxSize { return [size] }
-    return halved(size / 2, maxSize: maxSize) + halved(size - size / 2, maxSize: maxSize)
+  private static func halve(_ size: Int, maxSize: Int, _ take: (Int) -> Void) {
+    if size <= maxSize { return take(size) }
+    halve(size / 2, maxSize: maxSize, take)
+    halve(size - size / 2, maxSize: maxSize, take)
   }
 }

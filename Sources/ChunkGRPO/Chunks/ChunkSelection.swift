@@ -13,13 +13,13 @@ public struct ChunkSelectionOptions: Options {
   /// Of the K chunks of each sample ⌊K·fraction⌋ are drawn, in (0, 1].
   public var fraction = 1.0
   /// (B, K): probabilities are made from these; nil = uniform.
-  public var weights: [Double]?
+  public var weights: Numbers<Double>?
   public var weighting = ChunkWeighting.normalised
   /// These chunks in every sample, instead of a draw.
-  public var fixed: [Int]?
+  public var fixed: Numbers<Int>?
   public var seed: UInt64 = 0
   /// B of them; nil = 0 … B − 1.
-  public var sampleIDs: [UInt64]?
+  public var sampleIDs: Numbers<UInt64>?
 
   public init() {}
 }
@@ -36,10 +36,20 @@ extension ChunkPlan {
 /// The fixed ones, or ⌊K·fraction⌋ of each sample, drawn without replacement: uniformly, or with probabilities from
 /// `weights`. A function of (seed, sample id) alone: the same for any batch split.
 public func selectChunks(batch: Int, count: Int, _ options: ChunkSelectionOptions) throws -> [[Bool]] {
+  let size = try checkSelectionSize(batch: batch, count: count)
+  var selection = [UInt8](repeating: 0, count: size)
+  try selectChunks(batch: batch, count: count, options, into: &selection)
+  return stride(from: 0, to: size, by: count).map { row in selection[row..<row + count].map { $0 != 0 } }
+}
+
+/// The same as bytes, 1 or 0.
+package func selectChunks(
+  batch: Int, count: Int, _ options: ChunkSelectionOptions, into selection: UnsafeMutablePointer<UInt8>
+) throws {
   let (fraction, weights, sampleIDs) = (options.fraction, options.weights, options.sampleIDs)
   if let fixed = options.fixed {
     try require(fraction == 1 && weights == nil, "fixed chunks exclude a fraction below 1 and weights")
-    return try selectChunks(batch: batch, count: count, fixed: fixed)
+    return try selectChunks(batch: batch, count: count, fixed: fixed, into: selection)
   }
   let size = try checkSelectionSize(batch: batch, count: count)
   try require(fraction > 0 && fraction <= 1, "fraction = \(fraction) is outside (0, 1]")
@@ -51,39 +61,66 @@ public func selectChunks(batch: Int, count: Int, _ options: ChunkSelectionOption
     weights == nil || weights?.count == size,
     "weights: \(weights?.count ?? 0) numbers for a batch of \(batch) with \(count) chunks")
   try checkSampleIDs(sampleIDs?.count, batch: batch)
+  if chosen == count && weights == nil { return selection.update(repeating: 1, count: size) }
 
-  var selection = [[Bool]](repeating: Array(repeating: false, count: count), count: batch)
+  let race = try Race(count: count)
+  // Its memory is reached through pointers only.
+  defer { withExtendedLifetime(race) {} }
   for i in 0..<batch {
-    // Exponential races, in logarithms: the chunks with the smallest ln(E/p) are a weighted draw without replacement.
-    let draws = uniforms(
-      seed: options.seed, sampleID: sampleIDs?[i] ?? UInt64(i), step: ReservedStep.chunkSelection.rawValue, count: count
-    )
-    var finish = draws.map { log(-log($0)) }
-    var drawn = Array(0..<count)
-    if let weights {
-      let p = try logProbabilities(Array(weights[i * count..<(i + 1) * count]), weighting: options.weighting, sample: i)
-      drawn = drawn.filter { p[$0] > -.infinity }
-      try require(
-        drawn.count >= chosen,
-        "weights of sample \(i): fewer than the \(chosen) chunks to draw have a positive weight")
-      for j in drawn { finish[j] -= p[j] }
-    }
-    for j in drawn.sorted(by: { finish[$0] < finish[$1] }).prefix(chosen) { selection[i][j] = true }
+    try race.run(options, sample: i, sampleID: sampleIDs?[i] ?? UInt64(i), chosen: chosen)
+    let row = selection + i * count
+    row.update(repeating: 0, count: count)
+    for place in 0..<chosen { row[race.order[place].index] = 1 }
   }
-  return selection
+}
+
+/// Exponential races, in logarithms: the chunks with the smallest ln(E/p) are a weighted draw without replacement.
+private struct Race {
+  /// The chunks that take part, the first to finish first.
+  let order: Buffer<Placed<Double>>
+  private let scratch: Buffer<Placed<Double>>
+  private let draws: Buffer<Double>
+
+  init(count: Int) throws {
+    order = try Buffer(count: count, for: "a selection of chunks")
+    scratch = try Buffer(count: count, for: "a selection of chunks")
+    draws = try Buffer(count: count, for: "a selection of chunks")
+  }
+
+  func run(_ options: ChunkSelectionOptions, sample: Int, sampleID: UInt64, chosen: Int) throws {
+    let count = draws.count
+    uniforms(
+      seed: options.seed, sampleID: sampleID, step: ReservedStep.chunkSelection.rawValue, into: draws.values)
+    var runners = 0
+    for j in 0..<count {
+      var finish = log(-log(draws[j]))
+      if let weights = options.weights {
+        let p = try logProbability(weights[sample * count + j], options.weighting, sample: sample, chunk: j)
+        if p == -.infinity { continue }
+        finish -= p
+      }
+      order[runners] = Placed(key: finish, index: j)
+      runners += 1
+    }
+    try require(
+      runners >= chosen, "weights of sample \(sample): fewer than the \(chosen) chunks to draw have a positive weight")
+    sort(order.base, count: runners, scratch: scratch.base) { $0.key < $1.key }
+  }
 }
 
 /// The chunks `fixed` of every sample.
-private func selectChunks(batch: Int, count: Int, fixed: [Int]) throws -> [[Bool]] {
+private func selectChunks(
+  batch: Int, count: Int, fixed: Numbers<Int>, into selection: UnsafeMutablePointer<UInt8>
+) throws {
   _ = try checkSelectionSize(batch: batch, count: count)
-  var row = [Bool](repeating: false, count: count)
   try require(!fixed.isEmpty, "fixed chunks: at least one is to be trained")
+  selection.update(repeating: 0, count: count)
   for j in fixed {
     try require((0..<count).contains(j), "fixed chunks: \(j) is outside 0 … \(count - 1)")
-    try require(!row[j], "fixed chunks: \(j) is named twice")
-    row[j] = true
+    try require(selection[j] == 0, "fixed chunks: \(j) is named twice")
+    selection[j] = 1
   }
-  return Array(repeating: row, count: batch)
+  for i in stride(from: 1, to: batch, by: 1) { (selection + i * count).update(from: selection, count: count) }
 }
 
 private func checkSelectionSize(batch: Int, count: Int) throws -> Int {
@@ -95,13 +132,11 @@ private func checkSelectionSize(batch: Int, count: Int) throws -> Int {
 }
 
 /// Up to a common term, which a race does not need.
-private func logProbabilities(_ weights: [Double], weighting: ChunkWeighting, sample: Int) throws -> [Double] {
-  for (j, w) in weights.enumerated() {
-    guard w.isFinite else {
-      throw ChunkGRPOError.nonFinite("weights of sample \(sample), chunk \(j) is \(w)")
-    }
-    try require(
-      w >= 0 || weighting == .softmax, "weights of sample \(sample), chunk \(j) is \(w), but must be at least 0")
+private func logProbability(_ weight: Double, _ weighting: ChunkWeighting, sample: Int, chunk: Int) throws -> Double {
+  guard weight.isFinite else {
+    throw ChunkGRPOError.nonFinite("weights of sample \(sample), chunk \(chunk) is \(weight)")
   }
-  return weighting == .softmax ? weights : weights.map { log($0) }
+  if weighting == .softmax { return weight }
+  try require(weight >= 0, "weights of sample \(sample), chunk \(chunk) is \(weight), but must be at least 0")
+  return log(weight)
 }

@@ -37,8 +37,46 @@ extension ChunkPlan {
   public static func optimal(
     relativeL1: [Double], steps: Int, _ options: OptimalChunkOptions = OptimalChunkOptions()
   ) throws -> ChunkFit {
-    let (count, explained, minSize) = (options.count, options.explained, options.minSize)
+    let (plan, curve, explained) = try relativeL1.withUnsafeBufferPointer {
+      try optimalFit(relativeL1: Numbers(borrowing: $0), steps: steps, options)
+    }
+    let levels = plan.ranges.map { range in range.reduce(0) { $0 + curve[$1] } / Double(range.count) }
+    return ChunkFit(plan: plan, curve: Array(curve.values), levels: levels, explained: explained)
+  }
+
+  /// The plan, the curve (S) and the share of its variance that the plan explains.
+  package static func optimalFit(
+    relativeL1: Numbers<Double>, steps: Int, _ options: OptimalChunkOptions
+  ) throws -> (plan: ChunkPlan, curve: Buffer<Double>, explained: Double) {
     let curve = try meanCurve(relativeL1, steps: steps)
+    let (counts, sizes) = try bounds(steps: steps, options)
+    let count = options.count
+    var cut = try Segmentation(curve, sizes: sizes, counts: counts, only: count)
+    let total = cut.cost(0, steps)
+    // A curve that is flat to the last bits of its logarithms has nothing to explain.
+    let flat = total <= 1e-24 * Double(steps)
+    func share(_ cost: Double) -> Double { flat ? 1 : max(0, 1 - cost / total) }
+    // The last that can be done, until one explains enough.
+    var best: (count: Int, share: Double)?
+    for k in 1...(count ?? counts.upperBound) {
+      let cost = cut.next()
+      if k < counts.lowerBound || !cost.isFinite { continue }
+      best = (k, share(cost))
+      if count == nil && share(cost) >= options.explained { break }
+    }
+    guard let best, count == nil || best.count == count else {
+      throw ChunkGRPOError.invalidArgument(
+        "chunks of \(sizes.lowerBound) to \(sizes.upperBound) steps cannot cover \(steps) steps\(count.map { " in \($0)" } ?? "")"
+      )
+    }
+    return (try cut.plan(best.count), curve, best.share)
+  }
+
+  /// How many chunks there may be, and of which sizes.
+  private static func bounds(
+    steps: Int, _ options: OptimalChunkOptions
+  ) throws -> (counts: ClosedRange<Int>, sizes: ClosedRange<Int>) {
+    let (count, explained, minSize) = (options.count, options.explained, options.minSize)
     try require(
       steps <= maxOptimalSteps, "steps = \(steps) is more than \(maxOptimalSteps), which segmentation can take")
     try require(explained > 0 && explained < 1, "explained = \(explained) is outside (0, 1)")
@@ -56,20 +94,7 @@ extension ChunkPlan {
         "chunk_count = \(count): chunks of \(minSize) to \(maxSize) steps cut \(steps) into \(counts.lowerBound) … \(counts.upperBound)"
       )
     }
-    let cut = Segmentation(curve.map { log($0) }, minSize: minSize, maxSize: maxSize, counts: counts.upperBound)
-    let total = cut.cost(0, steps)
-    // A curve that is flat to the last bits of its logarithms has nothing to explain.
-    let flat = total <= 1e-24 * Double(steps)
-    func share(_ k: Int) -> Double { flat ? 1 : max(0, 1 - cut.best(k) / total) }
-    let feasible = counts.filter { cut.best($0).isFinite }
-    guard let k = count ?? feasible.first(where: { share($0) >= explained }) ?? feasible.last, cut.best(k).isFinite
-    else {
-      throw ChunkGRPOError.invalidArgument(
-        "chunks of \(minSize) to \(maxSize) steps cannot cover \(steps) steps\(count.map { " in \($0)" } ?? "")")
-    }
-    let plan = try ChunkPlan(cut.sizes(k))
-    let levels = plan.ranges.map { range in curve[range].reduce(0, +) / Double(range.count) }
-    return ChunkFit(plan: plan, curve: curve, levels: levels, explained: share(k))
+    return (counts, minSize...maxSize)
   }
 
   /// The same plan on another schedule: each boundary at the step whose σ is nearest to the boundary's own.
@@ -80,15 +105,14 @@ extension ChunkPlan {
       from.steps - 1 == steps, "the plan covers \(steps) steps, but its schedule trains \(from.steps - 1)")
     let target = to.steps - 1
     try require(target >= count, "the new schedule trains \(target) steps, too few for \(count) chunks")
-    var boundaries = [0]
-    for (j, range) in ranges.dropLast().enumerated() {
-      let sigma = from.sigmas[range.upperBound]
-      let nearest = to.step(nearest: sigma)
+    var start = 0
+    return try ChunkPlan(count: count) { j in
+      let nearest = j == count - 1 ? target : to.step(nearest: from.sigmas[range(j).upperBound])
       // Room for this chunk and for those that follow.
-      boundaries.append(min(max(nearest, boundaries[j] + 1), target - (count - 1 - j)))
+      let end = min(max(nearest, start + 1), target - (count - 1 - j))
+      defer { start = end }
+      return end - start
     }
-    boundaries.append(target)
-    return try ChunkPlan(zip(boundaries, boundaries.dropFirst()).map { $1 - $0 })
   }
 
   private static let maxOptimalSteps = 2000
@@ -106,47 +130,77 @@ extension Schedule {
   }
 }
 
-/// Least-squares cuts of a sequence into 1 … `counts` segments: best[k][e] is the least cost of covering the first e values
-/// with k of them.
+/// Least-squares cuts of the logarithms of a curve into 1, 2, … segments, one count after the other: best[e] is the least
+/// cost of covering the first e values with as many segments as `count` says.
 private struct Segmentation {
-  private let sums, squares: [Double]
-  private var best: [[Double]] = []
-  private var from: [[Int]] = []
+  private let n, minSize, maxSize, last: Int
+  /// Running sums of the values and of their squares, and 1/n.
+  private let sums, squares, inverse: Buffer<Double>
+  private var before, best: Buffer<Double>
+  /// (counts, n + 1): where the last of the segments begins.
+  private let from: Buffer<Int32>
+  private var count = 0
 
-  init(_ values: [Double], minSize: Int, maxSize: Int, counts: Int) {
+  /// - Parameter only: the count that is asked for; nil = several are.
+  init(_ curve: Buffer<Double>, sizes: ClosedRange<Int>, counts: ClosedRange<Int>, only: Int?) throws {
+    let purpose = "the segmentation of a curve"
+    n = curve.count
+    (minSize, maxSize) = (sizes.lowerBound, sizes.upperBound)
+    last = only ?? counts.upperBound
+    sums = try Buffer(count: n + 1, for: purpose)
+    squares = try Buffer(count: n + 1, for: purpose)
+    inverse = try Buffer(count: n + 1, for: purpose)
+    before = try Buffer(count: n + 1, for: purpose)
+    best = try Buffer(count: n + 1, for: purpose)
+    from = try Buffer(count: checkedProduct([last + 1, n + 1], purpose), for: purpose)
     // Centred, so that the sums of squares lose nothing to a large mean.
-    let mean = values.reduce(0, +) / Double(values.count)
-    sums = values.reduce(into: [0]) { $0.append($0[$0.count - 1] + ($1 - mean)) }
-    squares = values.reduce(into: [0]) { $0.append($0[$0.count - 1] + ($1 - mean) * ($1 - mean)) }
-    let n = values.count
-    best = Array(repeating: Array(repeating: .infinity, count: n + 1), count: counts + 1)
-    from = Array(repeating: Array(repeating: 0, count: n + 1), count: counts + 1)
-    best[0][0] = 0
-    for k in 1...counts {
-      for end in minSize...n {
-        for start in max(0, end - maxSize)...(end - minSize) where best[k - 1][start].isFinite {
-          let value = best[k - 1][start] + cost(start, end)
-          if value < best[k][end] { (best[k][end], from[k][end]) = (value, start) }
-        }
-      }
+    let mean = curve.values.reduce(0) { $0 + log($1) } / Double(n)
+    for i in 0..<n {
+      let value = log(curve[i]) - mean
+      sums[i + 1] = sums[i] + value
+      squares[i + 1] = squares[i] + value * value
+      inverse[i + 1] = 1 / Double(i + 1)
+      best[i + 1] = .infinity
     }
   }
 
   /// Sum of squared deviations from the mean over start ..< end.
+  @inline(__always)
   func cost(_ start: Int, _ end: Int) -> Double {
     let sum = sums[end] - sums[start]
-    return max(0, squares[end] - squares[start] - sum * sum / Double(end - start))
+    return max(0, squares[end] - squares[start] - sum * sum * inverse[end - start])
   }
 
-  func best(_ k: Int) -> Double { best[k][sums.count - 1] }
-
-  func sizes(_ k: Int) -> [Int] {
-    var sizes: [Int] = []
-    var end = sums.count - 1
-    for j in stride(from: k, through: 1, by: -1) {
-      sizes.insert(end - from[j][end], at: 0)
-      end = from[j][end]
+  /// Cuts into one more segment; returns the cost for the whole curve.
+  mutating func next() -> Double {
+    count += 1
+    swap(&before, &best)
+    best.values.update(repeating: .infinity)
+    let row = from.base + count * (n + 1)
+    let firstStart = (count - 1) * minSize
+    for end in stride(from: firstStart + minSize, through: n, by: 1) {
+      var (least, chosen) = (Double.infinity, 0)
+      var start = end - minSize
+      // A segment that alone costs more than the best way does so however much longer it grows.
+      while start >= max(firstStart, end - maxSize) {
+        let own = cost(start, end)
+        if own > least { break }
+        let value = before[start] + own
+        if value <= least { (least, chosen) = (value, start) }
+        start -= 1
+      }
+      best[end] = least
+      row[end] = Int32(truncatingIfNeeded: chosen)
     }
-    return sizes
+    return best[n]
+  }
+
+  func plan(_ k: Int) throws -> ChunkPlan {
+    let ends = try Buffer<Int>(count: k + 1, for: "a plan")
+    ends[k] = n
+    for j in stride(from: k, through: 1, by: -1) {
+      ends[j - 1] = Int(from[j * (n + 1) + ends[j]])
+    }
+    return try ChunkPlan(count: k) { ends[$0 + 1] - ends[$0] }
   }
 }

@@ -22,6 +22,8 @@ struct Rows {
     stride = view.batchStride &* size
   }
 
+  func row(_ sample: Int) -> UnsafeMutableRawPointer { base + sample &* stride }
+
   func at(_ block: Block) -> UnsafeMutableRawPointer {
     base + (block.sample &* stride &+ block.offset &* size)
   }

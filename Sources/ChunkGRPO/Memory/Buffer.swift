@@ -27,6 +27,12 @@ package final class Buffer<Element: BitwiseCopyable> {
 
   deinit { free(memory) }
 
+  /// Keeps the buffer alive until the element is read or written, as `base` alone does not.
+  package subscript(index: Int) -> Element {
+    get { withExtendedLifetime(self) { base[index] } }
+    set { withExtendedLifetime(self) { base[index] = newValue } }
+  }
+
   package var values: UnsafeMutableBufferPointer<Element> { UnsafeMutableBufferPointer(start: base, count: count) }
 
   package func fillWithZeros() { memset(base, 0, count &* MemoryLayout<Element>.stride) }

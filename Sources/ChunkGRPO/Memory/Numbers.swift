@@ -32,6 +32,12 @@ public struct Numbers<Element: BitwiseCopyable>: RandomAccessCollection, Express
     return Numbers(try Buffer(copying: values, for: purpose))
   }
 
+  /// Shares the first `count` values of a buffer.
+  package init(_ buffer: Buffer<Element>, count: Int) {
+    values = UnsafeBufferPointer(start: buffer.base, count: count)
+    owner = buffer
+  }
+
   /// The address of the first, alive as long as this value; nil where there are none.
   package var pointer: UnsafePointer<Element>? { values.isEmpty ? nil : values.baseAddress }
 

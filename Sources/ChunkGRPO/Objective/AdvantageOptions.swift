@@ -42,7 +42,7 @@ public struct AdvantageOptions: Options {
   /// all are one group.
   public var groupSize: Int?
   /// One id per sample instead: any order, unequal sizes.
-  public var groupIDs: [Int]?
+  public var groupIDs: Numbers<Int>?
   public var baseline = Baseline.group
   public var scale = Scale.group
   public var deviation = Deviation.unbiased
@@ -60,23 +60,29 @@ public struct AdvantageOptions: Options {
   /// R, rewards per sample, where `rewardWeights` are nil.
   public var rewardCount = 1
   /// R of them; nil = 1 each.
-  public var rewardWeights: [Double]?
+  public var rewardWeights: Numbers<Double>?
+  /// (n, R), false = the reward does not apply to the sample and is not read: its group's mean and deviation and the
+  /// sample's sum leave it out. Each sample has one that does. nil = all do.
+  public var present: Flags?
 
   /// More rewards per sample than anyone has; keeps a wrong number from filling the memory.
   package static let rewardCounts = 1...1 << 20
 
   public init() {}
 
-  /// One per reward. Checks all that does not depend on the number of samples.
-  func checkedWeights() throws -> [Double] {
+  /// R
+  var kinds: Int { rewardWeights?.count ?? rewardCount }
+  func weight(_ kind: Int) -> Double { rewardWeights?[kind] ?? 1 }
+
+  /// Checks all that does not depend on the number of samples.
+  func check() throws {
     let counts = Self.rewardCounts
     try require(
       counts.contains(rewardCount),
       "reward_count = \(rewardCount) is outside \(counts.lowerBound) … \(counts.upperBound)")
-    let weights = rewardWeights ?? Array(repeating: 1, count: rewardCount)
     try require(
-      rewardCount == 1 || rewardCount == weights.count,
-      "reward_weights: \(weights.count) of them for reward_count = \(rewardCount)")
+      rewardCount == 1 || rewardCount == kinds,
+      "reward_weights: \(kinds) of them for reward_count = \(rewardCount)")
     try require(clamp > 0, "clamp = \(clamp) must be positive")
     try require(epsilon >= 0 && epsilon.isFinite, "epsilon = \(epsilon) must be at least 0 and finite")
     try require(floor >= 0 && floor.isFinite, "floor = \(floor) must be at least 0 and finite")
@@ -85,9 +91,10 @@ public struct AdvantageOptions: Options {
       baseline != .leaveOneOut || trim == 0, "trim = \(trim) and a leave-one-out baseline exclude each other")
     try require(
       groupIDs == nil || groupSize == nil, "group_ids and group_size = \(groupSize ?? 0) exclude each other")
-    if let j = weights.firstIndex(where: { !$0.isFinite }) {
+    if let weights = rewardWeights, let j = weights.firstIndex(where: { !$0.isFinite }) {
       throw ChunkGRPOError.nonFinite("reward_weights[\(j)] = \(weights[j]) is not finite")
     }
-    return weights
   }
+
+  func isPresent(_ sample: Int, _ kind: Int) -> Bool { present?[sample * kinds + kind] ?? true }
 }

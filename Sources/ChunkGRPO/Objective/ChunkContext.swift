@@ -1,47 +1,81 @@
+internal import Platform
+
 /// A chunk of one sample as surrogate and KL estimate see it: its steps that are present. Made once and moved from chunk to
-/// chunk; a class, because a copy would count references to all arrays of the options.
-final class ChunkContext {
-  let options: ChunkLossOptions
-  /// (B, S) all: ℓ_new; that of the KL's reference; the log ratios r_t = scale_t·(ℓ_new − ℓ_old + bias_t).
-  let new, reference, logRatios: [Double]
+/// chunk. It borrows the numbers of the inputs and options, which outlive it.
+struct ChunkContext {
+  /// (B, S) all: ℓ_new, ℓ_old, that of the KL's reference.
+  let new, old, reference: UnsafePointer<Double>
+  /// (B, S), but for the scale, which is (S).
+  private let bias, scale, divergences: UnsafePointer<Double>?
+  private let mask: UnsafePointer<UInt8>?
+  private let steps: Int
   private(set) var advantage = 0.0
-  /// Of the chunk's steps into (B, S).
+  /// Of the chunk's steps into (B, S), and of the sample's first.
   private(set) var indices = 0..<0
+  private var first = 0
   /// How many of them are present.
   private(set) var present = 0
-  /// ρ
-  var ratio = 1.0
+  /// The mean log ratio of the chunk.
+  private(set) var moved = 0.0
+  /// ρ, the largest number at most.
+  private(set) var ratio = 1.0
 
-  init(new: [Double], old: [Double], steps: Int, _ options: ChunkLossOptions) {
-    self.options = options
-    self.new = new
-    reference = options.reference ?? old
-    logRatios = new.indices.map {
-      (options.ratioScale?[$0 % steps] ?? 1) * (new[$0] - old[$0] + (options.ratioBias?[$0] ?? 0))
+  init(
+    new: Numbers<Double>, old: Numbers<Double>, steps: Int, _ options: ChunkLossOptions
+  ) throws {
+    guard let new = new.pointer, let old = old.pointer else {
+      throw ChunkGRPOError.invalidArgument("new_log_probs: there are none")
     }
+    (self.new, self.old, self.steps) = (new, old, steps)
+    reference = options.reference?.pointer ?? old
+    (bias, scale) = (options.ratioBias?.pointer, options.ratioScale?.pointer)
+    (divergences, mask) = (options.divergence?.pointer, options.mask?.pointer)
   }
 
-  func move(to indices: Range<Int>, advantage: Double) {
-    self.indices = indices
+  mutating func move(to range: Range<Int>, ofSample sample: Int, advantage: Double) {
+    first = sample * steps
+    indices = first + range.lowerBound..<first + range.upperBound
     self.advantage = advantage
-    present = options.present(indices)
+    present = present(indices)
   }
+
+  /// Computes the ratio.
+  mutating func measure() {
+    moved = mean(logRatio)
+    ratio = min(exp(moved), .greatestFiniteMagnitude)
+  }
+
+  /// No number can hold the ratio.
+  var overflows: Bool { exp(moved) == .infinity }
+
+  func present(_ indices: Range<Int>) -> Int { mask == nil ? indices.count : indices.count(where: isPresent) }
+
+  @inline(__always)
+  func isPresent(_ index: Int) -> Bool { mask.map { $0[index] != 0 } ?? true }
+
+  func scale(_ index: Int) -> Double { scale?[index - first] ?? 1 }
+
+  /// r_t = scale_t·(ℓ_new − ℓ_old + bias_t)
+  @inline(__always)
+  func logRatio(_ index: Int) -> Double { scale(index) * (new[index] - old[index] + (bias?[index] ?? 0)) }
+
+  /// δ = ℓ_ref − ℓ_new
+  func delta(_ index: Int) -> Double { reference[index] - new[index] }
+
+  var divergence: Double { mean { divergences?[$0] ?? 0 } }
 
   /// Over the steps that are present; `value` gets an index into (B, S).
   @inline(__always)
   func mean(_ value: (Int) -> Double) -> Double {
-    indices.reduce(0) { options.isPresent($1) ? $0 + value($1) : $0 } / Double(present)
+    var sum = 0.0
+    for index in indices where isPresent(index) { sum += value(index) }
+    return sum / Double(present)
   }
 
-  func contains(_ condition: (Int) -> Bool) -> Bool { indices.contains { options.isPresent($0) && condition($0) } }
-
-  /// δ = ℓ_ref − ℓ_new
-  func delta(_ index: Int) -> Double { reference[index] - new[index] }
+  func contains(_ condition: (Int) -> Bool) -> Bool { indices.contains { isPresent($0) && condition($0) } }
 }
 
-extension ChunkLossOptions {
-  /// Index into (B, S).
-  func isPresent(_ index: Int) -> Bool { mask?[index] ?? true }
-
-  func present(_ indices: Range<Int>) -> Int { mask == nil ? indices.count : indices.count(where: isPresent) }
+/// A number that is written: what is too large for any is the largest.
+func finite(_ value: Double) -> Double {
+  value.isNaN ? .greatestFiniteMagnitude : min(max(value, -.greatestFiniteMagnitude), .greatestFiniteMagnitude)
 }

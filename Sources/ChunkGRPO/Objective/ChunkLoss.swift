@@ -6,7 +6,8 @@ public struct ChunkLoss: Sendable {
   public let gradLogProbs: [Double]
   /// (B, S): ∂loss/∂ratio bias; empty without one.
   public let gradRatioBias: [Double]
-  /// (B, K), of all chunks, selected or not; 1 for a chunk without a step. Never clipped.
+  /// (B, K), of all chunks, selected or not; 1 for a chunk without a step, or that is not selected and has no ratio. Never
+  /// clipped, but the largest number where a ratio is larger than any.
   public let ratios: [Double]
   public let stats: ChunkStats
 }
@@ -25,7 +26,10 @@ public func chunkLoss(
 ) throws -> ChunkLoss {
   try chunkLoss(
     new: new, old: old, advantages: advantages, plan: plan,
-    options: ChunkLossOptions { ($0.clip, $0.kl, $0.selection) = (clip, kl, selection) })
+    options: ChunkLossOptions {
+      ($0.clip, $0.kl) = (clip, kl)
+      $0.selection = selection.map { Flags(rows: $0) }
+    })
 }
 
 /// The chunk objective, by default that of Chunk-GRPO (arXiv 2510.21583):
@@ -40,144 +44,185 @@ public func chunkLoss(
 public func chunkLoss(
   new: [Double], old: [Double], advantages: [Double], plan: ChunkPlan, options: ChunkLossOptions
 ) throws -> ChunkLoss {
-  let (batch, steps, count, ranges) = (advantages.count, plan.steps, plan.count, plan.ranges)
-  try options.check()
-  try check(new: new, old: old, advantages: advantages, plan: plan, options)
-  let shares = try shares(batch: batch, ranges, options)
-
-  var loss = 0.0
-  var gradLogProbs = [Double](repeating: 0, count: batch * steps)
-  var gradRatioBias = [Double](repeating: 0, count: options.ratioBias == nil ? 0 : batch * steps)
-  var ratios: [Double] = []
-  ratios.reserveCapacity(batch * count)
-  var moments = RatioMoments()
-  let chunk = ChunkContext(new: new, old: old, steps: steps, options)
-  for i in 0..<batch {
-    for (j, range) in ranges.enumerated() {
-      chunk.move(to: i * steps + range.lowerBound..<i * steps + range.upperBound, advantage: advantages[i])
-      if chunk.present == 0 {
-        ratios.append(1)
-        continue
-      }
-      let moved = chunk.mean { chunk.logRatios[$0] }
-      func requireFinite(_ value: Double, _ what: String) throws {
-        if value.isFinite { return }
-        throw ChunkGRPOError.nonFinite(
-          "\(what) of sample \(i), chunk \(j) is out of range: its log-probability moved by \(moved)")
-      }
-      chunk.ratio = exp(moved)
-      try requireFinite(chunk.ratio, "importance ratio")
-      ratios.append(chunk.ratio)
-      let share = shares[i * count + j]
-      if share == 0 { continue }
-      let kl = KLTerm(chunk)
-      try requireFinite(kl.value, "KL estimate")
-      let policy = options.surrogate.term(chunk)
-      let weight = options.weight(i, j, count)
-      loss += share * (weight * policy.value + options.kl * kl.value)
-      moments.add(ratio: chunk.ratio, kl: kl.value, clipped: policy.clipped)
-      // A mean gives each of its steps 1/|C|, and a step's log ratio has scale_t in ℓ_new and in the bias.
-      let n = Double(chunk.present)
-      for index in chunk.indices where options.isPresent(index) {
-        let scale = options.ratioScale?[index - i * steps] ?? 1
-        let slope = weight * policy.slope(ofStep: chunk.logRatios[index]) * scale
-        gradLogProbs[index] = share * (slope + options.kl * kl.slope(ofStep: chunk.delta(index))) / n
-        if options.ratioBias != nil { gradRatioBias[index] = share * slope / n }
+  let size = try checkedProduct([advantages.count, plan.steps], "log-probabilities")
+  var grad = [Double](repeating: 0, count: size)
+  var gradBias = [Double](repeating: 0, count: options.ratioBias == nil ? 0 : size)
+  var ratios = [Double](repeating: 0, count: try checkedProduct([advantages.count, plan.count], "ratios"))
+  let (loss, stats) = try new.withUnsafeBufferPointer { new in
+    try old.withUnsafeBufferPointer { old in
+      try grad.withUnsafeMutableBufferPointer { grad in
+        try gradBias.withUnsafeMutableBufferPointer { gradBias in
+          try ratios.withUnsafeMutableBufferPointer { ratios in
+            try chunkLoss(
+              new: Numbers(borrowing: new), old: Numbers(borrowing: old), advantages: Numbers(advantages), plan: plan,
+              options: options,
+              to: ChunkLossOutput(
+                gradLogProbs: grad.baseAddress, gradRatioBias: options.ratioBias == nil ? nil : gradBias.baseAddress,
+                ratios: ratios.baseAddress))
+          }
+        }
       }
     }
   }
-  guard loss.isFinite && gradLogProbs.allSatisfy({ $0.isFinite }) else {
+  return ChunkLoss(loss: loss, gradLogProbs: grad, gradRatioBias: gradBias, ratios: ratios, stats: stats)
+}
+
+/// Where a loss is written, as `ChunkLoss` describes; nil = nowhere.
+package struct ChunkLossOutput {
+  let gradLogProbs, gradRatioBias, ratios: UnsafeMutablePointer<Double>?
+
+  package init(gradLogProbs: UnsafeMutablePointer<Double>?, gradRatioBias: UnsafeMutablePointer<Double>?, ratios: UnsafeMutablePointer<Double>?) {
+    (self.gradLogProbs, self.gradRatioBias, self.ratios) = (gradLogProbs, gradRatioBias, ratios)
+  }
+
+  fileprivate func clear(_ indices: Range<Int>) {
+    for index in indices {
+      gradLogProbs?[index] = 0
+      gradRatioBias?[index] = 0
+    }
+  }
+}
+
+/// The same with memory of the caller.
+package func chunkLoss(
+  new: Numbers<Double>, old: Numbers<Double>, advantages: Numbers<Double>, plan: ChunkPlan, options: ChunkLossOptions,
+  to output: ChunkLossOutput
+) throws -> (loss: Double, stats: ChunkStats) {
+  let (batch, count) = (advantages.count, plan.count)
+  try options.check()
+  try check(new: new, old: old, advantages: advantages, plan: plan, options)
+  var chunk = try ChunkContext(new: new, old: old, steps: plan.steps, options)
+  let shares = try Shares(batch: batch, plan, chunk, options)
+  let memory = try output.ratios == nil ? Buffer<Double>(count: batch * count, for: "importance ratios") : nil
+  defer { withExtendedLifetime(memory) {} }
+  guard let ratios = output.ratios ?? memory?.base else { return (0, ChunkStats()) }
+  var moments = RatioMoments()
+  var loss = 0.0
+  for i in 0..<batch {
+    let own = options.average == .sample ? shares.ofSample(i) : 1
+    for j in 0..<count {
+      chunk.move(to: plan.range(j), ofSample: i, advantage: advantages[i])
+      if chunk.present == 0 {
+        ratios[i * count + j] = 1
+        output.clear(chunk.indices)
+        continue
+      }
+      chunk.measure()
+      if !shares.isSelected(i, j) {
+        // Its log-probabilities may be anything.
+        ratios[i * count + j] = chunk.moved.isFinite ? chunk.ratio : 1
+        output.clear(chunk.indices)
+        continue
+      }
+      ratios[i * count + j] = chunk.ratio
+      let terms = Terms(chunk, options, weight: shares.weight(i, j), share: shares.share(chunk.present, own: own))
+      if terms.policy.overflows || chunk.moved.isNaN { throw outOfRange(chunk, "importance ratio", i, j) }
+      if options.kl > 0 && !terms.kl.value.isFinite { throw outOfRange(chunk, "KL estimate", i, j) }
+      guard terms.write(chunk, output) && terms.loss.isFinite else { throw outOfRange(chunk, "loss", i, j) }
+      loss += terms.loss
+      moments.add(ratio: chunk.ratio, kl: terms.kl.value, clipped: terms.policy.clipped)
+    }
+  }
+  guard loss.isFinite else {
     throw ChunkGRPOError.nonFinite("the loss is \(loss): log-probabilities or advantages are too far apart")
   }
-  return ChunkLoss(
-    loss: loss, gradLogProbs: gradLogProbs, gradRatioBias: gradRatioBias, ratios: ratios, stats: moments.stats)
+  let stats = moments.stats { value in
+    var sum = 0.0
+    for i in 0..<batch {
+      for j in 0..<count where shares.isTrained(i, j) { sum += value(ratios[i * count + j]) }
+    }
+    return sum
+  }
+  return (loss, stats)
 }
 
 // MARK: - Parts
 
-extension ChunkLossOptions {
-  fileprivate func weight(_ i: Int, _ j: Int, _ count: Int) -> Double {
-    guard let weights else { return 1 }
-    return weights.count == count ? weights[j] : weights[i * count + j]
+/// The terms of one chunk.
+private struct Terms {
+  let policy: PolicyTerm
+  let kl: KLTerm
+  let weight, share, beta: Double
+
+  init(_ chunk: ChunkContext, _ options: ChunkLossOptions, weight: Double, share: Double) {
+    policy = options.surrogate.term(chunk, options)
+    kl = KLTerm(chunk, options.klEstimator, options.klLevel)
+    (self.weight, self.share, beta) = (weight, share, options.kl)
+  }
+
+  /// Of the chunk. Without a weight, the KL estimate is a statistic, and may be anything.
+  var loss: Double { share * (weight * policy.value + (beta == 0 ? 0 : beta * kl.value)) }
+
+  /// Whether all that is written is finite. A mean gives each of its steps 1/|C|, and a step's log ratio has scale_t in
+  /// ℓ_new and in the bias.
+  func write(_ chunk: ChunkContext, _ output: ChunkLossOutput) -> Bool {
+    let n = Double(chunk.present)
+    var isFinite = true
+    for index in chunk.indices {
+      var (ofLogProb, ofBias) = (0.0, 0.0)
+      if chunk.isPresent(index) {
+        let slope = weight * policy.slope(ofStep: chunk.logRatio(index)) * chunk.scale(index)
+        ofBias = share * slope / n
+        ofLogProb = beta == 0 ? ofBias : share * (slope + beta * kl.slope(ofStep: chunk.delta(index))) / n
+        isFinite = isFinite && ofLogProb.isFinite && ofBias.isFinite
+      }
+      output.gradLogProbs?[index] = ofLogProb
+      output.gradRatioBias?[index] = ofBias
+    }
+    return isFinite
   }
 }
 
-/// How much each (sample, chunk) counts in the loss, (B, K); 0 where it is not trained.
-private func shares(batch: Int, _ ranges: [Range<Int>], _ o: ChunkLossOptions) throws -> [Double] {
-  let count = ranges.count
-  let steps = ranges.last?.upperBound ?? 0
-  try require(
-    o.selection?.contains { $0.contains(true) } ?? true, "selection: no chunk of any sample is selected")
-  var shares = [Double](repeating: 0, count: batch * count)
-  var total = 0.0
-  for i in 0..<batch {
-    var own = 0.0
-    for (j, range) in ranges.enumerated() where o.selection?[i][j] ?? true {
-      let present = o.present(i * steps + range.lowerBound..<i * steps + range.upperBound)
-      if present == 0 { continue }
-      shares[i * count + j] = o.average == .step ? Double(present) : 1
-      own += shares[i * count + j]
+/// How much each (sample, chunk) counts in the loss.
+private struct Shares {
+  private let plan: ChunkPlan
+  private let chunk: ChunkContext
+  private let average: LossAverage
+  private let selection: UnsafePointer<UInt8>?
+  private let weights: UnsafePointer<Double>?
+  private let weightRow: Int
+  /// Nothing is left out.
+  private let isWhole: Bool
+  private var factor = 1.0
+
+  init(batch: Int, _ plan: ChunkPlan, _ chunk: ChunkContext, _ o: ChunkLossOptions) throws {
+    (self.plan, self.chunk, average) = (plan, chunk, o.average)
+    selection = o.selection?.pointer
+    weights = o.weights?.pointer
+    weightRow = o.weights?.count == plan.count ? 0 : plan.count
+    isWhole = o.selection == nil && o.mask == nil
+    var total = 0.0
+    for i in 0..<batch {
+      let own = ofSample(i)
+      total += average == .sample && own > 0 ? 1 : own
     }
-    if o.average == .sample && own > 0 {
-      for j in 0..<count { shares[i * count + j] /= own }
-      own = 1
-    }
-    total += own
+    try require(total > 0, "mask: no selected chunk of any sample has a step that is present")
+    factor = 1 / (o.normaliser ?? total)
   }
-  try require(total > 0, "mask: no selected chunk of any sample has a step that is present")
-  return shares.map { $0 * (1 / (o.normaliser ?? total)) }
+
+  func weight(_ i: Int, _ j: Int) -> Double { weights?[i * weightRow + j] ?? 1 }
+
+  func isSelected(_ i: Int, _ j: Int) -> Bool { selection.map { $0[i * plan.count + j] != 0 } ?? true }
+
+  func isTrained(_ i: Int, _ j: Int) -> Bool { isWhole || isSelected(i, j) && present(i, j) > 0 }
+
+  /// Of one trained chunk; `own` is that of its sample where the average is over samples.
+  func share(_ present: Int, own: Double) -> Double { (average == .step ? Double(present) : 1) / own * factor }
+
+  /// The chunks or steps of a sample that count.
+  func ofSample(_ i: Int) -> Double {
+    if isWhole { return Double(average == .step ? plan.steps : plan.count) }
+    var sum = 0
+    for j in 0..<plan.count where isTrained(i, j) { sum += average == .step ? present(i, j) : 1 }
+    return Double(sum)
+  }
+
+  private func present(_ i: Int, _ j: Int) -> Int {
+    let range = plan.range(j)
+    return chunk.present(i * plan.steps + range.lowerBound..<i * plan.steps + range.upperBound)
+  }
 }
 
-private func check(
-  new: [Double], old: [Double], advantages: [Double], plan: ChunkPlan, _ o: ChunkLossOptions
-) throws {
-  let (batch, steps, count) = (advantages.count, plan.steps, plan.count)
-  try require(batch >= 1, "advantages: there are none")
-  let (size, overflow) = batch.multipliedReportingOverflow(by: steps)
-  func checkSize(_ name: String, _ found: Int) throws {
-    try require(
-      !overflow && found == size,
-      "\(name) has \(found) numbers, but \(batch) samples of \(steps) steps, the sum of the chunk sizes, have \(batch) × \(steps)"
-    )
-  }
-  if let mask = o.mask { try checkSize("mask", mask.count) }
-  for (name, values) in [
-    ("new_log_probs", new), ("old_log_probs", old), ("reference_log_probs", o.reference), ("ratio_bias", o.ratioBias),
-    ("divergence", o.divergence),
-  ] {
-    guard let values else { continue }
-    try checkSize(name, values.count)
-    // Steps that a mask leaves out may be anything: padding.
-    if let i = values.indices.first(where: { !values[$0].isFinite && o.mask?[$0] ?? true }) {
-      throw ChunkGRPOError.nonFinite("\(name) of sample \(i / steps) at step \(i % steps) is \(values[i])")
-    }
-  }
-  if let divergence = o.divergence,
-    let i = divergence.indices.first(where: { divergence[$0] < 0 && o.mask?[$0] ?? true })
-  {
-    throw ChunkGRPOError.invalidArgument(
-      "divergence of sample \(i / steps) at step \(i % steps) = \(divergence[i]) must be at least 0")
-  }
-  if let i = advantages.firstIndex(where: { !$0.isFinite }) {
-    throw ChunkGRPOError.nonFinite("advantages[\(i)] = \(advantages[i]) is not finite")
-  }
-  if let scale = o.ratioScale {
-    try require(scale.count == steps, "ratio_scale has \(scale.count) numbers for \(steps) steps")
-    if let t = scale.firstIndex(where: { !($0 >= 0 && $0.isFinite) }) {
-      throw ChunkGRPOError.invalidArgument("ratio_scale[\(t)] = \(scale[t]) must be at least 0 and finite")
-    }
-  }
-  if let selection = o.selection {
-    try require(
-      selection.count == batch && selection.allSatisfy { $0.count == count },
-      "selection has \(selection.reduce(0) { $0 + $1.count }) entries for \(batch) samples of \(count) chunks")
-  }
-  if let weights = o.weights {
-    try require(
-      weights.count == count || weights.count == batch * count,
-      "weights has \(weights.count) numbers for \(count) chunks, or \(batch) samples of \(count) chunks")
-    if let j = weights.firstIndex(where: { !($0 >= 0 && $0.isFinite) }) {
-      throw ChunkGRPOError.invalidArgument("weights[\(j)] = \(weights[j]) must be at least 0 and finite")
-    }
-  }
+private func outOfRange(_ chunk: ChunkContext, _ what: String, _ i: Int, _ j: Int) -> ChunkGRPOError {
+  .nonFinite("\(what) of sample \(i), chunk \(j) is out of range: its log-probability moved by \(chunk.moved)")
 }

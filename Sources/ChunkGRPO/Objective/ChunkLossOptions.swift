@@ -25,29 +25,29 @@ public struct ChunkLossOptions: Options {
   public var klEstimator = KLEstimator.k3
   public var klLevel = KLLevel.chunk
   /// (B, S) log-probabilities of a reference policy for the KL estimate; nil = the behaviour policy's.
-  public var reference: [Double]?
+  public var reference: Numbers<Double>?
 
   public var average = LossAverage.chunk
   /// > 0: divide the summed loss by this instead of by the count; nil = the count. With `.step` or `.chunk`, B times the
   /// longest completion is TRL's `dr_grpo`, the tokens of the global batch are its `dapo`.
   public var normaliser: Double?
 
-  /// (B, K), which chunks of which sample to train; nil = all.
-  public var selection: [[Bool]]?
+  /// (B, K), which chunks of which sample to train: what the steps of the others are is not read. nil = all.
+  public var selection: Flags?
   /// (B, S), false = the step is absent: its log-probabilities are not read, means are over the others, and chunks that
   /// have none are skipped. nil = all are present.
-  public var mask: [Bool]?
+  public var mask: Flags?
   /// (K) or (B, K) weights ≥ 0 of the policy terms; KL terms have none. nil = 1.
-  public var weights: [Double]?
+  public var weights: Numbers<Double>?
 
   /// (B, S): log ratio of a step = scale·(ℓ_new − ℓ_old + bias). GRPO-Guard (arXiv 2510.22319): bias = the Gaussian
   /// divergence of the old mean, scale = s; see `Sampler.divergence`.
-  public var ratioBias: [Double]?
+  public var ratioBias: Numbers<Double>?
   /// (S), ≥ 0.
-  public var ratioScale: [Double]?
+  public var ratioScale: Numbers<Double>?
 
   /// (B, S), ≥ 0, with `.divergenceMask` only; a chunk's is the mean over its steps.
-  public var divergence: [Double]?
+  public var divergence: Numbers<Double>?
   /// ≥ 0.
   public var divergenceThreshold = Self.defaultDivergenceThreshold
 

@@ -1,4 +1,4 @@
-/// Over the N selected chunks that have a step.
+/// Over the N selected chunks that have a step. Every number is finite: what is too large for any is the largest.
 public struct ChunkStats: Sendable, Equatable {
   /// N
   public var selected = 0
@@ -18,32 +18,36 @@ public struct ChunkStats: Sendable, Equatable {
 
 /// Sums of the chunks of a loss.
 struct RatioMoments {
-  private var ratios: [Double] = []
+  private var count = 0
+  private var least = Double.infinity, most = -Double.infinity
   private var kl = 0.0
   private var low = 0, high = 0
 
   mutating func add(ratio: Double, kl: Double, clipped: PolicyTerm.Side?) {
-    ratios.append(ratio)
-    self.kl += kl
+    count += 1
+    least = min(least, ratio)
+    most = max(most, ratio)
+    self.kl += finite(kl)
     if clipped == .low { low += 1 }
     if clipped == .high { high += 1 }
   }
 
-  var stats: ChunkStats {
-    let n = Double(ratios.count)
-    let sum = ratios.reduce(0, +)
-    let mean = sum / n
+  /// - Parameter sum: of a function of each ratio that was added.
+  func stats(sum: ((Double) -> Double) -> Double) -> ChunkStats {
+    let n = Double(count)
+    // Sums of huge ratios and of their squares are taken relative to the largest.
+    let unit = most > 1e100 ? most : 1
+    let mean = sum { $0 / unit } / n
     var stats = ChunkStats()
-    stats.selected = ratios.count
-    stats.ratioMean = mean
-    stats.ratioStd = (ratios.reduce(0) { $0 + ($1 - mean) * ($1 - mean) } / n).squareRoot()
-    stats.ratioMin = ratios.min() ?? 0
-    stats.ratioMax = ratios.max() ?? 0
+    stats.selected = count
+    stats.ratioMean = finite(mean * unit)
+    stats.ratioStd = finite((sum { ($0 / unit - mean) * ($0 / unit - mean) } / n).squareRoot() * unit)
+    (stats.ratioMin, stats.ratioMax) = (least, most)
     stats.clipFractionLow = Double(low) / n
     stats.clipFractionHigh = Double(high) / n
-    stats.approximateKL = kl / n
+    stats.approximateKL = finite(kl / n)
     // Relative to the mean, so that small ratios do not underflow.
-    stats.effectiveSampleSize = mean > 0 ? n / ratios.reduce(0) { $0 + ($1 / mean) * ($1 / mean) } : 0
+    stats.effectiveSampleSize = mean > 0 ? n / sum { ($0 / unit / mean) * ($0 / unit / mean) } : 0
     return stats
   }
 }

@@ -120,7 +120,7 @@ extension Sampler {
   ) {
     if let gradient, let output {
       let scale = output.slope * output.upstream[sample]
-      check.look(at: gradient.gradVelocity, sample, scale: scale, squares: squares)
+      check.look(at: gradient.gradVelocity.rows, sample, scale: scale, squares: squares)
     }
   }
 

@@ -34,14 +34,13 @@ struct KLTerm {
   /// Of every step alike; nil where each has its own.
   private let slope: Double?
 
-  init(_ chunk: ChunkContext) {
-    estimator = chunk.options.klEstimator
-    switch chunk.options.klLevel {
+  init(_ chunk: ChunkContext, _ estimator: KLEstimator, _ level: KLLevel) {
+    self.estimator = estimator
+    switch level {
     case .chunk:
       let ofChunk = estimator(chunk.mean(chunk.delta))
       (value, slope) = (ofChunk.value, ofChunk.slope)
     case .step:
-      let estimator = estimator
       (value, slope) = (chunk.mean { estimator(chunk.delta($0)).value }, nil)
     }
   }

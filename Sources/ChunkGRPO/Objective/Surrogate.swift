@@ -26,6 +26,8 @@ struct PolicyTerm {
   let slope: Double
   /// Which bound took hold of the chunk, if any.
   var clipped: Side?
+  /// The term itself is too large for any number.
+  var overflows = false
   /// Steps whose log ratio is outside have no slope.
   var free = -Double.infinity...Double.infinity
 
@@ -52,41 +54,43 @@ extension Surrogate {
     }
   }
 
-  func term(_ chunk: ChunkContext) -> PolicyTerm {
-    let clip = chunk.options.clip
+  func term(_ chunk: ChunkContext, _ o: ChunkLossOptions) -> PolicyTerm {
+    let clip = o.clip
     let (ratio, advantage) = (chunk.ratio, chunk.advantage)
     let side = ratio > 1 ? PolicyTerm.Side.high : .low
-    let free = PolicyTerm(value: -advantage * ratio, slope: -advantage * ratio)
+    // Where A = 0, no ratio matters.
+    let overflows = advantage != 0 && chunk.overflows
+    let free = PolicyTerm(value: -advantage * ratio, slope: -advantage * ratio, overflows: overflows)
     switch self {
     case .clipped:
       // max(−A·min(ρ, cap), −A·clip(ρ)), and where A < 0 at most −A·dualClip.
-      let (bounded, capped) = (clip.bounded(ratio), min(ratio, chunk.options.ratioCap))
+      let (bounded, capped) = (clip.bounded(ratio), min(ratio, o.ratioCap))
       let chosen = -advantage * bounded > -advantage * capped ? bounded : capped
-      if advantage < 0 && chosen > chunk.options.dualClip {
-        return PolicyTerm(value: -advantage * chunk.options.dualClip, slope: 0, clipped: .high)
+      if advantage < 0 && chosen > o.dualClip {
+        return PolicyTerm(value: -advantage * o.dualClip, slope: 0, clipped: .high)
       }
       return chosen == ratio || advantage == 0
-        ? PolicyTerm(value: -advantage * chosen, slope: -advantage * ratio)
+        ? PolicyTerm(value: -advantage * chosen, slope: -advantage * ratio, overflows: overflows)
         : PolicyTerm(value: -advantage * chosen, slope: 0, clipped: side)
     case .unclipped:
       return free
     case .logClipped:
       // A log ratio is bounded only where it has moved the advantage's way.
       let range = advantage > 0 ? -.infinity...clip.high : -clip.low ... .infinity
-      let mean = chunk.mean { min(max(chunk.logRatios[$0], range.lowerBound), range.upperBound) }
-      let isClipped = advantage != 0 && chunk.contains { !range.contains(chunk.logRatios[$0]) }
+      let mean = chunk.mean { min(max(chunk.logRatio($0), range.lowerBound), range.upperBound) }
+      let isClipped = advantage != 0 && chunk.contains { !range.contains(chunk.logRatio($0)) }
+      let value = -advantage * min(exp(mean), .greatestFiniteMagnitude)
       return PolicyTerm(
-        value: -advantage * exp(mean), slope: -advantage * exp(mean),
-        clipped: isClipped ? (advantage > 0 ? .high : .low) : nil, free: range)
+        value: value, slope: value, clipped: isClipped ? (advantage > 0 ? .high : .low) : nil,
+        overflows: advantage != 0 && !exp(mean).isFinite, free: range)
     case .cispo:
       let bounded = clip.bounded(ratio)
       return PolicyTerm(
         value: -advantage * bounded * chunk.mean { chunk.new[$0] }, slope: -advantage * bounded,
-        clipped: bounded == ratio ? nil : side)
+        clipped: bounded == ratio ? nil : side, overflows: overflows && bounded == ratio)
     case .divergenceMask:
       let moved = advantage > 0 && ratio > 1 || advantage < 0 && ratio < 1
-      let divergence = chunk.mean { chunk.options.divergence?[$0] ?? 0 }
-      return moved && divergence >= chunk.options.divergenceThreshold
+      return moved && chunk.divergence >= o.divergenceThreshold
         ? PolicyTerm(value: 0, slope: 0, clipped: side) : free
     }
   }

@@ -6,10 +6,16 @@ struct GradientCheck {
   ///
   /// - Parameter squares: Σ d² of the sample, from the pass. No |d| is larger than its root, but for roundings, and squares
   ///   that are too small for the type: only where that bound does not do, the gradient is read again.
-  mutating func look(at gradient: LatentsView, _ sample: Int, step: Int = 0, scale: Double, squares: Double) {
+  @inline(__always)
+  mutating func look(at gradient: Rows, _ sample: Int, step: Int = 0, scale: Double, squares: Double) {
     let largest = 1.01 * squares.squareRoot() + 1e-18
     let type = gradient.type
     if abs(scale) <= type.computeMax && abs(scale) * largest <= type.max { return }
+    lookAgain(at: gradient, sample, step)
+  }
+
+  @inline(never)
+  private mutating func lookAgain(at gradient: Rows, _ sample: Int, _ step: Int) {
     if step < broken?.step ?? .max && !gradient.isFinite(sample) { broken = Broken(sample: sample, step: step) }
   }
 
@@ -40,9 +46,9 @@ extension ElementType {
   }
 }
 
-extension LatentsView {
+extension Rows {
   fileprivate func isFinite(_ sample: Int) -> Bool {
-    let row = base + sample &* batchStride &* type.size
+    let row = self.row(sample)
     func all<Bits: FixedWidthInteger & UnsignedInteger>(below exponent: Bits) -> Bool {
       UnsafeBufferPointer(start: row.assumingMemoryBound(to: Bits.self), count: elements).allSatisfy {
         $0 & exponent != exponent

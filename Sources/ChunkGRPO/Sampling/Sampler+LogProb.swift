@@ -77,10 +77,10 @@ extension Sampler {
     let broken = pass.run(threads: threads, keeping: (latents, velocity, extras, next, owners)) { sample, _, sums in
       let value = density.logProb(squaredError: sums.squares, elements: latents.elements)
       logProb?[sample] = value
-      if let output, let (gradient, unconditional) = owners {
+      if let output {
         let upstream = output.upstream[sample]
-        check.look(at: gradient, sample, scale: output.scale * upstream, squares: sums.squares)
-        if let unconditional {
+        check.look(at: output.gradient, sample, scale: output.scale * upstream, squares: sums.squares)
+        if let unconditional = output.unconditional {
           check.look(at: unconditional, sample, scale: output.unconditionalScale * upstream, squares: sums.squares)
         }
       }

@@ -89,7 +89,7 @@ extension Sampler {
           if let output {
             let slope = densities[j].slope(b: coefficients[firstStep + first + j].b, elements: latents.elements)
             check.look(
-              at: output.gradients.latents(first + j), sample, step: j,
+              at: output.gradients.latents(first + j).rows, sample, step: j,
               scale: output.upstream[sample &* velocities.count &+ first &+ j] * slope, squares: sums.squares)
           }
           return value

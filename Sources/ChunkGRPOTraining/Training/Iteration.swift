@@ -84,9 +84,9 @@ extension ChunkGRPOTrainer {
     try plan.chunks.select(
       batch: batch,
       ChunkSelectionOptions {
-        ($0.fraction, $0.weights) = (options.chunkFraction, weights)
+        ($0.fraction, $0.weights) = (options.chunkFraction, weights.map { Numbers($0) })
         $0.seed = RandomStream.rollout.seed(options.seed)
-        $0.sampleIDs = (0..<UInt64(batch)).map { state.counters.samplesDrawn &+ $0 }
+        $0.sampleIDs = Numbers((0..<UInt64(batch)).map { state.counters.samplesDrawn &+ $0 })
       })
   }
 

@@ -304,6 +304,7 @@ class AdvantageOptions(ctypes.Structure):
         ("reward_weights", c_void_p),
         ("mixing", c_int32),
         ("reserved", c_int32),
+        ("present", c_void_p),
     ]
     init = "cgrpo_advantage_options_init"
     keywords = {
@@ -319,6 +320,7 @@ class AdvantageOptions(ctypes.Structure):
         "trim": Field("trim", "float64"),
         "weights": Field("reward_weights", "float64*", optional=True),
         "mixing": Field("mixing", "choice", MIXING),
+        "present": Field("present", "uint8*", optional=True),
     }
 
 
@@ -650,6 +652,9 @@ class AdvantageKeywords(TypedDict, total=False):
     """None: 1 each; R of them"""
     mixing: Mixing
     """'sum'"""
+    present: Optional[Any]
+    """None: every reward; (count, R), 0 = does not apply: not read, and left out of the group's mean and deviation
+    and of the sample's sum. Each sample has one"""
 
 
 class ChunkLossKeywords(TypedDict, total=False):
@@ -678,7 +683,7 @@ class ChunkLossKeywords(TypedDict, total=False):
     divergence_threshold: float
     """1e-5 (verl-omni); >= 0. For the divergence mask"""
     selection: Optional[Any]
-    """None: every chunk; (B, K), non-zero = train"""
+    """None: every chunk; (B, K), non-zero = train; the steps of others may be NaN"""
     mask: Optional[Any]
     """None: every step; (B, S), 0 = absent: not read, means are over the others, and a chunk without any is
     skipped. Samples may so have their own lengths"""
