@@ -148,36 +148,6 @@ extension Field {
     array(name, c, s, as: { Array(UnsafeBufferPointer(start: $0, count: $1)) }, size)
   }
 
-  /// An array of (rows, columns) numbers, borrowed for the call, or null for nil.
-  static func array<T>(
-    _ name: String, _ c: WritableKeyPath<C, UnsafePointer<T>?>, _ s: WritableKeyPath<S, Numbers<T>?>,
-    _ size: @escaping (C, Extent) throws -> (Int, Int)
-  ) -> Field {
-    Field { options, result, extent in
-      result[keyPath: s] = try options[keyPath: c].map {
-        let (rows, columns) = try size(options, extent)
-        return Numbers(borrowing: UnsafeBufferPointer(start: $0, count: try product(rows, columns, name)))
-      }
-    }
-  }
-
-  /// An array of whole numbers that comes with its count, or null with a count of 0. No more than `most` are read.
-  static func array(
-    _ name: String, _ c: WritableKeyPath<C, UnsafePointer<Int64>?>, _ countName: String,
-    _ count: WritableKeyPath<C, Int64>, _ s: WritableKeyPath<S, Numbers<Int>?>, most: @escaping (Extent) -> Int
-  ) -> Field {
-    Field { options, result, extent in
-      guard let values = options[keyPath: c] else {
-        return try require(
-          options[keyPath: count] == 0, "\(name) is null, but \(countName) = \(options[keyPath: count])")
-      }
-      let n = try ChunkGRPOABI.count(options[keyPath: count], countName, 1...most(extent))
-      let numbers = try Buffer<Int>(count: n, for: name)
-      for i in 0..<n { numbers.values[i] = try ChunkGRPOABI.count(values[i], "\(name)[\(i)]", -maxCount...maxCount) }
-      result[keyPath: s] = Numbers(numbers)
-    }
-  }
-
   /// An array of whole numbers that comes with its count, or null with a count of 0. No more than `most` are read.
   static func array(
     _ name: String, _ c: WritableKeyPath<C, UnsafePointer<Int64>?>, _ countName: String,

@@ -134,7 +134,7 @@ struct ChunkLossFixtureTests {
       o.mask = Flags(mask.map { $0 != 0 })
       o.clip = ClipRange(low: v.number("epsilon_low"), high: v.number("epsilon_high"))
       o.ratioCap = v["delta"] as? Double ?? .infinity
-      (o.kl, o.klLevel, o.reference) = (v.number("beta"), .step, c.inputs.numbers("ref_log_probs"))
+      (o.kl, o.klLevel, o.reference) = (v.number("beta"), .step, Numbers(c.inputs.numbers("ref_log_probs")))
       switch kind {
       case "grpo": o.average = .sample
       case "bnpo": o.average = .chunk

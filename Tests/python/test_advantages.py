@@ -141,3 +141,22 @@ def test_absent_rewards_and_groups_that_cannot_be_told_apart_are_named():
         cg.advantages([1.0, 2.0], groups=[["a"], ["b"]])
     with pytest.raises(cg.WrongType, match="prompts must hold hashable values"):
         cg.RewardHistory().update([{}, {}], [1.0, 2.0])
+
+
+def test_absent_rewards_are_left_out_as_if_they_were_not_there():
+    """Against the advantages of those that are there alone, and against sums by hand."""
+    rewards, present = np.array([1.0, np.nan, 3.0, 5.0, 2.0, np.nan]), np.array([1, 0, 1, 1, 1, 0], bool)
+    rewards = np.stack([rewards, np.arange(6.0)], 1)
+    grid = np.stack([present, np.ones(6, bool)], 1)
+    found = cg.advantages(rewards, 3, present=grid)
+    sums = np.where(grid, rewards, 0).sum(1)
+    np.testing.assert_allclose(found, cg.advantages(sums, 3), rtol=1e-12)
+
+    found = cg.advantages(rewards, 3, present=grid, mixing="normalised_sum")
+    first = np.zeros(6)
+    for group in (slice(0, 3), slice(3, 6)):
+        own = np.where(present[group])[0] + group.start
+        first[own] = cg.advantages(rewards[own, 0], len(own))
+    np.testing.assert_allclose(found, first + cg.advantages(rewards[:, 1], 3), rtol=1e-12)
+    with pytest.raises(cg.InvalidArgument, match="no reward of sample 1"):
+        cg.advantages(rewards[:, 0], 3, present=present)

@@ -14,6 +14,7 @@ import chunkgrpo as cg
 jax = pytest.importorskip("jax")
 jnp = pytest.importorskip("jax.numpy")
 cgj = pytest.importorskip("chunkgrpo.jax")
+_jax_host = pytest.importorskip("chunkgrpo._jax_host")
 
 SCHEDULE = cg.Schedule.shifted(9, 3.0)
 SAMPLER = cg.Sampler(SCHEDULE)
@@ -174,8 +175,8 @@ def test_vmap_of_vmap_over_steps_and_velocities_with_shared_latents():
 
 def test_one_callback_serves_all_lanes(monkeypatch):
     calls = []
-    whole = cgj._on_host
-    monkeypatch.setattr(cgj, "_on_host", lambda *arguments: calls.append(1) or whole(*arguments))
+    whole = _jax_host._on_host
+    monkeypatch.setattr(_jax_host, "_on_host", lambda *arguments: calls.append(1) or whole(*arguments))
     arrays = triple((6, 2))
     f = jax.jit(jax.vmap(lambda *lane: cgj.log_prob(SAMPLER, 3, *(array[None] for array in lane))))
     jax.block_until_ready(f(*arrays))

@@ -22,14 +22,21 @@ def advantages_of(case):
     return cg.advantages(case["rewards"], group_size=case["group_size"], clamp=case["advantage_clip"])
 
 
-def loss_of(case, new_log_probs, selection="selected_chunks"):
+def mask_of(case):
+    mask = np.zeros((len(case["rewards"]), len(case["chunk_sizes"])), bool)
+    for i, row in enumerate(case["selected_chunks"]):
+        mask[i, row] = True
+    return mask
+
+
+def loss_of(case, new_log_probs, selection=None):
     return cg.chunk_loss(
         new_log_probs,
         case["old_log_probs"],
         advantages_of(case),
         cg.ChunkPlan(case["chunk_sizes"]),
         clip=(case["clip_low"], case["clip_high"]),
-        selection=case[selection],
+        selection=mask_of(case) if selection is None else selection,
         kl=case["kl_coefficient"],
     )
 
@@ -113,13 +120,13 @@ def test_chunks_are_drawn_with_the_probabilities_of_the_source(case, weighting, 
 
 @each_case
 def test_selections_mean_the_same_as_indices_mask_or_array(case):
-    count = len(case["chunk_sizes"])
-    mask = np.zeros((len(case["rewards"]), count), bool)
-    for i, row in enumerate(case["selected_chunks"]):
-        mask[i, row] = True
-    forms = [mask, np.array(case["selected_chunks"]), [tuple(row) for row in case["selected_chunks"]]]
+    indices = np.array(case["selected_chunks"])
+    if indices.shape[1] == len(case["chunk_sizes"]) and indices.max() <= 1:
+        with pytest.raises(cg.InvalidArgument, match="a mask or indices"):
+            loss_of(case, case["new_log_probs"], indices)
+        return
     losses = []
-    for form in forms:
-        out = loss_of({**case, "selected_chunks": form}, case["new_log_probs"])
+    for form in (mask_of(case), indices, [tuple(row) for row in case["selected_chunks"]]):
+        out = loss_of(case, case["new_log_probs"], form)
         losses.append((out.loss, out.grad_log_probs.tobytes(), out.stats))
     assert all(each == losses[0] for each in losses)

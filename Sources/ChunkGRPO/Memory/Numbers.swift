@@ -1,9 +1,13 @@
+// No optional owner: Swift 6.3.1 took an absent `Numbers?` for a present one.
+private final class Nobody: Sendable {}
+private let nobody = Nobody()
+
 /// Numbers that a function reads: memory of its own, or the caller's, borrowed for the length of a call. Unlike an array,
 /// it never takes memory without an error where there is none.
 public struct Numbers<Element: BitwiseCopyable>: RandomAccessCollection, ExpressibleByArrayLiteral {
   private let values: UnsafeBufferPointer<Element>
-  /// The holder of the memory; nil where the caller keeps it.
-  private let owner: AnyObject?
+  /// The holder of the memory; `nobody` where the caller keeps it.
+  private let owner: AnyObject
 
   /// A copy of an array.
   public init(_ array: [Element]) {
@@ -17,7 +21,7 @@ public struct Numbers<Element: BitwiseCopyable>: RandomAccessCollection, Express
   /// The caller's memory, which outlives this value.
   package init(borrowing values: UnsafeBufferPointer<Element>) {
     self.values = values
-    owner = nil
+    owner = nobody
   }
 
   /// Shares the memory of a buffer, which is not written to any more.
@@ -28,7 +32,7 @@ public struct Numbers<Element: BitwiseCopyable>: RandomAccessCollection, Express
 
   /// The same in memory of its own.
   package func owned(for purpose: String) throws -> Numbers {
-    if owner != nil || isEmpty { return self }
+    if owner !== nobody || isEmpty { return self }
     return Numbers(try Buffer(copying: values, for: purpose))
   }
 

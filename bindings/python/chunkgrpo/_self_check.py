@@ -96,7 +96,8 @@ def check_on_policy(
     return _report(case, new, judged, tolerance)
 
 
-_checked: weakref.WeakSet[Sampler] = weakref.WeakSet()
+# By identity: samplers of equal options are equal, but each makes rollouts of its own.
+_checked: weakref.WeakValueDictionary[int, Sampler] = weakref.WeakValueDictionary()
 
 
 def warn(
@@ -112,9 +113,9 @@ def warn(
     guidance: float = 1.0,
 ) -> None:
     """A RatioWarning where the ratios of a sampler's first loss are not 1."""
-    if sampler in _checked:
+    if id(sampler) in _checked:
         return
-    _checked.add(sampler)
+    _checked[id(sampler)] = sampler
     known, found = (np.array(_arrays.matrix(rows, "log_probs")) for rows in (old, new))
     case = _Case(sampler, latents, known, first_step, velocity, guidance, velocities)
     report = _report(case, found, judged, None)

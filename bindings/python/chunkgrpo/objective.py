@@ -77,6 +77,8 @@ def advantages(rewards: Any, group_size: Optional[int] = None, **options: Unpack
     trim        in [0, 1): share of a group's lowest rewards that mean and deviation leave out (MixGRPO)
     subtract_median  of each group's advantages (GCPO's half-half)
     weights     (R,) of several rewards; None = 1 each
+    present     like rewards, bool: which of them apply; None = all. One that is absent is not read, and is left out of
+                its sample's sum and of its group's mean and deviation. Each sample needs one
     mixing      of several rewards: "sum": the weighted sum is normalised; "normalised_sum": each is normalised, then
                 summed (MixGRPO); "gdpo": and the sum is normalised over the batch (GDPO)
     """
@@ -93,6 +95,8 @@ def advantages(rewards: Any, group_size: Optional[int] = None, **options: Unpack
             "group_size: give the number of samples per prompt, or groups=; "
             f"{len(values)} makes one group of all rewards"
         )
+    if given.get("present") is not None:
+        given["present"] = _arrays.doubles(given["present"], "present", values.shape) != 0
     count = values.shape[1] if values.ndim == 2 else 1
     struct = fill(AdvantageOptions, given, "advantages", shapes={"weights": (count,)}, positive=["group_size"])
     struct.reward_count = count
@@ -111,7 +115,7 @@ def _rewards(rewards: Any) -> Doubles:
         for i, row in enumerate(rewards if isinstance(rewards, (list, tuple, np.ndarray)) else ()):
             row = row if isinstance(row, (list, tuple, np.ndarray)) else (row,)
             if any(item is None for item in row):
-                raise WrongType(f"rewards: that of sample {i} is None; a reward must be a real number") from None
+                raise WrongType(f"rewards: that of sample {i} is None; a reward must be a real number, or absent by present=") from None
         raise
 
 
