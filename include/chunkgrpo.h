@@ -72,8 +72,8 @@ enum {
     CGRPO_INVALID_ARGUMENT = 1, /* null, out of bounds, wrong shape, contradictory */
     CGRPO_WRONG_TYPE = 2,       /* an element type or a device that the call does not take, or a mix of types */
     CGRPO_NON_FINITE = 3,       /* NaN or infinity in latents, velocity, reward, log-probability or ratio */
-    CGRPO_OUT_OF_MEMORY = 4,    /* all that grows with the arguments is asked for, and may be missing. What is left to the
-                                   Swift runtime, at most 1 KB at a time (a handle, a sentence), ends the process */
+    CGRPO_OUT_OF_MEMORY = 4,   /* for all that grows with the arguments. What is left to the Swift runtime, at most 1 KB
+                                  at a time (a handle, a sentence), ends the process where it is missing */
     CGRPO_CALLBACK_FAILED = 5, /* a callback returned non-zero */
     CGRPO_IO_ERROR = 6         /* a file could not be read or written, or is not what it should be */
 };

@@ -36,7 +36,9 @@ private func layout(
 
   var layout = Layout(base: base, type: type)
   var total = 1  // elements of the axes seen so far, from the last one on
-  for axis in stride(from: rank - 1, through: 0, by: -1) {
+  var axis = rank
+  while axis > 0 {
+    axis -= 1
     let size = try count(shape[axis], "\(name).shape[\(axis)]", 1...maxCount)
     var step = total
     if let given = tensor.strides?[axis] {

@@ -29,8 +29,14 @@ package final class Buffer<Element: BitwiseCopyable> {
 
   /// Keeps the buffer alive until the element is read or written, as `base` alone does not.
   package subscript(index: Int) -> Element {
-    get { withExtendedLifetime(self) { base[index] } }
-    set { withExtendedLifetime(self) { base[index] = newValue } }
+    get {
+      defer { withExtendedLifetime(self) {} }
+      return base[index]
+    }
+    set {
+      base[index] = newValue
+      withExtendedLifetime(self) {}
+    }
   }
 
   package var values: UnsafeMutableBufferPointer<Element> { UnsafeMutableBufferPointer(start: base, count: count) }

@@ -48,7 +48,10 @@ public struct Numbers<Element: BitwiseCopyable>: RandomAccessCollection, Express
   public var startIndex: Int { 0 }
   public var endIndex: Int { values.count }
   // Without it, the owner of a value that is not used again may be gone before the memory is read.
-  public subscript(index: Int) -> Element { withExtendedLifetime(owner) { values[index] } }
+  public subscript(index: Int) -> Element {
+    defer { withExtendedLifetime(owner) {} }
+    return values[index]
+  }
 }
 
 // Nobody writes to the memory while this value is in use.

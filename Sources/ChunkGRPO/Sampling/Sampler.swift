@@ -3,11 +3,28 @@
 /// All latents, velocities and noise of a call have one shape and one element type. Results are the same bits for any
 /// number of threads and for a batch split in any way.
 public struct Sampler: Sendable {
-  public let schedule: Schedule
-  public let options: SamplerOptions
-  public let threads: Int
+  /// In one object, for small calls have little else to do than to count references.
+  private final class Parts: Sendable {
+    let schedule: Schedule
+    let options: SamplerOptions
+    let threads: Int
+    let coefficients: Numbers<StepCoefficients>
+
+    init(_ schedule: Schedule, _ options: SamplerOptions, threads: Int, _ coefficients: Numbers<StepCoefficients>) {
+      self.schedule = schedule
+      self.options = options
+      self.threads = threads
+      self.coefficients = coefficients
+    }
+  }
+
+  private let parts: Parts
+
+  public var schedule: Schedule { parts.schedule }
+  public var options: SamplerOptions { parts.options }
+  public var threads: Int { parts.threads }
   /// T of them.
-  public let coefficients: Numbers<StepCoefficients>
+  public var coefficients: Numbers<StepCoefficients> { parts.coefficients }
 
   /// T
   public var steps: Int { schedule.steps }
@@ -34,13 +51,11 @@ public struct Sampler: Sendable {
   }
 
   public init(_ schedule: Schedule, _ options: SamplerOptions) throws {
-    self.schedule = schedule
-    threads = try resolvedThreads(options.threads)
-    coefficients = try Sampler.coefficients(schedule, options)
     var own = options
     own.etas = try options.etas?.owned(for: "etas")
     own.window = try options.window?.owned(for: "a window")
-    self.options = own
+    parts = try Parts(
+      schedule, own, threads: resolvedThreads(options.threads), Sampler.coefficients(schedule, options))
   }
 
   private static func coefficients(_ schedule: Schedule, _ o: SamplerOptions) throws -> Numbers<StepCoefficients> {
