@@ -562,8 +562,9 @@ static void non_finite_numbers(void) {
         grad[2] = wrong[i];
         CHECK_REFUSED(with_loss(NULL), NAN_IN, "advantages");
     }
-    /* A ratio that is too large for a double. */
+    /* A ratio that is too large for a double, where no clipping bounds the loss. */
     fresh();
+    grad[0] = -1;
     for (int k = 0; k < S; k++) log_probs[k] = -1e6;
     {
         double others[B * S];
