@@ -43,6 +43,9 @@ extern "C" {
  *   buffers are unspecified and are to be thrown away.
  * - Pointers are borrowed for the length of the call, unless said otherwise. The library frees only its own handles.
  * - Handles of type `const` may be used from several threads at once. Other handles: one thread at a time.
+ * - Memory for what grows with the arguments is asked for, and where it is missing the call returns
+ *   CGRPO_OUT_OF_MEMORY. The Swift runtime's own small allocations, below 2 KB (a handle, a sentence), end the process
+ *   where they fail, and so do lists of rows, prompts and file names that the embedded trainer keeps beside its arrays.
  * - A callback returns. A C++ exception, longjmp or pthread_exit must not leave it: the call would never end, and its
  *   handle would stay in use. A callback may call the library.
  * - A call computes in the processor's default floating-point mode (rounding to nearest, subnormals kept, nothing
@@ -72,10 +75,9 @@ enum {
     CGRPO_INVALID_ARGUMENT = 1, /* null, out of bounds, wrong shape, contradictory */
     CGRPO_WRONG_TYPE = 2,       /* an element type or a device that the call does not take, or a mix of types */
     CGRPO_NON_FINITE = 3,       /* NaN or infinity in latents, velocity, reward, log-probability or ratio */
-    CGRPO_OUT_OF_MEMORY = 4,   /* for all that grows with the arguments. What is left to the Swift runtime, at most 1 KB
-                                  at a time (a handle, a sentence), ends the process where it is missing */
-    CGRPO_CALLBACK_FAILED = 5, /* a callback returned non-zero */
-    CGRPO_IO_ERROR = 6         /* a file could not be read or written, or is not what it should be */
+    CGRPO_OUT_OF_MEMORY = 4,    /* for what grows with the arguments; see below */
+    CGRPO_CALLBACK_FAILED = 5,  /* a callback returned non-zero */
+    CGRPO_IO_ERROR = 6          /* a file could not be read or written, or is not what it should be */
 };
 
 /** Message of the last error on this thread, one sentence; "" before any. Valid until the next failing call of this

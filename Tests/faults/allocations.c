@@ -6,12 +6,13 @@
  *
  * Without `all`, about 40 to 80 allocations of each call are tried.
  *
- * The header's promise is for what grows with the caller's numbers; every input here takes 1 KB or more. Smaller
- * allocations are left out, or with `all` tried and counted apart: they may end the process.
+ * The header's promise is for what grows with the caller's numbers; every input here takes 1 KB or more. Allocations
+ * below 2 KB are left out, or with `all` tried and counted apart: they may end the process. So may those of the
+ * embedded trainer, which are counted apart too.
  */
 #include "calls.h"
 
-enum { PROMISED = 1024, MOST = 20000, AT_MOST_ABOUT = 40 };
+enum { PROMISED = 2048, MOST = 20000, AT_MOST_ABOUT = 40 };
 
 /* Every allocation of this program and of the library goes through the functions below. */
 extern void *__libc_malloc(size_t), *__libc_calloc(size_t, size_t), *__libc_realloc(void *, size_t),
@@ -114,6 +115,8 @@ static void print(const char *what, const tally *of) {
            what, total, of->told, of->harmless, of->wrong_status, of->wrong_afterwards, of->ended, of->hung);
 }
 
+static int is_of_the_trainer(const call *of) { return strncmp(of->function, "cgrpo_trainer_", 14) == 0; }
+
 static int try_call(const call *of, account *account, int all, tally *large, tally *small) {
     trial t = {of, account, 0};
     tally here = {0};
@@ -148,11 +151,13 @@ static int try_call(const call *of, account *account, int all, tally *large, tal
 int main(int argc, char **argv) {
     int all = argc > 2 && strcmp(argv[2], "all") == 0, right = every_function_is_called();
     account *account = shared_memory(sizeof *account);
-    tally large = {0}, small = {0};
+    tally large = {0}, small = {0}, trainer = {0};
     calls_prepare(argc > 1 ? argv[1] : ".");
-    for (int c = 0; c < CALL_COUNT; c++) right = try_call(&calls[c], account, all, &large, &small) && right;
+    for (int c = 0; c < CALL_COUNT; c++)
+        right = try_call(&calls[c], account, all, is_of_the_trainer(&calls[c]) ? &trainer : &large, &small) && right;
     remove_folder(checkpoint);
-    if (all) print("below 1,024 bytes (no promise)", &small);
+    if (all) print("below 2,048 bytes (no promise)", &small);
+    print("the trainer's (no promise but for its arrays)", &trainer);
     print("allocations", &large);
-    return !right || bad(&large) || small.wrong_afterwards + small.hung > 0;
+    return !right || bad(&large) || trainer.wrong_afterwards + trainer.hung + small.wrong_afterwards + small.hung > 0;
 }

@@ -263,6 +263,13 @@ static cgrpo_status history_update(void) {
     return status;
 }
 
+static cgrpo_status history_rewards(void) {
+    int64_t known = 0;
+    CHECK_OK(cgrpo_history_rewards(history, NULL, NULL, 0, &known));
+    wrote(&known, sizeof known);
+    return CGRPO_OK;
+}
+
 static cgrpo_status best_of_n(void) {
     static uint8_t chosen[B * S];
     cgrpo_status status = cgrpo_best_of_n(old, B * S, 100, chosen);
@@ -457,6 +464,7 @@ static const call calls[] = {
     {"cgrpo_advantages", "GDPO", advantages_gdpo},
     CALL(history_create),
     CALL(history_update),
+    CALL(history_rewards),
     CALL(best_of_n),
     CALL(chunk_loss),
     {"cgrpo_chunk_loss", "log-clipped", chunk_loss_log_clipped},
