@@ -77,12 +77,6 @@ func ints(_ pointer: UnsafePointer<Int64>) -> UnsafePointer<Int> {
   UnsafeRawPointer(pointer).assumingMemoryBound(to: Int.self)
 }
 
-/// `rows` × `columns` numbers, copied.
-func array<T>(_ pointer: UnsafePointer<T>?, _ name: String, _ rows: Int, _ columns: Int) throws -> [T] {
-  let pointer = try nonNull(pointer, name)
-  return Array(UnsafeBufferPointer(start: pointer, count: try product(rows, columns, name)))
-}
-
 /// The plan that a caller's array of sizes describes.
 func plan(_ sizes: UnsafePointer<Int64>?, _ chunkCount: Int64, steps: Int? = nil) throws -> ChunkPlan {
   let sizes = try nonNull(sizes, "sizes")

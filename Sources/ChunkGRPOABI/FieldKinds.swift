@@ -140,43 +140,39 @@ extension Field {
     array(name, c, s, as: { Flags(Numbers(borrowing: UnsafeBufferPointer(start: $0, count: $1))) }, size)
   }
 
-  /// The same as an array, copied.
-  static func array<T>(
-    _ name: String, _ c: WritableKeyPath<C, UnsafePointer<T>?>, _ s: WritableKeyPath<S, [T]?>,
-    _ size: @escaping (C, Extent) throws -> (Int, Int)
-  ) -> Field {
-    array(name, c, s, as: { Array(UnsafeBufferPointer(start: $0, count: $1)) }, size)
-  }
-
-  /// An array of whole numbers that comes with its count, or null with a count of 0. No more than `most` are read.
-  static func array(
-    _ name: String, _ c: WritableKeyPath<C, UnsafePointer<Int64>?>, _ countName: String,
-    _ count: WritableKeyPath<C, Int64>, _ s: WritableKeyPath<S, [Int]?>, most: @escaping (Extent) -> Int
-  ) -> Field {
-    Field { options, result, extent in
-      guard let values = options[keyPath: c] else {
-        return try require(
-          options[keyPath: count] == 0, "\(name) is null, but \(countName) = \(options[keyPath: count])")
-      }
-      let n = try ChunkGRPOABI.count(options[keyPath: count], countName, 1...most(extent))
-      result[keyPath: s] = try (0..<n).map {
-        try ChunkGRPOABI.count(values[$0], "\(name)[\($0)]", -maxCount...maxCount)
-      }
-    }
-  }
-
-  /// The same, borrowed.
+  /// An array of whole numbers that comes with its count and is borrowed, or null with a count of 0. No more than `most` are
+  /// read.
   static func array(
     _ name: String, _ c: WritableKeyPath<C, UnsafePointer<Int64>?>, _ countName: String,
     _ count: WritableKeyPath<C, Int64>, _ s: WritableKeyPath<S, Numbers<Int>?>, most: @escaping (Extent) -> Int
   ) -> Field {
+    counted(name, c, countName, count, s, most: most) {
+      Numbers(borrowing: UnsafeBufferPointer(start: ints($0), count: $1))
+    }
+  }
+
+  /// The same, copied.
+  static func array(
+    _ name: String, _ c: WritableKeyPath<C, UnsafePointer<Int64>?>, _ countName: String,
+    _ count: WritableKeyPath<C, Int64>, _ s: WritableKeyPath<S, [Int]?>, most: @escaping (Extent) -> Int
+  ) -> Field {
+    counted(name, c, countName, count, s, most: most) { values, n in
+      try (0..<n).map { try ChunkGRPOABI.count(values[$0], "\(name)[\($0)]", -maxCount...maxCount) }
+    }
+  }
+
+  private static func counted<R>(
+    _ name: String, _ c: WritableKeyPath<C, UnsafePointer<Int64>?>, _ countName: String,
+    _ count: WritableKeyPath<C, Int64>, _ s: WritableKeyPath<S, R?>, most: @escaping (Extent) -> Int,
+    as convert: @escaping (UnsafePointer<Int64>, _ count: Int) throws -> R
+  ) -> Field {
     Field { options, result, extent in
       guard let values = options[keyPath: c] else {
         return try require(
           options[keyPath: count] == 0, "\(name) is null, but \(countName) = \(options[keyPath: count])")
       }
       let n = try ChunkGRPOABI.count(options[keyPath: count], countName, 1...most(extent))
-      result[keyPath: s] = Numbers(borrowing: UnsafeBufferPointer(start: ints(values), count: n))
+      result[keyPath: s] = try convert(values, n)
     }
   }
 

@@ -24,9 +24,9 @@ public struct Numbers<Element: BitwiseCopyable>: RandomAccessCollection, Express
     owner = nobody
   }
 
-  /// Shares the memory of a buffer, which is not written to any more.
-  package init(_ buffer: Buffer<Element>) {
-    values = UnsafeBufferPointer(buffer.values)
+  /// Shares the memory of a buffer, which is not written to any more; `count`: of its first values.
+  package init(_ buffer: Buffer<Element>, count: Int? = nil) {
+    values = UnsafeBufferPointer(start: buffer.base, count: count ?? buffer.count)
     owner = buffer
   }
 
@@ -34,12 +34,6 @@ public struct Numbers<Element: BitwiseCopyable>: RandomAccessCollection, Express
   package func owned(for purpose: String) throws -> Numbers {
     if owner !== nobody || isEmpty { return self }
     return Numbers(try Buffer(copying: values, for: purpose))
-  }
-
-  /// Shares the first `count` values of a buffer.
-  package init(_ buffer: Buffer<Element>, count: Int) {
-    values = UnsafeBufferPointer(start: buffer.base, count: count)
-    owner = buffer
   }
 
   /// The address of the first, alive as long as this value; nil where there are none.

@@ -5,7 +5,8 @@ extension LatentsView {
   /// Throws where these latents, which are written, share memory with `other` of the same shape; `orSame`: and are not the
   /// same array.
   @inline(__always)
-  func checkApart(_ name: StaticString, from other: LatentsView?, _ otherName: StaticString, orSame: Bool = true) throws {
+  func checkApart(_ name: StaticString, from other: LatentsView?, _ otherName: StaticString, orSame: Bool = true) throws
+  {
     // In place, because small calls have little else to do.
     guard let other, reach.overlaps(other.reach) else { return }
     try checkRowsApart("\(name)", from: other, "\(otherName)", orSame)
@@ -47,8 +48,7 @@ extension LatentsView {
 extension TrajectoryView {
   /// The same for every step; a step may be the same array as the one of the other with its number.
   func checkApart(_ name: StaticString, from other: TrajectoryView, _ otherName: StaticString, orSame: Bool) throws {
-    let (own, others) = (span, other.span)
-    if own.upperBound <= others.lowerBound || others.upperBound <= own.lowerBound { return }
+    guard span.overlaps(other.span) else { return }
     for t in 0..<count {
       for u in 0..<other.count {
         try latents(t).checkApart(name, from: other.latents(u), otherName, orSame: orSame && t == u)

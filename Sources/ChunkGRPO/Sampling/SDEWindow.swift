@@ -40,18 +40,10 @@ public struct SDEWindow: Sendable, Equatable {
   /// The steps with the smallest draws, the first ones of those that are equal.
   private func subset(_ iteration: Int) throws -> Numbers<Int> {
     let keys = try draws(iteration, options.end - options.first)
-    let sorted = try Buffer<Double>(count: keys.count, for: "the draws of a window")
-    for (k, key) in keys.enumerated() { sorted.values[k] = key }
-    let largest = withExtendedLifetime(sorted) { quickselect(sorted.values, options.size - 1) }
-    var equal = options.size
-    for key in keys where key < largest { equal -= 1 }
+    let order = try sorted(count: keys.count, for: "the draws of a window") { keys[$0] }
+    let chosen = try sorted(count: options.size, for: "a window") { order[$0].index }
     let steps = try Buffer<Int>(count: options.size, for: "a window")
-    var n = 0
-    for (k, key) in keys.enumerated() where key < largest || (key == largest && equal > 0) {
-      if key == largest { equal -= 1 }
-      steps.values[n] = options.first + k
-      n += 1
-    }
+    for k in 0..<steps.count { steps[k] = options.first + chosen[k].key }
     return Numbers(steps)
   }
 
