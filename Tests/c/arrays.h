@@ -6,7 +6,7 @@
 
 #include <stdint.h>
 
-/* A tensor that carries its own shape and memory; freed at exit. */
+/* A tensor that carries its own shape and memory; kept to the end, unless it is freed. */
 typedef struct array {
     cgrpo_tensor tensor;
     int64_t shape[4];
@@ -64,6 +64,11 @@ static inline void set(array *a, int64_t i, double value) {
         case CGRPO_TYPE_BF16: ((uint16_t *)a->tensor.data)[i] = bf16_bits((float)value); break;
         default: ((uint16_t *)a->tensor.data)[i] = f16_bits(value); break;
     }
+}
+
+static inline void array_free(array *a) {
+    free(a->tensor.data);
+    free(a);
 }
 
 /* An array of zeros with up to three sizes; a size of 0 ends the shape. */

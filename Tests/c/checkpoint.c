@@ -1,11 +1,9 @@
-/* Checkpoints among several writers and readers, and files that are none. Arguments: the working folder, and how many
- * saves and mutated files (2,000 and 50,000 in the long form). */
+/* Files that are no checkpoints, and writing where it is hard. The argument is the working folder. Tests/faults has
+ * several writers, and checkpoints with mutations. */
 #define _DEFAULT_SOURCE
 #include "arrays.h"
 
 #include <fcntl.h>
-#include <pthread.h>
-#include <signal.h>
 #include <sys/resource.h>
 #include <sys/stat.h>
 #include <sys/wait.h>
@@ -13,7 +11,6 @@
 
 enum { D = 3, C = 2 };
 static char folder[512], file[600];
-static long saves = 200, mutations = 2000;
 
 static cgrpo_trainer *trainer_of(int64_t width, uint64_t seed) {
     cgrpo_trainer_options options;
@@ -83,127 +80,8 @@ static int files_in_folder(void) {
 }
 
 /* ---------------------------------------------------------------------------------------------------------------------
- * Several at once
- */
-
-/* Trainers of two sizes: a mix of both would fit neither. */
-static int writes(int number) {
-    cgrpo_trainer *trainer = trainer_of(5 + 3 * number, (uint64_t)number);
-    for (long i = 0; i < saves / 2; i++)
-        if (!CHECK_OK(cgrpo_trainer_save(trainer, folder))) return 1;
-    return 0;
-}
-
-static volatile sig_atomic_t is_over;
-static void end(int signal) { is_over = signal; }
-
-static int reads(int number) {
-    long loads = 0;
-    signal(SIGTERM, end);
-    while (!is_over || loads == 0) {
-        cgrpo_trainer *trainer = NULL;
-        if (!CHECK_OK(cgrpo_trainer_load(folder, &trainer))) return 1 + number;
-        cgrpo_trainer_destroy(trainer);
-        loads++;
-    }
-    return 0;
-}
-
-static void two_writers_and_a_reader_of_one_directory_never_meet_half_a_checkpoint(void) {
-    pid_t writer[2], reader;
-    cgrpo_trainer *trainer = trainer_of(5, 9), *loaded = NULL;
-    CHECK_OK(cgrpo_trainer_save(trainer, folder));
-    cgrpo_trainer_destroy(trainer);
-    writer[0] = child(writes, 0), writer[1] = child(writes, 1), reader = child(reads, 0);
-    CHECK(ended(writer[0]) == 0 && ended(writer[1]) == 0);
-    kill(reader, SIGTERM);
-    CHECK(ended(reader) == 0);
-    CHECK_OK(cgrpo_trainer_load(folder, &loaded));
-    cgrpo_trainer_destroy(loaded);
-    CHECK(files_in_folder() == 1);
-}
-
-static void *saves_it(void *trainer) {
-    long failed = 0;
-    for (long i = 0; i < saves / 4; i++)
-        if (cgrpo_trainer_save((const cgrpo_trainer *)trainer, folder) != CGRPO_OK) failed++;
-    return (void *)failed;
-}
-
-static void one_trainer_is_saved_by_two_threads_at_once(void) {
-    cgrpo_trainer *trainer = trainer_of(5, 1), *loaded = NULL;
-    pthread_t thread;
-    void *failed = NULL;
-    CHECK(pthread_create(&thread, NULL, saves_it, trainer) == 0);
-    CHECK(saves_it(trainer) == NULL);
-    CHECK(pthread_join(thread, &failed) == 0 && failed == NULL);
-    CHECK_OK(cgrpo_trainer_load(folder, &loaded));
-    CHECK(files_in_folder() == 1);
-    cgrpo_trainer_destroy(trainer), cgrpo_trainer_destroy(loaded);
-}
-
-/* ---------------------------------------------------------------------------------------------------------------------
  * Files that are none
  */
-
-static uint64_t drawn(uint64_t *state) { /* xorshift */
-    *state ^= *state << 13, *state ^= *state >> 7, *state ^= *state << 17;
-    return *state;
-}
-
-/* One to three changes: a bit, a byte, digits exchanged, a run copied, an end. Most fall into the header, which has the
- * sizes, the options and the counters. */
-static size_t mutate(char *bytes, size_t size, size_t header, uint64_t *state) {
-    for (uint64_t changes = 1 + drawn(state) % 3; changes > 0; changes--) {
-        size_t at = drawn(state) % (drawn(state) % 4 ? header : size), other = drawn(state) % header;
-        switch (drawn(state) % 6) {
-            case 0: bytes[at] = (char)(bytes[at] ^ (1 << drawn(state) % 8)); break;
-            case 1: bytes[at] = (char)drawn(state); break;
-            case 2: bytes[at] = "0123456789-+.eE,:\"{}[] \t\n"[drawn(state) % 26]; break;
-            case 3: bytes[at] = bytes[other]; break;
-            case 4: memmove(bytes + other, bytes + at, size - (at > other ? at : other) < 16 ? 1 : 16); break;
-            default:
-                if (drawn(state) % 8 == 0) size -= drawn(state) % (size / 2);
-        }
-    }
-    return size;
-}
-
-static void no_mutated_checkpoint_is_taken_for_another(void) {
-    char second[600], copy[700];
-    uint64_t state = 20260101;
-    size_t size, header, again_size;
-    long loads = 0, others = 0;
-    cgrpo_trainer *trainer = trainer_of(5, 1);
-    char *whole, *broken;
-    CHECK_OK(cgrpo_trainer_save(trainer, folder));
-    cgrpo_trainer_destroy(trainer);
-    snprintf(second, sizeof second, "%s.again", folder);
-    snprintf(copy, sizeof copy, "%s/model.safetensors", second);
-    whole = read_file(file, &size);
-    header = 8 + (size_t)(unsigned char)whole[0] + 256 * (size_t)(unsigned char)whole[1];
-    broken = (char *)malloc(size);
-    for (long i = 0; i < mutations; i++) {
-        memcpy(broken, whole, size);
-        write_file(file, broken, mutate(broken, size, header, &state));
-        trainer = NULL;
-        if (cgrpo_trainer_load(folder, &trainer) == CGRPO_OK) { /* such as another space: the state must be the same */
-            char *again;
-            CHECK_OK(cgrpo_trainer_save(trainer, second));
-            again = read_file(copy, &again_size);
-            if (again_size != size || memcmp(again, whole, size) != 0) others++;
-            free(again);
-            loads++;
-        }
-        cgrpo_trainer_destroy(trainer);
-    }
-    CHECK(others == 0);
-    printf("checkpoint: of %ld mutated files %ld are the same state in other words, %ld another\n", mutations, loads,
-           others);
-    write_file(file, whole, size);
-    free(whole), free(broken);
-    unlink(copy), rmdir(second);
-}
 
 static int loads_nothing(int number) {
     cgrpo_trainer *trainer = NULL;
@@ -304,11 +182,6 @@ int main(int argc, char **argv) {
     snprintf(folder, sizeof folder, "%s/checkpoint.XXXXXX", argc > 1 ? argv[1] : ".");
     if (mkdtemp(folder) == NULL) return perror(folder), 1;
     snprintf(file, sizeof file, "%s/model.safetensors", folder);
-    if (argc > 2) saves = atol(argv[2]);
-    if (argc > 3) mutations = atol(argv[3]);
-    RUN(two_writers_and_a_reader_of_one_directory_never_meet_half_a_checkpoint);
-    RUN(one_trainer_is_saved_by_two_threads_at_once);
-    RUN(no_mutated_checkpoint_is_taken_for_another);
     RUN(what_is_no_checkpoint_is_refused_before_it_takes_time_or_memory);
     RUN(a_limit_on_the_size_of_files_is_an_error_and_no_signal);
     RUN(links_of_others_are_not_written_to);

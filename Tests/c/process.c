@@ -1,5 +1,5 @@
-/* The host's process: any child of fork works, cancellation does no harm, the floating-point mode is the host's, and the
- * environment makes the library neither print nor take signals. `process cold 2000` and the like run the long forms. */
+/* The host's process: its floating-point mode and its cancellation are its own, and the environment makes the library
+ * neither print nor take signals. Tests/faults has forks and cancelled calls. */
 #define _GNU_SOURCE
 #include "arrays.h"
 
@@ -14,7 +14,7 @@
 #include <xmmintrin.h>
 #endif
 
-enum { D = 3 * 16 * 1024 * 4, B = 2, CALLERS = 4 };
+enum { D = 3 * 16 * 1024 * 4, B = 2 };
 
 static int reward(void *user, const cgrpo_tensor *images, const int64_t *prompts, double *rewards) {
     (void)user, (void)prompts;
@@ -41,31 +41,6 @@ static cgrpo_status train(int32_t threads) {
     return status;
 }
 
-static pthread_barrier_t start;
-
-static void *train_at_once(void *unused) {
-    (void)unused;
-    pthread_barrier_wait(&start);
-    return train(1) == CGRPO_OK ? NULL : (void *)&start;
-}
-
-/* Several threads make their first calls at the same moment. */
-static int train_in_threads(void) {
-    pthread_t threads[CALLERS];
-    void *wrong = NULL;
-    int good = 1;
-    pthread_barrier_init(&start, NULL, CALLERS);
-    for (int i = 1; i < CALLERS; i++) pthread_create(&threads[i], NULL, train_at_once, NULL);
-    good = train_at_once(NULL) == NULL;
-    for (int i = 1; i < CALLERS; i++) {
-        pthread_join(threads[i], &wrong);
-        good = good && wrong == NULL;
-    }
-    return good;
-}
-
-static int with_the_pool(void) { return train(2) == CGRPO_OK; }
-
 /* How many of `count` children do not end well, each within some seconds. */
 static int bad_children(int count, int (*child)(void)) {
     int bad = 0, status = 0;
@@ -79,35 +54,6 @@ static int bad_children(int count, int (*child)(void)) {
         bad += !WIFEXITED(status) || WEXITSTATUS(status) != 0;
     }
     return bad;
-}
-
-static void *make_first_calls(void *forever) {
-    do train(1);
-    while (forever != NULL);
-    return NULL;
-}
-
-static int fork_during(void *forever, int forks) {
-    pthread_t threads[CALLERS];
-    for (int i = 0; i < CALLERS; i++)
-        if (pthread_create(&threads[i], NULL, make_first_calls, forever) == 0) pthread_detach(threads[i]);
-    usleep((useconds_t)getpid() * 37 % 4000);
-    return bad_children(forks, with_the_pool) == 0;
-}
-
-static int fork_at_first_use(void) { return fork_during(NULL, 1); }
-static int fork_while_training(void) {
-    return alarm(300), fork_during(&start, 10);
-}
-
-static void a_cold_child_trains_with_the_pool(void) { CHECK(bad_children(100, with_the_pool) == 0); }
-static void a_cold_child_trains_in_several_threads(void) { CHECK(bad_children(100, train_in_threads) == 0); }
-static void a_child_works_though_others_made_their_first_calls(void) { CHECK(bad_children(100, fork_at_first_use) == 0); }
-static void a_child_works_though_others_train(void) { CHECK(bad_children(4, fork_while_training) == 0); }
-static void a_child_of_one_that_has_trained_trains(void) {
-    CHECK_OK(train(2));
-    CHECK(bad_children(30, with_the_pool) == 0);
-    CHECK(bad_children(30, train_in_threads) == 0);
 }
 
 /* MARK: cancellation */
@@ -129,28 +75,6 @@ static cgrpo_status step(int32_t threads, const array *x, array *next, double *l
 }
 
 static array *x;
-
-static void *step_until_cancelled(void *next) {
-    for (;;) {
-        step(3, x, next, NULL);
-        pthread_testcancel();
-    }
-    return NULL;
-}
-
-static void a_cancelled_caller_does_no_harm(void) {
-    array *other = array_new(CGRPO_TYPE_F32, B, D, 0), *next = array_new(CGRPO_TYPE_F32, B, D, 0);
-    for (int i = 0; i < 100; i++) {
-        pthread_t thread;
-        CHECK(pthread_create(&thread, NULL, step_until_cancelled, other) == 0);
-        usleep(300 + (useconds_t)i * 37 % 3000);
-        pthread_cancel(thread);
-        pthread_join(thread, NULL);
-        alarm(20);
-        CHECK_OK(step(3, x, next, NULL));
-    }
-    alarm(0);
-}
 
 static void a_call_leaves_cancellation_as_it_was(void) {
     int state = -1;
@@ -310,31 +234,11 @@ static void a_small_stack_limit_is_enough(void) {
     CHECK(WIFEXITED(status) && WEXITSTATUS(status) == 0);
 }
 
-static int run_long(const char *name, int count) {
-    int (*child)(void) = strcmp(name, "cold") == 0       ? with_the_pool
-                         : strcmp(name, "threads") == 0  ? train_in_threads
-                         : strcmp(name, "first") == 0    ? fork_at_first_use
-                         : strcmp(name, "training") == 0 ? fork_while_training
-                                                         : NULL;
-    if (child == NULL) return 2;
-    int bad = bad_children(count, child);
-    printf("%s: %d of %d children hang or fail\n", name, bad, count);
-    return bad != 0;
-}
-
 int main(int argc, char **argv) {
     if (argc == 2 && strcmp(argv[1], "quiet") == 0) return quiet();
-    if (argc == 3) return run_long(argv[1], atoi(argv[2]));
     self = argv[0];
-    /* First what needs a process that has called nothing yet. */
-    RUN(a_cold_child_trains_with_the_pool);
-    RUN(a_cold_child_trains_in_several_threads);
-    RUN(a_child_works_though_others_made_their_first_calls);
-    RUN(a_child_works_though_others_train);
     x = array_filled(CGRPO_TYPE_F32, B, D, 0, 1);
     RUN(the_pools_threads_begin_in_the_default_mode);
-    RUN(a_child_of_one_that_has_trained_trains);
-    RUN(a_cancelled_caller_does_no_harm);
     RUN(a_call_leaves_cancellation_as_it_was);
     RUN(results_do_not_depend_on_the_callers_mode);
     RUN(a_callback_runs_in_the_hosts_mode);

@@ -26,8 +26,11 @@ static cgrpo_status sample_and_score(int32_t threads) {
     cgrpo_noise noise;
     cgrpo_noise_init(&noise, sizeof noise);
     cgrpo_status status = cgrpo_step(sampler, 1, &x->tensor, &x->tensor, NULL, &noise, &next->tensor, log_prob, NULL);
-    return status ? status
-                  : cgrpo_chunk_loss(log_prob, log_prob, log_prob, B, 1, &size, 1, NULL, &loss, NULL, NULL, NULL);
+    if (status == CGRPO_OK)
+        status = cgrpo_chunk_loss(log_prob, log_prob, log_prob, B, 1, &size, 1, NULL, &loss, NULL, NULL, NULL);
+    array_free(x), array_free(next);
+    cgrpo_sampler_destroy(sampler);
+    return status;
 }
 
 enum { HOSTS = 4 };
@@ -81,9 +84,17 @@ static void first_calls(void) { /* another thread is in its first calls when the
     pthread_create(&thread, NULL, busy, &kind);
     usleep((useconds_t)(getpid() % 50) * 100);
 }
-static void (*const parents[])(void) = {nothing, a_few_calls, trained, first_calls};
+static void busy_threads(void) { /* four threads are anywhere in their first calls or later ones */
+    static int kinds[HOSTS] = {1, 0, 1, 0};
+    pthread_t thread;
+    keep_going = 1;
+    for (int i = 0; i < HOSTS; i++)
+        if (pthread_create(&thread, NULL, busy, &kinds[i]) == 0) pthread_detach(thread);
+    usleep((useconds_t)(getpid() % 100) * 1000);
+}
+static void (*const parents[])(void) = {nothing, a_few_calls, trained, first_calls, busy_threads};
 static const char *const parent_names[] = {"did nothing", "made a few calls", "trained with two threads",
-                                           "is in its first calls"};
+                                           "is in its first calls", "is busy in four threads"};
 
 /* A parent of its own for each fork, so that each child is cold: outcome 0, or 3 hung, 4 ended, 5 another status. */
 typedef struct form {
@@ -99,7 +110,7 @@ static int parent(void *of) {
 }
 
 int main(int argc, char **argv) {
-    enum { PARENTS = 4, CHILDREN = 3 };
+    enum { PARENTS = 5, CHILDREN = 3 };
     long count = argument_or(argc, argv, 1, 240), each = (count + PARENTS * CHILDREN - 1) / (PARENTS * CHILDREN);
     long hung = 0, ended = 0, other = 0;
     for (form of = {0, 0}; of.parent < PARENTS; of.parent++)

@@ -1,10 +1,12 @@
 /*
  * Two processes save different trainers into one folder, each from two threads at once, and a third loads it all the
- * while: no save is refused, and what is loaded is the one or the other, whole.
+ * while: no save is refused, and what is loaded is the one or the other, whole. In the end there is one file.
  *
  *     writers FOLDER [SAVES]
  */
 #include "faults.h"
+
+#include <dirent.h>
 
 enum { THREADS = 2 };
 static char folder[300];
@@ -46,6 +48,14 @@ static void load_once(void) {
     cgrpo_trainer_destroy(loaded);
 }
 
+static int files_in_folder(void) {
+    int count = 0;
+    DIR *entries = opendir(folder);
+    for (struct dirent *entry; entries != NULL && (entry = readdir(entries)) != NULL;) count += entry->d_name[0] != '.';
+    if (entries != NULL) closedir(entries);
+    return count;
+}
+
 int main(int argc, char **argv) {
     pid_t writers[2];
     long saves = argument_or(argc, argv, 2, 200);
@@ -68,9 +78,11 @@ int main(int argc, char **argv) {
                 writers[i] = 0, left--, failed += status != 0;
     }
     load_once();
+    const int files = files_in_folder();
     remove_folder(folder);
     if (counts->error[0] != 0) printf("%s\n", counts->error);
-    printf("writers: %ld saves, %ld refused; %ld loads, %ld unloadable, %ld of another state; %d writers ended\n",
-           counts->saved + counts->refused, counts->refused, counts->loaded, counts->unloadable, counts->mixed, failed);
-    return counts->refused + counts->unloadable + counts->mixed + failed > 0;
+    printf("writers: %ld saves, %ld refused; %ld loads, %ld unloadable, %ld of another state; %d writers ended, %d file left\n",
+           counts->saved + counts->refused, counts->refused, counts->loaded, counts->unloadable, counts->mixed, failed,
+           files);
+    return counts->refused + counts->unloadable + counts->mixed + failed > 0 || files != 1;
 }
