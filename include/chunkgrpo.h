@@ -921,6 +921,11 @@ typedef struct cgrpo_trainer_options {
     double max_grad_norm;        /* 1; INFINITY for none */
     double ema_decay;            /* 0.9 per optimiser step of Chunk-GRPO; [0, 1) */
     uint64_t seed;               /* 0: of the parameters and of every draw */
+    /* against collapse; `kl` above is to the policy that drew the samples */
+    double reference_kl; /* 0; >= 0; weight of the mean divergence of the trained steps from the frozen reference: the
+                            network as pretraining left it, or a fresh one. The demo's weights are 1e-3 ... 1e-2 */
+    cgrpo_divergence reference_divergence; /* CGRPO_DIVERGENCE_VELOCITY */
+    int32_t reserved;                      /* 0 */
 } cgrpo_trainer_options;
 
 void cgrpo_trainer_options_init(cgrpo_trainer_options *options, size_t struct_size);
@@ -980,6 +985,7 @@ typedef struct cgrpo_iteration_report {
     double rollout_seconds;
     double reward_seconds;
     double update_seconds;
+    double reference_divergence; /* mean over the trained steps and the optimiser steps; 0 where reference_kl is 0 */
 } cgrpo_iteration_report;
 
 /**
@@ -1007,7 +1013,8 @@ cgrpo_status cgrpo_trainer_velocity(const cgrpo_trainer *trainer, cgrpo_paramete
 
 /**
  * Checkpoint: a directory (made if missing; "" is none) with one file, model.safetensors: parameters, their average,
- * the optimiser's moments, and options and counters in its metadata, with a checksum of them all. The path is bytes.
+ * the optimiser's moments, the reference's parameters where reference_kl > 0, and options and counters in its metadata,
+ * with a checksum of them all. The path is bytes.
  *
  * The file is written aside, flushed and renamed: whenever the machine stops, the directory holds a whole checkpoint.
  * Several threads and processes may save to one directory and load from it at once: it holds what the last save wrote.

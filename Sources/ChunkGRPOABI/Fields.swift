@@ -164,6 +164,9 @@ extension cgrpo_trainer_options: OptionStruct {
     .number(\.max_grad_norm, \.maxGradNorm),
     .number(\.ema_decay, \.emaDecay),
     .number(\.seed, \.seed),
+    .number(\.reference_kl, \.referenceKL),
+    .choice("reference_divergence", \.reference_divergence, \.referenceDivergence),
+    .reserved(\.reserved),
   ]
 }
 

@@ -98,6 +98,34 @@ struct CheckpointTests {
     #expect(try resumed.samples() == trainer.samples())
   }
 
+  @Test("A run with a reference goes on from a checkpoint bit for bit, and its reference is checked")
+  func resumesReference() throws {
+    var options = tinyOptions()
+    (options.referenceKL, options.referenceDivergence) = (0.03, .gaussian)
+    let trainer = try pretrained(options)
+    try trainer.iterate(3)
+    try trainer.save(to: directory.path)
+    let resumed = try ChunkGRPOTrainer(loading: directory.path)
+    #expect(resumed.options == options)
+    let (own, same) = (try trainer.iterate(3), try resumed.iterate(3))
+    #expect(own[2].referenceDivergence > 0 && own.map(\.referenceDivergence) == same.map(\.referenceDivergence))
+    #expect(try resumed.samples(.trained) == trainer.samples(.trained))
+    try directory.refuses("reference has") { forge(&$0, "reference.output.bias", .nan) }
+    try directory.refuses("the network of its options", after: replacing("\"reference_kl\":\"0.03\",", ""))
+    try directory.refuses(
+      "its reference_kl is 0", after: replacing("\"reference_kl\":\"0.03\"", "\"reference_kl\":\"0.0\""))
+    try directory.refuses("not those that were written", after: replacing("\"0.03\"", "\"0.04\""))
+  }
+
+  @Test("A checkpoint without a reference has the names of before, and every option that it lacks is the default")
+  func noReference() throws {
+    try pretrained(steps: 5).save(to: directory.path)
+    #expect(
+      !String(decoding: try Data(contentsOf: URL(fileURLWithPath: directory.model)), as: UTF8.self).contains(
+        "reference"))
+    #expect(try ChunkGRPOTrainer(loading: directory.path).options == tinyOptions())
+  }
+
   @Test("Every option comes back, infinities and 64-bit seeds too")
   func optionsComeBack() throws {
     var options = tinyOptions(seed: .max - 7)
@@ -107,6 +135,7 @@ struct CheckpointTests {
     options.clipHigh = 0.1 + 0.2
     options.dynamics = .danceSDE
     options.weightedSelection = true
+    (options.referenceKL, options.referenceDivergence) = (0.1 + 0.2, .gaussianPerTime)
     try ChunkGRPOTrainer(options).save(to: directory.path)
     #expect(try ChunkGRPOTrainer(loading: directory.path).options == options)
   }

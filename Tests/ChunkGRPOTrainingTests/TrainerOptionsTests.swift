@@ -14,6 +14,7 @@ struct TrainerOptionsTests {
       ("learning_rate", { $0.learningRate = -1 }), ("beta1", { $0.beta1 = 1 }), ("beta2", { $0.beta2 = -1 }),
       ("adam_epsilon", { $0.adamEpsilon = 1e-60 }), ("weight_decay", { $0.weightDecay = .nan }),
       ("ema_decay", { $0.emaDecay = 1 }),
+      ("reference_kl", { $0.referenceKL = -1 }), ("reference_kl", { $0.referenceKL = .infinity }),
       ("max_grad_norm", { $0.maxGradNorm = 0 }), ("updates_per_rollout", { $0.updatesPerRollout = 0 }),
     ] as [(String, (inout TrainerOptions) -> Void)] {
       var options = tinyOptions()

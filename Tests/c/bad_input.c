@@ -843,6 +843,11 @@ static void trainer_options(void) {
     EXPECT(o.max_grad_norm = NAN, "max_grad_norm");
     EXPECT(o.ema_decay = 1, "ema_decay");
     EXPECT(o.ema_decay = -0.5, "ema_decay");
+    EXPECT(o.reference_kl = -1e-9, "reference_kl");
+    EXPECT(o.reference_kl = INFINITY, "reference_kl");
+    EXPECT(o.reference_divergence = 0, "reference_divergence");
+    EXPECT(o.reference_divergence = 5, "reference_divergence");
+    EXPECT(o.reserved = 1, "reserved");
 #undef EXPECT
 #undef BOUNDS
     CHECK(none == NULL);

@@ -148,7 +148,9 @@ static void iterations_report_and_raise_the_reward(void) {
 /* All of it, from a trainer that was made and from one that was loaded. */
 static void info_tells_the_options(void) {
     cgrpo_trainer_options wanted = tiny(), told;
-    cgrpo_trainer *trainer = trainer_new(), *loaded;
+    wanted.reference_kl = 0.01, wanted.reference_divergence = CGRPO_DIVERGENCE_MEAN;
+    cgrpo_trainer *trainer, *loaded;
+    CHECK_OK(cgrpo_trainer_create(&wanted, &trainer));
     CHECK_OK(cgrpo_trainer_save(trainer, folder));
     CHECK_OK(cgrpo_trainer_load(folder, &loaded));
     for (int i = 0; i < 2; i++) {

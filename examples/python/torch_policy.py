@@ -129,7 +129,7 @@ class TorchTrainer:
         self.iterations += 1
         self.samples_drawn += batch
         figures = rewards.mean(), rewards.std(), np.mean(losses), np.mean(norms)
-        return cg.IterationReport(self.iterations, *map(float, figures), out.stats, *np.diff(clock))
+        return cg.IterationReport(self.iterations, *map(float, figures), out.stats, *np.diff(clock), 0.0)
 
     def sample(self, conditions, *, eta, seed):
         condition, sampler = torch.from_numpy(conditions), self.sampler if eta else self.ode

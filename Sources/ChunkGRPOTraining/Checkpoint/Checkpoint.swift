@@ -1,8 +1,9 @@
 import ChunkGRPO
 internal import Platform
 
-/// A checkpoint is a directory with one file, model.safetensors. Its tensors are the parameters, their average and the
-/// moments; its metadata are the options, under the names of the header, and the counters.
+/// A checkpoint is a directory with one file, model.safetensors. Its tensors are the parameters, their average, the
+/// moments and the reference's parameters, where there is one; its metadata are the options, under the names of the
+/// header, and the counters.
 extension ChunkGRPOTrainer {
   /// Writes a checkpoint into `directory`, which is made if it is missing. Whenever the machine stops, the directory
   /// holds a whole checkpoint: the one before, or this one. Several trainers may save to one directory at once, and others
@@ -28,7 +29,8 @@ extension ChunkGRPOTrainer {
     let (options, counters) = try readTexts(file)
     do {
       // Before a trainer takes memory for sizes that the file does not have.
-      let needed = 16 * (try TrainingPlan(options)).shape.parameterCount
+      let copies = options.referenceKL > 0 ? 5 : 4
+      let needed = 4 * copies * (try TrainingPlan(options)).shape.parameterCount
       guard file.dataCount == needed else {
         throw corrupt(file.path, "its data has \(file.dataCount) bytes, but the network of its options \(needed)")
       }
@@ -42,18 +44,19 @@ extension ChunkGRPOTrainer {
       throw corrupt(file.path, "its values are not those that were written")
     }
     // A checksum can be forged.
-    if let flaw = state.flaw { throw corrupt(file.path, flaw) }
+    if let flaw = state.flaw ?? reference?.flaw { throw corrupt(file.path, flaw) }
+    reference?.parametersChanged()
   }
 
   private var checkpointTensors: [SafetensorsFile.Tensor] {
-    state.buffers.flatMap { name, values in
+    (state.buffers + (reference.map { [("reference", $0.parameters)] } ?? [])).flatMap { name, values in
       plan.shape.tensors.map { .init(name: "\(name).\($0.name)", shape: $0.shape, values: values.base + $0.offset) }
     }
   }
 
   private var texts: [(name: String, text: String)] {
-    TrainerOptions.fields.map { ($0.name, $0.text(options)) }
-      + TrainingCounters.fields.map { ($0.name, $0.text(state.counters)) }
+    TrainerOptions.fields.compactMap { field in field.text(options).map { (field.name, $0) } }
+      + TrainingCounters.fields.compactMap { field in field.text(state.counters).map { (field.name, $0) } }
   }
 
   /// FNV-1a of the options, the counters and all values.
@@ -89,7 +92,7 @@ private func readTexts(_ file: SafetensorsFile) throws -> (TrainerOptions, Train
     return text
   }
   func read<Root>(_ fields: [TextField<Root>], _ root: inout Root) throws {
-    for field in fields {
+    for field in fields where !field.isOptional || left[field.name] != nil {
       let text = try take(field.name)
       guard field.read(text, &root) else { throw corrupt(file.path, "its \(field.name) is \(text.prefix(80))") }
     }

@@ -10,9 +10,11 @@ protocol TextValue {
 /// One property of `Root` under the name that it has in a checkpoint.
 package struct TextField<Root> {
   package let name: String
-  package let text: (Root) -> String
+  /// Nil where the checkpoint leaves the property out.
+  package let text: (Root) -> String?
   /// Sets the property; false where the text is no such value.
   package let read: (_ text: String, _ root: inout Root) -> Bool
+  let isOptional: Bool
 
   init<Value: TextValue>(_ name: String, _ path: WritableKeyPath<Root, Value>) {
     self.name = name
@@ -22,6 +24,16 @@ package struct TextField<Root> {
       $1[keyPath: path] = value
       return true
     }
+    isOptional = false
+  }
+
+  /// A property that checkpoints leave out where it is `omitted`, its default: those of earlier versions lack it.
+  init<Value: TextValue & Equatable>(_ name: String, _ path: WritableKeyPath<Root, Value>, unless omitted: Value) {
+    let field = TextField(name, path)
+    self.name = name
+    text = { $0[keyPath: path] == omitted ? nil : field.text($0) }
+    read = { field.read($0, &$1) && $1[keyPath: path] != omitted }
+    isOptional = true
   }
 }
 
@@ -49,14 +61,17 @@ extension Double: TextValue {
   }
 }
 
-extension Dynamics: TextValue {
-  /// The number of `cgrpo_dynamics`.
+/// The numbers of `cgrpo_dynamics` and `cgrpo_divergence`.
+extension TextValue where Self: RawRepresentable<Int32> {
   var text: String { rawValue.description }
   init?(text: String) {
-    guard let value = Int32(text).flatMap(Dynamics.init) else { return nil }
+    guard let value = Int32(text).flatMap(Self.init) else { return nil }
     self = value
   }
 }
+
+extension Dynamics: TextValue {}
+extension Divergence: TextValue {}
 
 extension [Int]?: TextValue {
   /// Such as "2,3,4,7"; "default" where there are none.

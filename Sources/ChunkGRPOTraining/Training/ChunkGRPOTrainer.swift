@@ -23,6 +23,8 @@ public final class ChunkGRPOTrainer {
   /// The state that `pretrain` and `iterate` work on. It becomes the state when they succeed.
   private(set) var draft: TrainingState
   let workspace: TrainingWorkspace
+  /// Where `referenceKL` is positive.
+  let reference: ReferencePolicy?
   /// Within `pretrain` or `iterate`.
   private var isBusy = false
 
@@ -39,6 +41,8 @@ public final class ChunkGRPOTrainer {
       plan.shape, trainedSteps: plan.chunks.steps, threads: plan.sampler.threads)
     try plan.shape.initialise(state.parameters, seed: options.seed)
     state.average.copy(from: state.parameters)
+    reference = options.referenceKL > 0 ? try ReferencePolicy(plan, options) : nil
+    reference?.copy(from: state.parameters)
   }
 
   /// Parameters of the network.

@@ -58,6 +58,7 @@ extension ChunkGRPOTrainer {
         let update = try update(experience, samples(ofUpdate: number, batch), first: number == 0)
         report.loss += update.loss / Double(updates)
         report.gradNorm += update.gradNorm / Double(updates)
+        report.referenceDivergence += update.referenceDivergence / Double(updates)
         report.stats = update.stats
       }
       draft.counters.iterations += 1

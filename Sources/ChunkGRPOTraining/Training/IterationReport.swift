@@ -9,12 +9,14 @@ public struct IterationReport: Sendable {
   public var loss = 0.0, gradNorm = 0.0
   /// Of the last optimiser step.
   public var stats = ChunkStats()
+  /// Mean over the trained steps, and over the optimiser steps; 0 where `TrainerOptions.referenceKL` is 0.
+  public var referenceDivergence = 0.0
   public var rolloutSeconds = 0.0, rewardSeconds = 0.0, updateSeconds = 0.0
 
   func requireFinite() throws {
     for (name, value) in [
       ("mean of the rewards", rewardMean), ("deviation of the rewards", rewardStd), ("loss", loss),
-      ("norm of the gradient", gradNorm),
+      ("norm of the gradient", gradNorm), ("divergence from the reference", referenceDivergence),
     ] where !value.isFinite {
       throw ChunkGRPOError.nonFinite("the \(name) is \(value) in iteration \(iteration)")
     }

@@ -2,7 +2,7 @@ import ChunkGRPO
 
 extension ChunkGRPOTrainer {
   struct Update {
-    var loss = 0.0, gradNorm = 0.0
+    var loss = 0.0, gradNorm = 0.0, referenceDivergence = 0.0
     var stats = ChunkStats()
   }
 
@@ -14,6 +14,7 @@ extension ChunkGRPOTrainer {
     }
     let parameters = first ? experience.parameters : workspace.parameters(draft)
     let lanes = try workspace.lanes(for: samples.count)
+    try reference?.begin(lanes: lanes.count, maxRows: workspace.maxRows, rows: experience.selectedSteps(samples))
     var logProbs = [Double](repeating: 0, count: samples.count * steps)
     try logProbs.withUnsafeMutableBufferPointer { logProbs in
       try forEachLane(of: samples, count: lanes.count, threads: workspace.threads) { number, own in
@@ -29,6 +30,7 @@ extension ChunkGRPOTrainer {
           // `loss` is the mean over the chunks of the pass; the gradient is that of the mean over all.
           let share = Double(loss.stats.selected) / Double(chunks)
           try gradVelocities(rows, pass, lane, gradLogProbs: loss.gradLogProbs.map { $0 * share })
+          try reference?.pull(rows, lane, number)
           try lane.backward(parameters, adding: pass.lowerBound > own.lowerBound)
           for (i, value) in new.enumerated() { logProbs[(pass.lowerBound - samples.lowerBound) * steps + i] = value }
         }
@@ -43,7 +45,12 @@ extension ChunkGRPOTrainer {
     draft.step(
       from: first ? state : draft, options, gradients: lanes[0].gradients, scale: min(1, options.maxGradNorm / norm),
       learningRate: options.learningRate, emaDecay: options.emaDecay, threads: workspace.threads)
-    return Update(loss: whole.loss, gradNorm: norm, stats: whole.stats)
+    var update = Update(loss: whole.loss, gradNorm: norm, stats: whole.stats)
+    if let reference {
+      update.referenceDivergence = reference.meanDivergence
+      update.loss += options.referenceKL * update.referenceDivergence
+    }
+    return update
   }
 
   private func loss(_ experience: Experience, _ new: [Double], _ samples: Range<Int>) throws -> ChunkLoss {

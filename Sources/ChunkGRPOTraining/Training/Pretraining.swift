@@ -9,7 +9,7 @@ extension ChunkGRPOTrainer {
   /// Flow matching on (image, condition) pairs: the mean of |v(x_σ, σ, c) − (ε − x0)|², x_σ = (1 − σ)·x0 + σ·ε, with σ
   /// uniform in (0, 1] under the trainer's shift.
   ///
-  /// Afterwards the network has the averaged parameters, and the optimiser is fresh.
+  /// Afterwards the network has the averaged parameters, and the optimiser is fresh. So has the reference.
   ///
   /// - Parameters:
   ///   - images: (N, D).
@@ -67,6 +67,7 @@ extension ChunkGRPOTrainer {
       draft.parameters.copy(from: draft.average)
       draft.resetOptimiser()
       try commit()
+      reference?.copy(from: state.parameters)
     }
   }
 

@@ -63,6 +63,12 @@ public struct TrainerOptions: Equatable, Sendable {
   /// Seed of the parameters and of every draw.
   public var seed: UInt64 = 0
 
+  // Against collapse
+  /// Weight of the mean divergence of the trained steps from the frozen reference: the network as pretraining left it,
+  /// or a fresh one. ≥ 0. `kl` is to the policy that drew the samples.
+  public var referenceKL = 0.0
+  public var referenceDivergence = Divergence.velocity
+
   public init(latentSize: Int, conditionSize: Int) {
     self.latentSize = latentSize
     self.conditionSize = conditionSize
@@ -85,6 +91,8 @@ extension TrainerOptions {
       .init("beta1", \.beta1), .init("beta2", \.beta2), .init("adam_epsilon", \.adamEpsilon),
       .init("weight_decay", \.weightDecay), .init("max_grad_norm", \.maxGradNorm), .init("ema_decay", \.emaDecay),
       .init("seed", \.seed),
+      .init("reference_kl", \.referenceKL, unless: 0),
+      .init("reference_divergence", \.referenceDivergence, unless: .velocity),
     ]
   }
 
@@ -100,6 +108,8 @@ extension TrainerOptions {
     try require(clipLow >= 0 && clipLow <= 1, "clip_low = \(clipLow) is outside [0, 1]")
     try require(clipHigh >= 0, "clip_high = \(clipHigh) must be at least 0")
     try require(kl >= 0 && kl.isFinite, "kl = \(kl) must be at least 0 and finite")
+    try require(
+      referenceKL >= 0 && referenceKL.isFinite, "reference_kl = \(referenceKL) must be at least 0 and finite")
     try requireBounds("updates_per_rollout", updatesPerRollout, 1...1 << 20)
     try requireLearningRate(learningRate)
     try require(beta1 >= 0 && beta1 < 1, "beta1 = \(beta1) is outside [0, 1)")

@@ -60,7 +60,7 @@ struct TrainingCounters {
 
 extension Buffer<Float> {
   /// Whether no number is NaN or infinite: an exponent of ones, to which adding one carries into the sign.
-  fileprivate var isFinite: Bool {
+  var isFinite: Bool {
     var carries: UInt32 = 0
     for value in values { carries |= (value.bitPattern & 0x7fff_ffff) &+ 0x0080_0000 }
     return carries < 0x8000_0000

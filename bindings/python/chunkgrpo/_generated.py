@@ -442,6 +442,9 @@ class TrainerOptions(ctypes.Structure):
         ("max_grad_norm", c_double),
         ("ema_decay", c_double),
         ("seed", c_uint64),
+        ("reference_kl", c_double),
+        ("reference_divergence", c_int32),
+        ("reserved", c_int32),
     ]
     init = "cgrpo_trainer_options_init"
     keywords = {
@@ -472,6 +475,8 @@ class TrainerOptions(ctypes.Structure):
         "max_grad_norm": Field("max_grad_norm", "float64"),
         "ema_decay": Field("ema_decay", "float64"),
         "seed": Field("seed", "uint64"),
+        "reference_kl": Field("reference_kl", "float64"),
+        "reference_divergence": Field("reference_divergence", "choice", DIVERGENCE),
     }
 
 
@@ -504,6 +509,7 @@ class IterationReportStruct(ctypes.Structure):
         ("rollout_seconds", c_double),
         ("reward_seconds", c_double),
         ("update_seconds", c_double),
+        ("reference_divergence", c_double),
     ]
 
 
@@ -546,6 +552,8 @@ class IterationReport:
     rollout_seconds: float
     reward_seconds: float
     update_seconds: float
+    reference_divergence: float
+    """mean over the trained steps and the optimiser steps; 0 where reference_kl is 0"""
 
 
 class ScheduleKeywords(TypedDict, total=False):
@@ -749,6 +757,11 @@ class TrainerKeywords(TypedDict, total=False):
     """0.9 per optimiser step of Chunk-GRPO; [0, 1)"""
     seed: int
     """0: of the parameters and of every draw"""
+    reference_kl: float
+    """0; >= 0; weight of the mean divergence of the trained steps from the frozen reference: the network as
+    pretraining left it, or a fresh one. The demo's weights are 1e-3 ... 1e-2"""
+    reference_divergence: Divergence
+    """'velocity'"""
 
 
 class PretrainKeywords(TypedDict, total=False):

@@ -63,6 +63,9 @@ class Trainer:
         chunk_fraction                of the chunks of each sample that are trained, in (0, 1]
         weighted_selection            chunks drawn by relative L1
         advantage_clamp, clip, kl     as in `advantages` and `chunk_loss`
+        reference_kl                  weight of the mean divergence of the trained steps from the network as pretraining
+                                      left it; against collapse
+        reference_divergence          "velocity", "gaussian", "gaussian_per_time" or "mean", as in `Sampler.divergence`
     Optimiser (AdamW)
         updates_per_rollout           optimiser steps: the prompts of a rollout are dealt out to them
         learning_rate, beta1, beta2, adam_epsilon, weight_decay

@@ -1,0 +1,156 @@
+"""The embedded trainer's divergence from its frozen reference, against autograd of the same network in PyTorch."""
+
+from __future__ import annotations
+
+import math
+import pickle
+
+import numpy as np
+import pytest
+
+import chunkgrpo as cg
+
+torch = pytest.importorskip("torch")
+from safetensors import numpy as safetensors  # noqa: E402
+from torch.nn import functional as F  # noqa: E402
+
+CONDITIONS = np.eye(2, dtype=np.float32)
+SIZES, STEPS, GROUP, SEED, BLOCKS, WIDTH, EMBEDDING = [1, 3], 5, 6, 3, 2, 16, 8
+NETWORK = dict(width=WIDTH, blocks=BLOCKS, embedding_size=EMBEDDING, steps=STEPS, chunk_sizes=SIZES, group_size=GROUP)
+ROLLOUT = SEED ^ 0x726F6C6C6F757420  # the seed of rollouts: its own stream of draws
+
+
+def data():
+    rng = np.random.default_rng(0)
+    label = rng.integers(2, size=256)
+    images = np.where(label[:, None] == 0, 0.5, -0.5) + 0.5 * rng.normal(size=(256, 4))
+    return images.astype(np.float32), CONDITIONS[label]
+
+
+def pretrained(**options):
+    trainer = cg.Trainer(4, 2, seed=SEED, threads=1, **{**NETWORK, **options})
+    trainer.pretrain(*data(), steps=60, batch_size=64)
+    return trainer
+
+
+def reward(images, prompt):
+    return np.where(prompt == 0, images.mean(1), -images.mean(1))
+
+
+def tensors(trainer, folder, kind):
+    """The tensors of one kind in the trainer's checkpoint."""
+    trainer.save(folder)
+    every = safetensors.load_file(folder / "model.safetensors")
+    return {name[len(kind) + 1 :]: value for name, value in every.items() if name.startswith(kind + ".")}
+
+
+def velocity(p, x, sigma, condition):
+    """The network in float64, as the header describes it: DiT's adaLN-Zero over time and condition."""
+    half = EMBEDDING // 2
+    angles = 1000 * sigma * torch.exp(-math.log(10_000) * torch.arange(half, dtype=torch.float64) / half)
+    wave = torch.cat([angles.cos(), angles.sin()])
+
+    def linear(name, value):
+        return F.linear(value, p[name + ".weight"], p.get(name + ".bias"))
+
+    def normed(value, shift, scale):
+        return F.layer_norm(value, (WIDTH,), eps=1e-6) * (1 + scale) + shift
+
+    context = F.silu(linear("time.output", F.silu(linear("time.hidden", wave))) + linear("condition", condition))
+    parts = linear("modulation", context).chunk(3 * BLOCKS + 2, -1)
+    h = linear("input", x)
+    for b in range(BLOCKS):
+        shift, scale, gate = parts[3 * b : 3 * b + 3]
+        h = h + gate * linear(f"blocks.{b}.output", F.silu(linear(f"blocks.{b}.hidden", normed(h, shift, scale))))
+    return linear("output", normed(h, *parts[-2:]))
+
+
+def factor(kind, sampler, step):
+    """Of mean (v - v')^2, by the header's formulas."""
+    c, sigmas = sampler.coefficients(step), sampler.schedule.sigmas
+    gaussian = c.b**2 / (2 * c.s**2)
+    per_time = gaussian * (sigmas[step] - sigmas[step + 1])
+    return {"gaussian": gaussian, "gaussian_per_time": per_time, "mean": c.b**2, "velocity": 1.0}[kind]
+
+
+@pytest.mark.parametrize("kind", ["gaussian", "gaussian_per_time", "mean", "velocity"])
+def test_its_mean_and_the_gradient_of_every_parameter_are_those_of_autograd(tmp_path, kind):
+    trainer = pretrained(
+        reference_kl=0.7, reference_divergence=kind, beta1=0.0, max_grad_norm=float("inf"), updates_per_rollout=1,
+        learning_rate=3e-3,
+    )  # fmt: skip
+    before = tensors(trainer, tmp_path, "parameters")
+    for _ in range(5):  # away from the reference
+        trainer.iterate(CONDITIONS, reward)
+    reference, own = tensors(trainer, tmp_path, "reference"), tensors(trainer, tmp_path, "parameters")
+    assert all((reference[name] == before[name]).all() for name in before)
+
+    # The rollout of the next iteration, made again from public functions.
+    prompt, batch = np.repeat([0, 1], GROUP), 2 * GROUP
+    ids = 5 * batch + np.arange(batch)
+    sampler = cg.Sampler(cg.Schedule.shifted(STEPS, 3.0), "flow_sde", 0.7)
+    noise = cg.initial_noise((batch, 4), ROLLOUT, group_size=GROUP, sample_ids=ids)
+    trajectory = sampler.rollout(
+        lambda x, sigma, step: trainer.velocity(x, sigma, CONDITIONS[prompt], parameters="trained"), noise,
+        seed=ROLLOUT, sample_ids=ids,
+    )  # fmt: skip
+    chosen = cg.ChunkPlan(SIZES).select(batch, 0.5, seed=ROLLOUT, sample_ids=ids)
+    assert 0 < chosen[:, 0].sum() < batch  # of both chunks
+    trained = np.repeat(chosen, SIZES, axis=1)
+
+    # Equal rewards have no advantage: what is left is the divergence.
+    report = trainer.iterate(CONDITIONS, lambda images, prompt: np.ones(len(images)))
+    gradient = tensors(trainer, tmp_path, "first_moment")  # beta1 = 0
+
+    p, q = ({name: torch.tensor(value, dtype=torch.float64) for name, value in part.items()} for part in (own, reference))
+    for value in p.values():
+        value.requires_grad_()
+    condition = torch.tensor(CONDITIONS[prompt], dtype=torch.float64)
+    mean = 0.0
+    for step in range(STEPS - 1):
+        x = torch.tensor(trajectory.latents[:, step], dtype=torch.float64)
+        sigma = sampler.schedule.sigmas[step]
+        square = (velocity(p, x, sigma, condition) - velocity(q, x, sigma, condition)).square().mean(1)
+        mean = mean + factor(kind, sampler, step) * square[torch.tensor(trained[:, step])].sum() / trained.sum()
+    (0.7 * mean).backward()
+    assert report.reference_divergence == pytest.approx(mean.item(), rel=1e-4) and mean.item() > 1e-4
+    assert report.loss == pytest.approx(0.7 * report.reference_divergence, rel=1e-9)
+    size = max(value.grad.abs().max().item() for value in p.values())
+    for name, value in p.items():
+        np.testing.assert_allclose(gradient[name], value.grad.numpy(), rtol=1e-3, atol=1e-4 * size, err_msg=name)
+
+
+def test_a_larger_weight_keeps_the_policy_nearer():
+    divergences = []
+    for weight in (1e-6, 0.1, 10.0):
+        trainer = pretrained(reference_kl=weight, learning_rate=3e-3)
+        reports = [trainer.iterate(CONDITIONS, reward) for _ in range(30)]
+        assert reports[0].reference_divergence < reports[-1].reference_divergence
+        divergences.append(reports[-1].reference_divergence)
+    assert divergences[0] > 2 * divergences[1] > 4 * divergences[2] > 0
+
+
+def test_without_a_weight_there_is_no_reference(tmp_path):
+    trainer = pretrained(reference_divergence="gaussian")
+    report = trainer.iterate(CONDITIONS, reward)
+    assert report.reference_divergence == 0 and not tensors(trainer, tmp_path, "reference")
+    with pytest.raises(cg.InvalidArgument, match="reference_kl = -1"):
+        cg.Trainer(4, 2, reference_kl=-1)
+    with pytest.raises(ValueError, match="reference_divergence"):
+        cg.Trainer(4, 2, reference_divergence="kl")
+
+
+def test_it_goes_on_from_a_checkpoint_and_from_a_pickle_bit_for_bit(tmp_path):
+    trainer = pretrained(reference_kl=0.01, reference_divergence="gaussian")
+    trainer.iterate(CONDITIONS, reward)
+    trainer.save(tmp_path)
+    others = [cg.Trainer.load(tmp_path), pickle.loads(pickle.dumps(trainer))]
+    for other in others:
+        assert other.options == trainer.options and other.options["reference_divergence"] == "gaussian"
+    for _ in range(3):
+        report = trainer.iterate(CONDITIONS, reward)
+        for other in others:
+            same = other.iterate(CONDITIONS, reward)
+            assert (same.loss, same.reference_divergence) == (report.loss, report.reference_divergence)
+    for other in others:
+        np.testing.assert_array_equal(other.sample(CONDITIONS, seed=1), trainer.sample(CONDITIONS, seed=1))
