@@ -712,6 +712,14 @@ enum {
     CGRPO_AVERAGE_STEP = 3    /* over all selected chunks, weighted by their number of present steps */
 };
 
+typedef int32_t cgrpo_advantage_level;
+enum {
+    CGRPO_ADVANTAGE_LEVEL_SAMPLE = 1, /* (B): one per sample */
+    CGRPO_ADVANTAGE_LEVEL_CHUNK = 2,  /* (B, K): one per chunk */
+    CGRPO_ADVANTAGE_LEVEL_STEP = 3    /* (B, S): one per step; a chunk's is the mean over its present steps. Equal ones
+                                         give the loss of that one advantage, to the bit */
+};
+
 typedef struct cgrpo_chunk_loss_options {
     size_t struct_size;
     cgrpo_surrogate surrogate;         /* CGRPO_SURROGATE_CLIPPED */
@@ -742,6 +750,8 @@ typedef struct cgrpo_chunk_loss_options {
     double *grad_ratio_bias;           /* null, or (B, S), written: d loss / d ratio_bias */
     int32_t weights_per_sample;        /* 0: weights are (K); 1: (B, K) */
     int32_t reserved;                  /* 0 */
+    cgrpo_advantage_level advantage_level; /* CGRPO_ADVANTAGE_LEVEL_SAMPLE */
+    int32_t reserved2;                     /* 0 */
 } cgrpo_chunk_loss_options;
 
 void cgrpo_chunk_loss_options_init(cgrpo_chunk_loss_options *options, size_t struct_size);
@@ -766,7 +776,8 @@ typedef struct cgrpo_chunk_stats {
  * The chunk objective and its gradient.
  *
  * new_log_probs, old_log_probs  (B, S)
- * advantages                    (B)
+ * advantages                    (B), of either sign; by advantage_level (B, K) or (B, S), of which those of chunks that
+ *                               are not selected and of absent steps are not read
  * loss                          one number
  * grad_log_probs                (B, S) or null: d loss / d new_log_probs; give it to cgrpo_log_prob_vjp
  * ratios                        (B, K) or null, of all chunks, selected or not; never clipped; 1 for a chunk without a

@@ -130,6 +130,8 @@ extension cgrpo_chunk_loss_options: OptionStruct {
       try require(!perSample || $0.weights != nil, "weights_per_sample = 1, but weights is null")
     },
     .reserved(\.reserved),
+    .choice("advantage_level", \.advantage_level, \.advantageLevel),
+    .reserved(\.reserved2),
   ]
 }
 

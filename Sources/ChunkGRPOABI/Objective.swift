@@ -115,10 +115,11 @@ public func cgrpo_chunk_loss(
     if let stats {
       _ = try checkedSize(UnsafeRawPointer(stats), "stats", minimum: MemoryLayout<cgrpo_chunk_stats>.stride)
     }
+    let options = try o.options(Extent(samples: b, steps: s, chunks: plan.count))
     let result = try chunkLoss(
       new: numbers(newLogProbs, "new_log_probs", b, s), old: numbers(oldLogProbs, "old_log_probs", b, s),
-      advantages: numbers(advantageValues, "advantages", b), plan: plan,
-      options: o.options(Extent(samples: b, steps: s, chunks: plan.count)),
+      advantages: numbers(advantageValues, "advantages", b, options.advantageLevel.row(plan)), plan: plan,
+      options: options,
       to: ChunkLossOutput(gradLogProbs: gradLogProbs, gradRatioBias: o.grad_ratio_bias, ratios: ratios))
     loss.pointee = result.loss
     if let stats { try writeStruct(cStats(result.stats), to: stats, "stats") }

@@ -31,6 +31,74 @@ struct ChunkLossTests {
     }
   }
 
+  @Test("Equal advantages of chunks or steps give the loss of the sample's, to the bit, with every surrogate and mask")
+  func equalAdvantages() throws {
+    var compared = 0
+    for surrogate in Surrogate.allCases {
+      for (seed, sizes) in [[2, 1, 3], [1, 1, 1, 1, 1, 1], [6], [1, 5]].enumerated() {
+        let draws = try normals(90, seed: UInt64(seed))
+        let plan = try ChunkPlan(sizes)
+        let old = Array(draws[0..<24])
+        let new = (0..<24).map { old[$0] + 0.1 * draws[24 + $0] }
+        let own = [draws[50], -draws[50], -0.0, 1e-300]
+        var o = ChunkLossOptions()
+        o.surrogate = surrogate
+        if surrogate == .divergenceMask { o.divergence = Numbers(draws[60..<84].map { abs($0) * 1e-5 }) }
+        o.mask = Flags((0..<24).map { $0 % 6 == 0 || draws[84 + $0 % 6] > -0.3 })
+        (o.kl, o.average) = (0.2, .sample)
+        let whole = try chunkLoss(new: new, old: old, advantages: own, plan: plan, options: o)
+        for level in [AdvantageLevel.chunk, .step] {
+          o.advantageLevel = level
+          let each = own.flatMap { [Double](repeating: $0, count: level.row(plan)) }
+          let ours = try chunkLoss(new: new, old: old, advantages: each, plan: plan, options: o)
+          #expect(ours.loss.bitPattern == whole.loss.bitPattern && ours.stats == whole.stats)
+          #expect(ours.gradLogProbs.map(\.bitPattern) == whole.gradLogProbs.map(\.bitPattern))
+          compared += 1
+        }
+      }
+    }
+    #expect(compared == 2 * 4 * Surrogate.allCases.count)
+  }
+
+  @Test("A chunk's advantage is its own, or the mean over its present steps; what is not trained may have any")
+  func advantageLevels() throws {
+    let plan = try ChunkPlan([2, 3])
+    let draws = try normals(30, seed: 8)
+    let (new, old) = (Array(draws[0..<10]), Array(draws[10..<20]))
+    let steps = [1, -3, 2, .nan, -6, .infinity, 4, 5, 7, -1]
+    let chunks = [-1, -2, 4, .nan]
+    var o = ChunkLossOptions { ($0.surrogate, $0.normaliser) = (.unclipped, 1) }
+    o.mask = [true, true, true, false, true, false, true, true, true, true]
+    o.selection = [true, true, true, false]
+    func loss(_ level: AdvantageLevel, _ advantages: [Double]) throws -> ChunkLoss {
+      o.advantageLevel = level
+      return try chunkLoss(new: new, old: old, advantages: advantages, plan: plan, options: o)
+    }
+    func ratio(_ steps: [Int]) -> Double { exp(steps.reduce(0) { $0 + new[$1] - old[$1] } / Double(steps.count)) }
+    let ratios = [ratio([0, 1]), ratio([2, 4]), ratio([6])]
+    // Of the steps: (1 − 3)/2, (2 − 6)/2, 4.
+    let expected = ratios[0] + 2 * ratios[1] - 4 * ratios[2]
+    var free = steps
+    (free[7], free[8], free[9]) = (.nan, -.infinity, .nan)
+    for ours in [try loss(.step, steps), try loss(.step, free), try loss(.chunk, chunks)] {
+      #expect(abs(ours.loss - expected) < 1e-14)
+      for (t, slope) in zip([0, 1, 2, 4, 6], [0.5, 0.5, 1, 1, -4]) {
+        #expect(abs(ours.gradLogProbs[t] - slope * ratios[[0, 0, 1, 1, 1, 1, 2][t]]) < 1e-14)
+      }
+      #expect(ours.gradLogProbs[3] == 0 && ours.gradLogProbs[7] == 0)
+    }
+    for (level, advantages, words) in [
+      (.step, steps.map { $0 == 7 ? .nan : $0 == 4 ? .nan : $0 }, "advantages of sample 1 at step 1 is nan"),
+      (.chunk, [1, 2, -.infinity, 3], "advantages of sample 1 at chunk 0 is -inf"),
+      (.step, [1.7e308, -1.7e308, 1, 1, 1, 1, 1, 1, 1, 1], "sample 0, chunk 0 are too far apart"),
+      (.step, [1, 2, 3], "3 numbers are no rows of 5, one for each step"),
+      (.chunk, [1, 2, 3], "3 numbers are no rows of 2, one for each chunk"), (.chunk, [], "advantages: there are none"),
+    ] as [(AdvantageLevel, [Double], String)] {
+      let thrown = error { _ = try loss(level, advantages) }
+      #expect(thrown?.message.contains(words) == true, "\(thrown?.message ?? "")")
+    }
+  }
+
   @Test("Chunks of one step are step-level GRPO")
   func stepLevel() throws {
     let draws = try normals(40, seed: 3)

@@ -8,7 +8,8 @@ struct SurrogateTests {
   /// A random batch and random options.
   private struct Setting {
     let batch: Int, plan: ChunkPlan
-    let old, new, advantages: [Double]
+    let old, new: [Double]
+    var advantages: [Double]
     var options = ChunkLossOptions()
 
     init(_ seed: UInt64, _ surrogate: Surrogate) throws {
@@ -55,6 +56,10 @@ struct SurrogateTests {
       if surrogate != .cispo {
         if coin() { options.ratioBias = Numbers(next(size).map { 0.1 * abs($0) }) }
         if coin() { options.ratioScale = Numbers(next(6).map { abs($0) }) }
+      }
+      if coin() {
+        options.advantageLevel = coin() ? .chunk : .step
+        advantages = next(batch * options.advantageLevel.row(plan))
       }
     }
 

@@ -738,6 +738,7 @@ static void objective_options(void) {
         LOSS(l.average = enums[i], "average");
         LOSS(l.kl_estimator = enums[i], "kl_estimator");
         LOSS(l.kl_level = enums[i], "kl_level");
+        LOSS(l.advantage_level = enums[i], "advantage_level");
     }
     LOSS(l.ratio_cap = 0.99, "ratio_cap");
     LOSS(l.ratio_cap = NAN, "ratio_cap");
@@ -764,6 +765,7 @@ static void objective_options(void) {
     LOSS((l.weights_per_sample = 2, l.weights = numbers), "weights_per_sample");
     LOSS(l.mask = none_present, "mask");
     LOSS(l.reserved = 1, "reserved");
+    LOSS(l.reserved2 = 1, "reserved");
     numbers[1] = -1;
     LOSS(l.weights = numbers, "weights");
     LOSS(l.ratio_scale = numbers, "ratio_scale");

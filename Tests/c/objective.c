@@ -301,6 +301,32 @@ static void loss_gradient_agrees_with_finite_differences(void) {
     }
 }
 
+static void advantages_of_steps_are_those_of_their_sample_where_they_are_equal(void) {
+    batch *b = batch_new();
+    static double wide[B * S];
+    double loss, grad[B * S], other[B * S];
+    CHECK_OK(cgrpo_chunk_loss(b->new_log_probs, b->old_log_probs, b->advantages, B, S, sizes, K, &b->options, &loss,
+                              grad, NULL, NULL));
+    CHECK(b->options.advantage_level == CGRPO_ADVANTAGE_LEVEL_SAMPLE);
+    for (int32_t level = CGRPO_ADVANTAGE_LEVEL_CHUNK; level <= CGRPO_ADVANTAGE_LEVEL_STEP; level++) {
+        int64_t row = level == CGRPO_ADVANTAGE_LEVEL_CHUNK ? K : S;
+        double again = 0;
+        for (int64_t i = 0; i < B * row; i++) wide[i] = b->advantages[i / row];
+        b->options.advantage_level = level;
+        CHECK_OK(cgrpo_chunk_loss(b->new_log_probs, b->old_log_probs, wide, B, S, sizes, K, &b->options, &again, other,
+                                  NULL, NULL));
+        CHECK(memcmp(&again, &loss, 8) == 0 && memcmp(other, grad, sizeof grad) == 0);
+        wide[0] = -wide[0]; /* of a chunk that is not selected */
+        CHECK_OK(cgrpo_chunk_loss(b->new_log_probs, b->old_log_probs, wide, B, S, sizes, K, &b->options, &again, NULL,
+                                  NULL, NULL));
+        CHECK(again == loss);
+        wide[row - 1] = -3 * wide[row - 1]; /* of one that is */
+        CHECK_OK(cgrpo_chunk_loss(b->new_log_probs, b->old_log_probs, wide, B, S, sizes, K, &b->options, &again, NULL,
+                                  NULL, NULL));
+        CHECK(again != loss);
+    }
+}
+
 static void step_level_grpo_is_chunks_of_one(void) {
     batch *b = batch_new();
     int64_t ones[S], count;
@@ -341,6 +367,7 @@ int main(void) {
     RUN(an_error_names_the_first_group_that_is_wrong);
     RUN(loss_ratios_and_statistics_are_their_formulas);
     RUN(loss_gradient_agrees_with_finite_differences);
+    RUN(advantages_of_steps_are_those_of_their_sample_where_they_are_equal);
     RUN(step_level_grpo_is_chunks_of_one);
     RUN(on_policy_the_ratio_is_exactly_one);
     return finish("objective");

@@ -293,6 +293,15 @@ static cgrpo_status loss_by(cgrpo_surrogate surrogate) {
     wrote(&loss, 8), wrote(gradient, sizeof gradient), wrote(ratios, sizeof ratios);
     return status;
 }
+static cgrpo_status chunk_loss_of_step_advantages(void) {
+    double loss = 0;
+    cgrpo_chunk_loss_options options;
+    cgrpo_chunk_loss_options_init(&options, sizeof options);
+    options.advantage_level = CGRPO_ADVANTAGE_LEVEL_STEP;
+    cgrpo_status status = cgrpo_chunk_loss(old, curve, grad, B, S, sizes, K, &options, &loss, results, NULL, NULL);
+    wrote(&loss, 8), wrote(results, sizeof results);
+    return status;
+}
 static cgrpo_status chunk_loss(void) { return loss_by(CGRPO_SURROGATE_CLIPPED); }
 static cgrpo_status chunk_loss_log_clipped(void) { return loss_by(CGRPO_SURROGATE_LOG_CLIPPED); }
 static cgrpo_status chunk_loss_cispo(void) { return loss_by(CGRPO_SURROGATE_CISPO); }
@@ -467,6 +476,7 @@ static const call calls[] = {
     CALL(history_rewards),
     CALL(best_of_n),
     CALL(chunk_loss),
+    {"cgrpo_chunk_loss", "an advantage per step", chunk_loss_of_step_advantages},
     {"cgrpo_chunk_loss", "log-clipped", chunk_loss_log_clipped},
     {"cgrpo_chunk_loss", "CISPO", chunk_loss_cispo},
     {"cgrpo_chunk_loss", "divergence mask", chunk_loss_divergence},

@@ -500,8 +500,8 @@ static void best_of_n(void) {
 
 static void chunk_loss(void) {
     int64_t batch = 1 + below(5), steps = 1 + below(12), *sizes, chunks = plan(&sizes, steps), all = batch * steps;
-    double *fresh = numbers(all), *old = numbers(all), *advantage = numbers(batch), *loss = output(1);
-    double *gradient = maybe(output(all)), *ratios = maybe(output(batch * chunks)), *bias = output(all);
+    double *fresh = numbers(all), *old = numbers(all), *loss = output(1);
+    double *gradient = maybe(output(all)), *ratios = maybe(output(batch * chunks)), *bias = output(all), *advantage;
     cgrpo_chunk_stats stats;
     stats.struct_size = wrong() ? (size_t)below(sizeof stats) : sizeof stats;
     OPTIONS(chunk_loss_options, o);
@@ -511,6 +511,10 @@ static void chunk_loss(void) {
     o.kl = real(one_in(2) ? 0 : unit()), o.normaliser = real(one_in(2) ? 0 : 1 + unit());
     if (o.surrogate == CGRPO_SURROGATE_CLIPPED && one_in(3))
         *(one_in(2) ? &o.ratio_cap : &o.dual_clip) = real(2 + unit());
+    if (one_in(2)) o.advantage_level = choice(3);
+    int plain = one_in(5), by_chunk = !plain && o.advantage_level == CGRPO_ADVANTAGE_LEVEL_CHUNK,
+        by_step = !plain && o.advantage_level == CGRPO_ADVANTAGE_LEVEL_STEP;
+    advantage = numbers(batch * (by_chunk ? chunks : by_step ? steps : 1));
     if (one_in(3)) o.selection = flags(batch * chunks);
     if (one_in(3)) o.mask = flags(all);
     if (one_in(3)) o.reference_log_probs = numbers(all);
@@ -521,7 +525,7 @@ static void chunk_loss(void) {
         o.ratio_bias = numbers(all), o.grad_ratio_bias = bias, o.ratio_scale = positive_numbers(steps);
     if (o.surrogate == CGRPO_SURROGATE_DIVERGENCE_MASK && !wrong()) o.divergence = positive_numbers(all);
     if (!CALL(cgrpo_chunk_loss(maybe_null(fresh), maybe_null(old), maybe_null(advantage), count_of(batch),
-                               count_of(steps), maybe_null(sizes), count_of(chunks), one_in(5) ? NULL : &o,
+                               count_of(steps), maybe_null(sizes), count_of(chunks), plain ? NULL : &o,
                                maybe_null(loss), gradient, ratios, one_in(2) ? NULL : &stats)))
         return;
     wrote_numbers(loss, 1), wrote_numbers(gradient, all), wrote_numbers(ratios, batch * chunks);

@@ -327,6 +327,25 @@ def test_options_may_be_traced():
 
 
 @transforms
+@pytest.mark.parametrize("columns", [3, 8])
+def test_advantages_of_chunks_and_steps_are_signed(transform, columns):
+    old, advantages = 0.1 * normal(4, 8, seed=1), normal(4, columns, seed=2)
+    new = old + 1e-2 * normal(4, 8, seed=3)
+
+    def ours(new, advantages):
+        return cgj.chunk_loss(new, old, advantages, PLAN, surrogate="unclipped").loss
+
+    def plain(new, advantages):
+        chunks = partial(jnp.split, indices_or_sections=np.cumsum(PLAN.sizes)[:-1], axis=1)
+        means = lambda x: jnp.stack([part.mean(1) for part in chunks(x)], 1)  # noqa: E731
+        return (-(means(advantages) if columns == 8 else advantages) * jnp.exp(means(new - old))).mean()
+
+    found, expected = transform(jax.value_and_grad(ours))(new, advantages), jax.value_and_grad(plain)(new, advantages)
+    assert_close(found[0], expected[0])
+    assert_close(found[1], expected[1])
+
+
+@transforms
 def test_ratio_bias_has_a_gradient(transform):
     old, new, advantages = normal(4, 8, seed=1), normal(4, 8, seed=3), normal(4, seed=2)
 

@@ -45,6 +45,32 @@ def test_surrogates():
     assert loss(clip=(0.05, 0.1), dual_clip=1.02) == pytest.approx(dual.mean())
 
 
+def test_advantages_of_chunks_and_steps_are_signed():
+    steps = np.random.default_rng(4).normal(size=OLD.shape)
+    own = means(steps)
+    assert (own < 0).any() and (own > 0).any()
+    for given in (steps, own):
+        out = cg.chunk_loss(NEW, OLD, given, PLAN, clip=(0.05, 0.1))
+        terms = np.maximum(-own * RATIO, -own * np.clip(RATIO, 0.95, 1.1))
+        assert out.loss == pytest.approx(terms.mean(), rel=1e-13)
+    mask = np.ones(OLD.shape, bool)
+    mask[:, [0, 4]] = False
+    absent = np.where(mask, steps, np.nan)
+    kept = np.stack([steps[:, 1], steps[:, 2], steps[:, [3, 5]].mean(1)], 1)
+    ratio = np.exp(np.stack([(NEW - OLD)[:, at].mean(1) for at in ([1], [2], [3, 5])], 1))
+    out = cg.chunk_loss(NEW, OLD, absent, PLAN, mask=mask, surrogate="unclipped")
+    assert out.loss == pytest.approx((-kept * ratio).mean(), rel=1e-13)
+
+
+def test_equal_advantages_of_chunks_and_steps_give_the_loss_of_the_samples_to_the_bit():
+    options = dict(clip=0.05, kl=0.1, average="sample")
+    whole = cg.chunk_loss(NEW, OLD, ADV, PLAN, **options)
+    for columns in (len(PLAN), PLAN.steps):
+        each = cg.chunk_loss(NEW, OLD, np.repeat(A, columns, axis=1), PLAN, **options)
+        assert each.loss == whole.loss and each.stats == whole.stats
+        np.testing.assert_array_equal(each.grad_log_probs, whole.grad_log_probs)
+
+
 def test_divergence_mask():
     divergence = np.abs(RNG.normal(size=OLD.shape))
     moved = np.where(A > 0, RATIO > 1, RATIO < 1)
@@ -125,6 +151,10 @@ def call(**options):
         ("does not clip", call(surrogate="unclipped", clip=0.1)),
         ("normaliser is 0", call(normaliser=0)),
         ("normaliser", call(normaliser=-1)),
+        (
+            r"advantages has shape \(3, 2\); it must be \(3,\) or \(3, 3\) or \(3, 6\): one per sample, per chunk",
+            lambda: cg.chunk_loss(NEW, OLD, np.ones((3, 2)), PLAN),
+        ),
         ("mask has shape", call(mask=np.ones(6))),
         ("mask: no", call(mask=np.zeros((3, 6)))),
         ("weights has shape", call(weights=np.ones(2))),

@@ -137,6 +137,25 @@ def test_the_chunk_loss_is_that_of_autograd():
     assert torch.equal(3 * out.grad_log_probs, grad)
 
 
+@pytest.mark.parametrize("columns", [4, 16])
+def test_the_chunk_loss_of_signed_advantages_of_chunks_and_steps_is_that_of_autograd(columns):
+    new, old = 1e-3 * randn(4, 16, seed=1), 1e-3 * randn(4, 16, seed=2)
+    advantages = randn(4, columns, seed=3)
+    new.requires_grad_()
+    out = cgt.chunk_loss(new, old, advantages, PLAN, clip=(3e-4, 5e-4))
+    (grad,) = torch.autograd.grad(out.loss, new)
+
+    def chunks(steps):
+        return torch.stack([part.mean(1) for part in steps.split(PLAN.sizes.tolist(), 1)], 1)
+
+    a = (chunks(advantages) if columns == 16 else advantages).double()
+    ratio = (chunks(new) - chunks(old)).exp()
+    expected = torch.maximum(-a * ratio, -a * ratio.clamp(1 - 3e-4, 1 + 5e-4)).mean()
+    (expected_grad,) = torch.autograd.grad(expected, new)
+    torch.testing.assert_close(out.loss, expected, rtol=1e-12, atol=1e-15)
+    torch.testing.assert_close(grad, expected_grad, rtol=1e-11, atol=1e-15)
+
+
 def test_the_policy_loss_is_the_chunk_loss_of_the_log_probs():
     latents, velocities, old = randn(4, 17, 3), randn(4, 16, 3, seed=1).requires_grad_(), randn(4, 16, seed=2) * 1e-2
     two = cgt.chunk_loss(cgt.log_probs(SAMPLER, latents, velocities), old, [1, -1, 2, 0], PLAN, kl=0.1)

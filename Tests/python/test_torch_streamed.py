@@ -296,6 +296,16 @@ def test_only_steps_that_are_needed_are_run(net):
     assert streamed.stats.selected == out.stats.selected
 
 
+@pytest.mark.parametrize("columns", [len(CHUNKS), 16])
+def test_advantages_of_chunks_and_steps_have_the_unstreamed_gradient(net, columns):
+    latents, old, _ = rollout(net)
+    advantages = torch.randn(6, columns, generator=torch.Generator().manual_seed(2))
+    out, expected = unstreamed(net, latents, old, advantages, clip=1.0)
+    streamed = cgt.streamed_backward(net, SAMPLER, latents, old, advantages, CHUNKS, clip=1.0)
+    assert relative_difference(gradients(net), expected) <= 1e-6
+    torch.testing.assert_close(streamed.loss, out.loss.detach(), rtol=1e-6, atol=0)
+
+
 def test_steps_without_a_gradient_are_run_once(net):
     """All that the second chunk did is clipped."""
     latents, old, advantages = rollout(net)

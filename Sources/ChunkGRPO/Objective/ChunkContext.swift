@@ -8,7 +8,10 @@ struct ChunkContext {
   /// (B, S), but for the scale, which is (S).
   private let bias, scale, divergences: UnsafePointer<Double>?
   private let mask: UnsafePointer<UInt8>?
-  private let steps: Int
+  /// By level (B), (B, K) or (B, S).
+  private let advantages: UnsafePointer<Double>
+  private let level: AdvantageLevel
+  private let steps, count: Int
   private(set) var advantage = 0.0
   /// Of the chunk's steps into (B, S), and of the sample's first.
   private(set) var indices = 0..<0
@@ -21,21 +24,22 @@ struct ChunkContext {
   private(set) var ratio = 1.0
 
   init(
-    new: Numbers<Double>, old: Numbers<Double>, steps: Int, _ options: ChunkLossOptions
+    new: Numbers<Double>, old: Numbers<Double>, advantages: Numbers<Double>, _ plan: ChunkPlan,
+    _ options: ChunkLossOptions
   ) throws {
-    guard let new = new.pointer, let old = old.pointer else {
+    guard let new = new.pointer, let old = old.pointer, let advantages = advantages.pointer else {
       throw ChunkGRPOError.invalidArgument("new_log_probs: there are none")
     }
-    (self.new, self.old, self.steps) = (new, old, steps)
+    (self.new, self.old, self.advantages, level) = (new, old, advantages, options.advantageLevel)
+    (steps, count) = (plan.steps, plan.count)
     reference = options.reference?.pointer ?? old
     (bias, scale) = (options.ratioBias?.pointer, options.ratioScale?.pointer)
     (divergences, mask) = (options.divergence?.pointer, options.mask?.pointer)
   }
 
-  mutating func move(to range: Range<Int>, ofSample sample: Int, advantage: Double) {
+  mutating func move(to range: Range<Int>, ofSample sample: Int) {
     first = sample * steps
     indices = first + range.lowerBound..<first + range.upperBound
-    self.advantage = advantage
     present = present(indices)
   }
 
@@ -43,6 +47,25 @@ struct ChunkContext {
   mutating func measure() {
     moved = mean(logRatio)
     ratio = min(exp(moved), .greatestFiniteMagnitude)
+  }
+
+  mutating func take(advantageOf sample: Int, _ chunk: Int) throws {
+    switch level {
+    case .sample: advantage = advantages[sample]
+    case .chunk: advantage = advantages[sample * count + chunk]
+    case .step:
+      advantage = meanAdvantage
+      guard advantage.isFinite else {
+        throw ChunkGRPOError.nonFinite("advantages of sample \(sample), chunk \(chunk) are too far apart for their mean")
+      }
+    }
+  }
+
+  /// Of the steps that are present; of equal ones that one, to the bit.
+  private var meanAdvantage: Double {
+    guard let first = indices.first(where: isPresent) else { return 0 }
+    let further = mean { advantages[$0] - advantages[first] }
+    return further == 0 ? advantages[first] : advantages[first] + further
   }
 
   /// No number can hold the ratio.

@@ -11,10 +11,9 @@ extension ChunkLossOptions {
 
 /// Throws where the numbers of a loss do not fit the plan or each other, or one that counts is no number.
 func check(
-  new: Numbers<Double>, old: Numbers<Double>, advantages: Numbers<Double>, plan: ChunkPlan, _ o: ChunkLossOptions
+  batch: Int, new: Numbers<Double>, old: Numbers<Double>, advantages: Numbers<Double>, plan: ChunkPlan, _ o: ChunkLossOptions
 ) throws {
-  let (batch, steps, count) = (advantages.count, plan.steps, plan.count)
-  try require(batch >= 1, "advantages: there are none")
+  let (steps, count) = (plan.steps, plan.count)
   let size = try checkedProduct([batch, steps], "log-probabilities")
   func checkSize(_ name: StaticString, _ found: Int) throws {
     try require(
@@ -47,10 +46,25 @@ func check(
     throw ChunkGRPOError.invalidArgument(
       "divergence of sample \(i / steps) at step \(i % steps) = \(divergence[i]) must be at least 0")
   }
-  if let i = advantages.firstIndex(where: { !$0.isFinite }) {
-    throw ChunkGRPOError.nonFinite("advantages[\(i)] = \(advantages[i]) is not finite")
-  }
+  try checkAdvantages(advantages, plan, o)
   try checkFactors(batch: batch, plan, o)
+}
+
+/// Those that are read.
+private func checkAdvantages(_ advantages: Numbers<Double>, _ plan: ChunkPlan, _ o: ChunkLossOptions) throws {
+  let row = o.advantageLevel.row(plan)
+  for index in 0..<advantages.count where !advantages[index].isFinite {
+    let (sample, place) = index.quotientAndRemainder(dividingBy: row)
+    switch o.advantageLevel {
+    case .sample:
+      throw ChunkGRPOError.nonFinite("advantages[\(index)] = \(advantages[index]) is not finite")
+    case .chunk where plan.range(place).contains { o.isRead(sample * plan.steps + $0, plan) },
+      .step where o.isRead(index, plan):
+      throw ChunkGRPOError.nonFinite(
+        "advantages of sample \(sample) at \(o.advantageLevel) \(place) is \(advantages[index])")
+    case .chunk, .step: continue
+    }
+  }
 }
 
 private func checkFactors(batch: Int, _ plan: ChunkPlan, _ o: ChunkLossOptions) throws {

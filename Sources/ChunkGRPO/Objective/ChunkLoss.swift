@@ -17,7 +17,7 @@ public struct ChunkLoss: Sendable {
 ///
 /// - Parameters:
 ///   - new, old: log-probabilities, (B, S).
-///   - advantages: (B).
+///   - advantages: (B), of either sign.
 ///   - kl: β ≥ 0.
 ///   - selection: (B, K), which chunks of which sample to train; nil = all.
 public func chunkLoss(
@@ -40,14 +40,16 @@ public func chunkLoss(
 ///
 /// - Parameters:
 ///   - new, old: log-probabilities, (B, S): of sampling steps, tokens, actions or frames.
-///   - advantages: (B).
+///   - advantages: (B), (B, K) or (B, S) by `advantageLevel`, of either sign. Those of chunks that are not selected, and of
+///     steps that are absent, are not read.
 public func chunkLoss(
   new: [Double], old: [Double], advantages: [Double], plan: ChunkPlan, options: ChunkLossOptions
 ) throws -> ChunkLoss {
-  let size = try checkedProduct([advantages.count, plan.steps], "log-probabilities")
+  let batch = try options.advantageLevel.batch(advantages.count, plan)
+  let size = try checkedProduct([batch, plan.steps], "log-probabilities")
   var grad = [Double](repeating: 0, count: size)
   var gradBias = [Double](repeating: 0, count: options.ratioBias == nil ? 0 : size)
-  var ratios = [Double](repeating: 0, count: try checkedProduct([advantages.count, plan.count], "ratios"))
+  var ratios = [Double](repeating: 0, count: try checkedProduct([batch, plan.count], "ratios"))
   let (loss, stats) = try new.withUnsafeBufferPointer { new in
     try old.withUnsafeBufferPointer { old in
       try grad.withUnsafeMutableBufferPointer { grad in
@@ -88,10 +90,10 @@ package func chunkLoss(
   new: Numbers<Double>, old: Numbers<Double>, advantages: Numbers<Double>, plan: ChunkPlan, options: ChunkLossOptions,
   to output: ChunkLossOutput
 ) throws -> (loss: Double, stats: ChunkStats) {
-  let (batch, count) = (advantages.count, plan.count)
   try options.check()
-  try check(new: new, old: old, advantages: advantages, plan: plan, options)
-  var chunk = try ChunkContext(new: new, old: old, steps: plan.steps, options)
+  let (batch, count) = (try options.advantageLevel.batch(advantages.count, plan), plan.count)
+  try check(batch: batch, new: new, old: old, advantages: advantages, plan: plan, options)
+  var chunk = try ChunkContext(new: new, old: old, advantages: advantages, plan, options)
   let shares = try Shares(batch: batch, plan, chunk, options)
   let memory = try output.ratios == nil ? Buffer<Double>(count: batch * count, for: "importance ratios") : nil
   defer { withExtendedLifetime(memory) {} }
@@ -101,7 +103,7 @@ package func chunkLoss(
   for i in 0..<batch {
     let own = options.average == .sample ? shares.ofSample(i) : 1
     for j in 0..<count {
-      chunk.move(to: plan.range(j), ofSample: i, advantage: advantages[i])
+      chunk.move(to: plan.range(j), ofSample: i)
       if chunk.present == 0 {
         ratios[i * count + j] = 1
         output.clear(chunk.indices)
@@ -115,6 +117,7 @@ package func chunkLoss(
         continue
       }
       ratios[i * count + j] = chunk.ratio
+      try chunk.take(advantageOf: i, j)
       let terms = Terms(chunk, options, weight: shares.weight(i, j), share: shares.share(chunk.present, own: own))
       if terms.policy.overflows || chunk.moved.isNaN { throw outOfRange(chunk, "importance ratio", i, j) }
       if options.kl > 0 && !terms.kl.value.isFinite { throw outOfRange(chunk, "KL estimate", i, j) }

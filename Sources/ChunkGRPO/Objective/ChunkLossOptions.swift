@@ -9,6 +9,35 @@ public enum LossAverage: Int32, Sendable {
   case step = 3
 }
 
+/// Who has an advantage.
+public enum AdvantageLevel: Int32, Sendable {
+  /// Each sample: (B).
+  case sample = 1
+  /// Each chunk: (B, K).
+  case chunk = 2
+  /// Each step: (B, S). A chunk's is the mean over its present steps.
+  case step = 3
+
+  /// Advantages of one sample.
+  package func row(_ plan: ChunkPlan) -> Int {
+    switch self {
+    case .sample: 1
+    case .chunk: plan.count
+    case .step: plan.steps
+    }
+  }
+
+  /// B, of so many advantages.
+  func batch(_ count: Int, _ plan: ChunkPlan) throws -> Int {
+    let row = row(plan)
+    try require(count >= 1, "advantages: there are none")
+    try require(
+      count % row == 0,
+      "advantages: \(count) numbers are no rows of \(row), one for each \(self) of a sample; see advantage_level")
+    return count / row
+  }
+}
+
 /// Options of `chunkLoss`. The defaults are GCPO's objective.
 public struct ChunkLossOptions: Options {
   public var surrogate = Surrogate.clipped
@@ -26,6 +55,9 @@ public struct ChunkLossOptions: Options {
   public var klLevel = KLLevel.chunk
   /// (B, S) log-probabilities of a reference policy for the KL estimate; nil = the behaviour policy's.
   public var reference: Numbers<Double>?
+
+  /// What the advantages are of.
+  public var advantageLevel = AdvantageLevel.sample
 
   public var average = LossAverage.chunk
   /// > 0: divide the summed loss by this instead of by the count; nil = the count. With `.step` or `.chunk`, B times the

@@ -87,6 +87,9 @@ KlLevel = Literal["chunk", "step"]
 AVERAGE = {"chunk": 1, "sample": 2, "step": 3}
 Average = Literal["chunk", "sample", "step"]
 
+ADVANTAGE_LEVEL = {"sample": 1, "chunk": 2, "step": 3}
+AdvantageLevel = Literal["sample", "chunk", "step"]
+
 DIVERGENCE = {"gaussian": 1, "gaussian_per_time": 2, "mean": 3, "velocity": 4}
 Divergence = Literal["gaussian", "gaussian_per_time", "mean", "velocity"]
 
@@ -348,6 +351,8 @@ class ChunkLossOptions(ctypes.Structure):
         ("grad_ratio_bias", c_void_p),
         ("weights_per_sample", c_int32),
         ("reserved", c_int32),
+        ("advantage_level", c_int32),
+        ("reserved2", c_int32),
     ]
     init = "cgrpo_chunk_loss_options_init"
     keywords = {

@@ -189,7 +189,7 @@ def chunk_loss(
     ratio_bias: Any = None,
     **options: Unpack[ChunkLossKeywords],
 ) -> ChunkLoss[jax.Array]:
-    """`chunkgrpo.chunk_loss` of log-probabilities (B, S) and advantages (B,), with its options. The result is a pytree:
+    """`chunkgrpo.chunk_loss` of log-probabilities (B, S) and advantages, with its options. The result is a pytree:
     its `.loss` () is differentiable in new_log_probs and ratio_bias; the rest is data."""
     plan = _steps.plan_of(plan)
     traced, fixed = _split(
@@ -223,7 +223,7 @@ def chunk_policy_loss(
 ) -> ChunkLoss[jax.Array]:
     """`chunk_loss` of `log_probs` in one callback: differentiable in velocities (B, S, ...) and ratio_bias.
 
-    latents (B, S + 1, ...) or more steps; old_log_probs (B, S), advantages (B,) and the options are those of
+    latents (B, S + 1, ...) or more steps; old_log_probs (B, S), the advantages and the options are those of
     `chunk_loss`. Only the steps that selection and mask leave to some sample are computed. All is float64 on the way,
     but that the new log-probabilities are rounded to the type of the old ones: so the ratio of the policy that sampled
     is exactly 1.

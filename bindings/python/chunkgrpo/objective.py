@@ -14,6 +14,7 @@ from . import _arrays
 from ._arrays import A, Doubles, Numbers
 from ._frameworks import not_compiled
 from ._generated import (
+    ADVANTAGE_LEVEL,
     AdvantageKeywords,
     AdvantageOptions,
     ChunkLossKeywords,
@@ -255,7 +256,8 @@ def chunk_loss(
 
     new_log_probs  (B, S), of the policy that is trained
     old_log_probs  (B, S), of the policy that sampled
-    advantages     (B,)
+    advantages     (B,), of either sign; or (B, K), one per chunk; or (B, S), one per step: a chunk's is the mean over its
+                   present steps. Those of chunks that are not selected, and of absent steps, are not read
     plan           a ChunkPlan over S steps, or its sizes
     clip           (low, high), or one number for both; low in [0, 1], high >= 0; None = 5e-5, or nothing where nothing
                    is clipped. Distances from 1: bounds, such as (0.999, 1.001), are refused, which is 0.5 <= low < 1
@@ -288,8 +290,9 @@ def chunk_loss(
     new_rows = _arrays.matrix(new_log_probs, "new_log_probs")
     batch, steps = shape = new_rows.shape
     old = _arrays.doubles(old_log_probs, "old_log_probs", shape)
-    advantage = _arrays.doubles(advantages, "advantages", (batch,))
+    advantage, level = _advantages_of(advantages, plan, batch)
     struct = _chunk_loss_options({"ratio_bias": ratio_bias, **options}, plan, batch, steps)
+    struct.advantage_level = ADVANTAGE_LEVEL[level]
     grad, ratios = np.empty(shape), np.empty((batch, len(plan)))
     grad_bias = None if ratio_bias is None else np.empty(shape)
     if grad_bias is not None:
@@ -304,6 +307,19 @@ def chunk_loss(
         record(stats),
         None if grad_bias is None else _arrays.given_back(grad_bias, new_log_probs),
     )
+
+
+def _advantages_of(advantages: Any, plan: ChunkPlan, batch: int) -> tuple[Doubles, str]:
+    """(B,), (B, K) or (B, S) float64, and what each is of."""
+    values = _arrays.doubles(advantages, "advantages")
+    shapes = {(batch,): "sample", (batch, len(plan)): "chunk", (batch, plan.steps): "step"}
+    if values.shape not in shapes:
+        *others, last = shapes
+        raise InvalidArgument(
+            f"advantages has shape {values.shape}; it must be {' or '.join(map(str, others))} or {last}: "
+            "one per sample, per chunk or per step"
+        )
+    return values, shapes[values.shape]
 
 
 def _chunk_loss_options(given: dict[str, Any], plan: ChunkPlan, batch: int, steps: int) -> Any:

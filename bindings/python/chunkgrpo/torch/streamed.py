@@ -58,7 +58,7 @@ def streamed_backward(
     velocity    velocity(latents, sigma, step): the model, with its graph; it gets latents[:, j] (B, ...) of step
                 first_step + j.
                 With classifier-free guidance in the step it returns the pair (conditional, unconditional)
-    latents     (B, S + 1, ...), or more steps; old_log_probs (B, S), advantages (B,), plan over S steps
+    latents     (B, S + 1, ...), or more steps; old_log_probs (B, S), advantages as in `chunk_loss`, plan over S steps
     guidance    of a pair that `velocity` returns
     scale       factor of the gradient: 1 / (number of micro-batches) where they are accumulated
     scaler      a torch.amp.GradScaler, whose scale is a factor too
