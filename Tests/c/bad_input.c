@@ -958,6 +958,6 @@ int main(void) {
     RUN(objective_options);
     RUN(trainer_options);
     RUN(trainer_calls);
-    RUN(too_little_memory);
+    RUN_NATIVELY(too_little_memory);
     return finish("bad_input");
 }

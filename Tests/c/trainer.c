@@ -353,7 +353,7 @@ int main(int argc, char **argv) {
     if (mkdtemp(folder) == NULL) return perror(folder), 1;
     conditions = array_new(CGRPO_TYPE_F32, P, C, 0);
     for (int64_t i = 0; i < P; i++) set(conditions, i * C + i % C, 1);
-    RUN(where_memory_is_short_a_call_ends); /* first: its children begin with a fresh library */
+    RUN_NATIVELY(where_memory_is_short_a_call_ends); /* first: its children begin with a fresh library */
     RUN(same_seed_same_training);
     RUN(pretraining_lowers_the_loss);
     RUN(iterations_report_and_raise_the_reward);

@@ -81,7 +81,8 @@ int main(int argc, char **argv) {
     const int files = files_in_folder();
     remove_folder(folder);
     if (counts->error[0] != 0) printf("%s\n", counts->error);
-    printf("writers: %ld saves, %ld refused; %ld loads, %ld unloadable, %ld of another state; %d writers ended, %d file left\n",
+    printf("writers: %ld saves, %ld refused; %ld loads, %ld unloadable, %ld of another state; %d writers ended, %d "
+           "file left\n",
            counts->saved + counts->refused, counts->refused, counts->loaded, counts->unloadable, counts->mixed, failed,
            files);
     return counts->refused + counts->unloadable + counts->mixed + failed > 0 || files != 1;
