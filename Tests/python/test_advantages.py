@@ -135,12 +135,37 @@ def test_absent_rewards_and_groups_that_cannot_be_told_apart_are_named():
         cg.advantages([1.0, None, 2.0], 3)
     with pytest.raises(cg.WrongType, match="sample 2 is None"):
         cg.advantages([[1.0, 2.0], [1.0, 3.0], [2.0, None]], 3)
-    with pytest.raises(cg.WrongType, match="masked array"):
-        cg.advantages(np.ma.masked_array([1.0, 2.0], [False, True]), 2)
+    for call, words in (
+        (lambda: cg.RewardHistory().update("ab", [1.0, None]), r"rewards\[1\] is None"),
+        (lambda: cg.best_of_n([1.0, 2.0, None], 2), r"scores\[2\] is None"),
+        (lambda: cg.chunk_loss(np.zeros((2, 1)), [[0.0], [None]], [1.0, 2.0], [1]), r"old_log_probs\[1\]\[0\] is None"),
+        (lambda: cg.advantages([1.0, 2.0], 2, weights=[None]), r"weights\[0\] is None"),
+    ):
+        with pytest.raises(cg.WrongType, match=words):
+            call()
+    for name in ("present", "mask"):
+        with pytest.raises(cg.NonFinite, match=rf"{name}\[1\](\[0\])? is nan; it must be zero"):
+            if name == "present":
+                cg.advantages([1.0, 2.0], 2, present=[1, np.nan])
+            else:
+                cg.chunk_loss(np.zeros((2, 1)), np.zeros((2, 1)), [1.0, 2.0], [1], mask=[[1], [np.nan]])
     with pytest.raises(cg.WrongType, match="groups must hold hashable values"):
         cg.advantages([1.0, 2.0], groups=[["a"], ["b"]])
     with pytest.raises(cg.WrongType, match="prompts must hold hashable values"):
         cg.RewardHistory().update([{}, {}], [1.0, 2.0])
+    with pytest.raises(cg.WrongType, match="groups must hold one value for each sample, not int"):
+        cg.advantages([1.0, 2.0], groups=2)
+    with pytest.raises(cg.InvalidArgument, match=r"groups\[1\] is nan, which no other group equals"):
+        cg.advantages([1.0, 2.0], groups=[0, float("nan")])
+
+
+def test_groups_that_are_numbers_of_a_framework_are_told_apart_by_their_value():
+    torch = pytest.importorskip("torch")
+    rewards, expected = [1.0, 2.0, 4.0, 8.0], cg.advantages([1.0, 2.0, 4.0, 8.0], 2)
+    for number in (torch.tensor, np.array, np.int64):
+        np.testing.assert_array_equal(cg.advantages(rewards, groups=[number(i) for i in (3, 3, 1, 1)]), expected)
+    with pytest.raises(cg.WrongType, match=r"groups\[0\] is an array of shape \(2,\)"):
+        cg.advantages(rewards, groups=[torch.tensor([1, 2])] * 4)
 
 
 def test_absent_rewards_are_left_out_as_if_they_were_not_there():

@@ -824,8 +824,24 @@ def test_lists_of_arrays_are_refused_with_the_ways_to_stack_them():
     assert cg.advantages([torch.tensor(1.0), torch.tensor(0.0)], group_size=2).shape == (2,)  # numbers are no arrays
     with pytest.raises(cg.InvalidArgument, match="The batch comes first: stack steps along dimension 1"):
         SAMPLER.log_probs(torch.stack(frames), v.transpose(0, 1))
+    with pytest.raises(cg.InvalidArgument, match="The batch comes first: stack steps along dimension 1"):
+        SAMPLER.log_probs(torch.stack(frames), v)
+    with pytest.raises(cg.InvalidArgument, match="The batch comes first: stack steps along dimension 1"):
+        cgt.streamed_backward(lambda x, *_: x, SAMPLER, torch.stack(frames), torch.zeros(4, 16), np.ones(4), plan)
     with pytest.raises(cg.InvalidArgument, match=r"must be \(4, 16\), so transpose it"):
         cg.chunk_loss(np.zeros((4, 16)), np.zeros((16, 4)), np.ones(4), plan)
+    with pytest.raises(cg.InvalidArgument, match=r"new_log_probs .* must be \(B, 16\), so transpose it"):
+        cg.chunk_loss(np.zeros((16, 4)), np.zeros((16, 4)), np.ones(4), plan)
+    with pytest.raises(cg.InvalidArgument, match=r"relative_l1 .* must be \(B, 16\), so transpose it"):
+        plan.weights(np.ones((16, 4)))
+    for call in (
+        lambda: cgt.log_probs(SAMPLER, frames, v),
+        lambda: cgt.chunk_policy_loss(SAMPLER, stacked, list(v.unbind(1)), torch.zeros(4, 16), np.ones(4), plan),
+        lambda: cgt.streamed_backward(lambda x, *_: x, SAMPLER, frames, torch.zeros(4, 16), np.ones(4), plan),
+        lambda: cgt.chunk_loss(rows, torch.zeros(4, 16), np.ones(4), plan),
+    ):
+        with pytest.raises(cg.InvalidArgument, match=r"torch.stack\(\w+, dim=1\) where each is one step"):
+            call()
 
 
 def test_latents_without_dimensions_beside_the_batch_are_ambiguous():
@@ -842,8 +858,20 @@ def test_latents_without_dimensions_beside_the_batch_are_ambiguous():
 
 def test_masked_elements_are_refused():
     rewards = np.ma.array([1.0, 2.0, 3.0], mask=[False, True, False])
-    with pytest.raises(cg.WrongType, match="masked array, whose mask"):
+    with pytest.raises(cg.WrongType, match=r"rewards has masked elements.*present=~rewards.mask"):
         cg.advantages(rewards, 3)
+    for call in (
+        lambda: cg.RewardHistory().update("abc", rewards),
+        lambda: cg.best_of_n(rewards, 2),
+        lambda: cg.chunk_loss(np.zeros((3, 2)), np.zeros((3, 2)), rewards, [2]),
+    ):
+        with pytest.raises(cg.WrongType, match="has masked elements.*filled"):
+            call()
+    whole = np.ma.array(rewards.data, mask=False)  # nothing would be lost
+    np.testing.assert_array_equal(cg.advantages(whole, 3), cg.advantages(rewards.data, 3))
+    several = np.ma.array([[1.0, 2.0], [3.0, 9.0], [4.0, 4.0]], mask=[[0, 0], [0, 1], [0, 0]])
+    found = cg.advantages(several.filled(0), 3, present=~several.mask)
+    np.testing.assert_allclose(found, cg.advantages([3.0, 3.0, 8.0], 3))
     with pytest.raises(cg.WrongType, match="has masked elements.*filled"):
         SAMPLER.step(0, rewards[:, None], rewards[:, None], seed=0)
     np.testing.assert_array_equal(cg.advantages(rewards.filled(0), group_size=3), cg.advantages([1.0, 0.0, 3.0], group_size=3))

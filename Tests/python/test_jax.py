@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from collections import namedtuple
 from functools import partial
 
@@ -414,6 +415,33 @@ def test_policy_loss_is_the_loss_of_the_log_probs_and_has_ratios_of_exactly_1_on
     out = jax.jit(lambda v: cgj.chunk_policy_loss(SAMPLER, latents, v, *arguments))(stayed)
     np.testing.assert_array_equal(out.ratios, 1)
     assert out.stats.approximate_kl == out.stats.ratio_std == 0  # where a last bit would show
+
+
+@transforms
+@pytest.mark.parametrize("traced", ["all", "velocities"])
+def test_the_first_loss_of_a_sampler_warns_where_ratios_are_not_1_and_names_the_cause(transform, traced):
+    weight = np.float32(0.7)
+    latents, _, old = trajectory()
+    on_policy = latents[:, :8] * weight
+
+    def loss(sampler, old, latents=latents, **options):
+        call = lambda x, v: cgj.chunk_policy_loss(sampler, x, v, old, np.ones(4), PLAN, **options).loss  # noqa: E731
+        if traced == "all":
+            return jax.block_until_ready(transform(call)(latents, on_policy))
+        return jax.block_until_ready(transform(partial(call, latents))(on_policy))
+
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loss(cg.Sampler(SCHEDULE), old)
+        loss(cg.Sampler(SCHEDULE, eta=0.3), old, check=False)
+    other = cg.Sampler(SCHEDULE, eta=0.3)
+    with pytest.warns(cg.RatioWarning, match=r"another sampler: the rollout's was 'flow_sde' with eta=0.7"):
+        loss(other, old)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        loss(other, old)
+    with pytest.warns(cg.RatioWarning, match="latents edited: the steps 3, 4"):
+        loss(cg.Sampler(SCHEDULE), old, latents.at[:, 4].multiply(1.01))
 
 
 def test_old_log_probs_that_are_a_constant_in_float64_stay_so():

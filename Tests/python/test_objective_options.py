@@ -213,6 +213,15 @@ def test_a_selection_that_may_be_mask_or_indices_is_refused_with_both_ways_to_sa
     assert cg.chunk_loss(NEW, OLD, ADV, plan, selection=[[0], [1], [1]]).stats.selected == 3
 
 
+def test_bools_and_numbers_kept_as_objects_are_what_they_are():
+    plan, mask = cg.ChunkPlan([2, 4]), np.array([[1, 0], [0, 1], [1, 0]], object)
+    with pytest.raises(cg.InvalidArgument, match="holds only 0 and 1"):
+        cg.chunk_loss(NEW, OLD, ADV, plan, selection=mask)
+    assert cg.chunk_loss(NEW, OLD, ADV, plan, selection=mask.astype(bool).astype(object)).stats.selected == 3
+    with pytest.raises(cg.WrongType, match=r"selection\[0\] holds bools; a mask must be \(B, K\)"):
+        cg.chunk_loss(NEW, OLD, ADV, plan, selection=[[True, False], [True], [False]])
+
+
 def test_a_mask_of_floats_is_told_to_be_bool():
     with pytest.raises(cg.WrongType, match="selection has element type float64; a mask must be bool"):
         cg.chunk_loss(NEW, OLD, ADV, PLAN, selection=np.ones((3, len(PLAN))))

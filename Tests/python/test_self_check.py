@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 import warnings
 from types import SimpleNamespace
 
@@ -117,6 +119,29 @@ def test_frames_shifted_by_one_are_named():
     sampler, trajectory = rollout(velocity)
     cause = told(sampler, velocity, trajectory.latents[:, 1:], trajectory.log_probs)
     assert cause == "frames shifted by one: latents[:, 0] is one step too late for the log-probabilities"
+
+
+def test_a_forgotten_first_step_is_named():
+    velocity, plan = velocity_of(network()), cg.ChunkPlan([2, 3])
+    sampler, trajectory = rollout(velocity)
+    late, old = trajectory.latents[:, 3:], trajectory.log_probs[:, 3:]
+    v = torch.stack([velocity(trajectory.latents[:, k], SIGMAS[k], k) for k in range(3, 8)], 1)
+    words = r"another first_step: latents\[:, 0\] is what step 3 takes, and this is 0"
+    with pytest.warns(cg.RatioWarning, match=words):
+        cgt.chunk_policy_loss(cg.Sampler(SCHEDULE), late, v, old, torch.ones(4), plan)
+    record = SimpleNamespace(latents=late, log_probs=old)
+    assert cg.check_on_policy(sampler, record, velocity, first_step=3).ok
+    assert words.replace("\\", "") in str(cg.check_on_policy(sampler, record, velocity))
+
+
+def test_reports_and_results_are_compared_without_error():
+    velocity = velocity_of(network())
+    sampler, trajectory = rollout(velocity)
+    report, other = (cg.check_on_policy(sampler, trajectory, velocity) for _ in range(2))
+    assert report == other == pickle.loads(pickle.dumps(report)) and hash(report) == hash(other)
+    assert report != cg.check_on_policy(sampler, trajectory, velocity, tolerance=1.0) and report != 1
+    out = cgt.chunk_loss(trajectory.log_probs, trajectory.log_probs, torch.ones(4), PLAN)
+    assert out == out and out != copy.deepcopy(out)  # tensors have no one answer
 
 
 @pytest.mark.parametrize("dynamics, eta", [("flow_sde", 0.3), ("dance_sde", 0.7), ("cps", 0.5)])

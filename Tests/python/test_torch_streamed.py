@@ -489,7 +489,7 @@ def test_what_cannot_be_streamed_is_refused_and_leaves_no_gradient(net):
     refuse(ValueError, "the velocity returned has shape", velocity=lambda x, sigma, k: net(x, sigma, k)[:, :3])
     refuse(
         TypeError,
-        "the velocity returned must be a torch.Tensor",
+        "the velocity returned a list; it must return a torch.Tensor",
         velocity=lambda x, sigma, k: net(x, sigma, k).tolist(),
     )
     refuse(TypeError, "the velocity returned has element type torch.int64", velocity=lambda x, *_: x.long())
@@ -534,15 +534,30 @@ def test_what_callbacks_return_by_mistake_is_named_with_the_remedy(net):
         assert isinstance(caught.value, cg.Error)
         net.zero_grad()
 
-    refuse(ValueError, r"a tuple of 1; return its \[0\]", velocity=lambda *given: (net(*given),))
-    refuse(ValueError, r"a list of 1; return its \[0\]", velocity=lambda *given: [net(*given)])
-    refuse(ValueError, "a tuple of 3; return", velocity=lambda *given: (net(*given),) * 3)
+    refuse(TypeError, r"returned a tuple of 1; return its \[0\]", velocity=lambda *given: (net(*given),))
+    refuse(TypeError, r"a list of 1; return its \[0\]$", velocity=lambda *given: [net(*given)])
+    pair = r"a tuple of 3; return its \[0\], or the pair \(conditional, unconditional\)"
+    refuse(TypeError, pair, velocity=lambda *given: (net(*given),) * 3)
+    wrapped = lambda *given: SimpleNamespace(sample=net(*given))  # noqa: E731
+    refuse(TypeError, r"a tuple of 2; return its \[0\]", velocity=lambda *given: (wrapped(*given),) * 2)
+    refuse(TypeError, "a dict; return the array in it", velocity=lambda *given: {"sample": net(*given)})
+    refuse(TypeError, "returned a ndarray; it must return a torch.Tensor", velocity=lambda x, *_: x.numpy())
     refuse(TypeError, r"return its \.sample", velocity=lambda *given: SimpleNamespace(sample=net(*given)))
-    refuse(TypeError, "the velocity returned is None", velocity=lambda *given: None)
-    refuse(TypeError, "must be a torch.Tensor, not float", velocity=lambda *given: 0.5)
+    refuse(TypeError, "the velocity returned None; .*is a `return` missing", velocity=lambda *given: None)
+    refuse(TypeError, "the velocity returned a float; it must return an array", velocity=lambda *given: 0.5)
     refuse(TypeError, "the penalty returned must be a 0-dim torch.Tensor, not float", penalty=lambda *given: 0.5)
     refuse(ValueError, r"the penalty returned has shape \(6,\).*take its mean", penalty=lambda v, *_: v.mean(1))
     refuse(TypeError, "the penalty returned must be .* not NoneType", penalty=lambda *given: None)
+    refuse(ArithmeticError, "the penalty returned for step 0 is nan", penalty=lambda v, *_: v.mean() * math.nan)
+    refuse(TypeError, "the penalty returned has element type", penalty=lambda v, *_: v.mean() + 0j)
+    refuse(ValueError, "the penalty returned has no graph", penalty=lambda v, *_: v.detach().mean())
+    refuse(TypeError, r"the ratio_bias .* torch.Tensor of shape \(6,\), not float", ratio_bias=lambda *given: 0.5)
+    refuse(ValueError, r"the ratio_bias returned has shape \(\); it must be \(6,\)", ratio_bias=lambda v, _: v.mean())
+    refuse(TypeError, "the ratio_bias .* not tuple", ratio_bias=lambda v, _: (v.mean(1),))
+    refuse(TypeError, "the ratio_bias .* element type", ratio_bias=lambda v, _: v.mean(1) + 0j)
+    refuse(ArithmeticError, "ratio_bias of sample 0 at step 0 is nan", ratio_bias=lambda v, _: v.mean(1) * math.nan)
+    constant = lambda v, _: v.detach().square().mean(1)  # noqa: E731
+    refuse(ValueError, "the ratio_bias returned has no graph", ratio_bias=constant)
 
 
 def test_swapped_arguments_are_named(net):
@@ -560,6 +575,20 @@ def test_swapped_arguments_are_named(net):
             call()
     with pytest.raises(cg.WrongType, match="sampler must be a chunkgrpo.Sampler, not Tensor"):
         cgt.chunk_policy_loss(latents, SAMPLER, v, old, advantages, CHUNKS)
+    x = latents[:, 0]
+    for call in (
+        lambda: cgt.log_prob(3, SAMPLER, x, x, x),
+        lambda: cgt.step(3, SAMPLER, x, x),
+        lambda: cg.tempflow_weights(CHUNKS, SCHEDULE),
+        lambda: cg.divergences(v, SAMPLER, v),
+        lambda: cg.divergences_from_sampled(latents, SAMPLER, v, seed=1),
+    ):
+        with pytest.raises(cg.WrongType, match="sampler must be a chunkgrpo.Sampler, not"):
+            call()
+    with pytest.raises(cg.WrongType, match="velocity must be callable, not Tensor"):
+        SAMPLER.rollout(x, net, seed=1)
+    with pytest.raises(cg.WrongType, match="source must be a chunkgrpo.Schedule, not int"):
+        CHUNKS.carried(17, 50)
 
 
 def test_latents_of_other_frames_are_refused_where_their_number_tells(net):
@@ -569,6 +598,11 @@ def test_latents_of_other_frames_are_refused_where_their_number_tells(net):
     for call in (
         lambda: cgt.streamed_backward(net, SAMPLER, latents, old[:, 3:], advantages, late, first_step=3),
         lambda: cgt.chunk_policy_loss(SAMPLER, latents, v, old[:, 3:], advantages, late, first_step=3),
+        lambda: cgt.log_probs(SAMPLER, latents, v, 3),
+        lambda: SAMPLER.log_probs(latents, v, 3),
+        lambda: SAMPLER.log_probs_vjp(latents, v, torch.ones(6, 13), 3),
+        lambda: cg.divergences_from_sampled(SAMPLER, latents, v, seed=1, first_step=3),
+        lambda: cg.divergences_from_sampled_vjp(SAMPLER, latents, v, torch.ones(6, 13), seed=1, first_step=3),
     ):
         with pytest.raises(cg.InvalidArgument, match=words):
             call()

@@ -297,6 +297,11 @@ BAD = {
 }
 
 
+def test_bounds_are_no_clip_range_of_a_trainer():
+    with pytest.raises(cg.InvalidArgument, match="which look like bounds; it has the distances from 1"):
+        cg.Trainer(4, 2, clip=(0.999, 1.001))
+
+
 @pytest.mark.parametrize("call, kind, words", BAD.values(), ids=BAD.keys())
 def test_bad_options(call, kind, words):
     with pytest.raises(kind, match=words) as caught:

@@ -17,7 +17,7 @@ from ._generated import DEVICE, Tensor
 from ._library import address
 from ._scalars import bare, integer
 from ._storage import CARRIED, FLOAT32, FLOAT64, Storage
-from .errors import InvalidArgument, WrongType
+from .errors import InvalidArgument, NonFinite, WrongType
 
 Array = NDArray[Any]
 
@@ -46,6 +46,11 @@ def plain(value: Any, name: str) -> Array:
 
 
 def _real(array: Array, name: str) -> Array:
+    if array.dtype.kind == "O":
+        for index in np.ndindex(array.shape):
+            if array[index] is None:
+                where = "".join(f"[{i}]" for i in index)
+                raise WrongType(f"{name}{where} is None; {name} must hold real numbers")
     if array.dtype.kind not in "fiub":
         raise WrongType(f"{name} has element type {array.dtype}; it must hold real numbers")
     return array
@@ -69,6 +74,16 @@ def given_back(array: Array, like: Any) -> Any:
 
 def doubles(value: Any, name: str, shape: Optional[tuple[int, ...]] = None) -> Array:
     return _converted(value, name, FLOAT64.dtype, shape)
+
+
+def flags(value: Any, name: str, shape: tuple[int, ...]) -> NDArray[np.bool_]:
+    """Whether each number is not zero. A NaN does not say."""
+    array = doubles(value, name, shape)
+    if np.isnan(array).any():
+        where = "".join(f"[{i}]" for i in np.argwhere(np.isnan(array))[0])
+        raise NonFinite(f"{name}{where} is nan; it must be zero, or another number")
+    given: NDArray[np.bool_] = array != 0
+    return given
 
 
 def vector(value: Any, name: str) -> Array:
@@ -302,17 +317,32 @@ def same_device(other: Borrowed, like: Borrowed, name: str, like_name: str) -> N
         raise WrongType(f"{name} is on {other.family.device}; it must be on {like.family.device}, like {like_name}")
 
 
-def borrow_trajectories(latents: Any, velocities: Any) -> tuple[Borrowed, Borrowed]:
-    """Latents (B, n + 1, ...), or more steps, and velocities (B, n, ...)."""
+def borrow_trajectories(latents: Any, velocities: Any, steps: int, first_step: int) -> tuple[Borrowed, Borrowed]:
+    """Latents (B, n + 1, ...), or more steps, and velocities (B, n, ...), from first_step of a schedule of `steps` on."""
     x, v = borrow(latents, "latents", 2), borrow(velocities, "velocities", 2)
     if v.shape[:1] + v.shape[2:] != x.shape[:1] + x.shape[2:] or v.shape[1] >= x.shape[1]:
-        steps_first = v.shape[1:] == x.shape[1:] and v.shape[0] < x.shape[0]
-        hint = ". The batch comes first: stack steps along dimension 1, or swap the first two" if steps_first else ""
+        both = v.shape[1:] == x.shape[1:] and v.shape[0] < x.shape[0]
+        one = x.shape[1] == v.shape[0] and x.shape[0] > v.shape[1] and x.shape[2:] == v.shape[2:]
         raise InvalidArgument(
-            f"velocities has shape {v.shape}; for latents {x.shape} it must be (B, n, ...) with n < {x.shape[1]}{hint}"
+            f"velocities has shape {v.shape}; for latents {x.shape} it must be (B, n, ...) with n < {x.shape[1]}"
+            f"{STEPS_FIRST if both or one else ''}"
         )
     same_device(v, x, "velocities", "latents")
+    fitting_frames(steps, x.shape[1], first_step, x.shape)
     return x, v
+
+
+STEPS_FIRST = ". The batch comes first: stack steps along dimension 1, or swap the first two"
+
+
+def fitting_frames(steps: int, frames: int, first_step: int, shape: Any) -> None:
+    """Refuses latents with more frames than there are from first_step on: their first is not that of first_step."""
+    left = steps + 1 - first_step
+    if 0 <= first_step <= steps and frames > left:
+        raise InvalidArgument(
+            f"latents has shape {tuple(shape)}, which is {frames} frames; from first_step {first_step} on there are "
+            f"{left}. latents[:, 0] must be what step {first_step} takes"
+        )
 
 
 # ----------------------------------------------------------------------------------------------------------------------

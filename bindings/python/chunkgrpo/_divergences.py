@@ -181,6 +181,7 @@ def _of_one(sampler: Sampler, step: int, velocity: Any, other: Any, grad: Option
 def _from_velocities(
     sampler: Sampler, velocities: A, other: Any, grad: Optional[ArrayLike], kind: Divergence, first_step: int
 ) -> A:
+    kept(sampler)
     v = _arrays.borrow(velocities, "velocities", 2)
     w = _arrays.borrow_like(other, v, "other", "velocities", 2)
     number = choice(kind, DIVERGENCE, "kind")
@@ -189,7 +190,7 @@ def _from_velocities(
         at = _at(v, t), _at(w, t), value, upstream, out
         return lib.cgrpo_divergence_from_velocity(sampler._handle, step, number, *at)
 
-    result: A = _each(kept(sampler), v, grad, first_step, call)
+    result: A = _each(sampler, v, grad, first_step, call)
     return result
 
 
@@ -204,7 +205,8 @@ def _from_sampled(
     kind: Divergence,
     first_step: int,
 ) -> A:
-    x, v = _arrays.borrow_trajectories(latents, velocities)
+    first, steps = integer(first_step, "first_step"), kept(sampler).schedule.steps
+    x, v = _arrays.borrow_trajectories(latents, velocities, steps, first)
     given = None if noise is None else _arrays.borrow_like(noise, v, "noise", "velocities", 2)
     number = choice(kind, DIVERGENCE, "kind")
 
@@ -213,7 +215,7 @@ def _from_sampled(
         at = _at(x, t), _at(v, t), origin, _at(x, t + 1), value, upstream, out
         return lib.cgrpo_divergence_from_sampled(sampler._handle, step, number, *at)
 
-    result: A = _each(kept(sampler), v, grad, first_step, call)
+    result: A = _each(sampler, v, grad, first_step, call)
     return result
 
 

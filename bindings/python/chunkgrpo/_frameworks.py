@@ -43,7 +43,7 @@ class Family:
         target: of what a callback returned, the element type that it is wanted in: the framework may convert it.
         """
         if type(value) is not np.ndarray:
-            _refuse_arrays(value, name)
+            refuse_arrays(value, name)
         try:
             return _storage.carried(np.asarray(value))
         except (TypeError, ValueError, RuntimeError) as error:  # the last of PyTorch's, in a list
@@ -80,7 +80,7 @@ class Family:
         return velocity(latents, *arguments)
 
 
-def _refuse_arrays(value: Any, name: str) -> None:
+def refuse_arrays(value: Any, name: str) -> None:
     """A list of arrays does not say which of its dimensions is which, and elements that are masked are not there."""
     if np.ma.is_masked(value):
         raise WrongType(f"{name} has masked elements, and the mask would be lost; give its filled(...) or compressed()")
@@ -88,7 +88,7 @@ def _refuse_arrays(value: Any, name: str) -> None:
         return
     for item in value:
         if isinstance(item, (list, tuple)):
-            _refuse_arrays(item, name)
+            refuse_arrays(item, name)
         elif getattr(item, "ndim", 0):
             kind, shape = type(value).__name__, tuple(item.shape)
             stack = "torch.stack({}, dim={})" if type(item).__module__ == "torch" else "np.stack({}, axis={})"
@@ -139,6 +139,9 @@ def staging(torch: Any, device: Any) -> Optional[Staging]:
     return None if device.type == "cpu" else Staging(torch, device)
 
 
+_DATA = ("rewards", "scores", "old_log_probs", "reference_log_probs", "advantages", "weights", "mask")
+
+
 class Torch(Family):
     """Tensors of one device."""
 
@@ -157,9 +160,8 @@ class Torch(Family):
     def read(self, value: Any, name: str, target: Optional[Storage] = None) -> NDArray[Any]:
         if value.requires_grad:
             if target is None and self.torch.is_grad_enabled():
-                raise InvalidArgument(
-                    f"{name} requires grad, which is not passed on here: detach() it, or see what chunkgrpo.torch has"
-                )
+                hint = ", or see what chunkgrpo.torch has" if name not in _DATA else ""
+                raise InvalidArgument(f"{name} requires grad, which is not passed on here; detach() it{hint}")
             value = value.detach()
         try:
             extent = value.numel()

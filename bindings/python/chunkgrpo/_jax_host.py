@@ -2,12 +2,21 @@
 
 from __future__ import annotations
 
+import threading
 from functools import partial
 from typing import Any, Callable
 
 import jax
 import jax.numpy as jnp
 import numpy as np
+
+
+_trial = threading.local()
+
+
+def on_trial() -> bool:
+    """Whether a function runs for its errors alone, on numbers that are not the caller's."""
+    return getattr(_trial, "on", False)
 
 
 def call(function: Callable[..., Any], results: Any, traced: dict[str, Any]) -> Any:
@@ -18,7 +27,11 @@ def call(function: Callable[..., Any], results: Any, traced: dict[str, Any]) -> 
         return jax.tree.map(jnp.asarray, host(traced))
     # Errors that do not depend on the numbers are raised now. Integers are left alone: not every one makes sense.
     if all(array.ndim and not jnp.issubdtype(array.dtype, jnp.integer) for array in traced.values()):
-        function(**{name: np.broadcast_to(np.ones(a.shape[1:], a.dtype), a.shape) for name, a in traced.items()})
+        _trial.on = True
+        try:
+            function(**{name: np.broadcast_to(np.ones(a.shape[1:], a.dtype), a.shape) for name, a in traced.items()})
+        finally:
+            _trial.on = False
     # expand_dims: what is the same in all lanes is not copied for each.
     return jax.pure_callback(host, results, traced, vmap_method="expand_dims")
 

@@ -71,18 +71,18 @@ def sizes(shape: Any, name: str = "shape") -> tuple[int, ...]:
     return tuple(integer(size, f"{name}[{i}]", 1) for i, size in enumerate(items))
 
 
-def bare(value: Any, name: str) -> None:
+def bare(value: Any, name: str, pair: str = "of a pair (conditional, unconditional) the guided velocity") -> None:
     """That a callback returned an array, and not what models wrap theirs in. name: such as "the velocity returned"."""
     if hasattr(value, "shape"):
         return
     kind = type(value).__name__
     if value is None:
-        raise WrongType(f"{name} None; it must return an array")
+        raise WrongType(f"{name} None; it must return an array: is a `return` missing?")
     if hasattr(value, "sample"):
         raise WrongType(f"{name} a {kind}; return its .sample")
     if isinstance(value, Mapping):
         raise WrongType(f"{name} a {kind}; return the array in it")
-    if isinstance(value, (tuple, list)) and any(getattr(item, "ndim", 0) for item in value):
-        raise WrongType(f"{name} a {kind} of {len(value)}; return its [0]")
-    if isinstance(value, (bool, int, float, complex)):
+    if isinstance(value, (tuple, list)) and any(getattr(item, "ndim", 0) or hasattr(item, "sample") for item in value):
+        raise WrongType(f"{name} a {kind} of {len(value)}; return its [0]" + (f", or {pair}" if len(value) > 1 else ""))
+    if isinstance(value, (bool, int, float, complex, str, bytes)):
         raise WrongType(f"{name} a {kind}; it must return an array")

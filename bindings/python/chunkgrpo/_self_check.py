@@ -28,7 +28,7 @@ class RatioWarning(UserWarning):
     """The first loss of a sampler has ratios that are not 1. Silence it with `check=False`, or by the class."""
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class OnPolicyReport:
     """What `check_on_policy` found."""
 
@@ -38,6 +38,15 @@ class OnPolicyReport:
     tolerance: float
     causes: tuple[str, ...] = ()
     """What explains the change, the surest first; empty where all is well."""
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, OnPolicyReport) and self._key() == other._key()
+
+    def __hash__(self) -> int:
+        return hash(self._key())
+
+    def _key(self) -> Any:
+        return self.ok, self.changes.tobytes(), self.tolerance, self.causes
 
     def __str__(self) -> str:
         judged = np.flatnonzero(np.isfinite(self.changes))
@@ -73,7 +82,7 @@ def check_on_policy(
     tolerance      of |new - old|; None = 5e-6, a tenth of the default clip range, or 5e-5 for latents of 16 bits
 
     Causes: a model that draws random numbers (dropout); frames that are shifted by one; another guidance, of a pair;
-    timesteps that were truncated or cast; another sampler or schedule; latents that were cast or edited; else another
+    timesteps that were truncated or cast; another first_step, sampler or schedule; latents that were cast or edited; else another
     velocity: weights that have changed.
     """
     old = np.array(_arrays.matrix(trajectory.log_probs, "log_probs"))
@@ -222,7 +231,7 @@ def _causes(case: _Case, judged: list[int]) -> tuple[str, ...]:
     able = case.velocity is not None or case.velocities is not None
     if case.velocity is not None and (found := _tried(_random, case)):
         return (found,)
-    for cause in (_shifted, _guidance, _timesteps, _other_sampler) if able else ():
+    for cause in (_shifted, _later, _guidance, _timesteps, _other_sampler) if able else ():
         if found := _tried(cause, case):
             return (found,)
     likely = [found for cause in (_cast, _noise_level) if (found := _tried(cause, case))]
@@ -262,6 +271,18 @@ def _shifted(case: _Case) -> Optional[str]:
         if case.explains(lambda j: case.log_prob(j, _of_frame(case, j, j + shift), j + shift), probes, _share(case)):
             moved = "late" if shift < 0 else "early"
             return f"frames shifted by one: latents[:, 0] is one step too {moved} for the log-probabilities"
+    return None
+
+
+def _later(case: _Case) -> Optional[str]:
+    """The steps after first_step, where the rollout began or was cut."""
+    for first in range(case.sampler.schedule.steps - case.old.shape[1] + 1):
+        tried = replace(case, first_step=first)
+        try:
+            if first != case.first_step and tried.explains(lambda j: tried.log_prob(j, tried.given(j))):
+                return f"another first_step: latents[:, 0] is what step {first} takes, and this is {case.first_step}"
+        except Error:  # a step without noise
+            continue
     return None
 
 

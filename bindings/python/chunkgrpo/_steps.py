@@ -32,16 +32,6 @@ def plan_of(plan: Any) -> ChunkPlan:
         raise WrongType(f"plan must be a ChunkPlan or its sizes: {error}; are two arguments swapped?") from None
 
 
-def fitting_frames(sampler: Sampler, frames: int, first_step: int, shape: Any) -> None:
-    """Refuses latents with more frames than there are from first_step on: their first is not that of first_step."""
-    left = sampler.schedule.steps + 1 - first_step
-    if 0 <= first_step and frames > left:
-        raise InvalidArgument(
-            f"latents has shape {tuple(shape)}, which is {frames} frames; from first_step {first_step} on there are "
-            f"{left}. latents[:, 0] must be what step {first_step} takes"
-        )
-
-
 def needed(plan: ChunkPlan, batch: int, options: Mapping[str, Any]) -> NDArray[np.bool_]:
     """(B, S): the steps that a sample has selected and has. Their log-probabilities make the loss; no others are read.
     """
@@ -50,7 +40,7 @@ def needed(plan: ChunkPlan, batch: int, options: Mapping[str, Any]) -> NDArray[n
         chosen = selection_mask(options["selection"], batch, len(plan)) != 0
         steps &= np.repeat(chosen, plan.sizes, axis=1)
     if options.get("mask") is not None:
-        steps &= _arrays.doubles(options["mask"], "mask", steps.shape) != 0
+        steps &= _arrays.flags(options["mask"], "mask", steps.shape)
     if not steps.any():
         raise InvalidArgument("selection: no step is selected in any sample")
     return steps

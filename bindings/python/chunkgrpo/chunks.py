@@ -86,6 +86,9 @@ class ChunkPlan:
     def carried(self, source: Schedule, target: Schedule) -> ChunkPlan:
         """This plan, made for the schedule `source`, on the schedule `target`: each boundary at the step whose sigma is
         nearest to its own. A plan for T = 17 so becomes one for T = 50."""
+        for schedule, name in ((source, "source"), (target, "target")):
+            if not isinstance(schedule, Schedule):
+                raise WrongType(f"{name} must be a chunkgrpo.Schedule, not {type(schedule).__name__}")
         out = np.empty(len(self), np.int64)
         old, new = source.sigmas, target.sigmas
         check(lib.cgrpo_plan_carry(self._sizes, len(self), old, len(old), new, len(new), out))
@@ -127,6 +130,8 @@ class ChunkPlan:
     def weights(self, relative_l1: Any) -> Any:
         """(B, K) float64: mean of relative_l1 (B, S) over each chunk, plus 1e-8."""
         curve = _arrays.matrix(relative_l1, "relative_l1")
+        if len(curve) == self.steps != curve.shape[1]:
+            raise InvalidArgument(f"relative_l1 has shape {curve.shape}; it must be (B, {self.steps}), so transpose it")
         out = np.empty((len(curve), len(self)))
         check(lib.cgrpo_chunk_weights(curve, *curve.shape, self._sizes, len(self), out))
         return _arrays.given_back(out, relative_l1)
@@ -226,6 +231,8 @@ def selection_mask(selection: Any, batch: int, count: int) -> NDArray[np.uint8]:
         array = np.asarray(selection)
     except ValueError:  # ragged
         array = np.asarray(selection, object)
+    if array.dtype.kind == "O" and array.ndim == 2:  # numbers that were kept as objects
+        array = np.array(array.tolist())
     if array.dtype == np.bool_:
         if array.shape != (batch, count):
             raise InvalidArgument(f"selection has shape {array.shape}; it must be {(batch, count)}")
@@ -243,6 +250,8 @@ def selection_mask(selection: Any, batch: int, count: int) -> NDArray[np.uint8]:
         raise InvalidArgument(f"selection has {len(selection)} lists of chunks; the batch has {batch} samples")
     mask = np.zeros((batch, count), np.uint8)
     for i, row in enumerate(selection):
+        if any(isinstance(item, (bool, np.bool_)) for item in np.asarray(row, object).flat):
+            raise WrongType(f"selection[{i}] holds bools; a mask must be (B, K), {(batch, count)}")
         for j in _arrays.int64s(row, f"selection[{i}]"):
             chunk = integer(j, f"selection[{i}]", 0, count - 1)
             if mask[i, chunk]:

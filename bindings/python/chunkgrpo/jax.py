@@ -39,8 +39,9 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
-from . import _divergences, _steps, _storage, objective
+from . import _divergences, _self_check, _steps, _storage, objective
 from ._jax_host import call as _call
+from ._jax_host import on_trial
 from ._generated import ChunkLossKeywords, ChunkLossOptions, ChunkStats, Divergence
 from ._options import Unpack, documented
 from .chunks import ChunkPlan
@@ -219,6 +220,7 @@ def chunk_policy_loss(
     *,
     first_step: Any = 0,
     ratio_bias: Any = None,
+    check: bool = True,
     **options: Unpack[ChunkLossKeywords],
 ) -> ChunkLoss[jax.Array]:
     """`chunk_loss` of `log_probs` in one callback: differentiable in velocities (B, S, ...) and ratio_bias.
@@ -227,6 +229,9 @@ def chunk_policy_loss(
     `chunk_loss`. Only the steps that selection and mask leave to some sample are computed. All is float64 on the way,
     but that the new log-probabilities are rounded to the type of the old ones: so the ratio of the policy that sampled
     is exactly 1.
+
+    check  a sampler's first loss should have ratios of 1: where it has not, a RatioWarning names the cause that can be
+           found. False for off-policy training
     """
     plan = _steps.plan_of(plan)
     latents = _latents(latents, "latents", 2)
@@ -245,6 +250,9 @@ def chunk_policy_loss(
         new = known.astype(np.promote_types(old.dtype, np.float32))
         for run in _steps.runs(steps.any(0)):
             new[:, run] = sampler.log_probs(**_of_run(run, **of_steps))
+        if check and not on_trial():
+            first, x, v = (of_steps[name] for name in ("first_step", "latents", "velocities"))
+            _self_check.warn(sampler, x, known, new, steps, first_step=int(first), velocities=v)
         return objective.chunk_loss(new, plan=plan, **arguments)
 
     def vjp(*, grad_log_probs: Any, **given: Any) -> Any:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterable
 from ctypes import byref
 from dataclasses import dataclass
 from typing import Any, Generic, Optional, overload
@@ -26,7 +27,7 @@ from ._handle import Handle
 from ._library import lib, new
 from ._options import Unpack, documented, fill, record
 from ._scalars import integer, pair
-from ._steps import plan_of
+from ._steps import kept, plan_of
 from .chunks import ChunkPlan, chunk_weights, selection_mask
 from .errors import InvalidArgument, WrongType, check
 from .sampler import Sampler
@@ -97,7 +98,7 @@ def advantages(rewards: Any, group_size: Optional[int] = None, **options: Unpack
             f"{len(values)} makes one group of all rewards"
         )
     if given.get("present") is not None:
-        given["present"] = _arrays.doubles(given["present"], "present", values.shape) != 0
+        given["present"] = _arrays.flags(given["present"], "present", values.shape)
     count = values.shape[1] if values.ndim == 2 else 1
     struct = fill(AdvantageOptions, given, "advantages", shapes={"weights": (count,)}, positive=["group_size"])
     struct.reward_count = count
@@ -108,8 +109,11 @@ def advantages(rewards: Any, group_size: Optional[int] = None, **options: Unpack
 
 def _rewards(rewards: Any) -> Doubles:
     """As numbers; what is absent or masked is named."""
-    if isinstance(rewards, np.ma.MaskedArray):
-        raise WrongType("rewards is a masked array, whose mask would not be read; give the rewards that are there")
+    if np.ma.is_masked(rewards):
+        raise WrongType(
+            "rewards has masked elements, and the mask would be lost; give the rewards that are there, or of several per "
+            "sample rewards.filled(0) with present=~rewards.mask"
+        )
     try:
         return _arrays.doubles(rewards, "rewards")
     except WrongType:  # of objects, which numpy has found among them
@@ -130,7 +134,10 @@ def _group_ids(
     groups: Any, batch: int, numbers: Optional[dict[Any, int]] = None, name: str = "groups"
 ) -> NDArray[np.int64]:
     """A number for each distinct group, in order of appearance."""
-    names = groups.tolist() if hasattr(groups, "tolist") else list(groups)
+    names = groups.tolist() if hasattr(groups, "tolist") else list(groups) if isinstance(groups, Iterable) else groups
+    if not isinstance(names, list):
+        raise WrongType(f"{name} must hold one value for each sample, not {type(groups).__name__}")
+    names = [_group_id(group, f"{name}[{i}]") for i, group in enumerate(names)]
     if len(names) != batch:
         raise InvalidArgument(f"{name} has {len(names)} entries; there are rewards for {batch} samples")
     known: dict[Any, int] = {} if numbers is None else numbers
@@ -138,6 +145,17 @@ def _group_ids(
         return np.array([known.setdefault(group, len(known)) for group in names], np.int64)
     except TypeError as error:
         raise WrongType(f"{name} must hold hashable values, such as strings or numbers: {error}") from None
+
+
+def _group_id(group: Any, name: str) -> Any:
+    """One that equals those of the same group: tensors are compared by identity, and a NaN equals nothing."""
+    if hasattr(group, "ndim"):
+        if group.ndim:
+            raise WrongType(f"{name} is an array of shape {tuple(group.shape)}; groups must hold hashable values")
+        group = group.item()
+    if group != group:
+        raise InvalidArgument(f"{name} is {group!r}, which no other group equals")
+    return group
 
 
 @overload
@@ -289,6 +307,8 @@ def chunk_loss(
     plan = plan_of(plan)
     new_rows = _arrays.matrix(new_log_probs, "new_log_probs")
     batch, steps = shape = new_rows.shape
+    if batch == plan.steps != steps:
+        raise InvalidArgument(f"new_log_probs has shape {shape}; it must be (B, {plan.steps}), so transpose it")
     old = _arrays.doubles(old_log_probs, "old_log_probs", shape)
     advantage, level = _advantages_of(advantages, plan, batch)
     struct = _chunk_loss_options({"ratio_bias": ratio_bias, **options}, plan, batch, steps)
@@ -326,11 +346,11 @@ def _chunk_loss_options(given: dict[str, Any], plan: ChunkPlan, batch: int, step
     if given.get("selection") is not None:
         given["selection"] = selection_mask(given["selection"], batch, len(plan))
     if given.get("mask") is not None:
-        given["mask"] = _arrays.doubles(given["mask"], "mask", (batch, steps)) != 0
+        given["mask"] = _arrays.flags(given["mask"], "mask", (batch, steps))
     shapes: dict[str, Any] = {name: (batch, steps) for name in ("reference_log_probs", "ratio_bias", "divergence")}
     shapes["ratio_scale"] = (steps,)
     weights = given.pop("weights", None)
-    _distances(given.get("clip"))
+    distances(given.get("clip"))
     struct = fill(ChunkLossOptions, given, "chunk_loss", shapes=shapes, positive=["normaliser"])
     if weights is not None:
         values = chunk_weights(weights, batch, len(plan))
@@ -339,7 +359,7 @@ def _chunk_loss_options(given: dict[str, Any], plan: ChunkPlan, batch: int, step
     return struct
 
 
-def _distances(clip: Any) -> None:
+def distances(clip: Any) -> None:
     """Refuses a clip range that is given by its bounds."""
     if not isinstance(clip, (tuple, list)) or len(clip) != 2:
         return
@@ -363,7 +383,6 @@ def gcpo_weights(plan: ChunkPlan) -> NDArray[np.float64]:
 def tempflow_weights(plan: ChunkPlan, sampler: Sampler) -> NDArray[np.float64]:
     """Mean of the noise s over the steps of each chunk, divided by its mean over all trained steps: (K,), for
     `chunk_loss`'s weights (TempFlow-GRPO, arXiv 2508.04324, with chunks of one step)."""
-    plan = plan_of(plan)
-    weights = np.empty(len(plan))
-    check(lib.cgrpo_tempflow_weights(sampler._handle, plan.sizes, len(plan), weights))
+    plan, weights = plan_of(plan), np.empty(len(plan_of(plan)))
+    check(lib.cgrpo_tempflow_weights(kept(sampler)._handle, plan.sizes, len(plan), weights))
     return weights

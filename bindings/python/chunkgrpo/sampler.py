@@ -17,7 +17,7 @@ from ._generated import Dynamics, SamplerKeywords, SamplerOptions, StepExtras
 from ._handle import Handle
 from ._library import lib, new
 from ._options import Unpack, changed, documented, fill, read
-from ._scalars import integer, real
+from ._scalars import function, integer, real
 from .errors import check
 from .noise import source
 from .schedule import Schedule
@@ -330,6 +330,7 @@ class Sampler:
         noise: Optional[AnyArray] = None,
     ) -> Trajectory[A]:
         """All T steps from x_init. `velocity(latents, sigma, step)` is the model; see `Trajectory.advance`."""
+        function(velocity, "velocity")
         trajectory = self.begin(x_init, seed=seed, sample_ids=sample_ids, noise=noise)
         trajectory.advance(velocity)
         return trajectory
@@ -347,8 +348,9 @@ class Sampler:
         latents     (B, n + 1, ...), or more steps, of which the first n + 1 count: `Trajectory.latents` will do
         velocities  (B, n, ...): the policy to be judged, at these latents
         """
-        x, v = _arrays.borrow_trajectories(latents, velocities)
-        out, first = np.empty(v.shape[:2]), integer(first_step, "first_step")
+        first = integer(first_step, "first_step")
+        x, v = _arrays.borrow_trajectories(latents, velocities, self.schedule.steps, first)
+        out = np.empty(v.shape[:2])
         check(lib.cgrpo_trajectory_log_probs(self._handle, first, x.tensor(2), v.tensor(2), out))
         return x.give(out)
 
@@ -358,9 +360,9 @@ class Sampler:
 
         Steps whose gradient is zero (chunk not selected, or clipped) cost nothing but the zeros.
         """
-        x, v = _arrays.borrow_trajectories(latents, velocities)
-        upstream = _arrays.doubles(grad_log_probs, "grad_log_probs", v.shape[:2])
-        grad, first = v.new(), integer(first_step, "first_step")
+        first = integer(first_step, "first_step")
+        x, v = _arrays.borrow_trajectories(latents, velocities, self.schedule.steps, first)
+        grad, upstream = v.new(), _arrays.doubles(grad_log_probs, "grad_log_probs", v.shape[:2])
         at = x.tensor(2), v.tensor(2), upstream, grad.tensor(2)
         check(lib.cgrpo_trajectory_log_probs_vjp(self._handle, first, *at))
         result: A = grad.result()

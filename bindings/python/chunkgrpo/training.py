@@ -37,6 +37,7 @@ from ._library import lib, new
 from ._options import Unpack, documented, fill, read, record
 from ._scalars import choice, function, real, seed_number
 from .chunks import ChunkPlan
+from .objective import distances
 from .errors import Error, InvalidArgument, WrongType, check
 
 Reward = Callable[[Array, Array], ArrayLike]
@@ -83,6 +84,7 @@ class Trainer:
         given: dict[str, Any] = {"latent_size": latent_size, "condition_size": condition_size, **options}
         if given.get("chunk_sizes") is not None:
             given["chunk_sizes"] = ChunkPlan(given["chunk_sizes"]).sizes
+        distances(given.get("clip"))
         handle = Handle(lib.cgrpo_trainer_destroy)
         check(lib.cgrpo_trainer_create(fill(TrainerOptions, given, "Trainer"), handle.slot()))
         self._own(handle)

@@ -7,11 +7,13 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from .._frameworks import refuse_arrays
 from ..errors import InvalidArgument, WrongType
 
 
 def checked(value: Any, name: str) -> Tensor:
     if not isinstance(value, Tensor):
+        refuse_arrays(value, name)
         raise WrongType(f"{name} must be a torch.Tensor, not {type(value).__name__}")
     return value
 

@@ -13,7 +13,7 @@ from .. import objective as _objective
 from .._generated import ChunkLossKeywords, ChunkLossOptions, ChunkStats, Divergence
 from .._options import Unpack, documented
 from .._scalars import integer
-from .._steps import fitting_frames, frames, kept, needed, plan_of, readable, runs
+from .._steps import frames, kept, needed, plan_of, readable, runs
 from ..chunks import ChunkPlan
 from ..errors import InvalidArgument
 from ..sampler import Sampler
@@ -27,7 +27,7 @@ def eager(function: Function) -> Function:
     return cast(Function, torch.compiler.disable(function))  # type: ignore[no-untyped-call]
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class ChunkLoss:
     """The result of `chunk_loss`, `chunk_policy_loss` and `streamed_backward`."""
 
@@ -65,7 +65,7 @@ def log_prob(
     latents, next_latents = constant(latents, "latents"), constant(next_latents, "next_latents")
     previous_image = None if previous_image is None else constant(previous_image, "previous_image")
     floating(velocity, "velocity")
-    call = _Step(sampler, step, guidance)
+    call = _Step(kept(sampler), step, guidance)
     return _apply(_LogProb, velocity, unconditional, call, latents, next_latents.to(latents.dtype), previous_image)
 
 
@@ -96,7 +96,7 @@ def step(
     floating(velocity, "velocity")
     if sum(source is not None for source in (noise, generator, seed)) > 1:
         raise InvalidArgument("noise, generator and seed exclude each other; give one of them")
-    stochastic = sampler.coefficients(step).s > 0
+    stochastic = kept(sampler).coefficients(step).s > 0
     if noise is not None:
         noise = constant(noise, "noise").to(latents.dtype)
     elif seed is None and stochastic:
@@ -337,7 +337,7 @@ def chunk_policy_loss(
             f"old_log_probs has shape {tuple(old.shape)} and velocities {tuple(v.shape)}; for a plan over {plan.steps} "
             f"steps they must be {(len(x), plan.steps)} and {(len(x), plan.steps, *x.shape[2:])}"
         )
-    fitting_frames(sampler, x.shape[1], integer(first_step, "first_step", 0), x.shape)
+    _arrays.fitting_frames(sampler.schedule.steps, x.shape[1], integer(first_step, "first_step", 0), x.shape)
     steps = needed(plan, len(x), options)
     columns = runs(steps.any(0))
     new = _apply(_LogProbs, v, sampler, x, first_step, columns)

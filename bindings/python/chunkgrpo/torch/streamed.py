@@ -15,10 +15,10 @@ from .. import _arrays, _self_check
 from .. import objective as _objective
 from .._generated import ChunkLossKeywords, ChunkLossOptions
 from .._options import Unpack, documented
-from .._scalars import function, integer
-from .._steps import fitting_frames, kept, needed, plan_of, readable
+from .._scalars import bare, function, integer
+from .._steps import kept, needed, plan_of, readable
 from ..chunks import ChunkPlan
-from ..errors import InvalidArgument, WrongType
+from ..errors import InvalidArgument, NonFinite, WrongType
 from ..sampler import Sampler
 from ._tensors import constant, floating
 from .autograd import ChunkLoss, eager
@@ -147,7 +147,7 @@ class _Policy:
         if latents.ndim < 2 or latents.shape[1] <= plan.steps:
             raise InvalidArgument(
                 f"latents has shape {tuple(latents.shape)}; for a plan over {plan.steps} steps it must be (B, n, ...) "
-                f"with n > {plan.steps}"
+                f"with n > {plan.steps}{_arrays.STEPS_FIRST if len(latents) > plan.steps else ''}"
             )
         if old.shape != (len(latents), plan.steps):
             raise InvalidArgument(
@@ -156,7 +156,7 @@ class _Policy:
         self.first_step = first = integer(self.first_step, "first_step", 0)
         if first + plan.steps > steps:
             raise InvalidArgument(f"{plan.steps} steps from first_step {first} on end beyond the schedule's {steps}")
-        fitting_frames(self.sampler, latents.shape[1], first, latents.shape)
+        _arrays.fitting_frames(steps, latents.shape[1], first, latents.shape)
         return old
 
     def run(self, j: int) -> tuple[Tensor, Optional[Tensor], Tensor]:
@@ -184,13 +184,15 @@ class _Policy:
     def added(self, v: Tensor, x: Tensor, step: int) -> Tensor:
         """The penalty of a step."""
         penalty: Any = self.penalty
-        value = penalty(v, x, float(self.sampler.schedule.sigmas[step]), step)
-        if not isinstance(value, Tensor):
-            raise WrongType(f"the penalty returned must be a 0-dim torch.Tensor, not {type(value).__name__}")
-        if value.ndim:
-            shape = tuple(value.shape)
-            raise InvalidArgument(f"the penalty returned has shape {shape}; it must be 0-dim: take its mean")
+        value = _returned(penalty(v, x, float(self.sampler.schedule.sigmas[step]), step), "the penalty returned", ())
+        if not value.isfinite():
+            raise NonFinite(f"the penalty returned for step {step} is {value.item()}")
         return value
+
+    def bias(self, v: Tensor, step: int) -> Tensor:
+        """The ratio bias of a step. The loss names what is not finite."""
+        ratio_bias: Any = self.ratio_bias
+        return _returned(ratio_bias(v, step), "the ratio_bias returned", (len(v),))
 
     @torch.no_grad()
     def judge(self, columns: list[int], old: Tensor) -> tuple[Tensor, Optional[Tensor]]:
@@ -202,8 +204,8 @@ class _Policy:
             self.random[j] = get_device_states(self.latents), torch.get_rng_state()
             v, u, x = self.run(j)
             new[:, j] = self.sampler.log_prob(step, x, v.to(x.dtype), self.latents[:, j + 1], **self.extras(u))
-            if self.ratio_bias is not None and biases is not None:
-                biases[:, j] = self.ratio_bias(v, step)
+            if biases is not None:
+                biases[:, j] = self.bias(v, step)
             del v, u
         # autocast remembers the weights that it has cast, here without their graph.
         torch.clear_autocast_cache()
@@ -219,7 +221,7 @@ class _Policy:
         pairs = [(v, vjp)] if u is None else [(v, vjp[0]), (u, vjp[1])]
         pairs = [pair for pair in pairs if pair[0].requires_grad]  # the unconditional one may be of a frozen model
         if self.ratio_bias is not None:
-            pairs.append((self.ratio_bias(v, step), grad_bias))
+            pairs.append((self.bias(v, step), grad_bias))
         added: Any = 0
         if self.penalty is not None:
             pairs.append((self.added(v, x, step), factor))
@@ -231,21 +233,27 @@ class _Policy:
 
 def _velocities(value: Any) -> tuple[Any, Any]:
     """(velocity, None), or the pair (conditional, unconditional); what else models return is named."""
-    name = "the velocity returned"
     if isinstance(value, Tensor):
         return value, None
-    if value is None:
-        raise WrongType(f"{name} is None; is a `return` missing?")
-    if hasattr(value, "sample") and isinstance(value.sample, Tensor):  # diffusers' outputs, which are no tuples
-        raise WrongType(f"{name} is a {type(value).__name__}; return its .sample")
-    if isinstance(value, tuple) and len(value) == 2:
+    if isinstance(value, tuple) and len(value) == 2 and isinstance(value[0], Tensor):
         return value
-    if isinstance(value, (tuple, list)) and value and isinstance(value[0], Tensor):
-        raise InvalidArgument(
-            f"{name} is a {type(value).__name__} of {len(value)}; return its [0], or the pair "
-            "(conditional, unconditional)"
-        )
-    raise WrongType(f"{name} must be a torch.Tensor, not {type(value).__name__}")
+    bare(value, "the velocity returned", "the pair (conditional, unconditional)")
+    raise WrongType(f"the velocity returned a {type(value).__name__}; it must return a torch.Tensor")
+
+
+def _returned(value: Any, name: str, shape: tuple[int, ...]) -> Tensor:
+    """What a callback returned, checked before anything is added to the gradients."""
+    kind = "0-dim torch.Tensor" if not shape else f"torch.Tensor of shape {shape}"
+    if not isinstance(value, Tensor):
+        raise WrongType(f"{name} must be a {kind}, not {type(value).__name__}")
+    if value.shape != shape:
+        hint = "" if shape else ": take its mean"
+        raise InvalidArgument(f"{name} has shape {tuple(value.shape)}; it must be {shape or '0-dim'}{hint}")
+    if value.is_meta:
+        raise WrongType(f"{name} is on the meta device and has no elements")
+    if torch.is_grad_enabled() and not value.requires_grad:
+        raise InvalidArgument(f"{name} has no graph to go back through: make it of the velocity, outside of no_grad")
+    return floating(value, name)
 
 
 @contextlib.contextmanager
