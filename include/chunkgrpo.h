@@ -250,7 +250,27 @@ enum {
     CGRPO_DYNAMICS_DPM_ODE = 6,
     /* Flow-SDE's form with g = m + (sigma_1 - m) sigma, m = wan_sigma_min, no eta (Flow-GRPO's Wan script, where m is
        0; Flash-GRPO, arXiv 2605.15980) */
-    CGRPO_DYNAMICS_WAN_SDE = 7
+    CGRPO_DYNAMICS_WAN_SDE = 7,
+
+    /* The other published samplers have the form of CPS, with another q and s (q^2 + s^2 = sigma'^2), or of Flow-SDE,
+       with another g. docs/samplers.md has them in one table. */
+
+    /* CPS with q = sigma' e^(-h eta^2/2), the exact reverse SDE; eta = sqrt(2) is first-order DPM_SDE (Precise, arXiv
+       2605.23522; Tencent-Hunyuan/Precise) */
+    CGRPO_DYNAMICS_PRECISE = 8,
+    /* CPS with q = sigma' exp(-eta^2/2 (1/sigma' - 1/sigma)) (Precise's dance_precise) */
+    CGRPO_DYNAMICS_PRECISE_DANCE = 9,
+    /* g sqrt(d) = eta sqrt(ln((1 - sigma')/(1 - sigma*)) - d), sigma* = min(sigma, 1 - 3e-3): Flow-SDE with its
+       variance integrated. Refused where a step ends within 3e-3 of 1 and that is negative (SAGE-GRPO;
+       Tencent-Hunyuan/SAGE-GRPO sage_grpo with sde_solver) */
+    CGRPO_DYNAMICS_SAGE = 10,
+    /* g = eta (m + (sigma_1 - m) sigma): the Wan SDE with an eta (Flash-GRPO; Tencent-Hunyuan/UniRL) */
+    CGRPO_DYNAMICS_FLASH_SDE = 11,
+    /* CPS with q = sigma'/(1 + eta): EDM's churn, eta is gamma (arXiv 2206.00364; FDFO, arXiv 2603.12893) */
+    CGRPO_DYNAMICS_EDM_CHURN = 12,
+    /* CPS with q = 0, no eta: the predicted image with new noise (consistency models; CM-GRPO, arXiv 2605.15190;
+       mvp-ai-lab/RAVEN) */
+    CGRPO_DYNAMICS_CONSISTENCY = 13
 };
 
 typedef int32_t cgrpo_log_prob_form;
@@ -270,8 +290,8 @@ typedef struct cgrpo_sampler_options {
     size_t struct_size;
     cgrpo_dynamics dynamics;           /* CGRPO_DYNAMICS_FLOW_SDE */
     cgrpo_log_prob_form log_prob_form; /* CGRPO_LOG_PROB_FORM_GAUSSIAN */
-    double eta;                        /* 0.7; >= 0; for CPS at most 1 */
-    double wan_sigma_min;              /* 0; in [0, 1]; for the Wan SDE */
+    double eta;                        /* 0.7; >= 0; for CPS at most 1; for EDM_CHURN it is gamma */
+    double wan_sigma_min;              /* 0; in [0, 1]; for WAN_SDE and FLASH_SDE */
     cgrpo_last_step last_step;         /* CGRPO_LAST_STEP_AS_OTHERS */
     int32_t threads;                   /* 1; 0 ... 256, 0 = one per core. The results are the same for any number. */
     const double *etas;                /* null, or one for each of the T steps instead of eta */

@@ -25,6 +25,9 @@ SAMPLERS = {
     "cps, squared error": cg.Sampler(SCHEDULE, "cps", 0.8, log_prob="squared_error"),
     "dpm_sde": cg.Sampler(SCHEDULE, "dpm_sde"),
     "wan_sde": cg.Sampler(SCHEDULE, "wan_sde"),
+    "sage": cg.Sampler(SCHEDULE, "sage"),
+    "precise": cg.Sampler(SCHEDULE, "precise"),
+    "consistency": cg.Sampler(SCHEDULE, "consistency"),
 }
 TYPES = {"float32": torch.float32, "float64": torch.float64, "bfloat16": torch.bfloat16, "float16": torch.float16}
 types = pytest.mark.parametrize("dtype", TYPES.values(), ids=TYPES)

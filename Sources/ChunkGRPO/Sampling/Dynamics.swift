@@ -31,9 +31,28 @@ public enum Dynamics: Int32, Sendable, CaseIterable {
   /// Flow-SDE's form with g = σ_min + (σ_1 − σ_min)·σ (Flow-GRPO's Wan script, where σ_min is 0; Flash-GRPO, arXiv
   /// 2605.15980). Has no η.
   case wanSDE = 7
+  /// CPS whose noise is that of the exact reverse SDE (Precise, arXiv 2605.23522). η = √2 is first-order `dpmSDE`.
+  case precise = 8
+  /// The same for Dance-SDE's constant g (Precise's code, `dance_precise`).
+  case preciseDance = 9
+  /// Flow-SDE whose variance is integrated over the step (SAGE-GRPO; its code's `sage_grpo` with `sde_solver`).
+  case sage = 10
+  /// Wan's SDE with η: g = η·(σ_min + (σ_1 − σ_min)·σ) (Flash-GRPO, arXiv 2605.15980; Tencent-Hunyuan/UniRL).
+  case flashSDE = 11
+  /// CPS with EDM's churn γ = η, any number ≥ 0: the step goes past σ' and comes back by new noise (arXiv 2206.00364;
+  /// FDFO, arXiv 2603.12893, `edm_step`).
+  case edmChurn = 12
+  /// CPS whose noise is all new: the predicted image, noised anew (consistency models; CM-GRPO, arXiv 2605.15190). Has
+  /// no η.
+  case consistency = 13
 
   /// Whether η = 0, not another case, makes it deterministic.
-  var followsEta: Bool { self == .flowSDE || self == .danceSDE || self == .cps }
+  package var followsEta: Bool {
+    switch self {
+    case .flowSDE, .danceSDE, .cps, .precise, .preciseDance, .sage, .flashSDE, .edmChurn: true
+    case .ode, .dpmSDE, .dpmODE, .wanSDE, .consistency: false
+    }
+  }
 }
 
 /// The sigmas that the numbers of a step depend on.
@@ -46,6 +65,8 @@ struct StepSigmas {
   let afterFirst: Double
 
   var delta: Double { sigma - next }
+  /// e^{−h} for h = λ' − λ, λ = ln((1−σ)/σ): 0 at both ends of the schedule.
+  var decay: Double { (1 - sigma) / sigma * (next / (1 - next)) }
 }
 
 extension Dynamics {
@@ -58,22 +79,33 @@ extension Dynamics {
       return .sde(at, g: eta)
     case .wanSDE:
       return .sde(at, g: options.wanSigmaMin + (at.afterFirst - options.wanSigmaMin) * at.sigma)
+    case .flashSDE:
+      return .sde(at, g: eta * (options.wanSigmaMin + (at.afterFirst - options.wanSigmaMin) * at.sigma))
+    case .sage:
+      // ∫ σ/(1 − σ) dσ over the step, away from its pole at σ = 1.
+      let variance = log((1 - at.next) / (1 - min(at.sigma, 1 - 3e-3))) - at.delta
+      return .sde(at, g: eta * (variance / at.delta).squareRoot())
     case .cps:
       let s = at.next * sin(.pi * eta / 2)
       // (σ' − s)(σ' + s), not σ'² − s²: exact at η = 1, and never negative.
-      let q = ((at.next - s) * (at.next + s)).squareRoot()
-      return StepCoefficients(a: (1 - at.next) + q, b: -at.sigma * (1 - at.next) + (1 - at.sigma) * q, s: s)
+      return .preserving(at, kept: ((at.next - s) * (at.next + s)).squareRoot(), s: s)
+    case .precise:
+      return .preserving(at, logKept: eta == 0 ? 0 : eta * eta / 2 * log(at.decay))
+    case .preciseDance:
+      return .preserving(at, logKept: eta == 0 ? 0 : -eta * eta / 2 * (1 / at.next - 1 / at.sigma))
+    case .edmChurn:
+      return .preserving(at, logKept: -log1p(eta))
+    case .consistency:
+      return .preserving(at, kept: 0, s: at.next)
     case .ode:
       return StepCoefficients(a: 1, b: -at.delta, s: 0)
     case .dpmSDE:
-      // e^{−h} for h = λ' − λ, λ = ln((1−σ)/σ): 0 at both ends of the schedule.
-      let decay = (1 - at.sigma) / at.sigma * (at.next / (1 - at.next))
+      let decay = at.decay
       return .dpm(
         at, keep: at.next / at.sigma * decay, image: (1 - at.next) * (1 - decay * decay),
         s: at.next * (1 - decay * decay).squareRoot())
     case .dpmODE:
-      let decay = (1 - at.sigma) / at.sigma * (at.next / (1 - at.next))
-      return .dpm(at, keep: at.next / at.sigma, image: (1 - at.next) * (1 - decay), s: 0)
+      return .dpm(at, keep: at.next / at.sigma, image: (1 - at.next) * (1 - at.decay), s: 0)
     }
   }
 }
@@ -84,6 +116,16 @@ extension StepCoefficients {
     let drift = g * g / (2 * at.sigma)
     return StepCoefficients(
       a: 1 - drift * at.delta, b: -at.delta * (1 + drift * (1 - at.sigma)), s: g * at.delta.squareRoot())
+  }
+
+  /// x' = (1 − σ')·x0 + kept·x1 + s·ε with x0 = x − σ·v, x1 = x + (1 − σ)·v and kept² + s² = σ'² (FlowCPS).
+  fileprivate static func preserving(_ at: StepSigmas, kept: Double, s: Double) -> StepCoefficients {
+    StepCoefficients(a: (1 - at.next) + kept, b: -at.sigma * (1 - at.next) + (1 - at.sigma) * kept, s: s)
+  }
+
+  /// The same by the logarithm of kept/σ'.
+  fileprivate static func preserving(_ at: StepSigmas, logKept: Double) -> StepCoefficients {
+    .preserving(at, kept: at.next * exp(logKept), s: at.next * (-expm1(2 * logKept)).squareRoot())
   }
 
   /// x' = keep·x + image·x0 + ½·image·(x0 − h)/r0 + s·ε with x0 = x − σ·v (DPM-Solver++, midpoint).

@@ -77,6 +77,10 @@ public struct Sampler: Sendable {
           sigma: sigmas[k], next: sigmas[k + 1], previous: o.dpmOrder == 2 && k > 0 && !last ? sigmas[k - 1] : nil,
           afterFirst: sigmas[1]), o, eta: dynamics.followsEta ? eta : 0)
       try require(
+        dynamics != .sage || !c.s.isNaN,
+        "dynamics = sage: step \(k) ends at sigma \(sigmas[k + 1]), within 3e-3 of 1, where SAGE's variance is negative: "
+          + "take fewer steps, a smaller shift or flow_sde")
+      try require(
         Float(c.a).isFinite && Float(c.b).isFinite && Float(c.s).isFinite && Float(c.c).isFinite,
         "eta = \(eta) makes step \(k), from sigma \(sigmas[k]) to \(sigmas[k + 1]), overflow")
       result.values[k] = c

@@ -17,9 +17,9 @@ public enum LastStep: Int32, Sendable {
 /// How a sampler steps.
 public struct SamplerOptions: Options {
   public var dynamics = Dynamics.flowSDE
-  /// Noise scale, ≥ 0; for CPS at most 1. DPM-Solver++ has none.
+  /// Noise scale, ≥ 0; for CPS at most 1; γ for `.edmChurn`. DPM-Solver++, `.wanSDE` and `.consistency` have none.
   public var eta = 0.7
-  /// The noise scale of Wan's SDE falls from σ_1 to this, in [0, 1]. For `.wanSDE` only.
+  /// The noise scale of Wan's SDE falls from σ_1 to this, in [0, 1]. For `.wanSDE` and `.flashSDE` only.
   public var wanSigmaMin = 0.0
   /// One for each of the T steps instead of `eta`.
   public var etas: Numbers<Double>?
@@ -50,8 +50,8 @@ extension SamplerOptions {
       try check(eta: eta, "eta")
     }
     try require(
-      (0...1).contains(wanSigmaMin) && (wanSigmaMin == 0 || dynamics == .wanSDE),
-      "wan_sigma_min = \(wanSigmaMin) is for wan_sde alone, and in [0, 1]")
+      (0...1).contains(wanSigmaMin) && (wanSigmaMin == 0 || dynamics == .wanSDE || dynamics == .flashSDE),
+      "wan_sigma_min = \(wanSigmaMin) is for wan_sde and flash_sde alone, and in [0, 1]")
     try require((1...2).contains(dpmOrder), "dpm_order = \(dpmOrder) is neither 1 nor 2")
     for (name, dynamics) in [("outside", outside), ("after", after ?? outside)] {
       try require(

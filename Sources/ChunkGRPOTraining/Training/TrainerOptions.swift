@@ -100,7 +100,7 @@ extension TrainerOptions {
   func check() throws {
     try requireBounds("steps", steps, 2...10_000)
     try require(
-      [.flowSDE, .danceSDE, .cps].contains(dynamics), "dynamics: the trainer takes flow_sde, dance_sde or cps")
+      dynamics.followsEta, "dynamics: the trainer takes a sampler with an eta, such as flow_sde, dance_sde or cps")
     try require(eta > 0, "eta = \(eta) must be positive: without noise there is nothing to train")
     try requireBounds("group_size", groupSize, 2...1 << 20)
     try require(chunkFraction > 0 && chunkFraction <= 1, "chunk_fraction = \(chunkFraction) is outside (0, 1]")

@@ -45,8 +45,14 @@ ScheduleShift = Literal["static", "exponential", "linear"]
 SCHEDULE_SPACING = {"shifted": 1, "karras": 2, "exponential": 3, "beta": 4}
 ScheduleSpacing = Literal["shifted", "karras", "exponential", "beta"]
 
-DYNAMICS = {"flow_sde": 1, "dance_sde": 2, "cps": 3, "ode": 4, "dpm_sde": 5, "dpm_ode": 6, "wan_sde": 7}
-Dynamics = Literal["flow_sde", "dance_sde", "cps", "ode", "dpm_sde", "dpm_ode", "wan_sde"]
+DYNAMICS = {
+    "flow_sde": 1, "dance_sde": 2, "cps": 3, "ode": 4, "dpm_sde": 5, "dpm_ode": 6, "wan_sde": 7,
+    "precise": 8, "precise_dance": 9, "sage": 10, "flash_sde": 11, "edm_churn": 12, "consistency": 13
+}
+Dynamics = Literal[
+    "flow_sde", "dance_sde", "cps", "ode", "dpm_sde", "dpm_ode", "wan_sde", "precise", "precise_dance",
+    "sage", "flash_sde", "edm_churn", "consistency"
+]
 
 LOG_PROB_FORM = {"gaussian": 1, "squared_error": 2}
 LogProbForm = Literal["gaussian", "squared_error"]
@@ -580,7 +586,7 @@ class SamplerKeywords(TypedDict, total=False):
     log_prob: LogProbForm
     """'gaussian'"""
     wan_sigma_min: float
-    """0; in [0, 1]; for the Wan SDE"""
+    """0; in [0, 1]; for WAN_SDE and FLASH_SDE"""
     last_step: LastStep
     """'as_others'"""
     threads: int

@@ -89,7 +89,7 @@ class FlowMatchSDEScheduler(FlowMatchEulerDiscreteScheduler):
 
     The first arguments, and every schedule that follows from them, are diffusers'. The others are those of `Sampler`:
 
-    dynamics   "flow_sde", "dance_sde", "cps", "ode", "dpm_sde", "dpm_ode" or "wan_sde"
+    dynamics   as in `Sampler`: "flow_sde", "dance_sde", "cps", "ode", "precise" ...
     eta        noise scale, >= 0; 0 gives the image of diffusers' own scheduler
     log_prob   "gaussian" or "squared_error"
     last_step  "ode": the last step, which is not trained, takes no noise (GCPO, DanceGRPO); "as_others" (Flow-GRPO)

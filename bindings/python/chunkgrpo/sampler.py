@@ -51,11 +51,12 @@ class Sampler:
 
     schedule   a Schedule
     dynamics   "flow_sde" (Flow-GRPO, GCPO), "dance_sde" (DanceGRPO), "cps" (FlowCPS), "ode"; "dpm_sde", "dpm_ode"
-               (DPM-Solver++) and "wan_sde" (Flow-GRPO's Wan script), which have no eta
-    eta        noise scale, >= 0; for "cps" at most 1
+               (DPM-Solver++) and "wan_sde" (Flow-GRPO's Wan script), which have no eta; "precise", "precise_dance",
+               "sage", "flash_sde", "edm_churn" and "consistency" (no eta): docs/samplers.md has their formulas
+    eta        noise scale, >= 0; for "cps" at most 1; for "edm_churn" it is gamma
     log_prob   "gaussian": -|x' - m|^2 / (2 D s^2) - ln s - ln(2 pi)/2; "squared_error": -mean (x' - m)^2, which is
                what Flow-GRPO and Flow-Factory use with CPS. Both are means over the D elements of a sample
-    wan_sigma_min  in [0, 1]: what the noise scale of "wan_sde" falls to, from sigma_1 (Flash-GRPO)
+    wan_sigma_min  in [0, 1]: what the noise scale of "wan_sde" and "flash_sde" falls to, from sigma_1
     last_step  "as_others" (Flow-GRPO), or "ode": the last step takes no noise (GCPO, DanceGRPO)
     threads    0 = one per core; the results are the same for any number
     etas       (T,) instead of eta
