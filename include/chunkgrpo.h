@@ -706,8 +706,18 @@ enum {
                                         (CISPO, arXiv 2506.13585; verl). TRL caps from above only, at its
                                         epsilon_high: clip_low 1, clip_high epsilon_high - 1. Excludes ratio_bias
                                         and ratio_scale */
-    CGRPO_SURROGATE_DIVERGENCE_MASK = 5 /* -A rho, or 0 where divergence_j >= divergence_threshold and rho has moved the
-                                           advantage's way: up where A > 0, down where A < 0 (Flow-DPPO; verl-omni) */
+    /* -A rho, or 0 where divergence_j >= divergence_threshold and rho has moved the advantage's way: up where A > 0,
+     * down where A < 0 (Flow-DPPO; verl-omni) */
+    CGRPO_SURROGATE_DIVERGENCE_MASK = 5,
+    /* -A rho + |A| (rho - 1)^2 / (2 eps), with eps = low where rho < 1 and high above, both > 0 (SPO, arXiv
+     * 2401.16025): lowest where the clip would begin */
+    CGRPO_SURROGATE_SPO = 6,
+    /* -A (4 / tau) sigmoid(tau (rho - 1)), with tau by the sign of A (SAPO, arXiv 2511.20347; TRL) */
+    CGRPO_SURROGATE_SAPO = 7,
+    /* -A phi(w) l_j_new, with no gradient through phi(w) = exp(lambda) w^k exp(-lambda w); w = rho^n is the product of
+     * the chunk's n step ratios; k and lambda go by the sign of A (VESPO; TRL, with one chunk over everything).
+     * Excludes ratio_bias and ratio_scale */
+    CGRPO_SURROGATE_VESPO = 8
 };
 
 /* From delta = l_ref - l_new; KL(policy, reference). */
@@ -772,6 +782,14 @@ typedef struct cgrpo_chunk_loss_options {
     int32_t reserved;                  /* 0 */
     cgrpo_advantage_level advantage_level; /* CGRPO_ADVANTAGE_LEVEL_SAMPLE */
     int32_t reserved2;                     /* 0 */
+    const double *kl_weights;    /* null: 1; (B), >= 0: factors of kl for each sample (GARDO, arXiv 2512.24138:
+                                    1 where the reward is uncertain, else 0) */
+    double sapo_temperature_pos; /* 1; > 0: tau where A > 0. For SAPO; the others are TRL's too */
+    double sapo_temperature_neg; /* 1.05; > 0: tau elsewhere */
+    double vespo_k_pos;          /* 2; >= 0: k where A >= 0. For VESPO */
+    double vespo_lambda_pos;     /* 3; > 0: lambda where A >= 0 */
+    double vespo_k_neg;          /* 3; >= 0: k elsewhere */
+    double vespo_lambda_neg;     /* 2; > 0: lambda elsewhere */
 } cgrpo_chunk_loss_options;
 
 void cgrpo_chunk_loss_options_init(cgrpo_chunk_loss_options *options, size_t struct_size);

@@ -132,6 +132,13 @@ extension cgrpo_chunk_loss_options: OptionStruct {
     .reserved(\.reserved),
     .choice("advantage_level", \.advantage_level, \.advantageLevel),
     .reserved(\.reserved2),
+    .array("kl_weights", \.kl_weights, \.klWeights) { ($1.samples, 1) },
+    .number(\.sapo_temperature_pos, \.sapo.positive),
+    .number(\.sapo_temperature_neg, \.sapo.negative),
+    .number(\.vespo_k_pos, \.vespo.k),
+    .number(\.vespo_lambda_pos, \.vespo.lambda),
+    .number(\.vespo_k_neg, \.vespo.kNegative),
+    .number(\.vespo_lambda_neg, \.vespo.lambdaNegative),
   ]
 }
 

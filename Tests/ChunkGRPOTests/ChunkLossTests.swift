@@ -203,7 +203,9 @@ struct ChunkLossTests {
         #expect(number.isFinite)
       }
     }
-    for change in [{ $0.kl = 0 }, { ($0.surrogate, $0.clip) = (.unclipped, .gcpo) }] as [(inout ChunkLossOptions) -> Void] {
+    for change in [{ $0.kl = 0 }, { ($0.surrogate, $0.clip) = (.unclipped, .gcpo) }]
+      as [(inout ChunkLossOptions) -> Void]
+    {
       #expect(error { _ = try loss(1000, -2, change) }?.message.contains("ratio of sample 0, chunk 0") == true)
     }
     #expect(error { _ = try loss(-1000, 2) { $0.kl = 0.1 } }?.message.contains("KL estimate") == true)

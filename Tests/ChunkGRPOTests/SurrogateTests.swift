@@ -27,7 +27,9 @@ struct SurrogateTests {
       new = zip(old, next(size)).map { $0 + 0.3 * $1 }
       advantages = next(batch)
       options.surrogate = surrogate
-      if surrogate != .unclipped && surrogate != .divergenceMask { options.clip = ClipRange(low: 0.08, high: 0.05) }
+      if ![.unclipped, .divergenceMask, .sapo, .vespo].contains(surrogate) {
+        options.clip = ClipRange(low: 0.08, high: 0.05)
+      }
       if surrogate == .clipped {
         if coin() {
           options.ratioCap = 1.02 + abs(next(1)[0]) / 10
@@ -47,13 +49,15 @@ struct SurrogateTests {
       }
       options.average = [.chunk, .sample, .step][Int(seed / 2) % 3]
       if coin() { options.normaliser = 7 }
-      if coin() { options.mask = Flags([true, true, true, true, true, true] + next(size).dropFirst(6).map { $0 > -0.5 }) }
+      if coin() {
+        options.mask = Flags([true, true, true, true, true, true] + next(size).dropFirst(6).map { $0 > -0.5 })
+      }
       if coin() {
         let all = [true] + next(batch * count - 1).map { $0 > -0.5 }
         options.selection = Flags(all)
       }
       if coin() { options.weights = Numbers(next(coin() ? count : batch * count).map { abs($0) }) }
-      if surrogate != .cispo {
+      if surrogate != .cispo && surrogate != .vespo {
         if coin() { options.ratioBias = Numbers(next(size).map { 0.1 * abs($0) }) }
         if coin() { options.ratioScale = Numbers(next(6).map { abs($0) }) }
       }
@@ -61,20 +65,31 @@ struct SurrogateTests {
         options.advantageLevel = coin() ? .chunk : .step
         advantages = next(batch * options.advantageLevel.row(plan))
       }
+      if coin() { options.klWeights = Numbers(next(batch).map { abs($0) }) }
+      if surrogate == .sapo && coin() { (options.sapo.positive, options.sapo.negative) = (2.5, 0.4) }
+      if surrogate == .vespo && coin() { (options.vespo.k, options.vespo.lambda) = (0.7, 1.6) }
     }
 
     func loss(_ new: [Double]) throws -> ChunkLoss {
       try chunkLoss(new: new, old: old, advantages: advantages, plan: plan, options: options)
     }
 
-    /// What is differentiated: the loss, and for CISPO the loss with the clipped ratios held fast.
+    /// What the gradient does not go through: CISPO's clipped ratio, VESPO's φ of the product of the ratios.
+    private func held(_ ratio: Double, steps: Int, isPositive: Bool) -> Double {
+      if options.surrogate == .cispo { return min(max(ratio, 1 - options.clip.low), 1 + options.clip.high) }
+      let (w, shape) = (pow(ratio, Double(steps)), options.vespo)
+      let (k, lambda) = isPositive ? (shape.k, shape.lambda) : (shape.kNegative, shape.lambdaNegative)
+      return exp(lambda) * pow(w, k) * exp(-lambda * w)
+    }
+
+    /// What is differentiated: the loss, and for CISPO and VESPO the loss with that held fast.
     func value(_ new: [Double]) throws -> Double {
       let result = try loss(new)
-      if options.surrogate != .cispo { return result.loss }
-      // loss − (CISPO's terms) + (those with the ratios at `self.new`); the terms are linear in the advantage.
+      if options.surrogate != .cispo && options.surrogate != .vespo { return result.loss }
+      // loss − (the terms) + (those with the ratios at `self.new`); the terms are linear in the advantage.
       let fixed = try loss(self.new)
       var linear = options
-      (linear.kl, linear.surrogate, linear.clip) = (0, .unclipped, .gcpo)
+      (linear.kl, linear.surrogate, linear.clip, linear.vespo) = (0, .unclipped, .gcpo, VESPOShape())
       // u·w of each chunk, from the gradient of the unclipped surrogate on policy, −A·u·w/n for each of its n steps.
       let shares = try chunkLoss(new: old, old: old, advantages: advantages, plan: plan, options: linear).gradLogProbs
       var kl = options
@@ -83,8 +98,9 @@ struct SurrogateTests {
       for i in 0..<batch {
         for (j, range) in plan.ranges.enumerated() {
           let ratio = fixed.ratios[i * plan.count + j]
-          let bounded = min(max(ratio, 1 - options.clip.low), 1 + options.clip.high)
-          for t in range { total += shares[i * 6 + t] * bounded * new[i * 6 + t] }
+          let steps = range.count { options.mask?[i * 6 + $0] ?? true }
+          let held = held(ratio, steps: steps, isPositive: range.contains { shares[i * 6 + $0] < 0 })
+          for t in range { total += shares[i * 6 + t] * held * new[i * 6 + t] }
         }
       }
       return total
@@ -126,7 +142,7 @@ struct SurrogateTests {
       }
     }
     #expect(compared > 110)
-    #expect(surrogate == .unclipped ? bounded == 0 : bounded > 5)
+    #expect([.unclipped, .sapo, .vespo].contains(surrogate) ? bounded == 0 : bounded > 5)
   }
 
 }

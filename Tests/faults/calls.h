@@ -287,7 +287,9 @@ static cgrpo_status loss_by(cgrpo_surrogate surrogate) {
     options.surrogate = surrogate, options.kl = 0.1, options.reference_log_probs = curve, options.mask = flags;
     options.weights = weights, options.weights_per_sample = 1;
     if (surrogate == CGRPO_SURROGATE_DIVERGENCE_MASK) options.divergence = curve;
-    if (surrogate != CGRPO_SURROGATE_CISPO) options.ratio_bias = old, options.grad_ratio_bias = bias;
+    options.kl_weights = weights;
+    if (surrogate != CGRPO_SURROGATE_CISPO && surrogate != CGRPO_SURROGATE_VESPO)
+        options.ratio_bias = old, options.grad_ratio_bias = bias;
     cgrpo_status status =
         cgrpo_chunk_loss(old, curve, rewards, B, S, sizes, K, &options, &loss, gradient, ratios, &stats);
     wrote(&loss, 8), wrote(gradient, sizeof gradient), wrote(ratios, sizeof ratios);
@@ -305,6 +307,9 @@ static cgrpo_status chunk_loss_of_step_advantages(void) {
 static cgrpo_status chunk_loss(void) { return loss_by(CGRPO_SURROGATE_CLIPPED); }
 static cgrpo_status chunk_loss_log_clipped(void) { return loss_by(CGRPO_SURROGATE_LOG_CLIPPED); }
 static cgrpo_status chunk_loss_cispo(void) { return loss_by(CGRPO_SURROGATE_CISPO); }
+static cgrpo_status chunk_loss_spo(void) { return loss_by(CGRPO_SURROGATE_SPO); }
+static cgrpo_status chunk_loss_sapo(void) { return loss_by(CGRPO_SURROGATE_SAPO); }
+static cgrpo_status chunk_loss_vespo(void) { return loss_by(CGRPO_SURROGATE_VESPO); }
 static cgrpo_status chunk_loss_divergence(void) { return loss_by(CGRPO_SURROGATE_DIVERGENCE_MASK); }
 
 static cgrpo_status divergence_from_velocity(void) {
@@ -480,6 +485,9 @@ static const call calls[] = {
     {"cgrpo_chunk_loss", "log-clipped", chunk_loss_log_clipped},
     {"cgrpo_chunk_loss", "CISPO", chunk_loss_cispo},
     {"cgrpo_chunk_loss", "divergence mask", chunk_loss_divergence},
+    {"cgrpo_chunk_loss", "SPO", chunk_loss_spo},
+    {"cgrpo_chunk_loss", "SAPO", chunk_loss_sapo},
+    {"cgrpo_chunk_loss", "VESPO", chunk_loss_vespo},
     CALL(divergence_from_velocity),
     CALL(divergence_from_sampled),
     CALL(gcpo_weights),

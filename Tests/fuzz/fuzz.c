@@ -505,8 +505,13 @@ static void chunk_loss(void) {
     cgrpo_chunk_stats stats;
     stats.struct_size = wrong() ? (size_t)below(sizeof stats) : sizeof stats;
     OPTIONS(chunk_loss_options, o);
-    o.surrogate = choice(5), o.average = choice(3), o.kl_estimator = choice(3), o.kl_level = choice(2);
-    if (o.surrogate != CGRPO_SURROGATE_UNCLIPPED && o.surrogate != CGRPO_SURROGATE_DIVERGENCE_MASK)
+    o.surrogate = choice(8), o.average = choice(3), o.kl_estimator = choice(3), o.kl_level = choice(2);
+    if (o.surrogate == CGRPO_SURROGATE_SAPO && one_in(2))
+        o.sapo_temperature_pos = real(0.1 + unit()), o.sapo_temperature_neg = real(0.1 + unit());
+    if (o.surrogate == CGRPO_SURROGATE_VESPO && one_in(2))
+        o.vespo_k_pos = real(unit()), o.vespo_lambda_neg = real(0.1 + unit());
+    if (o.surrogate != CGRPO_SURROGATE_UNCLIPPED && o.surrogate != CGRPO_SURROGATE_DIVERGENCE_MASK &&
+        o.surrogate != CGRPO_SURROGATE_SAPO && o.surrogate != CGRPO_SURROGATE_VESPO)
         o.clip_low = real(0.2 * unit()), o.clip_high = real(0.2 * unit());
     o.kl = real(one_in(2) ? 0 : unit()), o.normaliser = real(one_in(2) ? 0 : 1 + unit());
     if (o.surrogate == CGRPO_SURROGATE_CLIPPED && one_in(3))
@@ -521,7 +526,8 @@ static void chunk_loss(void) {
     if (one_in(3))
         o.weights_per_sample = (int32_t)below(2),
         o.weights = positive_numbers(o.weights_per_sample ? batch * chunks : chunks);
-    if (one_in(4) && o.surrogate != CGRPO_SURROGATE_CISPO)
+    if (one_in(3)) o.kl_weights = positive_numbers(batch);
+    if (one_in(4) && o.surrogate != CGRPO_SURROGATE_CISPO && o.surrogate != CGRPO_SURROGATE_VESPO)
         o.ratio_bias = numbers(all), o.grad_ratio_bias = bias, o.ratio_scale = positive_numbers(steps);
     if (o.surrogate == CGRPO_SURROGATE_DIVERGENCE_MASK && !wrong()) o.divergence = positive_numbers(all);
     if (!CALL(cgrpo_chunk_loss(maybe_null(fresh), maybe_null(old), maybe_null(advantage), count_of(batch),

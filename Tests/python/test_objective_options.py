@@ -83,6 +83,30 @@ def test_divergence_mask():
     assert out.stats.clip_fraction_low + out.stats.clip_fraction_high == pytest.approx(dropped.mean())
 
 
+def test_soft_gates():
+    eps = np.where(RATIO < 1, 0.05, 0.1)
+    spo = (-A * RATIO + np.abs(A) * (RATIO - 1) ** 2 / (2 * eps)).mean()
+    assert loss(surrogate="spo", clip=(0.05, 0.1)) == pytest.approx(spo)
+    for temperatures in [(1.0, 1.05), (2.5, 0.4)]:
+        tau = np.where(A > 0, *temperatures)
+        sapo = (-A * 4 / tau / (1 + np.exp(-tau * (RATIO - 1)))).mean()
+        names = dict(zip(("sapo_temperature_pos", "sapo_temperature_neg"), temperatures))
+        assert loss(surrogate="sapo", **names) == pytest.approx(sapo)
+    w = RATIO ** np.array(PLAN.sizes)
+    for k, r, l, m in [(2.0, 3.0, 3.0, 2.0), (0.5, 1.0, 1.5, 0.7)]:
+        shape, rate = np.where(A >= 0, k, l), np.where(A >= 0, r, m)
+        vespo = (-A * np.exp(rate) * w**shape * np.exp(-rate * w) * means(NEW)).mean()
+        names = dict(vespo_k_pos=k, vespo_lambda_pos=r, vespo_k_neg=l, vespo_lambda_neg=m)
+        assert loss(surrogate="vespo", **names) == pytest.approx(vespo)
+
+
+def test_a_weight_of_the_kl_for_each_sample():
+    kl = np.expm1(means(OLD - NEW)) - means(OLD - NEW)
+    w = np.array([0.0, 2.0, 0.5])
+    assert loss(kl=0.3, kl_weights=w, **FREE) - loss(**FREE) == pytest.approx(0.3 * (w[:, None] * kl).mean())
+    assert loss(kl=0.3, kl_weights=np.ones(3), **FREE) == loss(kl=0.3, **FREE)
+
+
 @pytest.mark.parametrize("reference", [None, REFERENCE])
 @pytest.mark.parametrize("level", ["chunk", "step"])
 def test_kl_estimates(level, reference):
@@ -163,6 +187,11 @@ def call(**options):
         ("ratio_scale has shape", call(ratio_scale=np.ones(3))),
         (r"ratio_scale\[0\]", call(ratio_scale=-np.ones(6))),
         ("CISPO", call(surrogate="cispo", ratio_scale=np.ones(6))),
+        ("kl_weights has shape", call(kl=1, kl_weights=np.ones(2))),
+        (r"kl_weights\[1\]", call(kl=1, kl_weights=[1, -1, 1])),
+        ("sapo_temperature_pos", call(surrogate="sapo", sapo_temperature_pos=0)),
+        ("SPO divides", call(surrogate="spo", clip=(0, 0.1))),
+        ("VESPO only", call(vespo_k_pos=1)),
         ("divergence: the", call(surrogate="divergence_mask")),
         ("divergence is for", call(divergence=np.ones((3, 6)))),
         ("divergence_threshold", call(divergence_threshold=1.0)),

@@ -56,7 +56,8 @@ struct ChunkContext {
     case .step:
       advantage = meanAdvantage
       guard advantage.isFinite else {
-        throw ChunkGRPOError.nonFinite("advantages of sample \(sample), chunk \(chunk) are too far apart for their mean")
+        throw ChunkGRPOError.nonFinite(
+          "advantages of sample \(sample), chunk \(chunk) are too far apart for their mean")
       }
     }
   }

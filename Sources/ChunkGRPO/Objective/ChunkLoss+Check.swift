@@ -11,7 +11,8 @@ extension ChunkLossOptions {
 
 /// Throws where the numbers of a loss do not fit the plan or each other, or one that counts is no number.
 func check(
-  batch: Int, new: Numbers<Double>, old: Numbers<Double>, advantages: Numbers<Double>, plan: ChunkPlan, _ o: ChunkLossOptions
+  batch: Int, new: Numbers<Double>, old: Numbers<Double>, advantages: Numbers<Double>, plan: ChunkPlan,
+  _ o: ChunkLossOptions
 ) throws {
   let (steps, count) = (plan.steps, plan.count)
   let size = try checkedProduct([batch, steps], "log-probabilities")
@@ -73,6 +74,12 @@ private func checkFactors(batch: Int, _ plan: ChunkPlan, _ o: ChunkLossOptions) 
     try require(scale.count == steps, "ratio_scale has \(scale.count) numbers for \(steps) steps")
     if let t = scale.firstIndex(where: { !($0 >= 0 && $0.isFinite) }) {
       throw ChunkGRPOError.invalidArgument("ratio_scale[\(t)] = \(scale[t]) must be at least 0 and finite")
+    }
+  }
+  if let weights = o.klWeights {
+    try require(weights.count == batch, "kl_weights has \(weights.count) numbers for \(batch) samples")
+    if let i = weights.firstIndex(where: { !($0 >= 0 && $0.isFinite) }) {
+      throw ChunkGRPOError.invalidArgument("kl_weights[\(i)] = \(weights[i]) must be at least 0 and finite")
     }
   }
   if let weights = o.weights {

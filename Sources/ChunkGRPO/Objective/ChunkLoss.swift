@@ -73,7 +73,10 @@ public func chunkLoss(
 package struct ChunkLossOutput {
   let gradLogProbs, gradRatioBias, ratios: UnsafeMutablePointer<Double>?
 
-  package init(gradLogProbs: UnsafeMutablePointer<Double>?, gradRatioBias: UnsafeMutablePointer<Double>?, ratios: UnsafeMutablePointer<Double>?) {
+  package init(
+    gradLogProbs: UnsafeMutablePointer<Double>?, gradRatioBias: UnsafeMutablePointer<Double>?,
+    ratios: UnsafeMutablePointer<Double>?
+  ) {
     (self.gradLogProbs, self.gradRatioBias, self.ratios) = (gradLogProbs, gradRatioBias, ratios)
   }
 
@@ -118,9 +121,11 @@ package func chunkLoss(
       }
       ratios[i * count + j] = chunk.ratio
       try chunk.take(advantageOf: i, j)
-      let terms = Terms(chunk, options, weight: shares.weight(i, j), share: shares.share(chunk.present, own: own))
+      let beta = options.kl * (options.klWeights?[i] ?? 1)
+      let terms = Terms(
+        chunk, options, beta: beta, weight: shares.weight(i, j), share: shares.share(chunk.present, own: own))
       if terms.policy.overflows || chunk.moved.isNaN { throw outOfRange(chunk, "importance ratio", i, j) }
-      if options.kl > 0 && !terms.kl.value.isFinite { throw outOfRange(chunk, "KL estimate", i, j) }
+      if beta > 0 && !terms.kl.value.isFinite { throw outOfRange(chunk, "KL estimate", i, j) }
       guard terms.write(chunk, output) && terms.loss.isFinite else { throw outOfRange(chunk, "loss", i, j) }
       loss += terms.loss
       moments.add(ratio: chunk.ratio, kl: terms.kl.value, clipped: terms.policy.clipped)
@@ -147,10 +152,10 @@ private struct Terms {
   let kl: KLTerm
   let weight, share, beta: Double
 
-  init(_ chunk: ChunkContext, _ options: ChunkLossOptions, weight: Double, share: Double) {
+  init(_ chunk: ChunkContext, _ options: ChunkLossOptions, beta: Double, weight: Double, share: Double) {
     policy = options.surrogate.term(chunk, options)
     kl = KLTerm(chunk, options.klEstimator, options.klLevel)
-    (self.weight, self.share, beta) = (weight, share, options.kl)
+    (self.weight, self.share, self.beta) = (weight, share, beta)
   }
 
   /// Of the chunk. Without a weight, the KL estimate is a statistic, and may be anything.

@@ -49,10 +49,18 @@ public struct ChunkLossOptions: Options {
   /// Where A < 0 the term is at most −A·dualClip, > 1 (dual-clip PPO, arXiv 1912.09729; verl: 3). With `.clipped` only.
   public var dualClip = Double.infinity
 
+  /// With `.sapo` only.
+  public var sapo = SAPOTemperatures()
+  /// With `.vespo` only.
+  public var vespo = VESPOShape()
+
   /// β ≥ 0.
   public var kl = 0.0
   public var klEstimator = KLEstimator.k3
   public var klLevel = KLLevel.chunk
+  /// (B), ≥ 0: factors of β for each sample (GARDO, arXiv 2512.24138, has 1 where the reward is uncertain and 0 elsewhere).
+  /// nil = 1.
+  public var klWeights: Numbers<Double>?
   /// (B, S) log-probabilities of a reference policy for the KL estimate; nil = the behaviour policy's.
   public var reference: Numbers<Double>?
 

@@ -15,6 +15,14 @@ public enum Surrogate: Int32, Sendable, CaseIterable {
   /// −A·ρ, or 0 where the divergence from the old policy is at least the threshold and ρ has moved the advantage's way
   /// (Flow-DPPO; verl-omni).
   case divergenceMask = 5
+  /// −A·ρ + |A|·(ρ − 1)²/(2ε), with ε = low where ρ < 1, and high above (SPO, arXiv 2401.16025): a parabola with its lowest
+  /// point where the clip would begin.
+  case spo = 6
+  /// −A·(4/τ)·sigmoid(τ·(ρ − 1)), with a temperature τ for A > 0 and another (SAPO, arXiv 2511.20347; TRL, Liger-Kernel).
+  case sapo = 7
+  /// −A·φ(w)·ℓ_new, without a gradient through φ(w) = e^λ·w^k·e^(−λw), where w = ρ^n is the product of the n step ratios of
+  /// the chunk; with k, λ for A ≥ 0 and others (VESPO; TRL, Liger-Kernel: one chunk over everything).
+  case vespo = 8
 }
 
 /// The policy term of one chunk.
@@ -39,6 +47,7 @@ extension Surrogate {
   private struct Rules {
     /// Bounds on `clip.low`; nil = the surrogate does not clip.
     var low: ClosedRange<Double>?
+    var isStrict = false
     var capsRatio = false
     var takesBias = true
     var takesDivergence = false
@@ -51,6 +60,9 @@ extension Surrogate {
     case .logClipped: Rules(low: 0 ... .infinity)
     case .cispo: Rules(low: 0...1, takesBias: false)
     case .divergenceMask: Rules(takesDivergence: true)
+    case .spo: Rules(low: 0 ... .infinity, isStrict: true)
+    case .sapo: Rules()
+    case .vespo: Rules(takesBias: false)
     }
   }
 
@@ -92,6 +104,23 @@ extension Surrogate {
       let moved = advantage > 0 && ratio > 1 || advantage < 0 && ratio < 1
       return moved && chunk.divergence >= o.divergenceThreshold
         ? PolicyTerm(value: 0, slope: 0, clipped: side) : free
+    case .spo:
+      let (moved, reach) = (ratio - 1, abs(advantage) / (ratio < 1 ? clip.low : clip.high))
+      return PolicyTerm(
+        value: -advantage * ratio + reach * moved * moved / 2, slope: (-advantage + reach * moved) * ratio,
+        clipped: advantage * moved > 0 && abs(moved) > (ratio < 1 ? clip.low : clip.high) ? side : nil,
+        overflows: overflows)
+    case .sapo:
+      let temperature = advantage > 0 ? o.sapo.positive : o.sapo.negative
+      let at = temperature * (ratio - 1)
+      let (gate, closed) = (1 / (1 + exp(-at)), 1 / (1 + exp(at)))
+      return PolicyTerm(value: -advantage * 4 / temperature * gate, slope: -advantage * 4 * gate * closed * ratio)
+    case .vespo:
+      let (k, lambda) = advantage < 0 ? (o.vespo.kNegative, o.vespo.lambdaNegative) : (o.vespo.k, o.vespo.lambda)
+      let logWeight = chunk.moved * Double(chunk.present)
+      let weight = exp(logWeight)
+      let factor = weight.isFinite ? exp(lambda + k * logWeight - lambda * weight) : 0
+      return PolicyTerm(value: -advantage * factor * chunk.mean { chunk.new[$0] }, slope: -advantage * factor)
     }
   }
 
@@ -101,6 +130,9 @@ extension Surrogate {
       let bounds = low.upperBound.isFinite ? "is outside [0, 1]" : "must be at least 0"
       try require(low.contains(o.clip.low), "clip_low = \(o.clip.low) \(bounds)")
       try require(o.clip.high >= 0, "clip_high = \(o.clip.high) must be at least 0")
+      try require(
+        !rules.isStrict || o.clip.low > 0 && o.clip.high > 0 && o.clip.low < .infinity && o.clip.high < .infinity,
+        "clip_low = \(o.clip.low), clip_high = \(o.clip.high) must be above 0 and finite: SPO divides by them")
     } else {
       try require(
         o.clip == .gcpo,
@@ -118,7 +150,9 @@ extension Surrogate {
       "ratio_cap = \(o.ratioCap) and dual_clip = \(o.dualClip) exclude each other")
     try require(
       rules.takesBias || (o.ratioBias == nil && o.ratioScale == nil),
-      "ratio_bias and ratio_scale are not for CISPO, whose gradient is that of the log-probability")
+      "ratio_bias and ratio_scale are not for CISPO and VESPO, whose gradient is that of the log-probability")
+    try o.sapo.check(isTaken: self == .sapo)
+    try o.vespo.check(isTaken: self == .vespo)
     if rules.takesDivergence {
       try require(o.divergence != nil, "divergence: the divergence mask needs one number per sample and step")
       try require(o.divergenceThreshold >= 0, "divergence_threshold = \(o.divergenceThreshold) must be at least 0")

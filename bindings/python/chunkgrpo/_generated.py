@@ -81,8 +81,11 @@ Deviation = Literal["unbiased", "population"]
 MIXING = {"sum": 1, "normalised_sum": 2, "gdpo": 3}
 Mixing = Literal["sum", "normalised_sum", "gdpo"]
 
-SURROGATE = {"clipped": 1, "unclipped": 2, "log_clipped": 3, "cispo": 4, "divergence_mask": 5}
-Surrogate = Literal["clipped", "unclipped", "log_clipped", "cispo", "divergence_mask"]
+SURROGATE = {
+    "clipped": 1, "unclipped": 2, "log_clipped": 3, "cispo": 4, "divergence_mask": 5, "spo": 6, "sapo": 7,
+    "vespo": 8
+}
+Surrogate = Literal["clipped", "unclipped", "log_clipped", "cispo", "divergence_mask", "spo", "sapo", "vespo"]
 
 KL_ESTIMATOR = {"k1": 1, "k2": 2, "k3": 3}
 KlEstimator = Literal["k1", "k2", "k3"]
@@ -359,6 +362,13 @@ class ChunkLossOptions(ctypes.Structure):
         ("reserved", c_int32),
         ("advantage_level", c_int32),
         ("reserved2", c_int32),
+        ("kl_weights", c_void_p),
+        ("sapo_temperature_pos", c_double),
+        ("sapo_temperature_neg", c_double),
+        ("vespo_k_pos", c_double),
+        ("vespo_lambda_pos", c_double),
+        ("vespo_k_neg", c_double),
+        ("vespo_lambda_neg", c_double),
     ]
     init = "cgrpo_chunk_loss_options_init"
     keywords = {
@@ -379,6 +389,13 @@ class ChunkLossOptions(ctypes.Structure):
         "ratio_bias": Field("ratio_bias", "float64*", optional=True),
         "ratio_scale": Field("ratio_scale", "float64*", optional=True),
         "divergence": Field("divergence", "float64*", optional=True),
+        "kl_weights": Field("kl_weights", "float64*", optional=True),
+        "sapo_temperature_pos": Field("sapo_temperature_pos", "float64"),
+        "sapo_temperature_neg": Field("sapo_temperature_neg", "float64"),
+        "vespo_k_pos": Field("vespo_k_pos", "float64"),
+        "vespo_lambda_pos": Field("vespo_lambda_pos", "float64"),
+        "vespo_k_neg": Field("vespo_k_neg", "float64"),
+        "vespo_lambda_neg": Field("vespo_lambda_neg", "float64"),
     }
 
 
@@ -714,6 +731,21 @@ class ChunkLossKeywords(TypedDict, total=False):
     """None: 1; (S), >= 0"""
     divergence: Optional[Any]
     """None; (B, S), >= 0; a chunk's is the mean over its steps. The divergence mask needs it"""
+    kl_weights: Optional[Any]
+    """None: 1; (B), >= 0: factors of kl for each sample (GARDO, arXiv 2512.24138: 1 where the reward is uncertain,
+    else 0)"""
+    sapo_temperature_pos: float
+    """1; > 0: tau where A > 0. For SAPO; the others are TRL's too"""
+    sapo_temperature_neg: float
+    """1.05; > 0: tau elsewhere"""
+    vespo_k_pos: float
+    """2; >= 0: k where A >= 0. For VESPO"""
+    vespo_lambda_pos: float
+    """3; > 0: lambda where A >= 0"""
+    vespo_k_neg: float
+    """3; >= 0: k elsewhere"""
+    vespo_lambda_neg: float
+    """2; > 0: lambda elsewhere"""
 
 
 class TrainerKeywords(TypedDict, total=False):

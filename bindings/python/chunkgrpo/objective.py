@@ -287,7 +287,10 @@ def chunk_loss(
     surrogate      "clipped"; "unclipped": -A rho; "log_clipped": each r_t is clipped to [-low, high], on the side where
                    it has moved the advantage's way, before the mean (GMPO); "cispo": -A clip(rho) l_j_new without
                    gradient through the clip (verl; TRL's with clip=(1, epsilon_high - 1)); "divergence_mask": -A rho,
-                   or 0 where the divergence is at least the threshold and rho has moved the advantage's way (Flow-DPPO)
+                   or 0 where the divergence is at least the threshold and rho has moved the advantage's way (Flow-DPPO);
+                   "spo": -A rho + |A| (rho - 1)^2 / (2 eps), eps of clip; "sapo": -A (4 / tau) sigmoid(tau (rho - 1));
+                   "vespo": -A phi(w) l_j_new without gradient through phi(w) = exp(lambda) w^k exp(-lambda w), w the
+                   product of the chunk's step ratios
     ratio_cap      >= 1: the clipped surrogate with rho itself capped (TRL's delta)
     dual_clip      > 1: where A < 0 the clipped term is at most -A dual_clip (verl: 3)
     kl_estimator   of delta = l_ref - l_new: "k1": -delta; "k2": delta^2 / 2; "k3": exp(delta) - 1 - delta
@@ -303,6 +306,9 @@ def chunk_loss(
     ratio_scale    (S,), >= 0: GRPO-Guard has the Gaussian `divergences` from the old policy, and s of each step
     divergence     (B, S), >= 0: for the divergence mask, the Gaussian `divergences` from the old policy
     divergence_threshold  >= 0
+    kl_weights     (B,), >= 0: factors of kl for each sample (GARDO: 1 where the reward is uncertain, else 0)
+    sapo_temperature_pos, sapo_temperature_neg  > 0: tau of "sapo" where A > 0, and elsewhere
+    vespo_k_pos, vespo_lambda_pos, vespo_k_neg, vespo_lambda_neg  k >= 0 and lambda > 0 of "vespo" where A >= 0, elsewhere
     """
     plan = plan_of(plan)
     new_rows = _arrays.matrix(new_log_probs, "new_log_probs")
@@ -348,7 +354,7 @@ def _chunk_loss_options(given: dict[str, Any], plan: ChunkPlan, batch: int, step
     if given.get("mask") is not None:
         given["mask"] = _arrays.flags(given["mask"], "mask", (batch, steps))
     shapes: dict[str, Any] = {name: (batch, steps) for name in ("reference_log_probs", "ratio_bias", "divergence")}
-    shapes["ratio_scale"] = (steps,)
+    shapes["ratio_scale"], shapes["kl_weights"] = (steps,), (batch,)
     weights = given.pop("weights", None)
     distances(given.get("clip"))
     struct = fill(ChunkLossOptions, given, "chunk_loss", shapes=shapes, positive=["normaliser"])
