@@ -82,6 +82,7 @@ int main(int argc, char **argv) {
     snprintf(again, sizeof again, "%s.again", folder);
     cgrpo_trainer *trainer = tiny_trainer(1, 2);
     if (cgrpo_trainer_save(trainer, folder) != CGRPO_OK) return 2;
+    cgrpo_trainer_destroy(trainer);
     original = read_only_file(folder, path, sizeof path, &length);
     mutated = malloc(length + 1000);
     memcpy(mutated, original, mutated_length = length);
@@ -100,6 +101,7 @@ int main(int argc, char **argv) {
                 }
     }
     remove_folder(folder), remove_folder(again);
+    free(original), free(mutated);
     printf("checkpoints: %ld mutated, seed %ld: %ld refused, %ld the same state, %ld accepted as another\n", count,
            seed, outcomes[0], outcomes[1], outcomes[2]);
     return outcomes[2] > 0;
