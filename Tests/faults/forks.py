@@ -15,7 +15,8 @@ WAIT = 10
 
 
 def train():
-    trainer = Trainer(latent_size=8, condition_size=2, width=24, blocks=1, embedding_size=8, steps=5, threads=2)
+    trainer = Trainer(latent_size=8, condition_size=2, width=24, blocks=1, embedding_size=8, steps=5,
+                      chunk_fraction=1, threads=2)
     trainer.iterate(np.eye(2, dtype=np.float32), lambda images, prompts: images[:, 0])
 
 
