@@ -25,7 +25,8 @@ BUILD = TREE / "build/bench"
 LIBRARY = TREE / "build/lib/libchunkgrpo.so"
 MAIN, TINY = "12x2025x64", "12x64"
 
-IN_PROCESS = ["step", "log_prob", "gradient", "noise", "bf16", "threads", "relative_l1", "callback", "growth", "swift"]
+IN_PROCESS = ["step", "log_prob", "gradient", "forward", "noise", "bf16", "threads", "relative_l1"]
+IN_PROCESS += ["callback", "growth", "swift"]
 ROWS = ["trainer", *IN_PROCESS, "memory", "load", "size"]
 
 # What eager PyTorch needs not to map and unmap every tensor; the library's Python binding has it too.
@@ -260,6 +261,13 @@ def promises(results: Results) -> Iterator[Promise]:
         share = 100 * limits[name] / median(race, "C")
         note = ", ".join(f"{100 * time / median(race, 'C'):.0f} % of the {name}" for name, time in limits.items())
         yield at_least("log-probability and gradient, share of the limit of memory", 80, share, " %", note)
+    for row, title in (("forward", "forward distance"), ("forward_gradient", "forward distance and gradient")):
+        race = results.find(row, shape=MAIN, type_name="f32")
+        if race:
+            limits = [median(race, name) for name in race["times"] if name.startswith("limit")]
+            share = 100 * min(limit for limit in limits if limit > 0) / median(race, "C")
+            note = f"eager {median(race, 'eager') / median(race, 'C'):.1f} times as long"
+            yield at_least(f"{title}, share of the limit of memory", 80, share, " %", note)
     race = results.find("noise")
     if race:
         ours, theirs = (median(race, name) / race["elements"] for name in ("C", "torch"))

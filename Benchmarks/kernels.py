@@ -28,7 +28,7 @@ SHAPES = {
     "12x64": (12, 64),
 }
 MAIN, TINY = "12x2025x64", "12x64"
-NORMAL, STEP, STEP_GIVEN, STEP_L1, LOG_PROB, VJP, ROLLOUT, LOSS_GRADIENT = range(8)
+NORMAL, STEP, STEP_GIVEN, STEP_L1, LOG_PROB, VJP, ROLLOUT, LOSS_GRADIENT, FORWARD, FORWARD_VJP = range(10)
 F32, BF16 = 1, 3
 STEP_INDEX, ETA = 3, 0.7  # of measure.c
 
@@ -309,6 +309,33 @@ class Bench:
                         c[f"limit {n}"] = self.library.limit("read3_write1", kernel.bytes, n, x, v, next_x, grad)
                 self.report(f"threads {row}", c, shape, "f32")
 
+    def forward(self) -> None:
+        """The distance of the forward process and its gradient, with the noise given."""
+        torch = self.torch
+        for type_name in ("f32", "bf16"):
+            kernel = Kernel(SHAPES[MAIN], type_name)
+            x, v, _, grad, noise = kernel.arrays
+            leaf, weights = v.clone().requires_grad_(), torch.ones(kernel.batch)
+
+            def distance(v: Any) -> Any:
+                return (v - (noise - x)).square().flatten(1).mean(1)
+
+            def eager() -> None:
+                with torch.no_grad():
+                    distance(v)
+
+            def limit(name: str, *streams: Any) -> Contestant:
+                return self.library.limit(name, kernel.bytes, self.threads, *streams)
+
+            c = {"C": self.library.job(FORWARD, kernel, self.threads), "eager": timed(eager)}
+            c["limit"] = limit("read3", x, v, noise)
+            self.report("forward", c, MAIN, type_name)
+            c = {"C": self.library.job(FORWARD_VJP, kernel, self.threads)}
+            c["eager"] = timed(lambda: torch.autograd.grad(distance(leaf), leaf, weights.to(leaf.dtype)))
+            c["limit"] = limit("read3_write1", x, v, noise, grad)
+            c["limit, past the caches"] = limit("read3_write1_streaming", x, v, noise, grad)
+            self.report("forward_gradient", c, MAIN, type_name)
+
     def relative_l1(self) -> None:
         kernel = Kernel(SHAPES[MAIN], "f32")
         kinds = {"without": STEP, "with": STEP_L1}
@@ -399,6 +426,8 @@ def main() -> None:
         bench.types()
     if "threads" in rows and several:
         bench.one_or_two()
+    if "forward" in rows:
+        bench.forward()
     if "relative_l1" in rows:
         bench.relative_l1()
     if "callback" in rows and not several:

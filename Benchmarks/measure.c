@@ -10,7 +10,7 @@
 #include <immintrin.h>
 #endif
 
-enum kind { NORMAL, STEP, STEP_GIVEN, STEP_L1, LOG_PROB, VJP, ROLLOUT, LOSS_GRADIENT };
+enum kind { NORMAL, STEP, STEP_GIVEN, STEP_L1, LOG_PROB, VJP, ROLLOUT, LOSS_GRADIENT, FORWARD, FORWARD_VJP };
 
 typedef struct job {
     int32_t kind, threads;
@@ -83,6 +83,12 @@ static cgrpo_status call(job *j) {
         case VJP:
             return cgrpo_log_prob_vjp(j->sampler, j->step, &x, &v, NULL, &next, j->grad_log_probs, &grad, NULL,
                                       j->log_probs);
+        case FORWARD:
+            noise.given = &given;
+            return cgrpo_forward_distance(&x, &v, &noise, 0, j->threads, NULL, j->log_probs, NULL, NULL);
+        case FORWARD_VJP:
+            noise.given = &given;
+            return cgrpo_forward_distance(&x, &v, &noise, 0, j->threads, NULL, j->log_probs, j->grad_log_probs, &grad);
         case ROLLOUT: {
             cgrpo_trajectory trajectory;
             cgrpo_trajectory_init(&trajectory, sizeof trajectory);

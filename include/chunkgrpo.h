@@ -11,7 +11,8 @@
  *   4. Rollouts      many steps, whole or chunk by chunk
  *   5. Chunks        plans, weights, selection
  *   6. Objective     advantages, chunk loss, gradient, divergences; published recipes
- *   7. Embedded policy and trainer: a small velocity network that the library trains by itself
+ *   7. Forward process  noised latents, distances, objectives without an SDE
+ *   8. Embedded policy and trainer: a small velocity network that the library trains by itself
  *
  * A first program is examples/c/first.c; a whole training run is examples/c/digits.c.
  *
@@ -927,7 +928,317 @@ cgrpo_status cgrpo_recipe_named(const char *name, cgrpo_recipe *recipe);
 cgrpo_status cgrpo_recipe_describe(const char *name, char *text, size_t capacity, size_t *length);
 
 /* ==================================================================================================================
- * 7. Embedded policy and trainer
+ * 7. Forward process
+ *
+ * Objectives that need no SDE and no log-probability: the model is asked at noised images instead of at the steps of
+ * its rollout. With x0 a finished image and e noise,
+ *
+ *     x_t = (1 - t) x0 + t e          u = e - x0          distance d = mean |v - u|^2
+ *
+ * where v is the velocity that the model returns at x_t, and "mean" is over the D elements. d is the loss of flow
+ * matching; -d stands for the log-probability of x0. The order of calls, for each draw of times and noise:
+ *
+ *     cgrpo_forward_noised     x_t for the model, and for the old policy and the reference where the objective has them
+ *     cgrpo_forward_distance   distances
+ *     an objective's loss      its value, and its gradient in the distances
+ *     cgrpo_forward_distance   their gradient in the velocity
+ *
+ * Draws. `draw` numbers the draws of a training run, 0 ... 2^29 - 1: e is the library's noise of step 2^31 + draw,
+ * which no step of a rollout has. The same seed and sample ids may so serve rollout and objective. e is made again in
+ * each call and need not be stored. Samples with one id share their noise: those of a group (DGPO), or a pair (DPO).
+ * ================================================================================================================ */
+
+/**
+ * Noised latents: noised = (1 - t) clean + t e.
+ *
+ * clean   (B, ...): x0
+ * times   (B), in (0, 1]: t
+ * noise   like cgrpo_step's; given: like `clean`, and `draw` does not count
+ * noised  like `clean`, written. It may be `clean`
+ */
+cgrpo_status cgrpo_forward_noised(const cgrpo_tensor *clean, const double *times, const cgrpo_noise *noise,
+                                  int64_t draw, int32_t threads, const cgrpo_tensor *noised);
+
+/**
+ * Other velocities at the same noised latents, and the numbers (B) that they give. A null pointer for extras means none
+ * of them.
+ *
+ * NFT's velocities (DiffusionNFT, arXiv 2509.16117) are v+ = (1 - beta) v_old + beta v, `positive`, and
+ * v- = (1 + beta) v_old - beta v, `negative`, for beta = nft_beta.
+ */
+typedef struct cgrpo_forward_extras {
+    size_t struct_size;
+    const cgrpo_tensor *old_velocity;       /* null, or v_old like the velocity: of the policy that sampled */
+    const cgrpo_tensor *reference_velocity; /* null, or v_ref like the velocity */
+    double nft_beta;                        /* 0 = no v+ and v-; else > 0; needs old_velocity */
+    /* Written, or null */
+    double *absolute;             /* null, or (B): mean |v - u| */
+    double *old_distance;         /* null, or (B): mean |v_old - u|^2 */
+    double *old_absolute;         /* null, or (B): mean |v_old - u| */
+    double *reference_distance;   /* null, or (B): mean |v_ref - u|^2 */
+    double *positive_distance;    /* null, or (B): mean |v+ - u|^2 */
+    double *positive_absolute;    /* null, or (B): mean |v+ - u| */
+    double *negative_distance;    /* null, or (B): mean |v- - u|^2 */
+    double *negative_absolute;    /* null, or (B): mean |v- - u| */
+    double *old_divergence;       /* null, or (B): mean |v - v_old|^2 */
+    double *reference_divergence; /* null, or (B): mean |v - v_ref|^2, the velocity KL */
+    /* Read, or null: d loss / d the number of the name. What an absolute mean weights takes no gradient from it */
+    const double *grad_positive_distance;    /* null, or (B) */
+    const double *grad_negative_distance;    /* null, or (B) */
+    const double *grad_old_divergence;       /* null, or (B) */
+    const double *grad_reference_divergence; /* null, or (B) */
+} cgrpo_forward_extras;
+
+void cgrpo_forward_extras_init(cgrpo_forward_extras *extras, size_t struct_size);
+
+/**
+ * Distance of a velocity from u, the numbers of the extras, and the gradient of all of them, in one pass.
+ *
+ * clean, noise, draw  as they were in cgrpo_forward_noised
+ * velocity            (B, ...): v at x_t, with any guidance applied
+ * extras              or null
+ * distance            (B) or null: mean |v - u|^2
+ * grad_distance       (B) or null: d loss / d distance
+ * grad_velocity       null, or like the velocity, written: d loss / d velocity, the sum over grad_distance and the
+ *                     gradients of the extras, of which there is at least one. v_old and v_ref are constants. Large
+ *                     gradients without extras are written as cgrpo_log_prob_vjp's are
+ *
+ * The arithmetic is f32 (f64 for f64): u is not rounded to the type of the latents.
+ */
+cgrpo_status cgrpo_forward_distance(const cgrpo_tensor *clean, const cgrpo_tensor *velocity, const cgrpo_noise *noise,
+                                    int64_t draw, int32_t threads, const cgrpo_forward_extras *extras, double *distance,
+                                    const double *grad_distance, const cgrpo_tensor *grad_velocity);
+
+/*
+ * Objectives. Distances are (B, N): B samples at N times each, one draw per time; advantages are (B). A loss is the
+ * mean over both. Written arrays are (B, N) or null: d loss / d the number of the name, to be given to
+ * cgrpo_forward_distance. Each takes a KL to the reference: loss += kl mean(reference_divergence).
+ *
+ * AWM (arXiv 2509.25050) and FPO (arXiv 2507.21053) are cgrpo_chunk_loss on cgrpo_matching_log_probs.
+ */
+
+/** Means over samples and times. A number that the objective does not have is 0. */
+typedef struct cgrpo_forward_stats {
+    size_t struct_size;   /* set it to sizeof before the call */
+    double policy_loss;   /* the loss without its KL term */
+    double kl;            /* of reference_divergence, without its weight */
+    double weight_mean;   /* NFT: of r; DGPO: of sigmoid(s) */
+    double clip_fraction; /* DGPO: share of distances that the clip took the gradient from */
+    double reward_mean;   /* CRD: of the implicit reward; DPO: of its margin between chosen and rejected */
+    double accuracy;      /* DPO: share of pairs whose chosen image has the higher implicit reward */
+} cgrpo_forward_stats;
+
+typedef int32_t cgrpo_nft_weighting;
+enum {
+    CGRPO_NFT_WEIGHTING_ADAPTIVE = 1, /* t^2 d / max(t a, floor), a the absolute mean, without gradient: the predicted
+                                         images' distance over their own absolute one (NVlabs, Flow-Factory) */
+    CGRPO_NFT_WEIGHTING_IMAGE = 2,    /* t^2 d, the distance of the predicted images x_t - t v */
+    CGRPO_NFT_WEIGHTING_VELOCITY = 3  /* d */
+};
+
+/* NVlabs' adv_mode */
+typedef int32_t cgrpo_nft_advantages;
+enum {
+    CGRPO_NFT_ADVANTAGES_ALL = 1,
+    CGRPO_NFT_ADVANTAGES_POSITIVE_ONLY = 2, /* negative ones are 0 */
+    CGRPO_NFT_ADVANTAGES_NEGATIVE_ONLY = 3, /* positive ones are 0 */
+    CGRPO_NFT_ADVANTAGES_ONE_ONLY = 4,      /* 1 where positive, else 0 */
+    CGRPO_NFT_ADVANTAGES_BINARY = 5         /* their sign */
+};
+
+typedef struct cgrpo_nft_options {
+    size_t struct_size;
+    double beta;                        /* 1; > 0: the nft_beta of the distances */
+    double advantage_clip;              /* 5; > 0 */
+    cgrpo_nft_weighting weighting;      /* CGRPO_NFT_WEIGHTING_ADAPTIVE */
+    cgrpo_nft_advantages mode;          /* CGRPO_NFT_ADVANTAGES_ALL */
+    double floor;                       /* 1e-5; > 0; of the adaptive weight */
+    const double *times;                /* null; (B, N), in (0, 1]: for all weightings but that of velocities */
+    const double *positive_absolute;    /* null; (B, N): for the adaptive weighting */
+    const double *negative_absolute;    /* null; (B, N): for the adaptive weighting */
+    double kl;                          /* 0; >= 0 */
+    const double *reference_divergence; /* null; (B, N) */
+    double *grad_reference_divergence;  /* null, or (B, N), written */
+} cgrpo_nft_options;
+
+void cgrpo_nft_options_init(cgrpo_nft_options *options, size_t struct_size);
+
+/**
+ * DiffusionNFT (arXiv 2509.16117; NVlabs/DiffusionNFT scripts/train_nft_sd3.py), with w+ d+ and w- d- by the weighting:
+ *
+ *     r    = clamp(A / clip / 2 + 1/2, 0, 1)
+ *     loss = clip / beta  mean(r w+ d+ + (1 - r) w- d-)
+ *
+ * positive_distance, negative_distance  (B, N)
+ * advantages                            (B)
+ */
+cgrpo_status cgrpo_nft_loss(const double *positive_distance, const double *negative_distance, const double *advantages,
+                            int64_t batch, int64_t count, const cgrpo_nft_options *options, double *loss,
+                            double *grad_positive_distance, double *grad_negative_distance, cgrpo_forward_stats *stats);
+
+/* How a distance d at time t stands for a log-probability (AWM's compute_log_prob_awm; uniform: FPO) */
+typedef int32_t cgrpo_matching_weighting;
+enum {
+    CGRPO_MATCHING_WEIGHTING_UNIFORM = 1,          /* -d */
+    CGRPO_MATCHING_WEIGHTING_TIME = 2,             /* -t d */
+    CGRPO_MATCHING_WEIGHTING_TIME_SQUARED = 3,     /* -t^2 d */
+    CGRPO_MATCHING_WEIGHTING_HUBER = 4,            /* -t (sqrt(d + 1e-10) - 1e-5) */
+    CGRPO_MATCHING_WEIGHTING_GENERALISED_HUBER = 5 /* -t ((d + 1e-10)^power - 1e-10^power) / power */
+};
+
+/**
+ * Log-probabilities of the matching loss, for cgrpo_chunk_loss: new ones from the policy's distances, old ones from
+ * old_distance. With chunks of one time that is AWM, and FPO; a chunk of several times has one ratio, the exponential
+ * of the mean of their differences. The gradient in a distance is grad_log_probs times slope.
+ *
+ * distances  (count)
+ * times      (count), in (0, 1]; may be null for the uniform weighting
+ * power      > 0; 0.25 in AWM; of the generalised Huber weighting
+ * log_probs  (count), written
+ * slopes     (count) or null: d log_prob / d distance
+ */
+cgrpo_status cgrpo_matching_log_probs(const double *distances, const double *times, int64_t count,
+                                      cgrpo_matching_weighting weighting, double power, double *log_probs,
+                                      double *slopes);
+
+typedef struct cgrpo_dgpo_options {
+    size_t struct_size;
+    double beta;                        /* 100; > 0 */
+    int64_t group_size;                 /* 0 = all samples are one group; must divide the batch */
+    const int64_t *group_ids;           /* null, or (B): any order, unequal sizes; excludes group_size */
+    const double *old_distance;         /* null: no clipping; (B, N) */
+    double clip_low;                    /* 1e-4; in [0, 1]; for clipping */
+    double clip_high;                   /* 1e-4; >= 0 */
+    int32_t clip_kl;                    /* 0; 1: clipped distances have no gradient of the KL either */
+    int32_t reserved;                   /* 0 */
+    double kl;                          /* 0; >= 0 */
+    const double *reference_divergence; /* null; (B, N) */
+    double *grad_reference_divergence;  /* null, or (B, N), written */
+} cgrpo_dgpo_options;
+
+void cgrpo_dgpo_options_init(cgrpo_dgpo_options *options, size_t struct_size);
+
+/**
+ * DGPO (Luo-Yihong/DGPO scripts/train_sd3_dgpo.py; Flow-Factory dgpo.py). The samples of a group share noise and times.
+ *
+ *     s    = beta / |G|  sum over the group of A_i (d_i - d_i_ref)     at each time
+ *     loss = mean(sigmoid(s) A_i d_i)                                  without gradient through s
+ *
+ * With old_distance, a distance has no gradient where exp(d_old - d) is above 1 + clip_high for A > 0, or below
+ * 1 - clip_low for A <= 0.
+ *
+ * distance, reference_distance  (B, N)
+ * advantages                    (B)
+ */
+cgrpo_status cgrpo_dgpo_loss(const double *distance, const double *reference_distance, const double *advantages,
+                             int64_t batch, int64_t count, const cgrpo_dgpo_options *options, double *loss,
+                             double *grad_distance, cgrpo_forward_stats *stats);
+
+typedef int32_t cgrpo_crd_regression;
+enum {
+    CGRPO_CRD_REGRESSION_MEAN_SQUARE = 1,  /* (z - a)^2 */
+    CGRPO_CRD_REGRESSION_CROSS_ENTROPY = 2 /* of sigmoid(z) and sigmoid(a) */
+};
+
+typedef struct cgrpo_crd_options {
+    size_t struct_size;
+    double beta;                     /* 1; > 0 */
+    double advantage_clip;           /* 5; > 0 */
+    cgrpo_crd_regression regression; /* CGRPO_CRD_REGRESSION_MEAN_SQUARE */
+    int32_t reserved;                /* 0 */
+    double temperature;         /* INFINITY = a centre is a plain mean; > 0: the mean of the losses for two centres,
+                                   weighted by softmax(A'/temperature) and softmax(-A'/temperature); 0: by
+                                   softmax(A') where A' > 0, and equally (Flow-Factory's weight_temp) */
+    const double *absolute;     /* null: no divisors; (B, N), with old_absolute: Flow-Factory's adaptive_logp */
+    const double *old_absolute; /* null; (B, N) */
+    double floor;               /* 1e-5; > 0; the least divisor */
+    double kl;                  /* 0; >= 0 */
+    double kl_least;            /* -1 = kl; >= 0: the weight of the KL goes from this at A' = 0 to kl at A' = 1
+                                   (Flow-Factory's reward_adaptive_kl: 1e-4) */
+    const double *reference_divergence; /* null; (B, N) */
+    double *grad_reference_divergence;  /* null, or (B, N), written */
+} cgrpo_crd_options;
+
+void cgrpo_crd_options_init(cgrpo_crd_options *options, size_t struct_size);
+
+/**
+ * Centred reward distillation (arXiv 2603.14128; Flow-Factory crd.py):
+ *
+ *     r    = -(d / w - d_old / w_old)                w = max(absolute, floor), without gradient, or 1
+ *     A'   = clamp(A / clip / 2 + 1/2, 0, 1)
+ *     z    = beta (r - centre of r), a = A' - centre of A'
+ *     loss = clip / beta  mean((z - a)^2)
+ *
+ * A centre is a mean over the batch, for r at each time, and has no gradient. To centre in a group, give one group per
+ * call.
+ *
+ * distance, old_distance  (B, N)
+ * advantages              (B)
+ */
+cgrpo_status cgrpo_crd_loss(const double *distance, const double *old_distance, const double *advantages, int64_t batch,
+                            int64_t count, const cgrpo_crd_options *options, double *loss, double *grad_distance,
+                            cgrpo_forward_stats *stats);
+
+typedef struct cgrpo_dpo_options {
+    size_t struct_size;
+    double beta; /* 100; > 0 */
+} cgrpo_dpo_options;
+
+void cgrpo_dpo_options_init(cgrpo_dpo_options *options, size_t struct_size);
+
+/**
+ * Diffusion-DPO (arXiv 2311.12908; Flow-Factory dpo.py): mean of -ln sigmoid(-beta/2 ((d_w - d_w_ref) - (d_l -
+ * d_l_ref))), with chosen images w and rejected ones l that share noise and times.
+ *
+ * all distances  (P, N): P = pairs, N = count
+ */
+cgrpo_status cgrpo_dpo_loss(const double *chosen_distance, const double *rejected_distance,
+                            const double *chosen_reference_distance, const double *rejected_reference_distance,
+                            int64_t pairs, int64_t count, const cgrpo_dpo_options *options, double *loss,
+                            double *grad_chosen_distance, double *grad_rejected_distance, cgrpo_forward_stats *stats);
+
+/**
+ * Pairs for DPO: the highest and the lowest of each group's scores (count), rewards or advantages; of equal scores the
+ * first. A group whose scores are all equal has none. Writes at most `count` sample numbers of each, and their number.
+ *
+ * group_size  0 = all samples are one group; must divide the count
+ * group_ids   null, or (count); excludes group_size. Pairs come in the order of the ids
+ */
+cgrpo_status cgrpo_preference_pairs(const double *scores, int64_t count, int64_t group_size, const int64_t *group_ids,
+                                    int64_t *chosen, int64_t *rejected, int64_t *pair_count);
+
+typedef int32_t cgrpo_time_distribution;
+enum {
+    CGRPO_TIME_DISTRIBUTION_UNIFORM = 1,
+    CGRPO_TIME_DISTRIBUTION_LOGIT_NORMAL = 2, /* sigmoid(mean + std z), z ~ N(0, 1) (SD3, arXiv 2403.03206) */
+    CGRPO_TIME_DISTRIBUTION_DISCRETE = 3      /* one of `values` */
+};
+
+typedef struct cgrpo_time_options {
+    size_t struct_size;
+    cgrpo_time_distribution distribution; /* CGRPO_TIME_DISTRIBUTION_UNIFORM */
+    int32_t stratified;         /* 1: the N times of a sample are one of each N-th of the distribution, in random
+                                   order; 0: drawn apart */
+    double shift;               /* 1; > 0: t becomes shift t / (1 + (shift - 1) t). Not for discrete times */
+    double mean;                /* 0; of the logit-normal */
+    double std;                 /* 1; > 0; of the logit-normal */
+    double low;                 /* 0; >= 0: t becomes low + (high - low) t, after the shift. Not for discrete times */
+    double high;                /* 1; low < high <= 1 */
+    double least;               /* 0; in [0, 1): no time is below it (AWM, Flow-Factory: 0.01) */
+    const double *values;       /* null; the times of the discrete distribution, each in (0, 1]: sigmas of a schedule */
+    int64_t values_count;       /* 0 */
+    uint64_t seed;              /* 0 */
+    const uint64_t *sample_ids; /* null: 0 ... B - 1; else B of them. Samples with one id have the same times */
+} cgrpo_time_options;
+
+void cgrpo_time_options_init(cgrpo_time_options *options, size_t struct_size);
+
+/** Times (B, N) for the forward process, each in (0, 1]: a function of (seed, sample id, draw), with random numbers
+ * that no noise has. batch = B, count = N, 1 ... 1,000,000. */
+cgrpo_status cgrpo_times(int64_t batch, int64_t count, int64_t draw, const cgrpo_time_options *options, double *times);
+
+/* ==================================================================================================================
+ * 8. Embedded policy and trainer
  *
  * A velocity network of the library's own: a residual MLP with adaptive layer norm over time and condition
  * (DiT's adaLN-Zero, arXiv 2212.09748). It is pretrained by flow matching and post-trained by Chunk-GRPO. A condition

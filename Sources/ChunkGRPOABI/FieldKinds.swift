@@ -151,6 +151,16 @@ extension Field {
     }
   }
 
+  /// The same for numbers.
+  static func array(
+    _ name: String, _ c: WritableKeyPath<C, UnsafePointer<Double>?>, _ countName: String,
+    _ count: WritableKeyPath<C, Int64>, _ s: WritableKeyPath<S, Numbers<Double>?>, most: @escaping (Extent) -> Int
+  ) -> Field {
+    counted(name, c, countName, count, s, most: most) {
+      Numbers(borrowing: UnsafeBufferPointer(start: $0, count: $1))
+    }
+  }
+
   /// The same, copied.
   static func array(
     _ name: String, _ c: WritableKeyPath<C, UnsafePointer<Int64>?>, _ countName: String,
@@ -161,10 +171,10 @@ extension Field {
     }
   }
 
-  private static func counted<R>(
-    _ name: String, _ c: WritableKeyPath<C, UnsafePointer<Int64>?>, _ countName: String,
+  private static func counted<T, R>(
+    _ name: String, _ c: WritableKeyPath<C, UnsafePointer<T>?>, _ countName: String,
     _ count: WritableKeyPath<C, Int64>, _ s: WritableKeyPath<S, R?>, most: @escaping (Extent) -> Int,
-    as convert: @escaping (UnsafePointer<Int64>, _ count: Int) throws -> R
+    as convert: @escaping (UnsafePointer<T>, _ count: Int) throws -> R
   ) -> Field {
     Field { options, result, extent in
       guard let values = options[keyPath: c] else {

@@ -142,6 +142,74 @@ extension cgrpo_chunk_loss_options: OptionStruct {
   ]
 }
 
+extension cgrpo_nft_options: OptionStruct {
+  nonisolated(unsafe) static let fields: [Field<Self, NFTOptions>] = [
+    .number(\.beta, \.beta),
+    .number(\.advantage_clip, \.advantageClip),
+    .choice("weighting", \.weighting, \.weighting),
+    .choice("mode", \.mode, \.mode),
+    .number(\.floor, \.floor),
+    .array("times", \.times, \.times) { ($1.samples, $1.steps) },
+    .array("positive_absolute", \.positive_absolute, \.positiveAbsolute) { ($1.samples, $1.steps) },
+    .array("negative_absolute", \.negative_absolute, \.negativeAbsolute) { ($1.samples, $1.steps) },
+    .number(\.kl, \.kl),
+    .array("reference_divergence", \.reference_divergence, \.referenceDivergence) { ($1.samples, $1.steps) },
+  ]
+}
+
+extension cgrpo_dgpo_options: OptionStruct {
+  nonisolated(unsafe) static let fields: [Field<Self, DGPOOptions>] = [
+    .number(\.beta, \.beta),
+    .count("group_size", \.group_size, \.groupSize),
+    .array("group_ids", \.group_ids, \.groupIDs) { ($1.samples, 1) },
+    .array("old_distance", \.old_distance, \.oldDistance) { ($1.samples, $1.steps) },
+    .number(\.clip_low, \.clip.low),
+    .number(\.clip_high, \.clip.high),
+    .flag("clip_kl", \.clip_kl, \.clipsKL),
+    .reserved(\.reserved),
+    .number(\.kl, \.kl),
+    .array("reference_divergence", \.reference_divergence, \.referenceDivergence) { ($1.samples, $1.steps) },
+  ]
+}
+
+extension cgrpo_crd_options: OptionStruct {
+  nonisolated(unsafe) static let fields: [Field<Self, CRDOptions>] = [
+    .number(\.beta, \.beta),
+    .number(\.advantage_clip, \.advantageClip),
+    .choice("regression", \.regression, \.regression),
+    .reserved(\.reserved),
+    .number(\.temperature, \.temperature),
+    .array("absolute", \.absolute, \.absolute) { ($1.samples, $1.steps) },
+    .array("old_absolute", \.old_absolute, \.oldAbsolute) { ($1.samples, $1.steps) },
+    .number(\.floor, \.floor),
+    .number(\.kl, \.kl),
+    Field({ options, result, _ in result.leastKL = options.kl_least == -1 ? nil : options.kl_least }) {
+      $1.kl_least = $0.leastKL ?? -1
+    },
+    .array("reference_divergence", \.reference_divergence, \.referenceDivergence) { ($1.samples, $1.steps) },
+  ]
+}
+
+extension cgrpo_dpo_options: OptionStruct {
+  nonisolated(unsafe) static let fields: [Field<Self, DPOOptions>] = [.number(\.beta, \.beta)]
+}
+
+extension cgrpo_time_options: OptionStruct {
+  nonisolated(unsafe) static let fields: [Field<Self, TimeOptions>] = [
+    .choice("distribution", \.distribution, \.distribution),
+    .flag("stratified", \.stratified, \.isStratified),
+    .number(\.shift, \.shift),
+    .number(\.mean, \.mean),
+    .number(\.std, \.std),
+    .number(\.low, \.low),
+    .number(\.high, \.high),
+    .number(\.least, \.least),
+    .array("values", \.values, "values_count", \.values_count, \.values) { _ in Schedule.maxSteps },
+    .number(\.seed, \.seed),
+    .array("sample_ids", \.sample_ids, \.sampleIDs) { ($1.samples, 1) },
+  ]
+}
+
 extension cgrpo_trainer_options: OptionStruct {
   static var defaults: TrainerOptions { TrainerOptions(latentSize: 0, conditionSize: 0) }
   nonisolated(unsafe) static let fields: [Field<Self, TrainerOptions>] = [

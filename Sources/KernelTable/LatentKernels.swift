@@ -20,6 +20,10 @@ public protocol LatentKernels: SendableMetatype {
   static func difference(_ arguments: UnsafePointer<DifferenceArguments>, _ sums: Sums)
   static func distance(_ arguments: UnsafePointer<DistanceArguments>, _ sums: Sums)
   static func meanDistance(_ arguments: UnsafePointer<MeanDistanceArguments>, _ sums: Sums)
+  static func forward(_ arguments: UnsafePointer<ForwardArguments>, _ sums: Sums)
+  static func target(_ arguments: UnsafePointer<TargetArguments>)
+  static func mixture(_ arguments: UnsafePointer<MixtureArguments>, _ sums: Sums)
+  static func forwardGradient(_ arguments: UnsafePointer<ForwardGradientArguments>)
   /// Sums of x' − x and x.
   static func change(from x: UnsafeRawPointer, to next: UnsafeRawPointer, count: Int, _ sums: Sums)
   /// Normals in the compute type and the kernels' order, then zeros to the end of the last 64.

@@ -18,7 +18,7 @@ private struct Affine<E: LatentElement> {
 }
 
 /// Where a kernel writes a gradient. Always a constant, so that each has a loop of its own.
-private enum Destination {
+enum Destination {
   case nowhere, throughCaches, pastCaches
 
   @inline(__always) var writes: Bool { self != .nowhere }
@@ -33,14 +33,14 @@ private enum Destination {
 }
 
 /// A kernel that may write a gradient.
-private protocol GradientKernel {
+protocol GradientKernel {
   func run(_ destination: Destination, _ gradient: Out)
 }
 
 extension GradientKernel {
   /// - Parameter unused: some address where there is no gradient to write.
   @inline(__always)
-  fileprivate func run(gradient: Out?, else unused: In, past: Bool = false) {
+  func run(gradient: Out?, else unused: In, past: Bool = false) {
     guard let gradient else { return run(.nowhere, Out(mutating: unused)) }
     if past { run(.pastCaches, gradient) } else { run(.throughCaches, gradient) }
   }

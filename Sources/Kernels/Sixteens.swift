@@ -11,10 +11,14 @@ struct Lanes<C: ComputeScalar> {
 
   @inline(__always) mutating func addSquares(_ d: Pair<C>) { squares = plus(squares, times(d, d)) }
 
+  @inline(__always) mutating func addMagnitude(_ d: Pair<C>) {
+    magnitude = plus(magnitude, (C.magnitude(d.0), C.magnitude(d.1)))
+  }
+
   @inline(__always) mutating func addChange(_ next: Pair<C>, _ x: Pair<C>) {
     let d = minus(next, x)
     change = plus(change, (C.magnitude(d.0), C.magnitude(d.1)))
-    magnitude = plus(magnitude, (C.magnitude(x.0), C.magnitude(x.1)))
+    addMagnitude(x)
   }
 
   @inline(__always) func add(to sums: UnsafeMutablePointer<BlockSums>) {

@@ -227,6 +227,31 @@ static cgrpo_status with_report(void *o) {
     return status;
 }
 
+static const double halves[B] = {0.5, 0.5, 0.5, 0.5};
+static cgrpo_status with_forward_extras(void *o) {
+    return cgrpo_forward_distance(&x->tensor, &v->tensor, &noise, 0, 1, (cgrpo_forward_extras *)o, log_prob, NULL,
+                                  NULL);
+}
+static cgrpo_status with_nft(void *o) {
+    cgrpo_nft_options *n = (cgrpo_nft_options *)o;
+    if (n->times == NULL) n->times = halves;
+    if (n->positive_absolute == NULL) n->positive_absolute = halves, n->negative_absolute = halves;
+    return cgrpo_nft_loss(halves, halves, rewards, B, 1, n, &loss, NULL, NULL, NULL);
+}
+static cgrpo_status with_dgpo(void *o) {
+    return cgrpo_dgpo_loss(halves, halves, rewards, B, 1, (cgrpo_dgpo_options *)o, &loss, grad, NULL);
+}
+static cgrpo_status with_crd(void *o) {
+    return cgrpo_crd_loss(halves, halves, rewards, B, 1, (cgrpo_crd_options *)o, &loss, grad, NULL);
+}
+static cgrpo_status with_dpo(void *o) {
+    return cgrpo_dpo_loss(halves, halves, halves, halves, B, 1, (cgrpo_dpo_options *)o, &loss, NULL, NULL, NULL);
+}
+static cgrpo_status with_times(void *o) { return cgrpo_times(B, 1, 0, (cgrpo_time_options *)o, log_prob); }
+static cgrpo_status with_forward_stats(void *o) {
+    return cgrpo_dpo_loss(halves, halves, halves, halves, B, 1, NULL, &loss, NULL, NULL, (cgrpo_forward_stats *)o);
+}
+
 static void init_stats(void *o, size_t size) { *(size_t *)o = size; }
 
 static void struct_sizes(void) {
@@ -259,6 +284,14 @@ static void struct_sizes(void) {
          sizeof(cgrpo_trainer_options)},
         {"pretrain_options", with_pretrain, (void (*)(void *, size_t))cgrpo_pretrain_options_init,
          sizeof(cgrpo_pretrain_options)},
+        {"forward_extras", with_forward_extras, (void (*)(void *, size_t))cgrpo_forward_extras_init,
+         sizeof(cgrpo_forward_extras)},
+        {"nft_options", with_nft, (void (*)(void *, size_t))cgrpo_nft_options_init, sizeof(cgrpo_nft_options)},
+        {"dgpo_options", with_dgpo, (void (*)(void *, size_t))cgrpo_dgpo_options_init, sizeof(cgrpo_dgpo_options)},
+        {"crd_options", with_crd, (void (*)(void *, size_t))cgrpo_crd_options_init, sizeof(cgrpo_crd_options)},
+        {"dpo_options", with_dpo, (void (*)(void *, size_t))cgrpo_dpo_options_init, sizeof(cgrpo_dpo_options)},
+        {"time_options", with_times, (void (*)(void *, size_t))cgrpo_time_options_init, sizeof(cgrpo_time_options)},
+        {"forward_stats", with_forward_stats, init_stats, sizeof(cgrpo_forward_stats)},
         {"chunk_stats", with_stats, init_stats, sizeof(cgrpo_chunk_stats)},
         {"iteration_report", with_report, init_stats, sizeof(cgrpo_iteration_report)},
     };
@@ -672,6 +705,136 @@ static void divergences(void) {
     cgrpo_sampler_destroy(ode);
 }
 
+/* The forward process, beyond what `tensors` checks. */
+static void forward_process(void) {
+    double outside[B] = {0.5, 0, 0.5, 0.5};
+    cgrpo_tensor *X, *V, *E, *G;
+    cgrpo_forward_extras o;
+    fresh();
+    gradients = array_new(CGRPO_TYPE_F32, B, D, 0);
+    X = &x->tensor, V = &v->tensor, E = &e->tensor, G = &gradients->tensor;
+#define NOISED(times, noise, draw, threads) cgrpo_forward_noised(X, times, noise, draw, threads, G)
+#define DISTANCE(noise, draw, threads, up, out) \
+    cgrpo_forward_distance(X, V, noise, draw, threads, &o, log_prob, up, out)
+#define EXPECT(change, up, out, words)       \
+    cgrpo_forward_extras_init(&o, sizeof o); \
+    change;                                  \
+    CHECK_REFUSED(DISTANCE(&noise, 0, 1, up, out), BAD, words)
+    CHECK_OK(NOISED(halves, &noise, 0, 1));
+    CHECK_REFUSED(NOISED(NULL, &noise, 0, 1), BAD, "times");
+    CHECK_REFUSED(NOISED(halves, NULL, 0, 1), BAD, "noise");
+    CHECK_REFUSED(NOISED(halves, &noise, -1, 1), BAD, "draw");
+    CHECK_REFUSED(NOISED(halves, &noise, 1 << 29, 1), BAD, "draw");
+    CHECK_REFUSED(NOISED(halves, &noise, 0, -1), BAD, "threads");
+    CHECK_REFUSED(NOISED(outside, &noise, 0, 1), BAD, "times[1]");
+    outside[1] = 1.001;
+    CHECK_REFUSED(NOISED(outside, &noise, 0, 1), BAD, "times[1]");
+    outside[1] = NAN;
+    CHECK_REFUSED(NOISED(outside, &noise, 0, 1), NAN_IN, "times[1]");
+    cgrpo_forward_extras_init(&o, sizeof o);
+    CHECK_OK(DISTANCE(&noise, (1 << 29) - 1, 1, grad, G));
+    CHECK_REFUSED(DISTANCE(NULL, 0, 1, NULL, NULL), BAD, "noise");
+    CHECK_REFUSED(DISTANCE(&noise, INT64_MAX, 1, NULL, NULL), BAD, "draw");
+    CHECK_REFUSED(DISTANCE(&noise, 0, 257, NULL, NULL), BAD, "threads");
+    EXPECT((void)0, grad, NULL, "grad_velocity");
+    EXPECT((void)0, NULL, G, "grad_distance");
+    EXPECT(o.old_distance = log_prob, NULL, NULL, "old_velocity");
+    EXPECT(o.grad_old_divergence = grad, NULL, G, "old_velocity");
+    EXPECT(o.reference_divergence = log_prob, NULL, NULL, "reference_velocity");
+    EXPECT(o.grad_reference_divergence = grad, NULL, G, "reference_velocity");
+    EXPECT(o.nft_beta = 1, NULL, NULL, "old_velocity");
+    EXPECT((o.old_velocity = E, o.nft_beta = -1), NULL, NULL, "nft_beta");
+    EXPECT((o.old_velocity = E, o.nft_beta = NAN), NULL, NULL, "nft_beta");
+    EXPECT((o.old_velocity = E, o.nft_beta = INFINITY), NULL, NULL, "nft_beta");
+    EXPECT((o.old_velocity = E, o.positive_distance = log_prob), NULL, NULL, "nft_beta");
+    EXPECT((o.old_velocity = E, o.grad_negative_distance = grad), NULL, G, "nft_beta");
+    cgrpo_tensor shifted = *G;
+    shifted.data = (float *)V->data + 1, shifted.shape = V->shape;
+    cgrpo_forward_extras_init(&o, sizeof o);
+    CHECK_REFUSED(DISTANCE(&noise, 0, 1, grad, &shifted), BAD, "overlaps velocity");
+#undef EXPECT
+#undef NOISED
+#undef DISTANCE
+}
+
+static void forward_objectives(void) {
+    static const double numbers[B] = {0.1, 0.2, 0.3, 0.4}, negative[B] = {0, 0, -0.1, 0};
+    double broken[B] = {0, 0, 0, INFINITY};
+    int64_t chosen[B], rejected[B], count;
+    cgrpo_nft_options n;
+    cgrpo_dgpo_options g;
+    cgrpo_crd_options c;
+    cgrpo_dpo_options p;
+    cgrpo_time_options t;
+    fresh();
+#define EXPECT(o, type, change, call, words) \
+    type##_init(&o, sizeof o);               \
+    change;                                  \
+    CHECK_REFUSED(call(&o), BAD, words)
+    EXPECT(n, cgrpo_nft_options, n.beta = 0, with_nft, "beta");
+    EXPECT(n, cgrpo_nft_options, n.beta = INFINITY, with_nft, "beta");
+    EXPECT(n, cgrpo_nft_options, n.advantage_clip = 0, with_nft, "advantage_clip");
+    EXPECT(n, cgrpo_nft_options, n.floor = -1, with_nft, "floor");
+    EXPECT(n, cgrpo_nft_options, n.weighting = 4, with_nft, "weighting");
+    EXPECT(n, cgrpo_nft_options, n.mode = 0, with_nft, "mode");
+    EXPECT(n, cgrpo_nft_options, n.kl = 1, with_nft, "reference_divergence");
+    EXPECT(n, cgrpo_nft_options, n.kl = -1, with_nft, "kl");
+    EXPECT(n, cgrpo_nft_options, n.grad_reference_divergence = grads, with_nft, "reference_divergence");
+    EXPECT(n, cgrpo_nft_options, n.times = negative, with_nft, "times[0]");
+    CHECK_REFUSED(cgrpo_nft_loss(halves, halves, rewards, B, 1, NULL, &loss, NULL, NULL, NULL), BAD, "times");
+    CHECK_REFUSED(cgrpo_nft_loss(NULL, halves, rewards, B, 1, &n, &loss, NULL, NULL, NULL), BAD, "positive_distance");
+    CHECK_REFUSED(cgrpo_nft_loss(halves, NULL, rewards, B, 1, &n, &loss, NULL, NULL, NULL), BAD, "negative_distance");
+    CHECK_REFUSED(cgrpo_nft_loss(halves, halves, NULL, B, 1, &n, &loss, NULL, NULL, NULL), BAD, "advantages");
+    CHECK_REFUSED(cgrpo_nft_loss(halves, halves, rewards, 0, 1, &n, &loss, NULL, NULL, NULL), BAD, "batch");
+    CHECK_REFUSED(cgrpo_nft_loss(halves, halves, rewards, B, MANY, &n, &loss, NULL, NULL, NULL), BAD, "count");
+    CHECK_REFUSED(cgrpo_nft_loss(halves, halves, rewards, B, 1, &n, NULL, NULL, NULL, NULL), BAD, "loss");
+    EXPECT(g, cgrpo_dgpo_options, g.beta = -1, with_dgpo, "beta");
+    EXPECT(g, cgrpo_dgpo_options, g.group_size = 3, with_dgpo, "group_size");
+    EXPECT(g, cgrpo_dgpo_options, (g.group_size = 2, g.group_ids = chosen), with_dgpo, "group_ids");
+    EXPECT(g, cgrpo_dgpo_options, g.clip_low = 1.1, with_dgpo, "clip_low");
+    EXPECT(g, cgrpo_dgpo_options, g.clip_high = NAN, with_dgpo, "clip_high");
+    EXPECT(g, cgrpo_dgpo_options, g.clip_kl = 2, with_dgpo, "clip_kl");
+    EXPECT(g, cgrpo_dgpo_options, g.reserved = 1, with_dgpo, "reserved");
+    EXPECT(g, cgrpo_dgpo_options, g.old_distance = negative, with_dgpo, "old_distance");
+    EXPECT(c, cgrpo_crd_options, c.beta = NAN, with_crd, "beta");
+    EXPECT(c, cgrpo_crd_options, c.regression = 3, with_crd, "regression");
+    EXPECT(c, cgrpo_crd_options, c.temperature = -1, with_crd, "temperature");
+    EXPECT(c, cgrpo_crd_options, c.absolute = numbers, with_crd, "old_absolute");
+    EXPECT(c, cgrpo_crd_options, c.kl_least = -2, with_crd, "kl_least");
+    EXPECT(c, cgrpo_crd_options, c.floor = 0, with_crd, "floor");
+    EXPECT(p, cgrpo_dpo_options, p.beta = 0, with_dpo, "beta");
+    EXPECT(t, cgrpo_time_options, t.distribution = 0, with_times, "distribution");
+    EXPECT(t, cgrpo_time_options, t.distribution = CGRPO_TIME_DISTRIBUTION_DISCRETE, with_times, "values");
+    EXPECT(t, cgrpo_time_options, (t.values = numbers, t.values_count = 2), with_times, "discrete");
+    EXPECT(t, cgrpo_time_options, t.values_count = 2, with_times, "values");
+    EXPECT(t, cgrpo_time_options, t.stratified = 2, with_times, "stratified");
+    EXPECT(t, cgrpo_time_options, t.shift = 0, with_times, "shift");
+    EXPECT(t, cgrpo_time_options, t.std = 0, with_times, "std");
+    EXPECT(t, cgrpo_time_options, t.mean = INFINITY, with_times, "mean");
+    EXPECT(t, cgrpo_time_options, (t.low = 0.5, t.high = 0.5), with_times, "low");
+    EXPECT(t, cgrpo_time_options, t.least = 1, with_times, "least");
+#undef EXPECT
+    CHECK_REFUSED(cgrpo_times(0, 1, 0, NULL, log_prob), BAD, "batch");
+    CHECK_REFUSED(cgrpo_times(B, 0, 0, NULL, log_prob), BAD, "count");
+    CHECK_REFUSED(cgrpo_times(B, 1, -1, NULL, log_prob), BAD, "draw");
+    CHECK_REFUSED(cgrpo_times(B, 1, 0, NULL, NULL), BAD, "times");
+    CHECK_REFUSED(cgrpo_dpo_loss(halves, halves, halves, broken, B, 1, NULL, &loss, NULL, NULL, NULL), NAN_IN,
+                  "rejected_reference_distance = inf of sample 3");
+    CHECK_REFUSED(cgrpo_dpo_loss(halves, negative, halves, halves, B, 1, NULL, &loss, NULL, NULL, NULL), BAD,
+                  "sample 2");
+    CHECK_REFUSED(cgrpo_dgpo_loss(halves, halves, broken, B, 1, NULL, &loss, NULL, NULL), NAN_IN, "advantages[3]");
+    CHECK_REFUSED(cgrpo_matching_log_probs(halves, NULL, B, 2, 1, log_prob, NULL), BAD, "times");
+    CHECK_REFUSED(cgrpo_matching_log_probs(halves, NULL, B, 6, 1, log_prob, NULL), BAD, "weighting");
+    CHECK_REFUSED(cgrpo_matching_log_probs(halves, NULL, B, 1, 0, log_prob, NULL), BAD, "power");
+    CHECK_REFUSED(cgrpo_matching_log_probs(halves, NULL, 0, 1, 1, log_prob, NULL), BAD, "count");
+    CHECK_REFUSED(cgrpo_matching_log_probs(halves, NULL, B, 1, 1, NULL, NULL), BAD, "log_probs");
+    CHECK_REFUSED(cgrpo_matching_log_probs(broken, NULL, B, 1, 1, log_prob, NULL), NAN_IN, "distances");
+    CHECK_REFUSED(cgrpo_preference_pairs(broken, B, 0, NULL, chosen, rejected, &count), NAN_IN, "scores[3]");
+    CHECK_REFUSED(cgrpo_preference_pairs(halves, B, 3, NULL, chosen, rejected, &count), BAD, "group_size");
+    CHECK_REFUSED(cgrpo_preference_pairs(halves, B, 0, NULL, NULL, rejected, &count), BAD, "chosen");
+    CHECK_REFUSED(cgrpo_preference_pairs(halves, B, 0, NULL, chosen, rejected, NULL), BAD, "pair_count");
+}
+
 static void objective_options(void) {
     static const int64_t outside[1] = {K}, negative[1] = {-1}, twice[2] = {1, 1};
     static const int32_t enums[] = {0, -1, 9, INT32_MIN};
@@ -966,6 +1129,8 @@ int main(void) {
     RUN(non_finite_numbers);
     RUN(counts_and_chunk_sizes);
     RUN(divergences);
+    RUN(forward_process);
+    RUN(forward_objectives);
     RUN(objective_options);
     RUN(trainer_options);
     RUN(trainer_calls);

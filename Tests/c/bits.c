@@ -67,6 +67,22 @@ int main(int count, char **arguments) {
             CHECK_OK(cgrpo_divergence_from_sampled(sampler, k, CGRPO_DIVERGENCE_MEAN, &x->tensor, &v->tensor, &noise,
                                                    &next->tensor, log_prob, grad, &out->tensor));
             LINE("divergence from sampled", out, log_prob);
+            const double at[B] = {1, 0.4, 1e-3};
+            CHECK_OK(cgrpo_forward_noised(&x->tensor, at, &noise, 4, threads, &out->tensor));
+            LINE("forward noised", out, at);
+            CHECK_OK(
+                cgrpo_forward_distance(&x->tensor, &v->tensor, &noise, 4, threads, NULL, log_prob, grad, &out->tensor));
+            LINE("forward distance", out, log_prob);
+            double numbers[4][B];
+            cgrpo_forward_extras others;
+            cgrpo_forward_extras_init(&others, sizeof others);
+            others.old_velocity = &u->tensor, others.reference_velocity = &next->tensor, others.nft_beta = 0.3;
+            others.positive_distance = numbers[0], others.negative_absolute = numbers[1];
+            others.old_divergence = numbers[2], others.reference_distance = numbers[3];
+            others.grad_positive_distance = grad, others.grad_reference_divergence = grad;
+            CHECK_OK(cgrpo_forward_distance(&x->tensor, &v->tensor, &noise, 4, threads, &others, log_prob, NULL,
+                                            &out->tensor));
+            LINE("forward distances", out, numbers);
         }
     cgrpo_sampler_destroy(sampler);
     return check_wrong != 0;

@@ -329,6 +329,82 @@ static cgrpo_status divergence_from_sampled(void) {
     return status;
 }
 
+static cgrpo_status forward_noised(void) {
+    cgrpo_tensor clean = row(x), out = row(written[0]);
+    cgrpo_noise noise = noise_of_ids();
+    cgrpo_status status = cgrpo_forward_noised(&clean, curve, &noise, 2, 1, &out);
+    wrote(written[0], sizeof written[0]);
+    return status;
+}
+
+static cgrpo_status forward_distance(void) {
+    cgrpo_tensor clean = row(x), velocity = row(v), other = row(u), reference = row(next), out = row(written[0]);
+    cgrpo_noise noise = noise_of_ids();
+    cgrpo_forward_extras extras;
+    cgrpo_forward_extras_init(&extras, sizeof extras);
+    extras.old_velocity = &other, extras.reference_velocity = &reference, extras.nft_beta = 0.5;
+    extras.positive_distance = more, extras.grad_negative_distance = grad;
+    cgrpo_status status = cgrpo_forward_distance(&clean, &velocity, &noise, 2, 1, &extras, results, grad, &out);
+    wrote(results, B * 8), wrote(more, B * 8), wrote(written[0], sizeof written[0]);
+    return status;
+}
+
+static double losses[2][B * S];
+static cgrpo_status nft_loss(void) {
+    double loss = 0;
+    cgrpo_nft_options options;
+    cgrpo_nft_options_init(&options, sizeof options);
+    options.weighting = CGRPO_NFT_WEIGHTING_VELOCITY;
+    cgrpo_status status = cgrpo_nft_loss(curve, curve, rewards, B, S, &options, &loss, losses[0], losses[1], NULL);
+    wrote(&loss, 8), wrote(losses, sizeof losses);
+    return status;
+}
+
+static cgrpo_status matching_log_probs(void) {
+    cgrpo_status status =
+        cgrpo_matching_log_probs(curve, NULL, B * S, CGRPO_MATCHING_WEIGHTING_UNIFORM, 1, losses[0], losses[1]);
+    wrote(losses, sizeof losses);
+    return status;
+}
+
+static cgrpo_status dgpo_loss(void) {
+    double loss = 0;
+    cgrpo_dgpo_options options;
+    cgrpo_dgpo_options_init(&options, sizeof options);
+    options.group_ids = ids;
+    cgrpo_status status = cgrpo_dgpo_loss(curve, curve, rewards, B * G, S / G, &options, &loss, losses[0], NULL);
+    wrote(&loss, 8), wrote(losses[0], sizeof losses[0]);
+    return status;
+}
+
+static cgrpo_status crd_loss(void) {
+    double loss = 0;
+    cgrpo_status status = cgrpo_crd_loss(curve, curve, rewards, B, S, NULL, &loss, losses[0], NULL);
+    wrote(&loss, 8), wrote(losses[0], sizeof losses[0]);
+    return status;
+}
+
+static cgrpo_status dpo_loss(void) {
+    double loss = 0;
+    cgrpo_status status = cgrpo_dpo_loss(curve, curve, curve, curve, B, S, NULL, &loss, losses[0], losses[1], NULL);
+    wrote(&loss, 8), wrote(losses, sizeof losses);
+    return status;
+}
+
+static cgrpo_status preference_pairs(void) {
+    static int64_t chosen[B * G], rejected[B * G];
+    int64_t count = 0;
+    cgrpo_status status = cgrpo_preference_pairs(rewards, B * G, 0, ids, chosen, rejected, &count);
+    wrote(&count, 8), wrote(chosen, (size_t)count * 8), wrote(rejected, (size_t)count * 8);
+    return status;
+}
+
+static cgrpo_status times(void) {
+    cgrpo_status status = cgrpo_times(B, S, 0, NULL, results);
+    wrote(results, sizeof results);
+    return status;
+}
+
 static cgrpo_status gcpo_weights(void) {
     cgrpo_status status = cgrpo_gcpo_weights(sizes, K, results);
     wrote(results, K * 8);
@@ -490,6 +566,15 @@ static const call calls[] = {
     {"cgrpo_chunk_loss", "VESPO", chunk_loss_vespo},
     CALL(divergence_from_velocity),
     CALL(divergence_from_sampled),
+    CALL(forward_noised),
+    CALL(forward_distance),
+    CALL(nft_loss),
+    CALL(matching_log_probs),
+    CALL(dgpo_loss),
+    CALL(crd_loss),
+    CALL(dpo_loss),
+    CALL(preference_pairs),
+    CALL(times),
     CALL(gcpo_weights),
     CALL(tempflow_weights),
     CALL(recipe_named),

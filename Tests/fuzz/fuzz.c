@@ -313,6 +313,56 @@ static void divergence(void) {
     if (to != NULL) wrote(&gradient);
 }
 
+static double *times_of(int64_t count) {
+    double *times = take((size_t)count * 8);
+    for (int64_t i = 0; i < count; i++) times[i] = real(1 - unit() / 2);
+    input(times);
+    return times;
+}
+
+static void forward(void) {
+    int64_t batch = 1 + below(4), elements = 1 + below(one_in(8) ? 300 : 40), draw = whole(below(100));
+    drawn clean, v, old, reference, out;
+    drawn_noise noise;
+    tensor(&clean, batch, 0, elements, 1), tensor(&v, batch, 0, elements, 1), tensor(&out, batch, 0, elements, 0);
+    const cgrpo_noise *of = noise_of(&noise, batch, 0, elements);
+    if (one_in(4)) {
+        double *times = maybe_null(times_of(batch));
+        if (CALL(cgrpo_forward_noised(&clean.tensor, times, of, draw, threads(), &out.tensor))) wrote(&out);
+        return;
+    }
+    OPTIONS(forward_extras, o);
+    double *results[11];
+    for (int i = 0; i < 11; i++) results[i] = maybe(output(batch));
+    o.absolute = results[0];
+    if (one_in(2)) {
+        tensor(&old, batch, 0, elements, 1), o.old_velocity = &old.tensor;
+        o.old_distance = results[1], o.old_absolute = results[2], o.old_divergence = results[3];
+        if (one_in(2)) o.grad_old_divergence = numbers(batch);
+    }
+    if (o.old_velocity != NULL && one_in(2)) {
+        o.nft_beta = real(2 * unit() + 0.01), o.positive_distance = results[4], o.positive_absolute = results[5];
+        o.negative_distance = results[6], o.negative_absolute = results[7];
+        if (one_in(2)) o.grad_positive_distance = numbers(batch), o.grad_negative_distance = numbers(batch);
+    }
+    if (one_in(2)) {
+        tensor(&reference, batch, 0, elements, 1), o.reference_velocity = &reference.tensor;
+        o.reference_distance = results[8], o.reference_divergence = results[9];
+        if (one_in(2)) o.grad_reference_divergence = numbers(batch);
+    }
+    const double *upstream = one_in(2) ? NULL : numbers(batch);
+    int writes = upstream != NULL || o.grad_old_divergence != NULL || o.grad_positive_distance != NULL ||
+                 o.grad_reference_divergence != NULL || wrong();
+    if (!CALL(cgrpo_forward_distance(&clean.tensor, &v.tensor, of, draw, threads(), &o, results[10], upstream,
+                                     writes ? &out.tensor : NULL)))
+        return;
+    const double *given[] = {o.absolute,           o.old_distance,         o.old_absolute,      o.old_divergence,
+                             o.positive_distance,  o.positive_absolute,    o.negative_distance, o.negative_absolute,
+                             o.reference_distance, o.reference_divergence, results[10]};
+    for (int i = 0; i < 11; i++) wrote_numbers(given[i], batch);
+    if (writes) wrote(&out);
+}
+
 static void window_steps(void) {
     int64_t *out = (int64_t *)output(12), *count = (int64_t *)output(1);
     OPTIONS(window_options, o);
@@ -498,6 +548,88 @@ static void best_of_n(void) {
         add(out, (size_t)count);
 }
 
+static void forward_loss(void) {
+    int64_t batch = 1 + below(5), count = 1 + below(6), all = batch * count;
+    double *a = positive_numbers(all), *b = positive_numbers(all), *advantage = numbers(batch), *loss = output(1);
+    double *first = maybe(output(all)), *second = maybe(output(all)), *kl = one_in(2) ? positive_numbers(all) : NULL;
+    double *of_kl = kl == NULL ? NULL : maybe(output(all)), weight = kl == NULL ? 0 : real(unit());
+    int right = 0;
+    cgrpo_forward_stats stats;
+    stats.struct_size = wrong() ? (size_t)below(sizeof stats) : sizeof stats;
+    cgrpo_forward_stats *to = one_in(2) ? NULL : &stats;
+    a = maybe_null(a), b = maybe_null(b), advantage = maybe_null(advantage), loss = maybe_null(loss);
+    switch (below(6)) {
+        case 0: {
+            OPTIONS(nft_options, o);
+            o.beta = real(unit() + 0.01), o.advantage_clip = real(5), o.weighting = choice(3), o.mode = choice(5);
+            o.floor = real(1e-5), o.kl = weight, o.reference_divergence = kl, o.grad_reference_divergence = of_kl;
+            if (!wrong()) o.times = times_of(all);
+            if (!wrong()) o.positive_absolute = positive_numbers(all), o.negative_absolute = positive_numbers(all);
+            right =
+                CALL(cgrpo_nft_loss(a, b, advantage, count_of(batch), count_of(count), &o, loss, first, second, to));
+            break;
+        }
+        case 1: {
+            OPTIONS(dgpo_options, o);
+            o.beta = real(100 * unit() + 0.01), o.clip_kl = (int32_t)below(2);
+            o.kl = weight, o.reference_divergence = kl, o.grad_reference_divergence = of_kl;
+            if (one_in(3)) o.group_size = whole(batch);
+            else if (one_in(2)) o.group_ids = integers(batch, 3);
+            if (one_in(2)) o.old_distance = positive_numbers(all), o.clip_low = real(0.1), o.clip_high = real(0.1);
+            right = CALL(cgrpo_dgpo_loss(a, b, advantage, count_of(batch), count_of(count), &o, loss, first, to));
+            break;
+        }
+        case 2: {
+            OPTIONS(crd_options, o);
+            o.beta = real(unit() + 0.01), o.advantage_clip = real(5), o.regression = choice(2), o.floor = real(1e-5);
+            o.kl = weight, o.reference_divergence = kl, o.grad_reference_divergence = of_kl;
+            if (one_in(2)) o.temperature = real(unit());
+            if (one_in(2)) o.absolute = positive_numbers(all), o.old_absolute = positive_numbers(all);
+            if (one_in(3)) o.kl_least = real(unit());
+            right = CALL(cgrpo_crd_loss(a, b, advantage, count_of(batch), count_of(count), &o, loss, first, to));
+            break;
+        }
+        case 3: {
+            OPTIONS(dpo_options, o);
+            o.beta = real(100 * unit() + 0.01);
+            right = CALL(cgrpo_dpo_loss(a, b, positive_numbers(all), positive_numbers(all), count_of(batch),
+                                        count_of(count), &o, loss, first, second, to));
+            break;
+        }
+        case 4: {
+            double *slopes = maybe(output(all)), *values = output(all);
+            if (CALL(cgrpo_matching_log_probs(a, times_of(all), count_of(all), choice(5), real(0.25),
+                                              maybe_null(values), slopes)))
+                wrote_numbers(values, all), wrote_numbers(slopes, all);
+            return;
+        }
+        default: {
+            int64_t *chosen = (int64_t *)output(batch), *rejected = (int64_t *)output(batch);
+            int64_t *pairs = (int64_t *)output(1);
+            const int64_t *groups = one_in(2) ? integers(batch, 3) : NULL;
+            if (CALL(cgrpo_preference_pairs(advantage, count_of(batch), groups != NULL && !wrong() ? 0 : whole(batch),
+                                            groups, maybe_null(chosen), maybe_null(rejected), maybe_null(pairs))))
+                add(chosen, (size_t)*pairs * 8), add(rejected, (size_t)*pairs * 8);
+            return;
+        }
+    }
+    if (!right) return;
+    wrote_numbers(loss, 1), wrote_numbers(first, all);
+    if (to != NULL) wrote_numbers(&stats.policy_loss, 6);
+}
+
+static void times(void) {
+    int64_t batch = 1 + below(4), count = 1 + below(9);
+    double *out = output(batch * count);
+    OPTIONS(time_options, o);
+    o.distribution = choice(3), o.stratified = (int32_t)below(2), o.least = real(0.01);
+    o.seed = bits(), o.sample_ids = sample_ids(batch);
+    if (o.distribution == CGRPO_TIME_DISTRIBUTION_DISCRETE) o.values = times_of(4), o.values_count = count_of(4);
+    else o.shift = real(3), o.mean = real(0), o.std = real(1), o.low = real(0.1), o.high = real(1);
+    if (CALL(cgrpo_times(count_of(batch), count_of(count), whole(below(9)), &o, maybe_null(out))))
+        wrote_numbers(out, batch * count);
+}
+
 static void chunk_loss(void) {
     int64_t batch = 1 + below(5), steps = 1 + below(12), *sizes, chunks = plan(&sizes, steps), all = batch * steps;
     double *fresh = numbers(all), *old = numbers(all), *loss = output(1);
@@ -617,6 +749,11 @@ static void (*const draws[])(void) = {schedule_make,
                                       predicted_image,
                                       divergence,
                                       divergence,
+                                      forward,
+                                      forward,
+                                      forward_loss,
+                                      forward_loss,
+                                      times,
                                       window_steps,
                                       rollout,
                                       rollout,

@@ -18,7 +18,7 @@ typedef void *_Nonnull chunkgrpo_out;
 CHUNKGRPO_STRUCT(BlockSums) {
     double squares;   /* sum of d^2, of the kernel's difference d: x' - m for a step */
     double change;    /* sum of |x' - x| */
-    double magnitude; /* sum of |x| */
+    double magnitude; /* sum of |x|; in the forward process of |d| */
 };
 
 /* Which of the library's normals: those of a sample and step from element `first` on, a multiple of a block. */
@@ -87,6 +87,42 @@ CHUNKGRPO_STRUCT(MeanDistanceArguments) {
     chunkgrpo_in x, v, noise, next;
     double scale;
     void *_Nullable gradient;
+    ptrdiff_t count;
+};
+
+/* d = v - u with u = noise - clean, and where wanted gradient = scale d; also the sum of |d|, as `magnitude` */
+CHUNKGRPO_STRUCT(ForwardArguments) {
+    chunkgrpo_in v, clean, noise;
+    double scale;
+    void *_Nullable gradient;
+    bool streams; /* past the caches where it can be */
+    ptrdiff_t count;
+};
+
+/* u = noise - clean, in the compute type, with room for a whole block */
+CHUNKGRPO_STRUCT(TargetArguments) {
+    chunkgrpo_in clean, noise;
+    chunkgrpo_out u;
+    ptrdiff_t count;
+};
+
+/* d = p v + q w - u, or v - u where w is null; also the sum of |d|, as `magnitude` */
+CHUNKGRPO_STRUCT(MixtureArguments) {
+    double p;
+    chunkgrpo_in v;
+    double q;
+    const void *_Nullable w;
+    chunkgrpo_in u;
+    ptrdiff_t count;
+};
+
+/* gradient = policy (v - u) + old (oldVelocity - u) + reference (v - referenceVelocity), without the terms that are null */
+CHUNKGRPO_STRUCT(ForwardGradientArguments) {
+    double policy, old, reference;
+    chunkgrpo_in v;
+    const void *_Nullable oldVelocity, *_Nullable referenceVelocity;
+    chunkgrpo_in u;
+    chunkgrpo_out gradient;
     ptrdiff_t count;
 };
 

@@ -19,14 +19,22 @@ struct Block {
   let extra, noise, scratch: UnsafeMutableRawPointer
 }
 
+/// Sums of the blocks of a sample.
+protocol Totals {
+  init()
+  mutating func add(_ other: Self)
+}
+
 /// The work on the blocks of a batch. A structure and not a closure: threads get at it without memory from the heap.
 protocol Pass {
+  /// What it adds up for each sample and step; one block's numbers by default.
+  associatedtype Sums: Totals = BlockSums
   /// Latents of the batch's size.
   var x: Rows { get }
   /// 1 … `maxSteps`: a segment of a sample is taken through all of them before the next one, so that what a step reads
   /// that the last one has read is still in the cache. 1 by default.
   var steps: Int { get }
-  func run(_ block: Block, _ kernels: any LatentKernels.Type, _ sums: inout BlockSums)
+  func run(_ block: Block, _ kernels: any LatentKernels.Type, _ sums: inout Sums)
 }
 
 /// A pass over some of the units of a batch: the segments of its samples, in order.
@@ -34,7 +42,7 @@ private struct Work<P: Pass> {
   let pass: P
   let kernels: any LatentKernels.Type
   let segments, steps: Int
-  let partial: UnsafeMutablePointer<BlockSums>
+  let partial: UnsafeMutablePointer<P.Sums>
   var first = 0
 
   func run(_ units: Range<Int>) {
@@ -44,7 +52,7 @@ private struct Work<P: Pass> {
       let end = min(pass.x.elements, (segment &+ 1) &* segmentSize)
       for step in 0..<steps {
         var offset = segment &* segmentSize
-        var sums = BlockSums()
+        var sums = P.Sums()
         while offset < end {
           let block = Block(
             sample: sample, step: step, offset: offset, count: min(blockSize, end &- offset), extra: scratch,
@@ -83,22 +91,23 @@ extension Pass {
   /// - Parameter owners: the views behind the rows of this pass, which lives on their memory.
   @discardableResult
   func run<Owners>(
-    threads: Int, keeping owners: Owners, finish: (_ sample: Int, _ step: Int, BlockSums) -> Double
+    threads: Int, keeping owners: Owners, finish: (_ sample: Int, _ step: Int, Sums) -> Double
   ) -> Broken? {
     let mode = chunkgrpo_support_use_mode(UInt(CHUNKGRPO_SUPPORT_DEFAULT_MODE))
     defer { chunkgrpo_support_use_mode(mode) }
     let (batch, elements, steps) = (x.batch, x.elements, steps)
     let segments = (elements &+ segmentSize &- 1) / segmentSize
     let threads = batch &* elements &* steps < threadingThreshold ? 1 : threads
-    let sums = chunkgrpo_support_scratch(CHUNKGRPO_SUPPORT_SUMS).assumingMemoryBound(to: BlockSums.self)
+    let sums = chunkgrpo_support_scratch(CHUNKGRPO_SUPPORT_SUMS).assumingMemoryBound(to: Sums.self)
+    let room = maxSums &* MemoryLayout<BlockSums>.stride / MemoryLayout<Sums>.stride
     let (totals, partial) = (sums, sums + steps)
     var work = Work(pass: self, kernels: x.type.kernels, segments: segments, steps: steps, partial: partial)
-    totals.initialize(repeating: BlockSums(), count: steps)
+    totals.initialize(repeating: Sums(), count: steps)
     var (sample, segment) = (0, 0)
     var broken: Broken?
     while work.first < batch &* segments {
       chunkgrpo_support_rest()
-      let units = min((maxSums &- steps) / steps, batch &* segments &- work.first)
+      let units = min((room &- steps) / steps, batch &* segments &- work.first)
       withUnsafeMutablePointer(to: &work) {
         parallel(units: units, threads: threads, context: $0) { context, units in
           context.assumingMemoryBound(to: Work<Self>.self).pointee.run(units)
@@ -111,7 +120,7 @@ extension Pass {
           if segment == segments {
             let result = finish(sample, step, totals[step])
             if !result.isFinite && step < broken?.step ?? .max { broken = Broken(sample: sample, step: step) }
-            totals[step] = BlockSums()
+            totals[step] = Sums()
           }
         }
         if segment == segments { (sample, segment) = (sample &+ 1, 0) }
@@ -123,8 +132,9 @@ extension Pass {
   }
 }
 
-extension BlockSums {
-  fileprivate mutating func add(_ other: BlockSums) {
+extension BlockSums: Totals {
+  @inline(__always)
+  mutating func add(_ other: BlockSums) {
     squares += other.squares
     change += other.change
     magnitude += other.magnitude

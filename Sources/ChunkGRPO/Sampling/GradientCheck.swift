@@ -19,6 +19,13 @@ struct GradientCheck {
     if step < broken?.step ?? .max && !gradient.isFinite(sample) { broken = Broken(sample: sample, step: step) }
   }
 
+  /// For what has no steps.
+  func throwIfBroken(_ upstream: String, _ gradient: LatentsView) throws {
+    if let broken {
+      throw ChunkGRPOError.nonFinite("\(upstream) of sample \(broken.sample) is too large for \(gradient.type)")
+    }
+  }
+
   /// - Parameter first: the step that the pass counts from.
   func throwIfBroken(from first: Int, _ upstream: String, _ gradient: LatentsView) throws {
     if let broken {

@@ -102,6 +102,21 @@ AdvantageLevel = Literal["sample", "chunk", "step"]
 DIVERGENCE = {"gaussian": 1, "gaussian_per_time": 2, "mean": 3, "velocity": 4}
 Divergence = Literal["gaussian", "gaussian_per_time", "mean", "velocity"]
 
+NFT_WEIGHTING = {"adaptive": 1, "image": 2, "velocity": 3}
+NftWeighting = Literal["adaptive", "image", "velocity"]
+
+NFT_ADVANTAGES = {"all": 1, "positive_only": 2, "negative_only": 3, "one_only": 4, "binary": 5}
+NftAdvantages = Literal["all", "positive_only", "negative_only", "one_only", "binary"]
+
+MATCHING_WEIGHTING = {"uniform": 1, "time": 2, "time_squared": 3, "huber": 4, "generalised_huber": 5}
+MatchingWeighting = Literal["uniform", "time", "time_squared", "huber", "generalised_huber"]
+
+CRD_REGRESSION = {"mean_square": 1, "cross_entropy": 2}
+CrdRegression = Literal["mean_square", "cross_entropy"]
+
+TIME_DISTRIBUTION = {"uniform": 1, "logit_normal": 2, "discrete": 3}
+TimeDistribution = Literal["uniform", "logit_normal", "discrete"]
+
 PARAMETERS = {"trained": 1, "averaged": 2}
 Parameters = Literal["trained", "averaged"]
 
@@ -438,6 +453,181 @@ class Recipe(ctypes.Structure):
     ]
 
 
+class ForwardExtras(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("old_velocity", POINTER(Tensor)),
+        ("reference_velocity", POINTER(Tensor)),
+        ("nft_beta", c_double),
+        ("absolute", c_void_p),
+        ("old_distance", c_void_p),
+        ("old_absolute", c_void_p),
+        ("reference_distance", c_void_p),
+        ("positive_distance", c_void_p),
+        ("positive_absolute", c_void_p),
+        ("negative_distance", c_void_p),
+        ("negative_absolute", c_void_p),
+        ("old_divergence", c_void_p),
+        ("reference_divergence", c_void_p),
+        ("grad_positive_distance", c_void_p),
+        ("grad_negative_distance", c_void_p),
+        ("grad_old_divergence", c_void_p),
+        ("grad_reference_divergence", c_void_p),
+    ]
+    init = "cgrpo_forward_extras_init"
+    keywords = {
+        "nft_beta": Field("nft_beta", "float64", optional=True),
+        "grad_positive_distance": Field("grad_positive_distance", "float64*", optional=True),
+        "grad_negative_distance": Field("grad_negative_distance", "float64*", optional=True),
+        "grad_old_divergence": Field("grad_old_divergence", "float64*", optional=True),
+        "grad_reference_divergence": Field("grad_reference_divergence", "float64*", optional=True),
+    }
+
+
+class ForwardStatsStruct(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("policy_loss", c_double),
+        ("kl", c_double),
+        ("weight_mean", c_double),
+        ("clip_fraction", c_double),
+        ("reward_mean", c_double),
+        ("accuracy", c_double),
+    ]
+
+
+class NftOptions(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("beta", c_double),
+        ("advantage_clip", c_double),
+        ("weighting", c_int32),
+        ("mode", c_int32),
+        ("floor", c_double),
+        ("times", c_void_p),
+        ("positive_absolute", c_void_p),
+        ("negative_absolute", c_void_p),
+        ("kl", c_double),
+        ("reference_divergence", c_void_p),
+        ("grad_reference_divergence", c_void_p),
+    ]
+    init = "cgrpo_nft_options_init"
+    keywords = {
+        "beta": Field("beta", "float64"),
+        "advantage_clip": Field("advantage_clip", "float64"),
+        "weighting": Field("weighting", "choice", NFT_WEIGHTING),
+        "mode": Field("mode", "choice", NFT_ADVANTAGES),
+        "floor": Field("floor", "float64"),
+        "times": Field("times", "float64*", optional=True),
+        "positive_absolute": Field("positive_absolute", "float64*", optional=True),
+        "negative_absolute": Field("negative_absolute", "float64*", optional=True),
+        "kl": Field("kl", "float64"),
+        "reference_divergence": Field("reference_divergence", "float64*", optional=True),
+    }
+
+
+class DgpoOptions(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("beta", c_double),
+        ("group_size", c_int64),
+        ("group_ids", c_void_p),
+        ("old_distance", c_void_p),
+        ("clip_low", c_double),
+        ("clip_high", c_double),
+        ("clip_kl", c_int32),
+        ("reserved", c_int32),
+        ("kl", c_double),
+        ("reference_divergence", c_void_p),
+        ("grad_reference_divergence", c_void_p),
+    ]
+    init = "cgrpo_dgpo_options_init"
+    keywords = {
+        "beta": Field("beta", "float64"),
+        "group_size": Field("group_size", "int64", optional=True),
+        "group_ids": Field("group_ids", "int64*", optional=True),
+        "old_distance": Field("old_distance", "float64*", optional=True),
+        "clip": Field("clip_low", "pair", optional=True),
+        "clip_kl": Field("clip_kl", "flag"),
+        "kl": Field("kl", "float64"),
+        "reference_divergence": Field("reference_divergence", "float64*", optional=True),
+    }
+
+
+class CrdOptions(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("beta", c_double),
+        ("advantage_clip", c_double),
+        ("regression", c_int32),
+        ("reserved", c_int32),
+        ("temperature", c_double),
+        ("absolute", c_void_p),
+        ("old_absolute", c_void_p),
+        ("floor", c_double),
+        ("kl", c_double),
+        ("kl_least", c_double),
+        ("reference_divergence", c_void_p),
+        ("grad_reference_divergence", c_void_p),
+    ]
+    init = "cgrpo_crd_options_init"
+    keywords = {
+        "beta": Field("beta", "float64"),
+        "advantage_clip": Field("advantage_clip", "float64"),
+        "regression": Field("regression", "choice", CRD_REGRESSION),
+        "temperature": Field("temperature", "float64"),
+        "absolute": Field("absolute", "float64*", optional=True),
+        "old_absolute": Field("old_absolute", "float64*", optional=True),
+        "floor": Field("floor", "float64"),
+        "kl": Field("kl", "float64"),
+        "kl_least": Field("kl_least", "float64"),
+        "reference_divergence": Field("reference_divergence", "float64*", optional=True),
+    }
+
+
+class DpoOptions(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("beta", c_double),
+    ]
+    init = "cgrpo_dpo_options_init"
+    keywords = {
+        "beta": Field("beta", "float64"),
+    }
+
+
+class TimeOptions(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("distribution", c_int32),
+        ("stratified", c_int32),
+        ("shift", c_double),
+        ("mean", c_double),
+        ("std", c_double),
+        ("low", c_double),
+        ("high", c_double),
+        ("least", c_double),
+        ("values", c_void_p),
+        ("values_count", c_int64),
+        ("seed", c_uint64),
+        ("sample_ids", c_void_p),
+    ]
+    init = "cgrpo_time_options_init"
+    keywords = {
+        "distribution": Field("distribution", "choice", TIME_DISTRIBUTION),
+        "stratified": Field("stratified", "flag"),
+        "shift": Field("shift", "float64"),
+        "mean": Field("mean", "float64"),
+        "std": Field("std", "float64"),
+        "low": Field("low", "float64"),
+        "high": Field("high", "float64"),
+        "least": Field("least", "float64"),
+        "values": Field("values", "float64*", optional=True, counted="values_count"),
+        "seed": Field("seed", "uint64"),
+        "sample_ids": Field("sample_ids", "uint64*", optional=True),
+    }
+
+
 class TrainerOptions(ctypes.Structure):
     _fields_ = [
         ("struct_size", c_size_t),
@@ -561,6 +751,24 @@ class ChunkStats:
     """mean of the KL estimate"""
     effective_sample_size: float
     """(sum ratio)^2 / (N sum ratio^2), in (0, 1]; 1 = on policy"""
+
+
+@dataclass(frozen=True)
+class ForwardStats:
+    """Means over samples and times of an objective of the forward process."""
+
+    policy_loss: float
+    """the loss without its KL term"""
+    kl: float
+    """of reference_divergence, without its weight"""
+    weight_mean: float
+    """NFT: of r; DGPO: of sigmoid(s)"""
+    clip_fraction: float
+    """DGPO: share of distances that the clip took the gradient from"""
+    reward_mean: float
+    """CRD: of the implicit reward; DPO: of its margin between chosen and rejected"""
+    accuracy: float
+    """DPO: share of pairs whose chosen image has the higher implicit reward"""
 
 
 @dataclass(frozen=True)
@@ -748,6 +956,109 @@ class ChunkLossKeywords(TypedDict, total=False):
     """2; > 0: lambda elsewhere"""
 
 
+class NftKeywords(TypedDict, total=False):
+    """Keywords for cgrpo_nft_options."""
+    beta: float
+    """1; > 0: the nft_beta of the distances"""
+    advantage_clip: float
+    """5; > 0"""
+    weighting: NftWeighting
+    """'adaptive'"""
+    mode: NftAdvantages
+    """'all'"""
+    floor: float
+    """1e-5; > 0; of the adaptive weight"""
+    times: Optional[Any]
+    """None; (B, N), in (0, 1]: for all weightings but that of velocities"""
+    positive_absolute: Optional[Any]
+    """None; (B, N): for the adaptive weighting"""
+    negative_absolute: Optional[Any]
+    """None; (B, N): for the adaptive weighting"""
+    kl: float
+    """0; >= 0"""
+    reference_divergence: Optional[Any]
+    """None; (B, N)"""
+
+
+class DgpoKeywords(TypedDict, total=False):
+    """Keywords for cgrpo_dgpo_options."""
+    beta: float
+    """100; > 0"""
+    group_size: Optional[int]
+    """0 = all samples are one group; must divide the batch"""
+    group_ids: Optional[Any]
+    """None, or (B): any order, unequal sizes; excludes group_size"""
+    old_distance: Optional[Any]
+    """None: no clipping; (B, N)"""
+    clip: Optional[Union[float, tuple[float, float]]]
+    """1e-4; in [0, 1]; for clipping"""
+    clip_kl: bool
+    """0; 1: clipped distances have no gradient of the KL either"""
+    kl: float
+    """0; >= 0"""
+    reference_divergence: Optional[Any]
+    """None; (B, N)"""
+
+
+class CrdKeywords(TypedDict, total=False):
+    """Keywords for cgrpo_crd_options."""
+    beta: float
+    """1; > 0"""
+    advantage_clip: float
+    """5; > 0"""
+    regression: CrdRegression
+    """'mean_square'"""
+    temperature: float
+    """math.inf = a centre is a plain mean; > 0: the mean of the losses for two centres, weighted by
+    softmax(A'/temperature) and softmax(-A'/temperature); 0: by softmax(A') where A' > 0, and equally
+    (Flow-Factory's weight_temp)"""
+    absolute: Optional[Any]
+    """None: no divisors; (B, N), with old_absolute: Flow-Factory's adaptive_logp"""
+    old_absolute: Optional[Any]
+    """None; (B, N)"""
+    floor: float
+    """1e-5; > 0; the least divisor"""
+    kl: float
+    """0; >= 0"""
+    kl_least: float
+    """-1 = kl; >= 0: the weight of the KL goes from this at A' = 0 to kl at A' = 1 (Flow-Factory's
+    reward_adaptive_kl: 1e-4)"""
+    reference_divergence: Optional[Any]
+    """None; (B, N)"""
+
+
+class DpoKeywords(TypedDict, total=False):
+    """Keywords for cgrpo_dpo_options."""
+    beta: float
+    """100; > 0"""
+
+
+class TimeKeywords(TypedDict, total=False):
+    """Keywords for cgrpo_time_options."""
+    distribution: TimeDistribution
+    """'uniform'"""
+    stratified: bool
+    """1: the N times of a sample are one of each N-th of the distribution, in random order; 0: drawn apart"""
+    shift: float
+    """1; > 0: t becomes shift t / (1 + (shift - 1) t). Not for discrete times"""
+    mean: float
+    """0; of the logit-normal"""
+    std: float
+    """1; > 0; of the logit-normal"""
+    low: float
+    """0; >= 0: t becomes low + (high - low) t, after the shift. Not for discrete times"""
+    high: float
+    """1; low < high <= 1"""
+    least: float
+    """0; in [0, 1): no time is below it (AWM, Flow-Factory: 0.01)"""
+    values: Optional[Any]
+    """None; the times of the discrete distribution, each in (0, 1]: sigmas of a schedule"""
+    seed: int
+    """0"""
+    sample_ids: Optional[Any]
+    """None: 0 ... B - 1; else B of them. Samples with one id have the same times"""
+
+
 class TrainerKeywords(TypedDict, total=False):
     """Keywords for cgrpo_trainer_options."""
     width: int
@@ -884,6 +1195,28 @@ FUNCTIONS = {
     "cgrpo_tempflow_weights": "int32 handle int64* int64 float64*",
     "cgrpo_recipe_named": "int32 text Recipe*",
     "cgrpo_recipe_describe": "int32 text pointer size size*",
+    "cgrpo_forward_noised": "int32 Tensor* float64* Noise* int64 int32 Tensor*",
+    "cgrpo_forward_extras_init": "nothing ForwardExtras* size",
+    "cgrpo_forward_distance": "int32 Tensor* Tensor* Noise* int64 int32 ForwardExtras* float64* float64* Tensor*",
+    "cgrpo_nft_options_init": "nothing NftOptions* size",
+    "cgrpo_nft_loss": (
+        "int32 float64* float64* float64* int64 int64 NftOptions* float64* float64* float64* ForwardStatsStruct*"
+    ),
+    "cgrpo_matching_log_probs": "int32 float64* float64* int64 int32 float64 float64* float64*",
+    "cgrpo_dgpo_options_init": "nothing DgpoOptions* size",
+    "cgrpo_dgpo_loss": (
+        "int32 float64* float64* float64* int64 int64 DgpoOptions* float64* float64* ForwardStatsStruct*"
+    ),
+    "cgrpo_crd_options_init": "nothing CrdOptions* size",
+    "cgrpo_crd_loss": "int32 float64* float64* float64* int64 int64 CrdOptions* float64* float64* ForwardStatsStruct*",
+    "cgrpo_dpo_options_init": "nothing DpoOptions* size",
+    "cgrpo_dpo_loss": (
+        "int32 float64* float64* float64* float64* int64 int64 DpoOptions* float64* float64* float64* "
+        "ForwardStatsStruct*"
+    ),
+    "cgrpo_preference_pairs": "int32 float64* int64 int64 int64* int64* int64* int64*",
+    "cgrpo_time_options_init": "nothing TimeOptions* size",
+    "cgrpo_times": "int32 int64 int64 int64 TimeOptions* float64*",
     "cgrpo_trainer_options_init": "nothing TrainerOptions* size",
     "cgrpo_trainer_create": "int32 TrainerOptions* handle*",
     "cgrpo_trainer_destroy": "nothing handle",

@@ -1,0 +1,90 @@
+internal import Platform
+
+/// Options of `dgpoLoss`.
+public struct DGPOOptions: Options {
+  /// β > 0.
+  public var beta = 100.0
+  /// Consecutive samples of one prompt, or ids; nil = all samples are one group.
+  public var groupSize: Int?
+  public var groupIDs: Numbers<Int>?
+  /// (B, N) distances of the old policy; with them, a distance whose ratio exp(d_old − d) has left `clip` the advantage's
+  /// way has no gradient.
+  public var oldDistance: Numbers<Double>?
+  public var clip = ClipRange(low: 1e-4, high: 1e-4)
+  /// Clipped distances have no gradient of the KL either.
+  public var clipsKL = false
+  /// β ≥ 0 of the velocity KL, and its (B, N) numbers.
+  public var kl = 0.0
+  public var referenceDivergence: Numbers<Double>?
+
+  public init() {}
+
+  func isClipped(_ i: Int, _ distance: Double, _ advantage: Double) -> Bool {
+    guard let oldDistance else { return false }
+    let ratio = exp(oldDistance[i] - distance)
+    return advantage > 0 ? ratio > 1 + clip.high : ratio < 1 - clip.low
+  }
+}
+
+/// DGPO (Luo-Yihong/DGPO scripts/train_sd3_dgpo.py; Flow-Factory dgpo.py):
+///
+///     s    = β/|G| · Σ over the group of A_i·(d_i − d_i^ref)        at each time
+///     loss = mean over samples and times of sigmoid(s)·A_i·d_i      no gradient through s
+///
+/// The samples of a group share noise and times.
+///
+/// - Parameters:
+///   - distance, reference: (B, N).
+///   - advantages: (B).
+public func dgpoLoss(
+  distance: [Double], reference: [Double], advantages: [Double], options: DGPOOptions = DGPOOptions()
+) throws -> ForwardLoss {
+  try forwardLoss(size: distance.count, gradients: 1, hasReference: options.referenceDivergence != nil) {
+    try dgpoLoss(
+      distance: Numbers(distance), reference: Numbers(reference), advantages: Numbers(advantages), options: options,
+      to: $0)
+  }
+}
+
+package func dgpoLoss(
+  distance: Numbers<Double>, reference: Numbers<Double>, advantages: Numbers<Double>, options: DGPOOptions,
+  to output: ForwardLossOutput
+) throws -> (loss: Double, stats: ForwardStats) {
+  let size = distance.count
+  let times = try timesPerSample(size, batch: advantages.count)
+  try checkDistances(distance, "distance", size: size, times)
+  try checkDistances(reference, "reference_distance", size: size, times)
+  try checkAdvantages(advantages)
+  try checkPositive(options.beta, "beta")
+  if let old = options.oldDistance { try checkDistances(old, "old_distance", size: size, times) }
+  let (low, high) = (options.clip.low, options.clip.high)
+  try require(low >= 0 && low <= 1, "clip_low = \(low) is outside [0, 1]")
+  try require(high >= 0, "clip_high = \(high) must be at least 0")
+  let groups = try SampleGroups(count: advantages.count, size: options.groupSize, ids: options.groupIDs)
+  let kl = try ReferenceKL(options.kl, options.referenceDivergence, output, size: size, times)
+  var stats = ForwardStats()
+  var ofKL = 0.0
+  groups.each { group in
+    for time in 0..<times {
+      var preference = 0.0
+      for place in group {
+        let (sample, i) = (groups.sample(place), groups.sample(place) * times + time)
+        preference += advantages[sample] * options.beta * (distance[i] - reference[i]) / Double(group.count)
+      }
+      let weight = sigmoid(preference)
+      for place in group {
+        let (sample, i) = (groups.sample(place), groups.sample(place) * times + time)
+        let slope = weight * advantages[sample] / Double(size)
+        let clipped = options.isClipped(i, distance[i], advantages[sample])
+        stats.policyLoss += slope * distance[i]
+        stats.weightMean += weight / Double(size)
+        stats.clipFraction += clipped ? 1 / Double(size) : 0
+        output.first?[i] = clipped ? 0 : slope
+        kl.add(i, kl.weight, size: size, to: &ofKL, &stats.kl, output)
+        if clipped && options.clipsKL { output.referenceDivergence?[i] = 0 }
+      }
+    }
+  }
+  try checkLoss(stats.policyLoss + ofKL)
+  return (stats.policyLoss + ofKL, stats)
+}

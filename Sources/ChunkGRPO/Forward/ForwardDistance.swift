@@ -1,0 +1,273 @@
+internal import KernelTable
+
+/// Other velocities at the same noised latents, for distances in the same pass.
+public struct ForwardExtras {
+  /// v_old and v_ref, (B, D).
+  public var oldVelocity, referenceVelocity: LatentsView?
+  /// β of v⁺ = (1 − β)·v_old + β·v and v⁻ = (1 + β)·v_old − β·v (DiffusionNFT, arXiv 2509.16117); it needs `oldVelocity`.
+  public var nftBeta: Double?
+
+  public init(oldVelocity: LatentsView? = nil, referenceVelocity: LatentsView? = nil, nftBeta: Double? = nil) {
+    self.oldVelocity = oldVelocity
+    self.referenceVelocity = referenceVelocity
+    self.nftBeta = nftBeta
+  }
+}
+
+/// Distances from u = ε − x0, B numbers each; empty where the velocity is not given. "mean" is over the D elements.
+public struct ForwardDistances: Sendable, Equatable {
+  /// mean |v − u|² and mean |v − u|
+  public var distance: [Double] = [], absolute: [Double] = []
+  /// The same of v_old.
+  public var oldDistance: [Double] = [], oldAbsolute: [Double] = []
+  /// mean |v_ref − u|²
+  public var referenceDistance: [Double] = []
+  /// Of v⁺ and v⁻.
+  public var positiveDistance: [Double] = [], positiveAbsolute: [Double] = []
+  public var negativeDistance: [Double] = [], negativeAbsolute: [Double] = []
+  /// mean |v − v_old|² and mean |v − v_ref|²
+  public var oldDivergence: [Double] = [], referenceDivergence: [Double] = []
+}
+
+/// ∂loss/∂ the number of the name, B numbers each, or nil for none.
+public struct ForwardGradients: Sendable {
+  public var distance, positiveDistance, negativeDistance, oldDivergence, referenceDivergence: [Double]?
+
+  public init(
+    distance: [Double]? = nil, positiveDistance: [Double]? = nil, negativeDistance: [Double]? = nil,
+    oldDivergence: [Double]? = nil, referenceDivergence: [Double]? = nil
+  ) {
+    self.distance = distance
+    self.positiveDistance = positiveDistance
+    self.negativeDistance = negativeDistance
+    self.oldDivergence = oldDivergence
+    self.referenceDivergence = referenceDivergence
+  }
+}
+
+/// Where distances are written, as `ForwardDistances` names them; nil = nowhere.
+package struct ForwardOutput {
+  package typealias Place = UnsafeMutablePointer<Double>?
+  package var distance: Place = nil, absolute: Place = nil
+  package var oldDistance: Place = nil, oldAbsolute: Place = nil, referenceDistance: Place = nil
+  package var positiveDistance: Place = nil, positiveAbsolute: Place = nil
+  package var negativeDistance: Place = nil, negativeAbsolute: Place = nil
+  package var oldDivergence: Place = nil, referenceDivergence: Place = nil
+
+  package init() {}
+
+  var ofOld: Bool { oldDistance != nil || oldAbsolute != nil || oldDivergence != nil }
+  var ofReference: Bool { referenceDistance != nil || referenceDivergence != nil }
+  var ofMixtures: Bool {
+    positiveDistance != nil || positiveAbsolute != nil || negativeDistance != nil || negativeAbsolute != nil
+  }
+}
+
+/// What `ForwardGradients` has, with memory of the caller.
+package struct ForwardUpstream {
+  package typealias Numbers = UnsafePointer<Double>?
+  package var distance: Numbers = nil, positiveDistance: Numbers = nil, negativeDistance: Numbers = nil
+  package var oldDivergence: Numbers = nil, referenceDivergence: Numbers = nil
+
+  package init() {}
+
+  var isEmpty: Bool { distance == nil && oldDivergence == nil && referenceDivergence == nil && !ofMixtures }
+  var ofMixtures: Bool { positiveDistance != nil || negativeDistance != nil }
+
+  func check(batch: Int) throws {
+    func check(_ name: StaticString, _ numbers: Numbers) throws {
+      guard let numbers else { return }
+      for i in 0..<batch where !numbers[i].isFinite {
+        throw ChunkGRPOError.nonFinite("\(name)[\(i)] = \(numbers[i]) is not finite")
+      }
+    }
+    try check("grad_distance", distance)
+    try check("grad_positive_distance", positiveDistance)
+    try check("grad_negative_distance", negativeDistance)
+    try check("grad_old_divergence", oldDivergence)
+    try check("grad_reference_divergence", referenceDivergence)
+  }
+
+  /// With p = v − u and q = v_old − u: v⁺ − u = β·p + (1 − β)·q and v⁻ − u = (1 + β)·q − β·p, and the derivative of
+  /// mean d² in v is 2·d/D times that of d.
+  func coefficients(_ i: Int, elements: Int, nftBeta beta: Double) -> ForwardCoefficients {
+    let (plus, minus) = (positiveDistance?[i] ?? 0, negativeDistance?[i] ?? 0)
+    let old = oldDivergence?[i] ?? 0
+    let factor = 2 / Double(elements)
+    return ForwardCoefficients(
+      policy: factor * ((distance?[i] ?? 0) + old + beta * beta * (plus + minus)),
+      old: factor * (beta * ((1 - beta) * plus - (1 + beta) * minus) - old),
+      reference: factor * (referenceDivergence?[i] ?? 0))
+  }
+}
+
+/// Distance of a velocity from u = ε − x0 at x_t = (1 − t)·x0 + t·ε: mean |v − u|², which is the loss of flow matching.
+///
+/// - Parameters:
+///   - clean: x0, (B, D).
+///   - velocity: v at x_t.
+///   - noise, draw: as they were in `forwardNoised`.
+///   - gradient: ∂loss/∂ distances, and where to write ∂loss/∂v; the other velocities have none.
+@discardableResult
+public func forwardDistance(
+  clean: LatentsView, velocity: LatentsView, noise: Noise, draw: Int = 0, extras: ForwardExtras = ForwardExtras(),
+  gradient: (ForwardGradients, LatentsView)? = nil, threads: Int = 1
+) throws -> ForwardDistances {
+  var result = ForwardDistances()
+  typealias Number = (WritableKeyPath<ForwardDistances, [Double]>, WritableKeyPath<ForwardOutput, ForwardOutput.Place>)
+  var paths: [Number] = [(\.distance, \.distance), (\.absolute, \.absolute)]
+  if extras.oldVelocity != nil {
+    paths += [(\.oldDistance, \.oldDistance), (\.oldAbsolute, \.oldAbsolute), (\.oldDivergence, \.oldDivergence)]
+  }
+  if extras.referenceVelocity != nil {
+    paths += [(\.referenceDistance, \.referenceDistance), (\.referenceDivergence, \.referenceDivergence)]
+  }
+  if extras.nftBeta != nil {
+    paths += [(\.positiveDistance, \.positiveDistance), (\.positiveAbsolute, \.positiveAbsolute)]
+    paths += [(\.negativeDistance, \.negativeDistance), (\.negativeAbsolute, \.negativeAbsolute)]
+  }
+  let batch = max(0, velocity.batch)
+  let memory = try paths.map { _ in try Buffer<Double>(count: batch, for: "distances") }
+  var output = ForwardOutput()
+  for (path, buffer) in zip(paths, memory) { output[keyPath: path.1] = buffer.base }
+  let upstream = try (gradient?.0).map { try OwnedUpstream($0, batch: batch) }
+  try forwardDistance(
+    clean: clean, velocity: velocity, noise: noise, draw: draw, extras: extras, to: output,
+    upstream: upstream?.pointers ?? ForwardUpstream(), gradVelocity: gradient?.1, threads: threads)
+  withExtendedLifetime(upstream) {}
+  for (path, buffer) in zip(paths, memory) { result[keyPath: path.0] = Array(buffer.values) }
+  withExtendedLifetime(memory) {}
+  return result
+}
+
+/// Arrays of upstream gradients at addresses that stay.
+private final class OwnedUpstream {
+  private(set) var pointers = ForwardUpstream()
+  private var copies: [CArray<Double>] = []
+
+  init(_ gradients: ForwardGradients, batch: Int) throws {
+    func copy(_ name: String, _ values: [Double]?) throws -> UnsafePointer<Double>? {
+      guard let values else { return nil }
+      try require(values.count == batch, "\(name) has \(values.count) numbers for a batch of \(batch)")
+      copies.append(CArray(values))
+      return copies.last?.pointer
+    }
+    pointers.distance = try copy("grad_distance", gradients.distance)
+    pointers.positiveDistance = try copy("grad_positive_distance", gradients.positiveDistance)
+    pointers.negativeDistance = try copy("grad_negative_distance", gradients.negativeDistance)
+    pointers.oldDivergence = try copy("grad_old_divergence", gradients.oldDivergence)
+    pointers.referenceDivergence = try copy("grad_reference_divergence", gradients.referenceDivergence)
+  }
+}
+
+/// The same with memory of the caller.
+package func forwardDistance(
+  clean: LatentsView, velocity: LatentsView, noise: Noise, draw: Int, extras: ForwardExtras, to output: ForwardOutput,
+  upstream: ForwardUpstream, gradVelocity: LatentsView?, threads: Int
+) throws {
+  try clean.checkSame(velocity, "velocity", own: ("clean is", "clean has"))
+  let rows = try forwardNoise(noise, draw, like: clean)
+  let threads = try resolvedThreads(threads)
+  try check(extras, output, upstream, like: clean)
+  try require(
+    (gradVelocity == nil) == upstream.isEmpty,
+    gradVelocity == nil
+      ? "grad_velocity is null, but a gradient of a distance is given"
+      : "grad_velocity is given, but no gradient of a distance: grad_distance, or one of the extras")
+  if let gradVelocity {
+    try clean.checkSame(gradVelocity, "grad_velocity", own: ("clean is", "clean has"))
+    try upstream.check(batch: clean.batch)
+    try gradVelocity.checkApart("grad_velocity", from: clean, "clean")
+    try gradVelocity.checkApart("grad_velocity", from: velocity, "velocity")
+    try gradVelocity.checkApart("grad_velocity", from: noise.given(step: 0), "noise")
+    try gradVelocity.checkApart("grad_velocity", from: extras.oldVelocity, "old_velocity")
+    try gradVelocity.checkApart("grad_velocity", from: extras.referenceVelocity, "reference_velocity")
+  }
+  let owners = (clean, velocity, noise, extras, gradVelocity)
+  var result = ForwardResult(elements: clean.elements, output, upstream, gradVelocity?.rows, beta: extras.nftBeta ?? 0)
+  let broken: Broken?
+  if extras.oldVelocity == nil && extras.referenceVelocity == nil {
+    let gradient = gradVelocity.flatMap { view in
+      upstream.distance.map { DistanceGradient(view: view.rows, upstream: $0, slope: 2 / Double(clean.elements)) }
+    }
+    let pass = ForwardPass(
+      x: velocity.rows, clean: clean.rows, noise: rows, gradient: gradient, streams: clean.exceedsCache(count: 4))
+    broken = pass.run(threads: threads, keeping: owners) { sample, _, sums in
+      var all = ForwardSums()
+      all.policy = sums
+      return result.take(sample, all)
+    }
+  } else {
+    let pass = ForwardExtrasPass(
+      x: velocity.rows, clean: clean.rows, noise: rows, old: extras.oldVelocity?.rows,
+      reference: extras.referenceVelocity?.rows, nftBeta: extras.nftBeta, gradient: gradVelocity?.rows,
+      upstream: upstream)
+    broken = pass.run(threads: threads, keeping: owners) { sample, _, sums in result.take(sample, sums) }
+  }
+  try throwIfBroken(broken, "clean, velocities or noise")
+  try result.check.throwIfBroken("the gradient of the loss", clean)
+}
+
+private func check(
+  _ extras: ForwardExtras, _ output: ForwardOutput, _ upstream: ForwardUpstream, like clean: LatentsView
+) throws {
+  let own = (are: "clean is", have: "clean has")
+  try extras.oldVelocity.map { try clean.checkSame($0, "old_velocity", own: own) }
+  try extras.referenceVelocity.map { try clean.checkSame($0, "reference_velocity", own: own) }
+  if let beta = extras.nftBeta {
+    try require(beta > 0 && beta.isFinite, "nft_beta = \(beta) must be > 0 and finite")
+    try require(extras.oldVelocity != nil, "nft_beta = \(beta) needs old_velocity, which is null")
+  }
+  try require(
+    extras.oldVelocity != nil || !(output.ofOld || upstream.oldDivergence != nil),
+    "old_velocity is null, but a number of it is asked for")
+  try require(
+    extras.referenceVelocity != nil || !(output.ofReference || upstream.referenceDivergence != nil),
+    "reference_velocity is null, but a number of it is asked for")
+  try require(
+    extras.nftBeta != nil || !(output.ofMixtures || upstream.ofMixtures),
+    "nft_beta = 0, but a number of the positive or the negative velocity is asked for")
+}
+
+/// Turns the sums of a sample into its numbers.
+private struct ForwardResult {
+  let elements: Int
+  let output: ForwardOutput
+  let upstream: ForwardUpstream
+  let gradient: Rows?
+  let beta: Double
+  var check = GradientCheck()
+
+  init(elements: Int, _ output: ForwardOutput, _ upstream: ForwardUpstream, _ gradient: Rows?, beta: Double) {
+    (self.elements, self.output, self.upstream, self.gradient, self.beta) = (elements, output, upstream, gradient, beta)
+  }
+
+  /// Writes them, and returns one that is not finite where there is one.
+  mutating func take(_ i: Int, _ sums: ForwardSums) -> Double {
+    let count = Double(elements)
+    var total = 0.0
+    func write(_ sum: Double, _ place: UnsafeMutablePointer<Double>?) {
+      place?[i] = sum / count
+      if !(sum / count).isFinite { total = sum }
+    }
+    write(sums.policy.squares, output.distance)
+    write(sums.policy.magnitude, output.absolute)
+    write(sums.old.squares, output.oldDistance)
+    write(sums.old.magnitude, output.oldAbsolute)
+    write(sums.reference.squares, output.referenceDistance)
+    write(sums.positive.squares, output.positiveDistance)
+    write(sums.positive.magnitude, output.positiveAbsolute)
+    write(sums.negative.squares, output.negativeDistance)
+    write(sums.negative.magnitude, output.negativeAbsolute)
+    write(sums.fromOld.squares, output.oldDivergence)
+    write(sums.fromReference.squares, output.referenceDivergence)
+    if let gradient {
+      let c = upstream.coefficients(i, elements: elements, nftBeta: beta)
+      // No element is larger than the largest factor times the sum of the differences' roots.
+      let roots = [sums.policy, sums.old, sums.fromReference].reduce(0) { $0 + $1.squares.squareRoot() }
+      let scale = max(abs(c.policy), max(abs(c.old), abs(c.reference)))
+      check.look(at: gradient, i, scale: scale, squares: roots * roots)
+    }
+    return total
+  }
+}
