@@ -293,7 +293,8 @@ typedef struct cgrpo_sampler_options {
     cgrpo_log_prob_form log_prob_form; /* CGRPO_LOG_PROB_FORM_GAUSSIAN */
     double eta;                        /* 0.7; >= 0; for CPS at most 1; for EDM_CHURN it is gamma */
     double wan_sigma_min;              /* 0; in [0, 1]; for WAN_SDE and FLASH_SDE */
-    cgrpo_last_step last_step;         /* CGRPO_LAST_STEP_AS_OTHERS */
+    cgrpo_last_step last_step;         /* CGRPO_LAST_STEP_AS_OTHERS; Flow-GRPO's, as dynamics and eta are. The embedded
+                                          policy and Python's scheduler, which make pictures, have the ODE */
     int32_t threads;                   /* 1; 0 ... 256, 0 = one per core. The results are the same for any number. */
     const double *etas;                /* null, or one for each of the T steps instead of eta */
     const int64_t *window;  /* null: every step takes `dynamics`. Else the steps that do, in rising order; see
@@ -809,6 +810,7 @@ typedef struct cgrpo_chunk_stats {
                                      limited step as low where A < 0 and as high where A > 0 */
     double approximate_kl;        /* mean of the KL estimate */
     double effective_sample_size; /* (sum ratio)^2 / (N sum ratio^2), in (0, 1]; 1 = on policy */
+    double log_ratio_max;         /* the largest |log ratio| of a chunk; 0 = on policy */
 } cgrpo_chunk_stats;
 
 /**
@@ -830,6 +832,13 @@ cgrpo_status cgrpo_chunk_loss(const double *new_log_probs, const double *old_log
                               int64_t batch, int64_t steps, const int64_t *sizes, int64_t chunk_count,
                               const cgrpo_chunk_loss_options *options, double *loss, double *grad_log_probs,
                               double *ratios, cgrpo_chunk_stats *stats);
+
+/**
+ * Takes the chunks of `other` into `total`, as if one loss had had them all: of minibatches, or of ranks. The numbers
+ * are the same, up to rounding. Both have their struct_size; a total with selected = 0 and zeros is empty. Numbers that
+ * no loss gives are CGRPO_INVALID_ARGUMENT, and leave `total` as it was.
+ */
+cgrpo_status cgrpo_chunk_stats_merge(cgrpo_chunk_stats *total, const cgrpo_chunk_stats *other);
 
 /**
  * How far a step of the policy is from that of another, as one number per sample. m - m' = b (v - v') is the difference
@@ -1268,7 +1277,7 @@ typedef struct cgrpo_trainer_options {
     int32_t weighted_selection; /* 0; 1: drawn by relative L1 */
     int32_t threads;            /* 0; one per core. The results are the same for any number. */
     double advantage_clamp;     /* 5 */
-    double clip_low;            /* 1e-3 */
+    double clip_low;            /* 1e-3; for small images. cgrpo_chunk_loss has GCPO's, for latents of FLUX */
     double clip_high;           /* 1e-3 */
     double kl;                  /* 0 */
     /* optimiser: AdamW */

@@ -155,7 +155,32 @@ func cStats(_ stats: ChunkStats) -> cgrpo_chunk_stats {
     struct_size: MemoryLayout<cgrpo_chunk_stats>.stride, selected: Int64(stats.selected),
     ratio_mean: stats.ratioMean, ratio_std: stats.ratioStd, ratio_min: stats.ratioMin, ratio_max: stats.ratioMax,
     clip_fraction_low: stats.clipFractionLow, clip_fraction_high: stats.clipFractionHigh,
-    approximate_kl: stats.approximateKL, effective_sample_size: stats.effectiveSampleSize)
+    approximate_kl: stats.approximateKL, effective_sample_size: stats.effectiveSampleSize,
+    log_ratio_max: stats.logRatioMax)
+}
+
+private func swiftStats(_ stats: UnsafePointer<cgrpo_chunk_stats>?, _ name: String) throws -> ChunkStats {
+  let stats = try readStruct(nonNull(stats, name), name, current: cStats(ChunkStats()))
+  var result = ChunkStats()
+  result.selected = Int(stats.selected)
+  (result.ratioMean, result.ratioStd) = (stats.ratio_mean, stats.ratio_std)
+  (result.ratioMin, result.ratioMax) = (stats.ratio_min, stats.ratio_max)
+  (result.clipFractionLow, result.clipFractionHigh) = (stats.clip_fraction_low, stats.clip_fraction_high)
+  (result.approximateKL, result.effectiveSampleSize) = (stats.approximate_kl, stats.effective_sample_size)
+  result.logRatioMax = stats.log_ratio_max
+  return result
+}
+
+@_cdecl("cgrpo_chunk_stats_merge") @implementation
+public func cgrpo_chunk_stats_merge(
+  _ total: UnsafeMutablePointer<cgrpo_chunk_stats>!, _ other: UnsafePointer<cgrpo_chunk_stats>!
+) -> cgrpo_status {
+  guarded {
+    let target = try nonNull(total, "total")
+    var merged = try swiftStats(target, "total")
+    try merged.merge(swiftStats(other, "other"))
+    try writeStruct(cStats(merged), to: target, "total")
+  }
 }
 
 // MARK: - Divergences

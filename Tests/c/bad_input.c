@@ -186,6 +186,11 @@ static cgrpo_status with_stats(void *o) {
     return cgrpo_chunk_loss(log_probs, log_probs, grad, B, S, sizes, K, NULL, &loss, NULL, NULL,
                             (cgrpo_chunk_stats *)o);
 }
+static cgrpo_status with_total(void *o) {
+    cgrpo_chunk_stats other;
+    memset(&other, 0, sizeof other), other.struct_size = sizeof other;
+    return cgrpo_chunk_stats_merge((cgrpo_chunk_stats *)o, &other);
+}
 static cgrpo_status with_trainer(void *o) {
     cgrpo_trainer *made = NULL;
     cgrpo_trainer_options *t = (cgrpo_trainer_options *)o;
@@ -293,6 +298,7 @@ static void struct_sizes(void) {
         {"time_options", with_times, (void (*)(void *, size_t))cgrpo_time_options_init, sizeof(cgrpo_time_options)},
         {"forward_stats", with_forward_stats, init_stats, sizeof(cgrpo_forward_stats)},
         {"chunk_stats", with_stats, init_stats, sizeof(cgrpo_chunk_stats)},
+        {"chunk_stats", with_total, init_stats, sizeof(cgrpo_chunk_stats)},
         {"iteration_report", with_report, init_stats, sizeof(cgrpo_iteration_report)},
     };
     double room[128]; /* larger than any of them, and aligned for all */
@@ -696,6 +702,25 @@ static void divergences(void) {
     CHECK_REFUSED(cgrpo_gcpo_weights(sizes, 0, weights), BAD, "chunk_count");
     CHECK_REFUSED(cgrpo_gcpo_weights(huge, K, weights), BAD, "sizes");
     CHECK_REFUSED(cgrpo_gcpo_weights(first_alone, K, weights), BAD, "step 0");
+    cgrpo_chunk_stats total, other;
+    memset(&total, 0, sizeof total), total.struct_size = sizeof total, other = total;
+    CHECK_OK(cgrpo_chunk_stats_merge(&total, &other));
+    CHECK_REFUSED(cgrpo_chunk_stats_merge(NULL, &other), BAD, "total");
+    CHECK_REFUSED(cgrpo_chunk_stats_merge(&total, NULL), BAD, "other");
+#define WITH(change, words)                                                        \
+    (memset(&other, 0, sizeof other), other.struct_size = sizeof other, (change)); \
+    CHECK_REFUSED(cgrpo_chunk_stats_merge(&total, &other), BAD, words)
+    WITH(other.selected = -1, "other.selected");
+    WITH(other.ratio_mean = NAN, "other.ratio_mean");
+    WITH(other.ratio_std = -1, "other.ratio_std");
+    WITH(other.ratio_min = INFINITY, "other.ratio_min");
+    WITH(other.ratio_max = -1, "other.ratio_max");
+    WITH(other.clip_fraction_low = 1.5, "other.clip_fraction_low");
+    WITH(other.clip_fraction_high = NAN, "other.clip_fraction_high");
+    WITH(other.approximate_kl = INFINITY, "other.approximate_kl");
+    WITH(other.effective_sample_size = 2, "other.effective_sample_size");
+    WITH(other.log_ratio_max = -1, "other.log_ratio_max");
+#undef WITH
     CHECK_OK(cgrpo_tempflow_weights(sampler, sizes, K, weights));
     CHECK_REFUSED(cgrpo_tempflow_weights(NULL, sizes, K, weights), BAD, "sampler");
     CHECK_REFUSED(cgrpo_tempflow_weights(sampler, NULL, K, weights), BAD, "sizes");

@@ -283,6 +283,40 @@ static void loss_ratios_and_statistics_are_their_formulas(void) {
     CHECK_NEAR(stats.effective_sample_size, first * first / ((double)n * second), 1e-13);
 }
 
+/* Of each sample's loss, merged in any grouping: those of all samples. */
+static void merged_statistics_are_those_of_all_chunks(void) {
+    batch *b = batch_new();
+    double loss;
+    cgrpo_chunk_stats all, total, rest, own;
+    all.struct_size = own.struct_size = sizeof all;
+    memset(&total, 0, sizeof total), memset(&rest, 0, sizeof rest);
+    total.struct_size = rest.struct_size = sizeof total;
+    CHECK_OK(cgrpo_chunk_loss(b->new_log_probs, b->old_log_probs, b->advantages, B, S, sizes, K, &b->options, &loss,
+                              NULL, NULL, &all));
+    for (int64_t row = 0; row < B; row++) {
+        cgrpo_chunk_loss_options options = b->options;
+        options.selection = b->selection + row * K;
+        CHECK_OK(cgrpo_chunk_loss(b->new_log_probs + row * S, b->old_log_probs + row * S, b->advantages + row, 1, S,
+                                  sizes, K, &options, &loss, NULL, NULL, &own));
+        CHECK_OK(cgrpo_chunk_stats_merge(row % 3 ? &rest : &total, &own));
+    }
+    CHECK_OK(cgrpo_chunk_stats_merge(&total, &rest));
+    CHECK(total.struct_size == sizeof total && total.selected == all.selected);
+    CHECK(total.ratio_min == all.ratio_min && total.ratio_max == all.ratio_max);
+    CHECK(total.clip_fraction_low == all.clip_fraction_low && total.clip_fraction_high == all.clip_fraction_high);
+    CHECK(total.log_ratio_max == all.log_ratio_max);
+    CHECK_NEAR(all.log_ratio_max, fmax(-log(all.ratio_min), log(all.ratio_max)), 1e-14);
+    CHECK_NEAR(total.ratio_mean, all.ratio_mean, 1e-14);
+    CHECK_NEAR(total.ratio_std, all.ratio_std, 1e-14);
+    CHECK_NEAR(total.approximate_kl, all.approximate_kl, 1e-15);
+    CHECK_NEAR(total.effective_sample_size, all.effective_sample_size, 1e-14);
+    memset(&rest, 0, sizeof rest), rest.struct_size = sizeof rest, own = total;
+    CHECK_OK(cgrpo_chunk_stats_merge(&total, &rest));
+    CHECK(memcmp(&own, &total, sizeof own) == 0);
+    total.selected = INT64_MAX, own = total;
+    CHECK(cgrpo_chunk_stats_merge(&total, &all) == CGRPO_INVALID_ARGUMENT && memcmp(&own, &total, sizeof own) == 0);
+}
+
 static void loss_gradient_agrees_with_finite_differences(void) {
     batch *b = batch_new();
     const double h = 1e-6;
@@ -366,6 +400,7 @@ int main(void) {
     RUN(a_history_can_be_saved_and_made_again);
     RUN(an_error_names_the_first_group_that_is_wrong);
     RUN(loss_ratios_and_statistics_are_their_formulas);
+    RUN(merged_statistics_are_those_of_all_chunks);
     RUN(loss_gradient_agrees_with_finite_differences);
     RUN(advantages_of_steps_are_those_of_their_sample_where_they_are_equal);
     RUN(step_level_grpo_is_chunks_of_one);

@@ -520,6 +520,9 @@ def test_a_model_that_writes_to_its_latents_is_refused_and_they_stay_as_they_are
 
     with pytest.raises(cg.InvalidArgument, match="the velocity has written to its latents"):
         cgt.streamed_backward(writes, SAMPLER, latents, old, advantages, CHUNKS)
+    penalty = lambda v, x, sigma, k: x.mul_(0.5).sum() + v.mean()  # noqa: E731
+    with pytest.raises(cg.InvalidArgument, match="the penalty has written to its latents"):
+        cgt.streamed_backward(net, SAMPLER, latents, old, advantages, CHUNKS, penalty=penalty)
     assert torch.equal(latents, before) and all(parameter.grad is None for parameter in net.parameters())
 
 

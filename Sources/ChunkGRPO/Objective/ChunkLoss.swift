@@ -128,7 +128,7 @@ package func chunkLoss(
       if beta > 0 && !terms.kl.value.isFinite { throw outOfRange(chunk, "KL estimate", i, j) }
       guard terms.write(chunk, output) && terms.loss.isFinite else { throw outOfRange(chunk, "loss", i, j) }
       loss += terms.loss
-      moments.add(ratio: chunk.ratio, kl: terms.kl.value, clipped: terms.policy.clipped)
+      moments.add(ratio: chunk.ratio, logRatio: chunk.moved, kl: terms.kl.value, clipped: terms.policy.clipped)
     }
   }
   guard loss.isFinite else {

@@ -33,6 +33,7 @@ public struct SamplerOptions: Options {
   /// Of DPM-Solver++: 1 or 2. The first and the last step are of first order.
   public var dpmOrder = 2
   public var logProbForm = LogProbForm.gaussian
+  /// Flow-GRPO's, as `dynamics` and `eta` are. The embedded policy, which makes pictures, has `.ode`.
   public var lastStep = LastStep.asOthers
   /// 1 … 256; 0 = one per core.
   public var threads = 1

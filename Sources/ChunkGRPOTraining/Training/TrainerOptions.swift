@@ -40,7 +40,7 @@ public struct TrainerOptions: Equatable, Sendable {
   public var threads = 0
   /// > 0, `.infinity` for none.
   public var advantageClamp = 5.0
-  /// Ratios outside [1 − low, 1 + high] are clipped.
+  /// Ratios outside [1 − low, 1 + high] are clipped. For small images; `ClipRange.gcpo` is for latents of FLUX.
   public var clipLow = 1e-3, clipHigh = 1e-3
   /// Weight of the k3 estimate, ≥ 0.
   public var kl = 0.0

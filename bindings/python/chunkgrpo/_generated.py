@@ -426,6 +426,7 @@ class ChunkStatsStruct(ctypes.Structure):
         ("clip_fraction_high", c_double),
         ("approximate_kl", c_double),
         ("effective_sample_size", c_double),
+        ("log_ratio_max", c_double),
     ]
 
 
@@ -751,6 +752,8 @@ class ChunkStats:
     """mean of the KL estimate"""
     effective_sample_size: float
     """(sum ratio)^2 / (N sum ratio^2), in (0, 1]; 1 = on policy"""
+    log_ratio_max: float
+    """the largest |log ratio| of a chunk; 0 = on policy"""
 
 
 @dataclass(frozen=True)
@@ -813,7 +816,8 @@ class SamplerKeywords(TypedDict, total=False):
     wan_sigma_min: float
     """0; in [0, 1]; for WAN_SDE and FLASH_SDE"""
     last_step: LastStep
-    """'as_others'"""
+    """'as_others'; Flow-GRPO's, as dynamics and eta are. The embedded policy and Python's scheduler, which make
+    pictures, have the ODE"""
     threads: int
     """1; 0 ... 256, 0 = one per core. The results are the same for any number."""
     etas: Optional[Any]
@@ -1090,7 +1094,7 @@ class TrainerKeywords(TypedDict, total=False):
     advantage_clamp: float
     """5"""
     clip: Optional[Union[float, tuple[float, float]]]
-    """1e-3"""
+    """1e-3; for small images. cgrpo_chunk_loss has GCPO's, for latents of FLUX"""
     kl: float
     """0"""
     updates_per_rollout: int
@@ -1187,6 +1191,7 @@ FUNCTIONS = {
         "int32 float64* float64* float64* int64 int64 int64* int64 ChunkLossOptions* float64* float64* float64* "
         "ChunkStatsStruct*"
     ),
+    "cgrpo_chunk_stats_merge": "int32 ChunkStatsStruct* ChunkStatsStruct*",
     "cgrpo_divergence_from_velocity": "int32 handle int64 int32 Tensor* Tensor* float64* float64* Tensor*",
     "cgrpo_divergence_from_sampled": (
         "int32 handle int64 int32 Tensor* Tensor* Noise* Tensor* float64* float64* Tensor*"

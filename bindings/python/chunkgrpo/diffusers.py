@@ -92,7 +92,8 @@ class FlowMatchSDEScheduler(FlowMatchEulerDiscreteScheduler):
     dynamics   as in `Sampler`: "flow_sde", "dance_sde", "cps", "ode", "precise" ...
     eta        noise scale, >= 0; 0 gives the image of diffusers' own scheduler
     log_prob   "gaussian" or "squared_error"
-    last_step  "ode": the last step, which is not trained, takes no noise (GCPO, DanceGRPO); "as_others" (Flow-GRPO)
+    last_step  "ode": the last step, which is not trained, takes no noise (GCPO, DanceGRPO); "as_others" (Flow-GRPO,
+               and the default of `Sampler`)
     wan_sigma_min, etas, window, outside, after, dpm_order, threads  as in `Sampler`; lists, so that they can be saved
     seed       0 ... 2^64 - 1, of the library's noise. Processes of one job that sample different images each need one of
                their own, such as seed=accelerator.process_index: with equal seeds and ids their noise is equal

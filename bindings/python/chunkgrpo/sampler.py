@@ -57,7 +57,8 @@ class Sampler:
     log_prob   "gaussian": -|x' - m|^2 / (2 D s^2) - ln s - ln(2 pi)/2; "squared_error": -mean (x' - m)^2, which is
                what Flow-GRPO and Flow-Factory use with CPS. Both are means over the D elements of a sample
     wan_sigma_min  in [0, 1]: what the noise scale of "wan_sde" and "flash_sde" falls to, from sigma_1
-    last_step  "as_others" (Flow-GRPO), or "ode": the last step takes no noise (GCPO, DanceGRPO)
+    last_step  "as_others" (Flow-GRPO's, as the defaults of dynamics and eta), or "ode": the last step takes no noise
+               (GCPO, DanceGRPO)
     threads    0 = one per core; the results are the same for any number
     etas       (T,) instead of eta
     window     the steps that take `dynamics`, in rising order (see SDEWindow); None = all

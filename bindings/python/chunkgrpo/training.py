@@ -55,7 +55,7 @@ class Trainer:
         latent_size, condition_size   D and C: elements of an image and of a condition vector
         width, blocks, embedding_size hidden size, residual blocks, size of the time and condition embeddings
     Sampling
-        steps, shift                  T and the schedule's static shift
+        steps, shift                  T and the schedule's static shift; the last step takes no noise
         dynamics, eta                 as in `Sampler`
         share_noise                   one initial noise per group
     Objective
@@ -63,7 +63,7 @@ class Trainer:
         group_size                    samples per prompt, >= 2
         chunk_fraction                of the chunks of each sample that are trained, in (0, 1]
         weighted_selection            chunks drawn by relative L1
-        advantage_clamp, clip, kl     as in `advantages` and `chunk_loss`
+        advantage_clamp, clip, kl     as in `advantages` and `chunk_loss`; the default clip is for small images
         reference_kl                  weight of the mean divergence of the trained steps from the network as pretraining
                                       left it; against collapse
         reference_divergence          "velocity", "gaussian", "gaussian_per_time" or "mean", as in `Sampler.divergence`

@@ -184,7 +184,12 @@ class _Policy:
     def added(self, v: Tensor, x: Tensor, step: int) -> Tensor:
         """The penalty of a step."""
         penalty: Any = self.penalty
-        value = _returned(penalty(v, x, float(self.sampler.schedule.sigmas[step]), step), "the penalty returned", ())
+        lent = x.clone()
+        version = lent._version
+        returned = penalty(v, lent, float(self.sampler.schedule.sigmas[step]), step)
+        if lent._version != version:
+            raise InvalidArgument("the penalty has written to its latents; it must leave them as they are")
+        value = _returned(returned, "the penalty returned", ())
         if not value.isfinite():
             raise NonFinite(f"the penalty returned for step {step} is {value.item()}")
         return value
