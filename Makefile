@@ -46,7 +46,7 @@ LIBRARY_FLAGS := --disable-local-rpath -Xswiftc -static-stdlib -Xswiftc -use-ld=
 LIBRARY_BUILD := swift build -c release --product chunkgrpo --scratch-path .build-lib $(LIBRARY_FLAGS)
 
 .PHONY: help setup setup-native setup-python demo test test-text test-swift test-c test-python test-budget bench lib wheel \
-    install format clean test-faults faults test-fuzz fuzz \
+    install format clean test-faults faults test-fuzz fuzz fuzz-guided \
     test-sanitize sanitize
 
 help: ## This list
@@ -162,6 +162,9 @@ test-fuzz: setup-native lib ## Random calls on guarded buffers; the same bits by
 
 fuzz: setup-native lib ## The same for half an hour; counts at the end. ARGS="--seconds 60"
 	@$(MAKE) --no-print-directory -C Tests/fuzz long ARGS='$(ARGS)' || { echo 'FAILED: the fuzzer'; exit 1; }
+
+fuzz-guided: setup-native lib ## The calls of the fuzzer and checkpoint files, chosen by libFuzzer, for GUIDED_SECONDS=300
+	@scripts/sanitize guided
 
 test-sanitize: setup-native lib ## Two C tests under valgrind's memcheck; `make sanitize` has the rest
 	@printf '\n== Memory ==\n'

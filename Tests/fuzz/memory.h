@@ -9,8 +9,12 @@
 #include <unistd.h>
 
 static uint64_t random_state;
+/* Under libFuzzer its input decides first, as long as there is some. */
+static const uint8_t *chosen;
+static size_t chosen_left;
 
 static inline uint64_t bits(void) {
+    if (chosen_left > 0) return chosen_left--, (uint64_t)(*chosen++ + 1) * 0x9e3779b97f4a7c15u;
     random_state ^= random_state << 13, random_state ^= random_state >> 7;
     return (random_state ^= random_state << 17) * 0x2545f4914f6cdd1du;
 }
@@ -19,10 +23,18 @@ static inline int one_in(int64_t n) { return below(n) == 0; }
 static inline double unit(void) { return (double)(bits() >> 11) / 9007199254740992.0; }
 
 /* Mostly numbers as callers have them, sometimes at an edge. `bad`: NaN and infinity too. */
-static inline double number(int bad) {
+static inline double number_drawn(int bad) {
     static const double edges[] = {0, -0.0, 1, -1, 1e-30, 1e30, 5e-324, 1e308, 65504, 0.5, -700, 700};
     if (bad && one_in(6)) return one_in(2) ? (double)NAN : one_in(2) ? (double)INFINITY : -(double)INFINITY;
     return one_in(40) ? edges[below(12)] : 2 * unit() - 1;
+}
+/* libFuzzer's input chooses calls and arguments, and not each number of an array. */
+static inline double number(int bad) {
+    const size_t left = chosen_left;
+    chosen_left = 0;
+    const double value = number_drawn(bad);
+    chosen_left = left;
+    return value;
 }
 
 /* Slots of memory, each between two guard pages. A call takes as many as it has arrays; the next begins again. */
