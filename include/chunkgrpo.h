@@ -683,6 +683,15 @@ cgrpo_status cgrpo_history_update(cgrpo_history *history, const int64_t *prompts
 cgrpo_status cgrpo_history_rewards(const cgrpo_history *history, int64_t *prompts, double *rewards, int64_t capacity,
                                    int64_t *count);
 
+/**
+ * Mean Euclidean distance (B) of each sample's features (B, ...) from those of the others of its group, a run of
+ * group_size (>= 2) samples; 0 = all are one group. It is a statistic, whose mean over a group is that over its pairs,
+ * and a reward against collapse. Features are the images, or any embedding of them. Scaled to length 1, their distances
+ * are those of cosines. Features that are not finite are CGRPO_NON_FINITE; the message names the sample. threads: 0 =
+ * one per core; the results are the same for any number.
+ */
+cgrpo_status cgrpo_diversity(const cgrpo_tensor *features, int64_t group_size, int32_t threads, double *diversity);
+
 /** Which `keep` of n scores to train on: 1 for the (keep + 1)/2 highest and the keep/2 lowest, else 0 (DanceGRPO's
  *  best-of-n, over the whole batch). */
 cgrpo_status cgrpo_best_of_n(const double *scores, int64_t count, int64_t keep, uint8_t *chosen);

@@ -80,6 +80,19 @@ public func cgrpo_history_rewards(
   }
 }
 
+@_cdecl("cgrpo_diversity") @implementation
+public func cgrpo_diversity(
+  _ features: UnsafePointer<cgrpo_tensor>!, _ groupSize: Int64, _ threads: Int32,
+  _ result: UnsafeMutablePointer<Double>!
+) -> cgrpo_status {
+  guarded {
+    let result = try nonNull(result, "diversity")
+    let size = try count(groupSize, "group_size", 0...maxCount)
+    try diversity(
+      latentsView(features, "features"), groupSize: size == 0 ? nil : size, threads: Int(threads), into: result)
+  }
+}
+
 @_cdecl("cgrpo_best_of_n") @implementation
 public func cgrpo_best_of_n(
   _ scores: UnsafePointer<Double>!, _ scoreCount: Int64, _ keep: Int64, _ chosen: UnsafeMutablePointer<UInt8>!

@@ -97,7 +97,7 @@ static void sampler_sigmas(void) {
 
 static void sampler_options(void) {
     static const double sigmas[] = {1, 0.5, 0}, etas[] = {-0.1, -INFINITY, INFINITY};
-    static const int32_t enums[] = {0, -1, 8, 1000000, INT32_MIN};
+    static const int32_t enums[] = {0, -1, 99, 1000000, INT32_MIN};
     static const int64_t window[] = {0, 1, 2};
     cgrpo_sampler *none = NULL;
     cgrpo_sampler_options o;
@@ -386,6 +386,7 @@ static cgrpo_status call_trajectory_vjp(void) {
     return cgrpo_trajectory_log_probs_vjp(sampler, 0, &latents->tensor, &velocities->tensor, grads, &gradients->tensor);
 }
 static cgrpo_status call_relative_l1(void) { return cgrpo_relative_l1(&latents->tensor, 1, curve); }
+static cgrpo_status call_diversity(void) { return cgrpo_diversity(&x->tensor, 0, 1, curve); }
 static cgrpo_status call_divergence(void) {
     return cgrpo_divergence_from_velocity(sampler, 1, CGRPO_DIVERGENCE_GAUSSIAN, &v->tensor, &e->tensor, log_prob, grad,
                                           &gradients->tensor);
@@ -442,6 +443,8 @@ static void tensors(void) {
     tensor_is_checked(gradients, call_trajectory_vjp, "grad_velocities", 1);
     CHECK_OK(call_relative_l1());
     tensor_is_checked(latents, call_relative_l1, "latents", 0);
+    CHECK_OK(call_diversity());
+    tensor_is_checked(x, call_diversity, "features", 0);
     rolled = array_copy(latents);
     tensor_is_checked(rolled, call_rollout, "latents", 0);
     CHECK(trajectory.position == 0);
@@ -548,6 +551,11 @@ static void steps_and_positions(void) {
     CHECK_REFUSED(cgrpo_normal(1, NULL, 0, 257, &x->tensor), BAD, "threads");
     CHECK_REFUSED(cgrpo_relative_l1(&latents->tensor, -1, curve), BAD, "threads");
     CHECK_REFUSED(cgrpo_relative_l1(&latents->tensor, 257, curve), BAD, "threads");
+    CHECK_REFUSED(cgrpo_diversity(&x->tensor, 0, -1, curve), BAD, "threads");
+    CHECK_REFUSED(cgrpo_diversity(&x->tensor, 1, 1, curve), BAD, "group_size");
+    CHECK_REFUSED(cgrpo_diversity(&x->tensor, B - 1, 1, curve), BAD, "group_size");
+    CHECK_REFUSED(cgrpo_diversity(&x->tensor, INT64_MIN, 1, curve), BAD, "group_size");
+    CHECK_REFUSED(cgrpo_diversity(&x->tensor, 0, 1, NULL), BAD, "diversity");
 }
 
 /* In each tensor of each call: the status, the tensor and the sample. */
@@ -579,6 +587,7 @@ static void non_finite_numbers(void) {
         PUT_IN(velocities, (2 * T + 3) * D, call_trajectory_log_probs(), "step 3");
         PUT_IN(velocities, (2 * T + 3) * D, call_trajectory_vjp(), "step 3");
         PUT_IN(latents, (2 * (T + 1) + 3) * D, call_relative_l1(), "latents");
+        PUT_IN(x, 2 * D + 3, call_diversity(), "features");
 #undef PUT_IN
         rolled = latents;
         ((float *)latents->tensor.data)[2 * (T + 1) * D] = wrong[i];
@@ -1009,7 +1018,7 @@ static void trainer_options(void) {
     EXPECT(o.shift = 0, "shift");
     EXPECT(o.shift = NAN, "shift");
     EXPECT(o.dynamics = 0, "dynamics");
-    EXPECT(o.dynamics = 9, "dynamics");
+    EXPECT(o.dynamics = 99, "dynamics");
     EXPECT(o.dynamics = CGRPO_DYNAMICS_ODE, "dynamics|eta"); /* no density, nothing to train */
     EXPECT(o.share_noise = 2, "share_noise");
     EXPECT(o.eta = -1, "eta");

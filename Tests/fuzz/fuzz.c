@@ -540,6 +540,15 @@ static void history_update(void) {
         wrote_numbers(out, count);
 }
 
+static void diversity(void) {
+    drawn features;
+    int64_t batch = 1 + below(6);
+    double *out = output(batch);
+    tensor(&features, batch, 0, 1 + below(40), 1);
+    if (CALL(cgrpo_diversity(maybe_null(&features.tensor), one_in(3) ? 0 : whole(3), most_threads, maybe_null(out))))
+        wrote_numbers(out, batch);
+}
+
 static void best_of_n(void) {
     int64_t count = 1 + below(30);
     double *scores = numbers(count);
@@ -769,6 +778,7 @@ static void (*const draws[])(void) = {schedule_make,
                                       chunk_select,
                                       advantages,
                                       history_update,
+                                      diversity,
                                       best_of_n,
                                       chunk_loss,
                                       chunk_loss,

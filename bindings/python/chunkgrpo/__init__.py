@@ -63,6 +63,7 @@ from ._divergences import (
     divergences_from_sampled_vjp,
     divergences_vjp,
 )
+from ._diversity import diversity
 from ._generated import ChunkStats, IterationReport
 from ._library import lib
 from ._self_check import OnPolicyReport, RatioWarning, check_on_policy
@@ -130,6 +131,7 @@ __all__ = [
     "divergences_from_sampled",
     "divergences_from_sampled_vjp",
     "divergences_vjp",
+    "diversity",
     "flux_mu",
     "gcpo_weights",
     "initial_noise",

@@ -1185,6 +1185,7 @@ FUNCTIONS = {
     "cgrpo_history_destroy": "nothing handle",
     "cgrpo_history_update": "int32 handle int64* float64* int64 float64*",
     "cgrpo_history_rewards": "int32 handle int64* float64* int64 int64*",
+    "cgrpo_diversity": "int32 Tensor* int64 int32 float64*",
     "cgrpo_best_of_n": "int32 float64* int64 int64 uint8*",
     "cgrpo_chunk_loss_options_init": "nothing ChunkLossOptions* size",
     "cgrpo_chunk_loss": (

@@ -44,6 +44,9 @@ struct Classifier {
     Double(zip(images, digits).count { guess($0) == $1 }) / Double(images.count)
   }
 
+  /// The hidden units: what it sees in an image.
+  func features(_ image: Pixels) -> [Float] { activations(image.rows) }
+
   private func activations(_ rows: [SIMD8<Float>]) -> [Float] {
     inputBias.indices.map { unit in
       var sum = SIMD8<Float>.zero

@@ -11,16 +11,11 @@ private enum Setting {
   static let iterationsPerCheckpoint = 20
 }
 
-/// How often a model drew what it was asked for.
-struct Accuracy {
-  var rewardModel, judge: Double
-}
-
 /// Drawn images and what the classifiers see in them; image i is for digit i mod 10.
 struct Evaluation {
   var images: [Pixels]
   var judged: [Int]
-  var accuracy: Accuracy
+  var quality: Quality
 }
 
 /// The phases, from the data to the pictures.
@@ -30,7 +25,9 @@ struct Demo {
   private let seed: UInt64
   private let resumed: ChunkGRPOTrainer?
   private let rewardModel, judge: Classifier
-  private let classifierAccuracy: Accuracy
+  private let classifierAccuracy: (rewardModel: Double, judge: Double)
+  /// The real digits in the judge's features, and their spread.
+  private let real: (features: Gaussian, spread: Double)
   private var timer = PhaseTimer()
 
   private var checkpoint: String { options.output + "/checkpoint" }
@@ -52,8 +49,10 @@ struct Demo {
     let (mine, others) = digits.halves(using: &random)
     rewardModel = Classifier(mine, hidden: 96, seed: random.next())
     judge = Classifier(others, hidden: 64, seed: random.next())
-    classifierAccuracy = Accuracy(
-      rewardModel: rewardModel.accuracy(others.images, others.labels), judge: judge.accuracy(mine.images, mine.labels))
+    classifierAccuracy = (
+      rewardModel.accuracy(others.images, others.labels), judge.accuracy(mine.images, mine.labels)
+    )
+    real = (Gaussian(digits.images.map(judge.features)), spread(digits.images, digits.labels))
     timer.finish("classifiers")
     say(
       "  Classifiers     on the half that it has not seen, the reward model is right for \(percent(classifierAccuracy.rewardModel)),"
@@ -71,10 +70,11 @@ struct Demo {
       before = try evaluate(ChunkGRPOTrainer(loading: pretrained))
     } else {
       metrics = Metrics(path: path)
-      record("classifiers", classifierAccuracy, in: &metrics)
+      metrics.add(
+        "classifiers", ["reward_model": classifierAccuracy.rewardModel, "judge": classifierAccuracy.judge])
       trainer = try pretrain(&metrics)
       before = try evaluate(trainer)
-      record("before", before.accuracy, in: &metrics)
+      record("before", before.quality, in: &metrics)
       try trainer.save(to: pretrained)
       try save(trainer, metrics)
     }
@@ -82,14 +82,14 @@ struct Demo {
 
     try postTrain(trainer, &metrics)
     let after = try evaluate(trainer)
-    record("after", after.accuracy, in: &metrics)
+    record("after", after.quality, in: &metrics)
     timer.finish("evaluation")
 
     try metrics.save()
     try writeFile(options.output + "/samples.png", samplesPicture(before: before, after: after).png)
     try writeFile(options.output + "/reward.png", curvePicture("mean reward: probability of the digit asked for", metrics.rewards).png)
     timer.finish("pictures")
-    printTable(before.accuracy, after.accuracy)
+    printTable(before.quality, after.quality)
   }
 
   // MARK: Phases
@@ -147,16 +147,24 @@ struct Demo {
     let asked = (0..<Setting.evaluated).map { $0 % 10 }
     let images = try pixels(trainer.sample(conditions: oneHot(asked), eta: 0, seed: 2025))
     let judged = images.map(judge.guess)
-    let right = Double(zip(judged, asked).count { $0 == $1 }) / Double(asked.count)
+    let right = asked.indices.filter { judged[$0] == asked[$0] }
     return Evaluation(
       images: images, judged: judged,
-      accuracy: Accuracy(rewardModel: rewardModel.accuracy(images, asked), judge: right))
+      quality: Quality(
+        rewardModel: rewardModel.accuracy(images, asked), judge: Double(right.count) / Double(asked.count),
+        spread: spread(right.map { images[$0] }, right.map { asked[$0] }),
+        frechet: Gaussian(images.map(judge.features)).frechetDistance(to: real.features)))
   }
 
   // MARK: Results
 
-  private func record(_ phase: String, _ accuracy: Accuracy, in metrics: inout Metrics) {
-    metrics.add(phase, ["reward_model": accuracy.rewardModel, "judge": accuracy.judge])
+  private func record(_ phase: String, _ quality: Quality, in metrics: inout Metrics) {
+    metrics.add(
+      phase,
+      [
+        "reward_model": quality.rewardModel, "judge": quality.judge, "spread": quality.spread,
+        "frechet": quality.frechet,
+      ])
   }
 
   private func record(_ r: IterationReport, in metrics: inout Metrics) {
@@ -165,19 +173,21 @@ struct Demo {
       [
         "iteration": Double(r.iteration), "reward": r.rewardMean, "reward_std": r.rewardStd, "loss": r.loss,
         "grad_norm": r.gradNorm, "ratio_std": r.stats.ratioStd, "clip_fraction_low": r.stats.clipFractionLow,
-        "clip_fraction_high": r.stats.clipFractionHigh, "approximate_kl": r.stats.approximateKL,
+        "clip_fraction_high": r.stats.clipFractionHigh, "approximate_kl": r.stats.approximateKL, "reference_divergence": r.referenceDivergence,
         "rollout_seconds": r.rolloutSeconds, "reward_seconds": r.rewardSeconds, "update_seconds": r.updateSeconds,
       ])
   }
 
-  private func printTable(_ before: Accuracy, _ after: Accuracy) {
+  private func printTable(_ before: Quality, _ after: Quality) {
     func row(_ cells: String...) {
-      print(cells[0].padded(to: 28) + cells.dropFirst().map { $0.padded(to: 10, left: true) }.joined())
+      print(cells[0].padded(to: 36) + cells.dropFirst().map { $0.padded(to: 14, left: true) }.joined())
     }
     print()
-    row("prompt accuracy", "before", "after")
-    row("by the reward model", percent(before.rewardModel), percent(after.rewardModel))
-    row("by the independent judge", percent(before.judge), percent(after.judge))
+    row("", "pretrained", "Chunk-GRPO", "real digits")
+    row("right, by the reward model", percent(before.rewardModel), percent(after.rewardModel), "")
+    row("right, by the independent judge", percent(before.judge), percent(after.judge), "")
+    row("spread of the right ones", fixed(before.spread, 3), fixed(after.spread, 3), fixed(real.spread, 3))
+    row("Fréchet distance to real digits", fixed(before.frechet, 2), fixed(after.frechet, 2), "0")
     print("\n\(timer.summary)\n\(options.output): samples.png, reward.png, metrics.jsonl, checkpoint")
   }
 }

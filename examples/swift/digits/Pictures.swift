@@ -9,7 +9,7 @@ func samplesPicture(before: Evaluation, after: Evaluation, rows: Int = 8) -> Ima
   for (title, evaluation, left) in [
     ("before", before, margin), ("after Chunk-GRPO", after, 2 * margin + side + 8),
   ] {
-    image.write("\(title): \(fixed(100 * evaluation.accuracy.judge, 1)) % right", x: left + side / 2, y: 12, align: 0.5)
+    image.write("\(title): \(fixed(100 * evaluation.quality.judge, 1)) % right", x: left + side / 2, y: 12, align: 0.5)
     for digit in 0..<10 {
       image.write("\(digit)", x: left + digit * pitch + 16, y: 44, align: 0.5, .blue)
     }
