@@ -871,7 +871,7 @@ static void forward_objectives(void) {
 
 static void objective_options(void) {
     static const int64_t outside[1] = {K}, negative[1] = {-1}, twice[2] = {1, 1};
-    static const int32_t enums[] = {0, -1, 9, INT32_MIN};
+    static const int32_t enums[] = {0, -1, 99, INT32_MIN};
     static double numbers[B * S];
     static uint8_t none_present[B * S];
     cgrpo_adaptive_options a;

@@ -99,7 +99,7 @@ struct RatioMoments {
     stats.clipFractionHigh = Double(high) / n
     stats.approximateKL = finite(kl / n)
     // Relative to the mean, so that small ratios do not underflow.
-    stats.effectiveSampleSize = mean > 0 ? n / sum { ($0 / unit / mean) * ($0 / unit / mean) } : 0
+    stats.effectiveSampleSize = mean > 0 ? min(1, n / sum { ($0 / unit / mean) * ($0 / unit / mean) }) : 0
     return stats
   }
 }

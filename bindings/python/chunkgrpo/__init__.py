@@ -66,6 +66,7 @@ from ._divergences import (
 from ._diversity import diversity
 from ._generated import ChunkStats, IterationReport
 from ._library import lib
+from ._metrics import image_metrics, merge_stats, metrics, reward_metrics
 from ._self_check import OnPolicyReport, RatioWarning, check_on_policy
 from .chunks import ChunkFit, ChunkPlan
 from .errors import (
@@ -134,10 +135,14 @@ __all__ = [
     "diversity",
     "flux_mu",
     "gcpo_weights",
+    "image_metrics",
     "initial_noise",
     "instruction_set",
+    "merge_stats",
+    "metrics",
     "normal",
     "relative_l1",
+    "reward_metrics",
     "set_thread_limit",
     "tempflow_weights",
 ]

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-from collections.abc import Iterable
 from ctypes import byref
 from dataclasses import dataclass
 from typing import Any, Generic, Optional, overload
@@ -23,6 +22,7 @@ from ._generated import (
     ChunkStats,
     ChunkStatsStruct,
 )
+from ._groups import group_ids
 from ._handle import Handle
 from ._library import lib, new
 from ._options import Unpack, documented, fill, record
@@ -91,7 +91,7 @@ def advantages(rewards: Any, group_size: Optional[int] = None, **options: Unpack
     if given.get("groups") is not None:
         if group_size is not None:
             raise InvalidArgument("groups and group_size exclude each other")
-        given["groups"] = _group_ids(given["groups"], len(values))
+        given["groups"] = group_ids(given["groups"], len(values))
     elif group_size is None and not _of_the_batch(options):
         raise InvalidArgument(
             "group_size: give the number of samples per prompt, or groups=; "
@@ -128,34 +128,6 @@ def _of_the_batch(options: AdvantageKeywords) -> bool:
     """Whether no group is asked for."""
     scale, median = options.get("scale"), options.get("subtract_median")
     return options.get("baseline") == "batch" and scale in ("batch", "none") and not median and not options.get("trim")
-
-
-def _group_ids(
-    groups: Any, batch: int, numbers: Optional[dict[Any, int]] = None, name: str = "groups"
-) -> NDArray[np.int64]:
-    """A number for each distinct group, in order of appearance."""
-    names = groups.tolist() if hasattr(groups, "tolist") else list(groups) if isinstance(groups, Iterable) else groups
-    if not isinstance(names, list):
-        raise WrongType(f"{name} must hold one value for each sample, not {type(groups).__name__}")
-    names = [_group_id(group, f"{name}[{i}]") for i, group in enumerate(names)]
-    if len(names) != batch:
-        raise InvalidArgument(f"{name} has {len(names)} entries; there are rewards for {batch} samples")
-    known: dict[Any, int] = {} if numbers is None else numbers
-    try:
-        return np.array([known.setdefault(group, len(known)) for group in names], np.int64)
-    except TypeError as error:
-        raise WrongType(f"{name} must hold hashable values, such as strings or numbers: {error}") from None
-
-
-def _group_id(group: Any, name: str) -> Any:
-    """One that equals those of the same group: tensors are compared by identity, and a NaN equals nothing."""
-    if hasattr(group, "ndim"):
-        if group.ndim:
-            raise WrongType(f"{name} is an array of shape {tuple(group.shape)}; groups must hold hashable values")
-        group = group.item()
-    if group != group:
-        raise InvalidArgument(f"{name} is {group!r}, which no other group equals")
-    return group
 
 
 @overload
@@ -200,7 +172,7 @@ class RewardHistory:
     def update(self, prompts: Any, rewards: Any) -> Any:
         """Takes the rewards (B,) of a batch in, of prompts (B,) of any hashable kind; returns their advantages (B,)."""
         values = _arrays.vector(rewards, "rewards")
-        ids, out = _group_ids(prompts, len(values), self._numbers, "prompts"), np.empty(len(values))
+        ids, out = group_ids(prompts, len(values), self._numbers, "prompts"), np.empty(len(values))
         check(lib.cgrpo_history_update(self._handle, ids, values, len(values), out))
         return _arrays.given_back(out, rewards)
 
