@@ -47,7 +47,7 @@ LIBRARY_BUILD := swift build -c release --product chunkgrpo --scratch-path .buil
 
 .PHONY: help setup setup-native setup-python demo test test-text test-swift test-c test-python test-budget bench lib wheel \
     install format clean test-faults faults test-fuzz fuzz fuzz-guided \
-    test-sanitize sanitize
+    test-sanitize sanitize coverage mutants
 
 help: ## This list
 	@echo 'chunkgrpo $(VERSION)'
@@ -172,6 +172,12 @@ test-sanitize: setup-native lib ## Two C tests under valgrind's memcheck; `make 
 
 sanitize: setup-native lib ## C tests and fuzzer with the address and the thread sanitizer, and under valgrind
 	@scripts/sanitize valgrind address thread
+
+coverage: setup-native setup-python ## Count the lines of Sources that the Swift, C and Python tests run, in a build of its own
+	@scripts/coverage
+
+mutants: setup-native ## Count the mistakes of Tests/mutants/table.txt that the C and Swift tests see, in a build of its own
+	@scripts/mutants
 
 bench: setup-native setup-python lib ## Measure against PyTorch, numpy, JAX and the memory limit. ARGS="--quick --rows step,noise"
 	@.venv/bin/python Benchmarks/bench.py $(ARGS)
