@@ -546,7 +546,7 @@ class DgpoOptions(ctypes.Structure):
     keywords = {
         "beta": Field("beta", "float64"),
         "group_size": Field("group_size", "int64", optional=True),
-        "group_ids": Field("group_ids", "int64*", optional=True),
+        "groups": Field("group_ids", "int64*", optional=True),
         "old_distance": Field("old_distance", "float64*", optional=True),
         "clip": Field("clip_low", "pair", optional=True),
         "clip_kl": Field("clip_kl", "flag"),
@@ -962,8 +962,6 @@ class ChunkLossKeywords(TypedDict, total=False):
 
 class NftKeywords(TypedDict, total=False):
     """Keywords for cgrpo_nft_options."""
-    beta: float
-    """1; > 0: the nft_beta of the distances"""
     advantage_clip: float
     """5; > 0"""
     weighting: NftWeighting
@@ -972,16 +970,8 @@ class NftKeywords(TypedDict, total=False):
     """'all'"""
     floor: float
     """1e-5; > 0; of the adaptive weight"""
-    times: Optional[Any]
-    """None; (B, N), in (0, 1]: for all weightings but that of velocities"""
-    positive_absolute: Optional[Any]
-    """None; (B, N): for the adaptive weighting"""
-    negative_absolute: Optional[Any]
-    """None; (B, N): for the adaptive weighting"""
     kl: float
     """0; >= 0"""
-    reference_divergence: Optional[Any]
-    """None; (B, N)"""
 
 
 class DgpoKeywords(TypedDict, total=False):
@@ -990,18 +980,14 @@ class DgpoKeywords(TypedDict, total=False):
     """100; > 0"""
     group_size: Optional[int]
     """0 = all samples are one group; must divide the batch"""
-    group_ids: Optional[Any]
+    groups: Optional[Any]
     """None, or (B): any order, unequal sizes; excludes group_size"""
-    old_distance: Optional[Any]
-    """None: no clipping; (B, N)"""
     clip: Optional[Union[float, tuple[float, float]]]
     """1e-4; in [0, 1]; for clipping"""
     clip_kl: bool
     """0; 1: clipped distances have no gradient of the KL either"""
     kl: float
     """0; >= 0"""
-    reference_divergence: Optional[Any]
-    """None; (B, N)"""
 
 
 class CrdKeywords(TypedDict, total=False):
@@ -1016,10 +1002,6 @@ class CrdKeywords(TypedDict, total=False):
     """math.inf = a centre is a plain mean; > 0: the mean of the losses for two centres, weighted by
     softmax(A'/temperature) and softmax(-A'/temperature); 0: by softmax(A') where A' > 0, and equally
     (Flow-Factory's weight_temp)"""
-    absolute: Optional[Any]
-    """None: no divisors; (B, N), with old_absolute: Flow-Factory's adaptive_logp"""
-    old_absolute: Optional[Any]
-    """None; (B, N)"""
     floor: float
     """1e-5; > 0; the least divisor"""
     kl: float
@@ -1027,14 +1009,6 @@ class CrdKeywords(TypedDict, total=False):
     kl_least: float
     """-1 = kl; >= 0: the weight of the KL goes from this at A' = 0 to kl at A' = 1 (Flow-Factory's
     reward_adaptive_kl: 1e-4)"""
-    reference_divergence: Optional[Any]
-    """None; (B, N)"""
-
-
-class DpoKeywords(TypedDict, total=False):
-    """Keywords for cgrpo_dpo_options."""
-    beta: float
-    """100; > 0"""
 
 
 class TimeKeywords(TypedDict, total=False):
@@ -1057,10 +1031,6 @@ class TimeKeywords(TypedDict, total=False):
     """0; in [0, 1): no time is below it (AWM, Flow-Factory: 0.01)"""
     values: Optional[Any]
     """None; the times of the discrete distribution, each in (0, 1]: sigmas of a schedule"""
-    seed: int
-    """0"""
-    sample_ids: Optional[Any]
-    """None: 0 ... B - 1; else B of them. Samples with one id have the same times"""
 
 
 class TrainerKeywords(TypedDict, total=False):

@@ -152,7 +152,7 @@ def documented(struct: Any, **defaults: Any) -> Callable[[F], F]:
         options = [
             inspect.Parameter(name, inspect.Parameter.KEYWORD_ONLY, default=default, annotation=types[name])
             for name, default in {**read(new(struct)), **defaults}.items()
-            if name not in names
+            if name not in names and name in types
         ]
         function.__signature__ = signature.replace(parameters=own + options)  # type: ignore[attr-defined]
         return function

@@ -1,0 +1,292 @@
+"""Noised latents of the forward process, distances of velocities from u = e - x0, and their gradient."""
+
+from __future__ import annotations
+
+import ctypes
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, Generic, Optional, overload
+
+import numpy as np
+from numpy.typing import ArrayLike
+
+from . import _arrays
+from ._arrays import A, AnyArray, Borrowed, Doubles, Numbers
+from ._frameworks import not_compiled
+from ._generated import ForwardExtras, TimeKeywords, TimeOptions
+from ._library import lib, new
+from ._options import Unpack, documented, fill
+from ._scalars import int32, integer, real, seed_number
+from .errors import InvalidArgument, WrongType, check
+from .noise import source
+
+
+@dataclass(frozen=True, eq=False)
+class Distances(Generic[A]):
+    """Numbers (B,) of velocities at noised latents, or (B, N) of N draws; float64. None are those that were not taken.
+    Means are over the elements of a sample. In a loss's `grads`: its gradient in the number of the name."""
+
+    distance: Optional[A] = None
+    """mean |v - u|^2"""
+    absolute: Optional[A] = None
+    """mean |v - u|"""
+    old_distance: Optional[A] = None
+    """mean |v_old - u|^2"""
+    old_absolute: Optional[A] = None
+    """mean |v_old - u|"""
+    reference_distance: Optional[A] = None
+    """mean |v_ref - u|^2"""
+    positive_distance: Optional[A] = None
+    """mean |v+ - u|^2, with v+ = (1 - beta) v_old + beta v (NFT)"""
+    positive_absolute: Optional[A] = None
+    """mean |v+ - u|"""
+    negative_distance: Optional[A] = None
+    """mean |v- - u|^2, with v- = (1 + beta) v_old - beta v"""
+    negative_absolute: Optional[A] = None
+    """mean |v- - u|"""
+    old_divergence: Optional[A] = None
+    """mean |v - v_old|^2"""
+    reference_divergence: Optional[A] = None
+    """mean |v - v_ref|^2: the velocity KL"""
+    beta: Optional[float] = None
+    """Of v+ and v-."""
+
+    @classmethod
+    def stack(cls, draws: Sequence[Distances[A]]) -> Distances[A]:
+        """(B, N) from those (B,) of N draws."""
+        if not draws:
+            raise InvalidArgument("draws is empty; there must be the distances of one draw at least")
+        fields = {name: [getattr(draw, name) for draw in draws] for name in NUMBERS}
+        for name, values in fields.items():
+            if any((value is None) is not (values[0] is None) for value in values):
+                raise InvalidArgument(f"draws: some have {name} and some have not; take all with the same velocities")
+        if any(draw.beta != draws[0].beta for draw in draws):
+            raise InvalidArgument(f"draws: beta is {[draw.beta for draw in draws]}; it must be one number for all")
+        stacked = {name: None if values[0] is None else _stack(values) for name, values in fields.items()}
+        return cls(**stacked, beta=draws[0].beta)
+
+    def draw(self, j: int) -> Distances[A]:
+        """(B,): those of draw j, of (B, N)."""
+        fields = {name: getattr(self, name) for name in NUMBERS}
+        taken = {name: None if value is None else value[:, j] for name, value in fields.items()}
+        return type(self)(**taken, beta=self.beta)
+
+
+NUMBERS = tuple(name for name in Distances.__dataclass_fields__ if name != "beta")
+GRADIENTS = "distance", "positive_distance", "negative_distance", "old_divergence", "reference_divergence"
+"""Those that the velocity has a gradient of."""
+
+
+def _stack(values: Sequence[Any]) -> Any:
+    first = values[0]
+    if type(first).__module__.partition(".")[0] == "torch":
+        import torch
+
+        return torch.stack(list(values), 1)
+    return _arrays.given_back(np.stack([_arrays.vector(value, "distances") for value in values], 1), first)
+
+
+@not_compiled
+def noised(
+    clean: A,
+    times: ArrayLike,
+    *,
+    noise: Optional[AnyArray] = None,
+    seed: Optional[int] = None,
+    sample_ids: Optional[ArrayLike] = None,
+    draw: int = 0,
+    threads: int = 1,
+) -> A:
+    """x_t = (1 - t) x0 + t e, like clean.
+
+    clean       (B, ...): x0
+    times       (B,), or one number for all: t, in (0, 1]
+    noise       like clean: e; or
+    seed        0 ... 2^64 - 1, with sample_ids (B,), None = 0 ... B - 1: the library's
+    draw        0 ... 2^29 - 1: a number for each draw of noise in a training run with this seed
+    threads     0 = one per core; the result is the same for any number
+    """
+    x = _arrays.borrow(clean, "clean")
+    t = _arrays.doubles(times, "times")
+    if t.ndim == 0:
+        t = np.full(x.shape[0], float(t))
+    t = _arrays.doubles(t, "times", x.shape[:1])
+    out, at = x.new(), _drawn(x, noise, seed, sample_ids, draw, threads)
+    check(lib.cgrpo_forward_noised(x.tensor(), t, *at, out.tensor()))
+    result: A = out.result()
+    return result
+
+
+@overload
+def distances(
+    clean: AnyArray,
+    velocity: Numbers,
+    *,
+    noise: Optional[AnyArray] = None,
+    seed: Optional[int] = None,
+    sample_ids: Optional[ArrayLike] = None,
+    draw: int = 0,
+    old_velocity: Optional[AnyArray] = None,
+    reference_velocity: Optional[AnyArray] = None,
+    beta: Optional[float] = None,
+    threads: int = 1,
+) -> Distances[Doubles]: ...
+
+
+@overload
+def distances(
+    clean: AnyArray,
+    velocity: A,
+    *,
+    noise: Optional[AnyArray] = None,
+    seed: Optional[int] = None,
+    sample_ids: Optional[ArrayLike] = None,
+    draw: int = 0,
+    old_velocity: Optional[AnyArray] = None,
+    reference_velocity: Optional[AnyArray] = None,
+    beta: Optional[float] = None,
+    threads: int = 1,
+) -> Distances[A]: ...
+
+
+@not_compiled
+def distances(
+    clean: AnyArray,
+    velocity: Any,
+    *,
+    noise: Optional[AnyArray] = None,
+    seed: Optional[int] = None,
+    sample_ids: Optional[ArrayLike] = None,
+    draw: int = 0,
+    old_velocity: Optional[AnyArray] = None,
+    reference_velocity: Optional[AnyArray] = None,
+    beta: Optional[float] = None,
+    threads: int = 1,
+) -> Distances[Any]:
+    """Distances (B,) of a velocity from u = e - x0, in one pass, and of others at the same x_t.
+
+    clean               (B, ...), and noise, or seed, sample_ids, and draw: as they were in `noised`
+    velocity            like clean: v at x_t, with any guidance applied
+    old_velocity        like clean: of the policy that sampled
+    reference_velocity  like clean: of a frozen one
+    beta                > 0, of NFT's v+ and v-; needs old_velocity
+    """
+    x = _arrays.borrow(clean, "clean")
+    v = _arrays.borrow_like(velocity, x, "velocity", "clean")
+    struct, names = _extras(v, old_velocity, reference_velocity, beta)
+    values = {name: np.empty(x.shape[0]) for name in ("distance", *names)}
+    for name in names:
+        _arrays.point(struct, name, values[name])
+    at = _drawn(x, noise, seed, sample_ids, draw, threads)
+    check(lib.cgrpo_forward_distance(x.tensor(), v.tensor(), *at, struct, values["distance"], None, None))
+    numbers: dict[str, Any] = {name: v.give(value) for name, value in values.items()}
+    return Distances(**numbers, beta=None if beta is None else float(beta))
+
+
+@not_compiled
+def distances_vjp(
+    clean: AnyArray,
+    velocity: A,
+    grads: Distances[Any],
+    *,
+    noise: Optional[AnyArray] = None,
+    seed: Optional[int] = None,
+    sample_ids: Optional[ArrayLike] = None,
+    draw: int = 0,
+    old_velocity: Optional[AnyArray] = None,
+    reference_velocity: Optional[AnyArray] = None,
+    beta: Optional[float] = None,
+    threads: int = 1,
+) -> A:
+    """Vector-Jacobian product of `distances`: grads (B,) to the gradient, like velocity. The old velocity and the
+    reference are constants, and so are the absolute distances, which weigh others.
+
+    grads  a loss's `grads`, of several draws `out.grads.draw(j)`; or `Distances(distance=...)` and the others of
+           positive_distance, negative_distance, old_divergence, reference_divergence
+    """
+    x = _arrays.borrow(clean, "clean")
+    v = _arrays.borrow_like(velocity, x, "velocity", "clean")
+    if not isinstance(grads, Distances):
+        raise WrongType(f"grads must be a Distances, such as a loss's grads, not {type(grads).__name__}")
+    given = {name: getattr(grads, name) for name in NUMBERS if getattr(grads, name) is not None}
+    for name in given:
+        if name not in GRADIENTS:
+            raise InvalidArgument(f"grads has {name}, which is a constant; it may have {', '.join(GRADIENTS)}")
+    if not given:
+        raise InvalidArgument(f"grads has no number; it must have one of {', '.join(GRADIENTS)}")
+    struct, _ = _extras(v, old_velocity, reference_velocity, beta)
+    upstream = {name: _arrays.doubles(value, f"grads.{name}", x.shape[:1]) for name, value in given.items()}
+    for name, value in upstream.items():
+        if name != "distance":
+            _arrays.point(struct, f"grad_{name}", value)
+    out, at = v.new(), _drawn(x, noise, seed, sample_ids, draw, threads)
+    plain = upstream.get("distance")
+    check(lib.cgrpo_forward_distance(x.tensor(), v.tensor(), *at, struct, None, plain, out.tensor()))
+    result: A = out.result()
+    return result
+
+
+@documented(TimeOptions)
+def times(
+    batch: int,
+    count: int,
+    *,
+    seed: int,
+    sample_ids: Optional[ArrayLike] = None,
+    draw: int = 0,
+    **options: Unpack[TimeKeywords],
+) -> Doubles:
+    """Times (B, N) in (0, 1]: a function of (seed, sample id, draw).
+
+    batch, count  B samples, N times each
+    sample_ids    (B,); None = 0 ... B - 1. Samples with one id have the same times (DGPO, DPO)
+    draw          0 ... 2^29 - 1; random numbers that no noise has
+    distribution  "uniform"; "logit_normal": sigmoid(mean + std z) (SD3); "discrete": of `values`
+    stratified    the N times of a sample are one of each N-th of the distribution, in random order; False: drawn apart
+    shift         > 0: t becomes shift t / (1 + (shift - 1) t)
+    low, high     0 <= low < high <= 1: then low + (high - low) t
+    least         in [0, 1): no time is below it
+    values        of the discrete distribution, in (0, 1]: a schedule's `sigmas[:-1]`
+    """
+    rows, columns = integer(batch, "batch", 1), integer(count, "count", 1)
+    struct = fill(TimeOptions, options, "times")
+    struct.seed = seed_number(seed)
+    ids = _arrays.sample_ids(sample_ids, rows)
+    if ids is not None:
+        _arrays.point(struct, "sample_ids", ids)
+    out = _arrays.empty((rows, columns))
+    check(lib.cgrpo_times(rows, columns, integer(draw, "draw"), struct, out))
+    return out
+
+
+def _drawn(x: Borrowed, noise: Any, seed: Optional[int], sample_ids: Any, draw: Any, threads: Any) -> tuple[Any, ...]:
+    """Noise, draw and threads, as the library takes them."""
+    if noise is None and seed is None:
+        raise InvalidArgument("there is no noise; give seed, or noise like clean")
+    given = None if noise is None else _arrays.borrow_like(noise, x, "noise", "clean")
+    origin = source(x.shape[0], given, seed, sample_ids)
+    return origin, integer(draw, "draw"), int32(threads, "threads")
+
+
+def _extras(v: Borrowed, old: Any, reference: Any, beta: Any) -> tuple[Any, list[str]]:
+    """Other velocities, and the names of the numbers that they give."""
+    struct, names = new(ForwardExtras), ["absolute"]
+    if old is not None:
+        _lend(struct, "old_velocity", _arrays.borrow_like(old, v, "old_velocity", "velocity"))
+        names += ["old_distance", "old_absolute", "old_divergence"]
+    if reference is not None:
+        _lend(struct, "reference_velocity", _arrays.borrow_like(reference, v, "reference_velocity", "velocity"))
+        names += ["reference_distance", "reference_divergence"]
+    if beta is not None:
+        if old is None:
+            raise InvalidArgument(f"beta is {beta}, but there is no old_velocity for NFT's v+ and v-; give that too")
+        struct.nft_beta = real(beta, "beta")
+        if not struct.nft_beta > 0:
+            raise InvalidArgument(f"beta is {beta}; it must be > 0, or None")
+        names += ["positive_distance", "positive_absolute", "negative_distance", "negative_absolute"]
+    return struct, names
+
+
+def _lend(struct: Any, name: str, array: Borrowed) -> None:
+    setattr(struct, name, ctypes.pointer(array.tensor()))
+    setattr(struct, f"_{name}", array)  # which lives as long
