@@ -1041,7 +1041,7 @@ typedef struct cgrpo_forward_stats {
     double policy_loss;   /* the loss without its KL term */
     double kl;            /* of reference_divergence, without its weight */
     double weight_mean;   /* NFT: of r; DGPO: of sigmoid(s) */
-    double clip_fraction; /* DGPO: share of distances that the clip took the gradient from */
+    double clip_fraction; /* DGPO: share of distances that are clipped */
     double reward_mean;   /* CRD: of the implicit reward; DPO: of its margin between chosen and rejected */
     double accuracy;      /* DPO: share of pairs whose chosen image has the higher implicit reward */
 } cgrpo_forward_stats;
@@ -1124,11 +1124,11 @@ typedef struct cgrpo_dgpo_options {
     double beta;                        /* 100; > 0 */
     int64_t group_size;                 /* 0 = all samples are one group; must divide the batch */
     const int64_t *group_ids;           /* null, or (B): any order, unequal sizes; excludes group_size */
-    const double *old_distance;         /* null: no clipping; (B, N) */
+    const double *old_distance;         /* null: nothing is clipped; (B, N) */
     double clip_low;                    /* 1e-4; in [0, 1]; for clipping */
     double clip_high;                   /* 1e-4; >= 0 */
-    int32_t clip_kl;                    /* 0; 1: clipped distances have no gradient of the KL either */
-    int32_t reserved;                   /* 0 */
+    int32_t clip_distance;              /* 1: a clipped distance has no gradient; 0: it has, for clip_kl alone */
+    int32_t clip_kl;                    /* 0; 1: nor has the KL of a clipped distance */
     double kl;                          /* 0; >= 0 */
     const double *reference_divergence; /* null; (B, N) */
     double *grad_reference_divergence;  /* null, or (B, N), written */
@@ -1142,8 +1142,8 @@ void cgrpo_dgpo_options_init(cgrpo_dgpo_options *options, size_t struct_size);
  *     s    = beta / |G|  sum over the group of A_i (d_i - d_i_ref)     at each time
  *     loss = mean(sigmoid(s) A_i d_i)                                  without gradient through s
  *
- * With old_distance, a distance has no gradient where exp(d_old - d) is above 1 + clip_high for A > 0, or below
- * 1 - clip_low for A <= 0.
+ * With old_distance, a distance is clipped where exp(d_old - d) is above 1 + clip_high for A > 0, or below 1 - clip_low
+ * for A <= 0.
  *
  * distance, reference_distance  (B, N)
  * advantages                    (B)

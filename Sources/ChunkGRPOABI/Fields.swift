@@ -165,8 +165,8 @@ extension cgrpo_dgpo_options: OptionStruct {
     .array("old_distance", \.old_distance, \.oldDistance) { ($1.samples, $1.steps) },
     .number(\.clip_low, \.clip.low),
     .number(\.clip_high, \.clip.high),
+    .flag("clip_distance", \.clip_distance, \.clipsDistance),
     .flag("clip_kl", \.clip_kl, \.clipsKL),
-    .reserved(\.reserved),
     .number(\.kl, \.kl),
     .array("reference_divergence", \.reference_divergence, \.referenceDivergence) { ($1.samples, $1.steps) },
   ]

@@ -828,7 +828,7 @@ static void forward_objectives(void) {
     EXPECT(g, cgrpo_dgpo_options, g.clip_low = 1.1, with_dgpo, "clip_low");
     EXPECT(g, cgrpo_dgpo_options, g.clip_high = NAN, with_dgpo, "clip_high");
     EXPECT(g, cgrpo_dgpo_options, g.clip_kl = 2, with_dgpo, "clip_kl");
-    EXPECT(g, cgrpo_dgpo_options, g.reserved = 1, with_dgpo, "reserved");
+    EXPECT(g, cgrpo_dgpo_options, g.clip_distance = -1, with_dgpo, "clip_distance");
     EXPECT(g, cgrpo_dgpo_options, g.old_distance = negative, with_dgpo, "old_distance");
     EXPECT(c, cgrpo_crd_options, c.beta = NAN, with_crd, "beta");
     EXPECT(c, cgrpo_crd_options, c.regression = 3, with_crd, "regression");

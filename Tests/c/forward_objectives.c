@@ -170,14 +170,15 @@ static double dgpo_value(void) {
             if (dgpo.group_size != 0 && other / dgpo.group_size != i / N / dgpo.group_size) continue;
             s += advantages[other] * (frozen[k] - d[1][k]), members++;
         }
-        sum += sigmoid(dgpo.beta * s / members) * advantages[i / N] * (dgpo_clips(i) ? frozen[i] : d[0][i]);
+        sum += sigmoid(dgpo.beta * s / members) * advantages[i / N] *
+               (dgpo.clip_distance && dgpo_clips(i) ? frozen[i] : d[0][i]);
         sum += dgpo.kl * kl[i];
     }
     return sum / S;
 }
 
 static void dgpo_is_its_formula(void) {
-    for (int kind = 0; kind < 4; kind++) {
+    for (int kind = 0; kind < 5; kind++) {
         cgrpo_forward_stats stats;
         double clipped = 0;
         stats.struct_size = sizeof stats;
@@ -188,14 +189,15 @@ static void dgpo_is_its_formula(void) {
         dgpo.grad_reference_divergence = gradient[2];
         if (kind == 1) dgpo.group_size = 3;
         if (kind == 2) dgpo.group_ids = ids;
-        if (kind == 3) dgpo.old_distance = d[2], dgpo.clip_low = 0.1, dgpo.clip_high = 0.2;
+        dgpo.clip_distance = kind != 4;
+        if (kind >= 3) dgpo.old_distance = d[2], dgpo.clip_low = 0.1, dgpo.clip_high = 0.2;
         for (int i = 0; i < S; i++) clipped += dgpo_clips(i);
-        CHECK((clipped > 0) == (kind == 3) && clipped < S);
+        CHECK((clipped > 0) == (kind >= 3) && clipped < S);
         CHECK_OK(cgrpo_dgpo_loss(d[0], d[1], advantages, B, N, &dgpo, &loss, gradient[0], &stats));
         CHECK_NEAR(loss, dgpo_value(), 1e-14);
         CHECK_NEAR(stats.clip_fraction, clipped / S, 1e-14);
         check_gradient(kl, gradient[2], dgpo_value);
-        dgpo.clip_kl = kind == 3;
+        dgpo.clip_kl = kind >= 3;
         CHECK_OK(cgrpo_dgpo_loss(d[0], d[1], advantages, B, N, &dgpo, &loss, gradient[0], NULL));
         for (int i = 0; i < S; i++) CHECK(gradient[2][i] == (dgpo.clip_kl && dgpo_clips(i) ? 0 : 0.1 / S));
         check_gradient(d[0], gradient[0], dgpo_value);

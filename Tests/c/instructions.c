@@ -8,7 +8,7 @@ enum { LARGE = 1 << 15, TINY = 64 };
 
 static cgrpo_sampler *sampler;
 static array *x, *v, *next_x, *grad_v;
-static cgrpo_noise noise;
+static cgrpo_noise noise, given;
 static double log_prob[2], grad[2] = {1, -1};
 
 static void normal(void) { CHECK_OK(cgrpo_normal(1, NULL, 3, 1, &grad_v->tensor)); }
@@ -24,6 +24,14 @@ static void log_probability(void) {
 static void vjp(void) {
     CHECK_OK(cgrpo_log_prob_vjp(sampler, 3, &x->tensor, &v->tensor, NULL, &next_x->tensor, grad, &grad_v->tensor, NULL,
                                 log_prob));
+}
+
+static void forward_distance(void) {
+    CHECK_OK(cgrpo_forward_distance(&x->tensor, &v->tensor, &given, 0, 1, NULL, log_prob, NULL, NULL));
+}
+
+static void forward_gradient(void) {
+    CHECK_OK(cgrpo_forward_distance(&x->tensor, &v->tensor, &given, 0, 1, NULL, log_prob, grad, &grad_v->tensor));
 }
 
 static void count(const char *name, void (*kernel)(void)) {
@@ -42,7 +50,7 @@ int main(void) {
     const cgrpo_type types[] = {CGRPO_TYPE_F32, CGRPO_TYPE_BF16};
     const int64_t sizes[] = {LARGE, TINY};
     sampler = sampler_new(17, CGRPO_DYNAMICS_FLOW_SDE, 0.7, 1);
-    cgrpo_noise_init(&noise, sizeof noise);
+    cgrpo_noise_init(&noise, sizeof noise), cgrpo_noise_init(&given, sizeof given);
     for (int s = 0; s < 2; s++)
         for (int t = 0; t < 2; t++) {
             x = array_filled(types[t], 2, sizes[s], 0, 1), v = array_filled(types[t], 2, sizes[s], 0, 2);
@@ -51,6 +59,9 @@ int main(void) {
             count("step", step); /* makes the next_x of the others */
             count("log_prob", log_probability);
             count("log_prob_vjp", vjp);
+            given.given = &next_x->tensor;
+            count("forward_distance", forward_distance);
+            count("forward_gradient", forward_gradient);
         }
     cgrpo_sampler_destroy(sampler);
     return check_wrong != 0;

@@ -580,7 +580,7 @@ static void forward_loss(void) {
         }
         case 1: {
             OPTIONS(dgpo_options, o);
-            o.beta = real(100 * unit() + 0.01), o.clip_kl = (int32_t)below(2);
+            o.beta = real(100 * unit() + 0.01), o.clip_kl = (int32_t)below(2), o.clip_distance = (int32_t)below(2);
             o.kl = weight, o.reference_divergence = kl, o.grad_reference_divergence = of_kl;
             if (one_in(3)) o.group_size = whole(batch);
             else if (one_in(2)) o.group_ids = integers(batch, 3);

@@ -7,12 +7,12 @@ public struct DGPOOptions: Options {
   /// Consecutive samples of one prompt, or ids; nil = all samples are one group.
   public var groupSize: Int?
   public var groupIDs: Numbers<Int>?
-  /// (B, N) distances of the old policy; with them, a distance whose ratio exp(d_old − d) has left `clip` the advantage's
-  /// way has no gradient.
+  /// (B, N) distances of the old policy; with them, a distance is clipped whose ratio exp(d_old − d) has left `clip` the
+  /// advantage's way.
   public var oldDistance: Numbers<Double>?
   public var clip = ClipRange(low: 1e-4, high: 1e-4)
-  /// Clipped distances have no gradient of the KL either.
-  public var clipsKL = false
+  /// What of a clipped distance has no gradient: its own term, its KL.
+  public var clipsDistance = true, clipsKL = false
   /// β ≥ 0 of the velocity KL, and its (B, N) numbers.
   public var kl = 0.0
   public var referenceDivergence: Numbers<Double>?
@@ -79,7 +79,7 @@ package func dgpoLoss(
         stats.policyLoss += slope * distance[i]
         stats.weightMean += weight / Double(size)
         stats.clipFraction += clipped ? 1 / Double(size) : 0
-        output.first?[i] = clipped ? 0 : slope
+        output.first?[i] = clipped && options.clipsDistance ? 0 : slope
         kl.add(i, kl.weight, size: size, to: &ofKL, &stats.kl, output)
         if clipped && options.clipsKL { output.referenceDivergence?[i] = 0 }
       }

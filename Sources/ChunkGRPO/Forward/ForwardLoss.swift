@@ -19,7 +19,7 @@ public struct ForwardStats: Sendable, Equatable {
   public var policyLoss = 0.0, kl = 0.0
   /// NFT: of r; DGPO: of the sigmoid of the group's preference.
   public var weightMean = 0.0
-  /// DGPO: share of distances that the clip took the gradient from.
+  /// DGPO: share of distances that are clipped.
   public var clipFraction = 0.0
   /// CRD: of the implicit reward; DPO: of its margin between chosen and rejected.
   public var rewardMean = 0.0

@@ -536,8 +536,8 @@ class DgpoOptions(ctypes.Structure):
         ("old_distance", c_void_p),
         ("clip_low", c_double),
         ("clip_high", c_double),
+        ("clip_distance", c_int32),
         ("clip_kl", c_int32),
-        ("reserved", c_int32),
         ("kl", c_double),
         ("reference_divergence", c_void_p),
         ("grad_reference_divergence", c_void_p),
@@ -549,6 +549,7 @@ class DgpoOptions(ctypes.Structure):
         "groups": Field("group_ids", "int64*", optional=True),
         "old_distance": Field("old_distance", "float64*", optional=True),
         "clip": Field("clip_low", "pair", optional=True),
+        "clip_distance": Field("clip_distance", "flag"),
         "clip_kl": Field("clip_kl", "flag"),
         "kl": Field("kl", "float64"),
         "reference_divergence": Field("reference_divergence", "float64*", optional=True),
@@ -767,7 +768,7 @@ class ForwardStats:
     weight_mean: float
     """NFT: of r; DGPO: of sigmoid(s)"""
     clip_fraction: float
-    """DGPO: share of distances that the clip took the gradient from"""
+    """DGPO: share of distances that are clipped"""
     reward_mean: float
     """CRD: of the implicit reward; DPO: of its margin between chosen and rejected"""
     accuracy: float
@@ -984,8 +985,10 @@ class DgpoKeywords(TypedDict, total=False):
     """None, or (B): any order, unequal sizes; excludes group_size"""
     clip: Optional[Union[float, tuple[float, float]]]
     """1e-4; in [0, 1]; for clipping"""
+    clip_distance: bool
+    """1: a clipped distance has no gradient; 0: it has, for clip_kl alone"""
     clip_kl: bool
-    """0; 1: clipped distances have no gradient of the KL either"""
+    """0; 1: nor has the KL of a clipped distance"""
     kl: float
     """0; >= 0"""
 
