@@ -270,6 +270,13 @@ static cgrpo_status history_rewards(void) {
     return CGRPO_OK;
 }
 
+static cgrpo_status diversity(void) {
+    cgrpo_tensor features = row(x);
+    cgrpo_status status = cgrpo_diversity(&features, 4, 2, results);
+    wrote(results, B * 8);
+    return status;
+}
+
 static cgrpo_status best_of_n(void) {
     static uint8_t chosen[B * S];
     cgrpo_status status = cgrpo_best_of_n(old, B * S, 100, chosen);
@@ -294,6 +301,12 @@ static cgrpo_status loss_by(cgrpo_surrogate surrogate) {
         cgrpo_chunk_loss(old, curve, rewards, B, S, sizes, K, &options, &loss, gradient, ratios, &stats);
     wrote(&loss, 8), wrote(gradient, sizeof gradient), wrote(ratios, sizeof ratios);
     if (status == CGRPO_OK) status = cgrpo_chunk_stats_merge(&stats, &stats);
+    return status;
+}
+static cgrpo_status chunk_stats_merge(void) {
+    cgrpo_chunk_stats total = {sizeof total, 3, 1, 0.1, 0.8, 1.2, 0.1, 0.2, 0.01, 0.99, 0.2}, other = total;
+    cgrpo_status status = cgrpo_chunk_stats_merge(&total, &other);
+    wrote(&total, sizeof total);
     return status;
 }
 static cgrpo_status chunk_loss_of_step_advantages(void) {
@@ -556,7 +569,9 @@ static const call calls[] = {
     CALL(history_create),
     CALL(history_update),
     CALL(history_rewards),
+    CALL(diversity),
     CALL(best_of_n),
+    CALL(chunk_stats_merge),
     CALL(chunk_loss),
     {"cgrpo_chunk_loss", "an advantage per step", chunk_loss_of_step_advantages},
     {"cgrpo_chunk_loss", "log-clipped", chunk_loss_log_clipped},

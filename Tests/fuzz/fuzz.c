@@ -538,6 +538,21 @@ static void history_update(void) {
     if (CALL(cgrpo_history_update(maybe_null(*h), maybe_null(prompts), maybe_null(rewards), count_of(count),
                                   maybe_null(out))))
         wrote_numbers(out, count);
+    int64_t capacity = below(40), known = 0, *kept = take((size_t)capacity * 8);
+    double *latest = output(capacity);
+    if (CALL(cgrpo_history_rewards(maybe_null(*h), kept, latest, capacity, maybe_null(&known))))
+        wrote_numbers(latest, known < capacity ? known : capacity);
+}
+
+static void stats_merge(void) {
+    cgrpo_chunk_stats *total = take(sizeof *total), *other = take(sizeof *other);
+    cgrpo_chunk_stats drawn_stats = {sizeof drawn_stats, whole(below(9)),  real(unit()),     real(unit()),
+                                     real(unit()),       real(1 + unit()), real(unit() / 2), real(unit() / 2),
+                                     real(unit()),       real(unit()),     real(unit())};
+    *total = *other = drawn_stats;
+    other->selected = whole(1 + below(9)), other->ratio_mean = real(unit());
+    input(other);
+    if (CALL(cgrpo_chunk_stats_merge(maybe_null(total), maybe_null(other)))) add(total, sizeof *total);
 }
 
 static void diversity(void) {
@@ -779,6 +794,7 @@ static void (*const draws[])(void) = {schedule_make,
                                       advantages,
                                       history_update,
                                       diversity,
+                                      stats_merge,
                                       best_of_n,
                                       chunk_loss,
                                       chunk_loss,
