@@ -269,3 +269,12 @@ def test_a_wrong_argument_is_named(change, message, nets, clean):
     with pytest.raises(cg.Error, match=message):
         cgf.streamed_backward(**given)
     assert all(weight.grad is None for weight in nets[0].parameters())
+
+
+@pytest.mark.parametrize("name", ["nft", "awm", "crd"])
+def test_the_statistics_are_those_of_all_draws(name, nets, clean):
+    each, joint = (streamed(nets, clean, OBJECTIVES[name], joint=joint).stats for joint in (False, True))
+    assert type(each) is type(joint)
+    for field in vars(joint):
+        np.testing.assert_allclose(getattr(each, field), getattr(joint, field), rtol=1e-9, atol=1e-12, err_msg=field)
+    assert streamed(nets, clean, OBJECTIVES["own"]).stats is None
