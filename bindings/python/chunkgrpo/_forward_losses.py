@@ -28,12 +28,13 @@ from ._generated import (
     NftKeywords,
     NftOptions,
 )
+from ._groups import group_ids
 from ._library import lib, new
 from ._options import Unpack, documented, fill, record, unknown
 from ._scalars import choice, integer, real
 from .chunks import ChunkPlan
 from .errors import InvalidArgument, WrongType, check
-from .objective import _group_ids, chunk_loss
+from .objective import chunk_loss
 
 
 @dataclass(frozen=True, eq=False)
@@ -104,7 +105,7 @@ def dgpo_loss(distances: Distances[A], advantages: ArrayLike, **options: Unpack[
     numbers = _Numbers(distances, "distance", "reference_distance")
     given: dict[str, Any] = _only(options, DgpoKeywords, "dgpo_loss")
     if given.get("groups") is not None:
-        given["groups"] = _group_ids(given["groups"], numbers.rows[0])
+        given["groups"] = group_ids(given["groups"], numbers.rows[0])
     if given.get("clip") is not None:
         given["old_distance"] = numbers["old_distance"]
     grads = {"distance": np.empty(numbers.rows)}
@@ -200,7 +201,7 @@ def pairs(advantages: ArrayLike, group_size: Optional[int] = None, *, groups: An
     if (group_size is None) is (groups is None):
         raise InvalidArgument("give group_size or groups, one of them")
     size = 0 if group_size is None else integer(group_size, "group_size", 1)
-    ids = None if groups is None else _group_ids(groups, len(values))
+    ids = None if groups is None else group_ids(groups, len(values))
     found, count = np.empty((2, len(values)), np.int64), ctypes.c_int64()
     check(lib.cgrpo_preference_pairs(values, len(values), size, ids, found[0], found[1], byref(count)))
     return np.ascontiguousarray(found[:, : count.value].T)
