@@ -767,7 +767,8 @@ typedef struct cgrpo_chunk_loss_options {
     cgrpo_average average;             /* CGRPO_AVERAGE_CHUNK */
     double clip_low;                   /* 5e-5 (GCPO); in [0, 1]. Log-clipped: a bound on r_t, >= 0. Leave it where
                                           nothing is clipped */
-    double clip_high;                  /* 5e-5; >= 0 */
+    double clip_high;                  /* 5e-5; >= 0. Distances from 1: 0.5 <= clip_low < 1 with clip_high > 1 is
+                                          refused, for those are bounds */
     double ratio_cap;                  /* INFINITY = none; >= 1: max(-A min(rho, cap), -A clip(rho)) (TRL's delta). For
                                           the clipped surrogate; excludes dual_clip */
     double dual_clip;                  /* INFINITY = none; > 1: where A < 0 the term is at most -A dual_clip (arXiv

@@ -927,6 +927,7 @@ static void objective_options(void) {
     EXPECT(l, cgrpo_chunk_loss_options, l.clip_low = NAN, with_loss, "clip_low");
     EXPECT(l, cgrpo_chunk_loss_options, l.clip_high = -1, with_loss, "clip_high");
     EXPECT(l, cgrpo_chunk_loss_options, l.clip_high = NAN, with_loss, "clip_high");
+    EXPECT(l, cgrpo_chunk_loss_options, (l.clip_low = 0.999, l.clip_high = 1.001), with_loss, "look like bounds");
     EXPECT(l, cgrpo_chunk_loss_options, l.kl = -1, with_loss, "kl");
     EXPECT(l, cgrpo_chunk_loss_options, l.kl = NAN, with_loss, "kl");
 #define LOSS(change, words) EXPECT(l, cgrpo_chunk_loss_options, change, with_loss, words)
@@ -1040,6 +1041,7 @@ static void trainer_options(void) {
     EXPECT(o.advantage_clamp = 0, "advantage_clamp");
     EXPECT(o.clip_low = -1, "clip_low");
     EXPECT(o.clip_high = NAN, "clip_high");
+    EXPECT((o.clip_low = 0.8, o.clip_high = 1.2), "look like bounds");
     EXPECT(o.kl = -1, "kl");
     EXPECT(o.updates_per_rollout = 0, "updates_per_rollout");
     EXPECT(o.learning_rate = -1, "learning_rate");

@@ -300,7 +300,6 @@ static cgrpo_status loss_by(cgrpo_surrogate surrogate) {
     cgrpo_status status =
         cgrpo_chunk_loss(old, curve, rewards, B, S, sizes, K, &options, &loss, gradient, ratios, &stats);
     wrote(&loss, 8), wrote(gradient, sizeof gradient), wrote(ratios, sizeof ratios);
-    if (status == CGRPO_OK) status = cgrpo_chunk_stats_merge(&stats, &stats);
     return status;
 }
 static cgrpo_status chunk_stats_merge(void) {

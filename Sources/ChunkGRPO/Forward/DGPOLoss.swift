@@ -60,6 +60,7 @@ package func dgpoLoss(
   let (low, high) = (options.clip.low, options.clip.high)
   try require(low >= 0 && low <= 1, "clip_low = \(low) is outside [0, 1]")
   try require(high >= 0, "clip_high = \(high) must be at least 0")
+  try options.clip.checkDistances()
   let groups = try SampleGroups(count: advantages.count, size: options.groupSize, ids: options.groupIDs)
   let kl = try ReferenceKL(options.kl, options.referenceDivergence, output, size: size, times)
   var stats = ForwardStats()

@@ -7,6 +7,13 @@ public struct ClipRange: Sendable, Equatable {
     self.high = high
   }
 
+  /// Refuses 1 − low and 1 + high in place of the distances, such as (0.999, 1.001): nothing would be clipped any more.
+  package func checkDistances() throws {
+    try require(
+      !(low >= 0.5 && low < 1 && high > 1),
+      "clip_low = \(low), clip_high = \(high) look like bounds; they are distances from 1: \(1 - low) and \(high - 1)")
+  }
+
   func bounded(_ ratio: Double) -> Double { min(max(ratio, 1 - low), 1 + high) }
 
   /// 5e-5 on both sides, GCPO's.

@@ -28,6 +28,9 @@ back. One training iteration, in the order in which you meet it:
     out = cg.chunk_loss(new_logp, traj.log_probs, adv, plan, selection=chosen)
     grad_v = sampler.log_probs_vjp(traj.latents, new_v, out.grad_log_probs)     # into your model's backward pass
 
+    # 6. A flat dict for your logger. docs/statistics.md says how a healthy run looks.
+    log = cg.metrics(out)
+
 `Trainer` is the same with a small network of the library's own, for when you have no model at hand.
 
 Modules for those who have one. None is imported with the package, which needs numpy alone:

@@ -47,7 +47,7 @@ def _struct(stats: Any, index: int) -> Any:
 
 
 def metrics(results: Union[Result, Iterable[Result], IterationReport], *, prefix: str = "") -> dict[str, float]:
-    """A flat dict for a logger: names that stay, and floats.
+    """A flat dict for a logger: names that stay, and floats. Not under a transform of JAX: results come out of it first.
 
     results  the result of a loss, or those of all minibatches of an iteration: their statistics are merged as
              `merge_stats` does, and `loss` is the mean over their chunks. Or the report of `Trainer.iterate`
