@@ -16,8 +16,6 @@ ARRAYS = {name: np.array(value) for name, value in TENSORS["inputs"].items()}
 T = ARRAYS["t"]
 BATCH = len(T)
 LOSSES = [case for case in CASES if case["kind"] != "pairs"]
-# A clip of the KL without one of the distance: Flow-Factory's option alone.
-LOSSES = [case for case in LOSSES if not case["inputs"].get("clip_kl") or case["inputs"]["clip_dsm"]]
 WEIGHTINGS = {
     **{"Uniform": "uniform", "t": "time", "t**2": "time_squared"},
     **{"huber": "huber", "ghuber": "generalised_huber"},
@@ -59,6 +57,7 @@ def loss_of(forward, case, d, rows):
         clip = -o["clip_range"][0], o["clip_range"][1]
         taken = replace(d, reference_distance=d.old_distance) if o["use_ema_ref"] else d
         options = {"clip": clip if o["clip_dsm"] or o["clip_kl"] else None, "clip_kl": o["clip_kl"], "kl": kl}
+        options["clip_distance"] = o["clip_dsm"]
         return forward.dgpo_loss(taken, o["advantages"], groups=o["groups"], beta=o["beta"], **options)
     if kind == "crd":
         temperature = o["weight_temp"] if o["weight_temp"] >= 0 else float("inf")

@@ -97,9 +97,10 @@ def dgpo_loss(distances: Distances[A], advantages: ArrayLike, **options: Unpack[
     group_size  samples per prompt, neighbours; or
     groups      (B,) the prompt of each sample, of any hashable kind; None and None: one group
     beta        > 0
-    clip        (low, high), or one number: where exp(d_old - d) has left [1 - low, 1 + high] on the side of the
-                advantage, d has no gradient; None = not clipped
-    clip_kl     the KL of such a sample has none either
+    clip        (low, high), or one number: d is clipped where exp(d_old - d) has left [1 - low, 1 + high] on the side of
+                the advantage; None = nothing is
+    clip_distance  a clipped d has no gradient; False: it has, for clip_kl alone
+    clip_kl     nor has the KL of a clipped d
     kl          >= 0, weight of the velocity KL
     """
     numbers = _Numbers(distances, "distance", "reference_distance")
