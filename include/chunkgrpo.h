@@ -503,6 +503,17 @@ void cgrpo_trajectory_init(cgrpo_trajectory *trajectory, size_t struct_size);
 cgrpo_status cgrpo_rollout(const cgrpo_sampler *sampler, cgrpo_trajectory *trajectory, int64_t end,
                            const cgrpo_noise *noise, cgrpo_velocity_fn velocity, void *user);
 
+/**
+ * Sample ids (B, branches) for trajectories that fork before a step: branch j of sample i is sample i branches + j of a
+ * new trajectory, whose latents[:, step] are copies of those of sample i; set its position to `step`, and call
+ * cgrpo_rollout with these ids. Its noise from that step on is its own. Train the steps before it with the trajectory
+ * that forks, once. For one step and one branch, different ids stay different; any two others of n ids meet with
+ * probability n^2 / 2^65.
+ *
+ * sample_ids  null: 0 ... B - 1
+ */
+cgrpo_status cgrpo_forked_ids(const uint64_t *sample_ids, int64_t batch, int64_t step, int64_t branches, uint64_t *ids);
+
 /** log_probs (B, n) of the steps first_step ... first_step + n - 1 from latents (B, n + 1, ...) and velocities
  *  (B, n, ...). More than n + 1 latents per sample are allowed; the first n + 1 count. */
 cgrpo_status cgrpo_trajectory_log_probs(const cgrpo_sampler *sampler, int64_t first_step, const cgrpo_tensor *latents,
@@ -906,6 +917,106 @@ cgrpo_status cgrpo_gcpo_weights(const int64_t *sizes, int64_t chunk_count, doubl
  * mean over all S steps. */
 cgrpo_status cgrpo_tempflow_weights(const cgrpo_sampler *sampler, const int64_t *sizes, int64_t chunk_count,
                                     double *weights);
+
+typedef int32_t cgrpo_gradient_weighting;
+enum {
+    CGRPO_GRADIENT_WEIGHTING_FLASH = 1,  /* s/|b|, divided by its mean (Flash-GRPO, arXiv 2605.15980) */
+    CGRPO_GRADIENT_WEIGHTING_SAGE = 2,   /* median(|b|/s) / (|b|/s), of two middle ones the lower (SAGE-GRPO) */
+    CGRPO_GRADIENT_WEIGHTING_PRECISE = 3 /* 1/|b| (Precise, arXiv 2605.23522, beside GRPO-Guard's ratio) */
+};
+
+/** Weights (K) that even out the gradients of the steps, whose d log_prob / d velocity is b e / (D s): the mean over
+ * the steps of each chunk. A step without noise has no part in them, and a chunk of such steps has 0. */
+cgrpo_status cgrpo_gradient_weights(const cgrpo_sampler *sampler, cgrpo_gradient_weighting kind, const int64_t *sizes,
+                                    int64_t chunk_count, double *weights);
+
+/* What has one importance weight. */
+typedef int32_t cgrpo_importance_level;
+enum {
+    CGRPO_IMPORTANCE_LEVEL_STEP = 1, /* each step; a chunk's is the mean of those of its present steps (TRL's and verl's
+                                        token level, with chunks of one step) */
+    CGRPO_IMPORTANCE_LEVEL_CHUNK = 2, /* each chunk */
+    CGRPO_IMPORTANCE_LEVEL_SAMPLE = 3 /* each sample (TRL's and verl's sequence level) */
+};
+
+/* What becomes of a weight outside its bounds. */
+typedef int32_t cgrpo_importance_mode;
+enum {
+    CGRPO_IMPORTANCE_MODE_TRUNCATE = 1, /* it is the bound (TRL's token_truncate; verl's truncated weights) */
+    CGRPO_IMPORTANCE_MODE_MASK = 2,     /* it is 0 (TRL's token_mask, sequence_mask) */
+    CGRPO_IMPORTANCE_MODE_REJECT = 3    /* it is 0, and those within are 1 (verl's rejection sampling by k1) */
+};
+
+typedef struct cgrpo_importance_options {
+    size_t struct_size;
+    cgrpo_importance_level level; /* CGRPO_IMPORTANCE_LEVEL_STEP */
+    cgrpo_importance_mode mode;   /* CGRPO_IMPORTANCE_MODE_TRUNCATE */
+    double low;                   /* 0; >= 0: the lower bound */
+    double high;                  /* 2 (verl; TRL: 3); > 0, at least low: the upper bound. INFINITY for none */
+    const uint8_t *mask;          /* null: every step; (B, S), 0 = absent: not read */
+    int32_t geometric;            /* 0: the product of the step ratios; 1: their geometric mean (verl's seq_mean) */
+    int32_t reserved;             /* 0 */
+} cgrpo_importance_options;
+
+void cgrpo_importance_options_init(cgrpo_importance_options *options, size_t struct_size);
+
+/**
+ * Weights (B, K) of the policy terms for a rollout that another engine or precision has made: exp of the sum of
+ * log_probs - behaviour_log_probs over a step, a chunk or a sample, within bounds. Give them to cgrpo_chunk_loss with
+ * weights_per_sample.
+ *
+ * log_probs            (B, S), of the trainer's policy before its first update: the old ones of the loss
+ * behaviour_log_probs  (B, S), of the engine that sampled
+ * weights              (B, K); 1 for a chunk without a step
+ */
+cgrpo_status cgrpo_importance_weights(const double *log_probs, const double *behaviour_log_probs, int64_t batch,
+                                      int64_t steps, const int64_t *sizes, int64_t chunk_count,
+                                      const cgrpo_importance_options *options, double *weights);
+
+typedef int32_t cgrpo_gain;
+enum {
+    CGRPO_GAIN_STEP = 1,         /* R_{k+1} - R_k (DenseGRPO, arXiv 2601.20218; Stepwise-Flow-GRPO, arXiv 2603.28718) */
+    CGRPO_GAIN_TURNING_POINT = 2 /* the same, but R_S - R_k at a turning point: where the step before went against the
+                                    whole R_S - R_0 and this one goes its way, and at step 0 where that goes its way
+                                    (TP-GRPO, arXiv 2602.06422) */
+};
+
+/** gains (B, S) of rewards (B, S + 1): R_k is the reward of a sample that is completed without noise after k steps, R_0
+ *  that of no noise at all. cgrpo_step_advantages takes them. */
+cgrpo_status cgrpo_step_gains(const double *rewards, int64_t batch, int64_t steps, cgrpo_gain kind, double *gains);
+
+/** advantages (B, S), for CGRPO_ADVANTAGE_LEVEL_STEP, of a reward or gain for each step, rewards (B, S): each step's
+ * are normalised by themselves, as cgrpo_advantages does. One reward per step, without `present`. A teacher's KL of
+ * each step, with its sign turned, is such a reward (Flow-OPD, arXiv 2605.08063). Both may be the same array. */
+cgrpo_status cgrpo_step_advantages(const double *rewards, int64_t batch, int64_t steps,
+                                   const cgrpo_advantage_options *options, double *advantages);
+
+/**
+ * Advantages (B, S), for CGRPO_ADVANTAGE_LEVEL_STEP, of samples that share the first part of their way (BranchGRPO,
+ * arXiv 2509.06040; the branches of TempFlow-GRPO). The value of a node is the mean reward of its samples, or is fused
+ * from its children. The nodes of one depth and group are normalised against each other, as cgrpo_advantages does. The
+ * advantage of a step is that of the node that it leads to.
+ *
+ * rewards    (B), of the samples, which are the leaves
+ * nodes      (B, S): the node that a sample is at after each step. Equal ids of one step are one node, whose samples
+ *            have been at one node before, and are of one group
+ * log_probs  (B, S) of the steps, or null: a node's value is the mean of its children's, weighted by the exp of the
+ *            log_probs of the steps that lead to them (BranchGRPO's use_prob_weighted)
+ */
+cgrpo_status cgrpo_tree_advantages(const double *rewards, const int64_t *nodes, const double *log_probs, int64_t batch,
+                                   int64_t steps, const cgrpo_advantage_options *options, double *advantages);
+
+/** Groups whose rewards (count) are all equal, of which no advantage comes (DAPO, arXiv 2503.14476, samples others in
+ *  their place): mask (count) or null, 1 where a sample's group says something; the number of groups, and of those that
+ * say nothing, as a group of one does. Of the options, group_size and group_ids count. */
+cgrpo_status cgrpo_zero_std_groups(const double *rewards, int64_t count, const cgrpo_advantage_options *options,
+                                   uint8_t *mask, int64_t *groups, int64_t *zero_std);
+
+/** rates (count): the share of the others of its group that each of rewards (count) beats, ties counting one half
+ *  (Pref-GRPO, arXiv 2508.20751). A group of one gives 0. Of the options, group_size and group_ids count. Both may be
+ * the same array. */
+cgrpo_status cgrpo_win_rates(const double *rewards, int64_t count, const cgrpo_advantage_options *options,
+                             double *rates);
 
 /**
  * Advanced: published recipes. Every convention of one of

@@ -210,6 +210,18 @@ extension cgrpo_time_options: OptionStruct {
   ]
 }
 
+extension cgrpo_importance_options: OptionStruct {
+  nonisolated(unsafe) static let fields: [Field<Self, ImportanceOptions>] = [
+    .choice("level", \.level, \.level),
+    .choice("mode", \.mode, \.mode),
+    .number(\.low, \.low),
+    .number(\.high, \.high),
+    .flags("mask", \.mask, \.mask) { ($1.samples, $1.steps) },
+    .flag("geometric", \.geometric, \.isGeometric),
+    .reserved(\.reserved),
+  ]
+}
+
 extension cgrpo_trainer_options: OptionStruct {
   static var defaults: TrainerOptions { TrainerOptions(latentSize: 0, conditionSize: 0) }
   nonisolated(unsafe) static let fields: [Field<Self, TrainerOptions>] = [

@@ -430,6 +430,68 @@ static cgrpo_status tempflow_weights(void) {
     return status;
 }
 
+static cgrpo_status gradient_weights(void) {
+    cgrpo_status status = cgrpo_gradient_weights(sampler, CGRPO_GRADIENT_WEIGHTING_SAGE, sizes, K, results);
+    wrote(results, K * 8);
+    return status;
+}
+
+static cgrpo_status importance_weights(void) {
+    cgrpo_status status = cgrpo_importance_weights(old, curve, B, S, sizes, K, NULL, results);
+    wrote(results, B * K * 8);
+    return status;
+}
+
+static cgrpo_status step_gains(void) {
+    cgrpo_status status = cgrpo_step_gains(old, B, S - 1, CGRPO_GAIN_TURNING_POINT, results);
+    wrote(results, B * (S - 1) * 8);
+    return status;
+}
+
+static cgrpo_status step_advantages(void) {
+    cgrpo_advantage_options options;
+    cgrpo_advantage_options_init(&options, sizeof options);
+    options.group_ids = ids;
+    cgrpo_status status = cgrpo_step_advantages(old, B * G, S / G, &options, results);
+    wrote(results, B * S * 8);
+    return status;
+}
+
+static cgrpo_status tree_advantages(void) {
+    static int64_t nodes[B * G * 2];
+    for (int i = 0; i < B * G; i++) nodes[2 * i] = i / 8, nodes[2 * i + 1] = i;
+    cgrpo_status status = cgrpo_tree_advantages(rewards, nodes, old, B * G, 2, NULL, results);
+    wrote(results, B * G * 2 * 8);
+    return status;
+}
+
+static cgrpo_status zero_std_groups(void) {
+    int64_t counts[2] = {0, 0};
+    static uint8_t mask[B * G];
+    cgrpo_advantage_options options;
+    cgrpo_advantage_options_init(&options, sizeof options);
+    options.group_ids = ids;
+    cgrpo_status status = cgrpo_zero_std_groups(rewards, B * G, &options, mask, counts, counts + 1);
+    wrote(mask, sizeof mask), wrote(counts, sizeof counts);
+    return status;
+}
+
+static cgrpo_status win_rates(void) {
+    cgrpo_advantage_options options;
+    cgrpo_advantage_options_init(&options, sizeof options);
+    options.group_ids = ids;
+    cgrpo_status status = cgrpo_win_rates(rewards, B * G, &options, results);
+    wrote(results, B * G * 8);
+    return status;
+}
+
+static cgrpo_status forked_ids(void) {
+    static uint64_t made[B * G * 4];
+    cgrpo_status status = cgrpo_forked_ids(sample_ids, B * G, 3, 4, made);
+    wrote(made, sizeof made);
+    return status;
+}
+
 static cgrpo_status recipe_named(void) {
     cgrpo_recipe recipe;
     recipe.struct_size = sizeof recipe;
@@ -592,6 +654,14 @@ static const call calls[] = {
     CALL(times),
     CALL(gcpo_weights),
     CALL(tempflow_weights),
+    CALL(gradient_weights),
+    CALL(importance_weights),
+    CALL(step_gains),
+    CALL(step_advantages),
+    CALL(tree_advantages),
+    CALL(zero_std_groups),
+    CALL(win_rates),
+    CALL(forked_ids),
     CALL(recipe_named),
     CALL(recipe_describe),
     CALL(trainer_create),

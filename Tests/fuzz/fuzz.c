@@ -693,6 +693,66 @@ static void chunk_loss(void) {
     wrote_numbers(loss, 1), wrote_numbers(gradient, all), wrote_numbers(ratios, batch * chunks);
 }
 
+static void credit(void) {
+    int64_t group = 1 + below(4), batch = group * (1 + below(4)), steps = 1 + below(8), all = batch * steps, *sizes;
+    int64_t chunks = plan(&sizes, steps), counts[2] = {0, 0};
+    double *own = numbers(batch), *each = numbers(all + batch), *out = output(all + batch);
+    uint8_t *mask = take((size_t)batch);
+    uint64_t *made = take((size_t)(batch * 3) * 8);
+    OPTIONS(advantage_options, o);
+    if (one_in(3)) o.group_ids = integers(batch, 4);
+    else o.group_size = whole(one_in(2) ? 0 : group);
+    o.baseline = choice(3), o.scale = choice(3), o.subtract_median = (int32_t)below(2), o.epsilon = real(1e-8);
+    OPTIONS(importance_options, w);
+    w.level = choice(3), w.mode = choice(3), w.low = real(unit()), w.high = real(1 + unit());
+    w.geometric = (int32_t)below(2), w.mask = one_in(3) ? flags(all) : NULL;
+    struct made *s = a_sampler();
+    int64_t *of_sampler, trained = s->steps > 1 ? s->steps - 1 : 1, whole_plan = plan(&of_sampler, trained);
+    double *weights = output(whole_plan);
+    const cgrpo_advantage_options *options = one_in(5) ? NULL : &o;
+    int64_t *nodes = integers(all, 3);
+    switch (below(8)) {
+        case 0:
+            if (CALL(cgrpo_step_gains(maybe_null(each), count_of(batch), count_of(steps), choice(2), maybe_null(out))))
+                wrote_numbers(out, all);
+            break;
+        case 1:
+            if (CALL(cgrpo_step_advantages(maybe_null(each), count_of(batch), count_of(steps), options,
+                                           maybe_null(out))))
+                wrote_numbers(out, all);
+            break;
+        case 2:
+            if (CALL(cgrpo_tree_advantages(maybe_null(own), maybe_null(nodes), one_in(2) ? NULL : each, count_of(batch),
+                                           count_of(one_in(2) ? 1 : steps), options, maybe_null(out))))
+                wrote_numbers(out, batch);
+            break;
+        case 3:
+            if (CALL(cgrpo_zero_std_groups(maybe_null(own), count_of(batch), options, one_in(3) ? NULL : mask,
+                                           maybe_null(counts), maybe_null(counts + 1))))
+                add(counts, sizeof counts);
+            break;
+        case 4:
+            if (CALL(cgrpo_win_rates(maybe_null(own), count_of(batch), options, maybe_null(out))))
+                wrote_numbers(out, batch);
+            break;
+        case 5:
+            if (CALL(cgrpo_importance_weights(maybe_null(each), maybe_null(each + batch), count_of(batch),
+                                              count_of(steps), maybe_null(sizes), count_of(chunks),
+                                              one_in(5) ? NULL : &w, maybe_null(out))))
+                wrote_numbers(out, batch * chunks);
+            break;
+        case 6:
+            if (CALL(cgrpo_gradient_weights(maybe_null(s->handle), choice(3), maybe_null(of_sampler),
+                                            count_of(whole_plan), maybe_null(weights))))
+                wrote_numbers(weights, whole_plan);
+            break;
+        default:
+            if (CALL(cgrpo_forked_ids(sample_ids(batch), count_of(batch), whole(below(9)), count_of(3),
+                                      maybe_null(made))))
+                add(made, (size_t)(batch * 3) * 8);
+    }
+}
+
 static void recipes(void) {
     static const char *const names[] = {"gcpo", "dancegrpo", "flow_grpo", "mixgrpo_flash", "flow_dppo", "", "nothing"};
     const char *name = names[below(7)];
@@ -798,6 +858,8 @@ static void (*const draws[])(void) = {schedule_make,
                                       best_of_n,
                                       chunk_loss,
                                       chunk_loss,
+                                      credit,
+                                      credit,
                                       recipes};
 enum { DRAWS = sizeof draws / sizeof *draws };
 

@@ -99,9 +99,7 @@ private func check(_ rewards: Numbers<Double>, _ o: AdvantageOptions) throws -> 
 /// Normalises one number per sample within groups: memory for any of them, and the order of the samples.
 private struct Normalisation {
   private let count: Int
-  /// The samples by their groups' ids; nil where groups are runs of `size`.
-  private let order: Buffer<Placed<Int>>?
-  private let size: Int
+  private let groups: Groups
   /// Of the members of a group that are present: their samples and values, and room to sort these.
   private let samples: Buffer<Int>
   private let values: Buffer<Double>
@@ -109,14 +107,7 @@ private struct Normalisation {
 
   init(count: Int, _ o: AdvantageOptions) throws {
     self.count = count
-    size = o.groupSize ?? count
-    if let ids = o.groupIDs {
-      try require(ids.count == count, "group_ids: \(ids.count) of them for \(count) rewards")
-      order = try sorted(count: count, for: "groups") { ids[$0] }
-    } else {
-      try require(size >= 1 && count % size == 0, "group_size = \(size) does not divide the \(count) rewards")
-      order = nil
-    }
+    groups = try Groups(count: count, o)
     samples = try Buffer(count: count, for: "groups")
     values = try Buffer(count: count, for: "groups")
     scratch =
@@ -133,31 +124,21 @@ private struct Normalisation {
     if all == 0 { return }
     let batch = try statistics(all, o)
     if o.baseline == .batch && areEqual(all) { return }
-    var start = 0
-    while start < count {
-      let end = endOfGroup(start)
-      let members = gather(start..<end, rewards, isPresent)
-      start = end
+    try groups.forEach { places in
+      let members = gather(places, rewards, isPresent)
       // Equal rewards say nothing; rounding of their mean would. Against the batch they do.
-      if members == 0 || o.baseline != .batch && areEqual(members) { continue }
+      if members == 0 || o.baseline != .batch && areEqual(members) { return }
       let own = try members > 1 ? statistics(members, o) : Statistics(mean: values[0], deviation: 0)
       try normalise(members, own, batch, o)
       for m in 0..<members { write(samples[m], values[m]) }
     }
   }
 
-  private func endOfGroup(_ start: Int) -> Int {
-    guard let order else { return start + size }
-    var end = start + 1
-    while end < count && order[end].key == order[start].key { end += 1 }
-    return end
-  }
-
   /// How many of these places are present.
   private func gather(_ places: Range<Int>, _ rewards: Buffer<Double>, _ isPresent: (Int) -> Bool) -> Int {
     var members = 0
     for place in places {
-      let sample = order?[place].index ?? place
+      let sample = groups.sample(place)
       guard isPresent(sample) else { continue }
       (samples[members], values[members]) = (sample, rewards[sample])
       members += 1

@@ -73,6 +73,11 @@ extension LatentsView {
     for i in 0..<batch { row(i).copyMemory(from: other.row(i), byteCount: elements &* type.size) }
   }
 
+  /// Both have samples of one size and type.
+  func copy(_ sample: Int, from other: LatentsView, _ source: Int) {
+    row(sample).copyMemory(from: other.row(source), byteCount: elements &* type.size)
+  }
+
   func clear() {
     for i in 0..<batch { row(i).initializeMemory(as: UInt8.self, repeating: 0, count: elements &* type.size) }
   }

@@ -65,6 +65,18 @@ public struct Noise {
     return noise.latents(noise.count == 1 ? 0 : step)
   }
 
+  /// The library's of `branches` samples in place of each; see `forkedIDs`.
+  func forked(batch: Int, step: Int, branches: Int) throws -> Noise {
+    guard case .library = source else {
+      throw ChunkGRPOError.invalidArgument("noise: that of the trajectory is given, so give that of the fork too")
+    }
+    let ids = try Buffer<UInt64>(count: checkedProduct([batch, branches], "branches"), for: "sample ids")
+    forkedIDs(sampleIDs, batch: batch, step: step, branches: branches, into: ids.base)
+    var noise = Noise(source)
+    (noise.sampleIDs, noise.idCount, noise.owner) = (UnsafePointer(ids.base), ids.count, ids)
+    return noise
+  }
+
   func checkIDs(batch: Int) throws { try checkSampleIDs(idCount, batch: batch) }
 }
 

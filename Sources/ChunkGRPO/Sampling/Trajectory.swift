@@ -78,4 +78,37 @@ public final class Trajectory: @unchecked Sendable {
     next.position = end
     state.withLock { $0 = next }
   }
+
+  /// A trajectory of `branches` samples in place of each, neighbours, which share what lies before `step` and go on from
+  /// there each with noise of its own: of the ids that `forkedIDs` makes of these, or of `noise`. Train the steps before
+  /// `step` here, once.
+  public func fork(at step: Int, branches: Int, noise given: Noise? = nil) throws -> Trajectory {
+    let (position, logProbs, relativeL1) = state.withLock { ($0.position, $0.logProbs, $0.relativeL1) }
+    try require((0...position).contains(step), "step = \(step) is outside 0 … \(position), the position of the trajectory")
+    try checkFork(step: step, branches: branches)
+    let (first, trained) = (latents.trajectory.latents(step), sampler.trainedSteps)
+    let (batch, wide) = (first.batch, try checkedProduct([first.batch, branches], "branches"))
+    if step < sampler.steps && sampler.coefficients[step].c != 0 {
+      throw ChunkGRPOError.invalidArgument(
+        "step \(step) is of second order and needs the image that the step before it predicted: fork at one that is not")
+    }
+    let noise = try given ?? self.noise.map { try $0.forked(batch: batch, step: step, branches: branches) }
+    func copy(_ k: Int, to target: LatentsView) {
+      let source = latents.trajectory.latents(k)
+      for row in 0..<wide { target.copy(row, from: source, row / branches) }
+    }
+    let initial = try Latents(type: first.type, batch: wide, elements: first.elements)
+    copy(step, to: initial.view)
+    let forked = try Trajectory(sampler, initial: initial.view, noise: noise, position: step)
+    for k in 0..<step { copy(k, to: forked.latents.trajectory.latents(k)) }
+    forked.state.withLock { state in
+      for row in 0..<wide {
+        for k in 0..<min(step, trained) {
+          state.logProbs[row * trained + k] = logProbs[row / branches * trained + k]
+          state.relativeL1[row * trained + k] = relativeL1[row / branches * trained + k]
+        }
+      }
+    }
+    return forked
+  }
 }

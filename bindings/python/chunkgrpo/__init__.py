@@ -74,6 +74,15 @@ from ._library import lib
 from ._metrics import image_metrics, merge_stats, metrics, reward_metrics
 from ._self_check import OnPolicyReport, RatioWarning, check_on_policy
 from .chunks import ChunkFit, ChunkPlan
+from .credit import (
+    ZeroStdGroups,
+    importance_weights,
+    step_advantages,
+    step_gains,
+    tree_advantages,
+    win_rates,
+    zero_std_groups,
+)
 from .errors import (
     CallbackFailed,
     Error,
@@ -90,8 +99,6 @@ from .objective import (
     advantages,
     best_of_n,
     chunk_loss,
-    gcpo_weights,
-    tempflow_weights,
 )
 from .process import instruction_set, set_thread_limit
 from .recipes import RECIPES, Recipe
@@ -99,6 +106,7 @@ from .sampler import Sampler
 from .schedule import Schedule, flux_mu
 from .training import Trainer
 from .trajectory import Trajectory, relative_l1
+from .weights import gcpo_weights, gradient_weights, tempflow_weights
 from .window import SDEWindow
 
 __version__: str = lib.cgrpo_version().decode()
@@ -126,6 +134,7 @@ __all__ = [
     "Trainer",
     "Trajectory",
     "WrongType",
+    "ZeroStdGroups",
     "__version__",
     "advantages",
     "best_of_n",
@@ -140,7 +149,9 @@ __all__ = [
     "diversity",
     "flux_mu",
     "gcpo_weights",
+    "gradient_weights",
     "image_metrics",
+    "importance_weights",
     "initial_noise",
     "instruction_set",
     "merge_stats",
@@ -149,5 +160,10 @@ __all__ = [
     "relative_l1",
     "reward_metrics",
     "set_thread_limit",
+    "step_advantages",
+    "step_gains",
     "tempflow_weights",
+    "tree_advantages",
+    "win_rates",
+    "zero_std_groups",
 ]

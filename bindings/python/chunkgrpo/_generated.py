@@ -102,6 +102,18 @@ AdvantageLevel = Literal["sample", "chunk", "step"]
 DIVERGENCE = {"gaussian": 1, "gaussian_per_time": 2, "mean": 3, "velocity": 4}
 Divergence = Literal["gaussian", "gaussian_per_time", "mean", "velocity"]
 
+GRADIENT_WEIGHTING = {"flash": 1, "sage": 2, "precise": 3}
+GradientWeighting = Literal["flash", "sage", "precise"]
+
+IMPORTANCE_LEVEL = {"step": 1, "chunk": 2, "sample": 3}
+ImportanceLevel = Literal["step", "chunk", "sample"]
+
+IMPORTANCE_MODE = {"truncate": 1, "mask": 2, "reject": 3}
+ImportanceMode = Literal["truncate", "mask", "reject"]
+
+GAIN = {"step": 1, "turning_point": 2}
+Gain = Literal["step", "turning_point"]
+
 NFT_WEIGHTING = {"adaptive": 1, "image": 2, "velocity": 3}
 NftWeighting = Literal["adaptive", "image", "velocity"]
 
@@ -428,6 +440,28 @@ class ChunkStatsStruct(ctypes.Structure):
         ("effective_sample_size", c_double),
         ("log_ratio_max", c_double),
     ]
+
+
+class ImportanceOptions(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("level", c_int32),
+        ("mode", c_int32),
+        ("low", c_double),
+        ("high", c_double),
+        ("mask", c_void_p),
+        ("geometric", c_int32),
+        ("reserved", c_int32),
+    ]
+    init = "cgrpo_importance_options_init"
+    keywords = {
+        "level": Field("level", "choice", IMPORTANCE_LEVEL),
+        "mode": Field("mode", "choice", IMPORTANCE_MODE),
+        "low": Field("low", "float64"),
+        "high": Field("high", "float64"),
+        "mask": Field("mask", "uint8*", optional=True),
+        "geometric": Field("geometric", "flag"),
+    }
 
 
 class Recipe(ctypes.Structure):
@@ -1139,6 +1173,7 @@ FUNCTIONS = {
     "cgrpo_window_steps": "int32 WindowOptions* int64 int64* int64 int64*",
     "cgrpo_trajectory_init": "nothing Trajectory* size",
     "cgrpo_rollout": "int32 handle Trajectory* int64 Noise* VelocityFn pointer",
+    "cgrpo_forked_ids": "int32 uint64* int64 int64 int64 uint64*",
     "cgrpo_trajectory_log_probs": "int32 handle int64 Tensor* Tensor* float64*",
     "cgrpo_trajectory_log_probs_vjp": "int32 handle int64 Tensor* Tensor* float64* Tensor*",
     "cgrpo_relative_l1": "int32 Tensor* int32 float64*",
@@ -1172,6 +1207,14 @@ FUNCTIONS = {
     ),
     "cgrpo_gcpo_weights": "int32 int64* int64 float64*",
     "cgrpo_tempflow_weights": "int32 handle int64* int64 float64*",
+    "cgrpo_gradient_weights": "int32 handle int32 int64* int64 float64*",
+    "cgrpo_importance_options_init": "nothing ImportanceOptions* size",
+    "cgrpo_importance_weights": "int32 float64* float64* int64 int64 int64* int64 ImportanceOptions* float64*",
+    "cgrpo_step_gains": "int32 float64* int64 int64 int32 float64*",
+    "cgrpo_step_advantages": "int32 float64* int64 int64 AdvantageOptions* float64*",
+    "cgrpo_tree_advantages": "int32 float64* int64* float64* int64 int64 AdvantageOptions* float64*",
+    "cgrpo_zero_std_groups": "int32 float64* int64 AdvantageOptions* uint8* int64* int64*",
+    "cgrpo_win_rates": "int32 float64* int64 AdvantageOptions* float64*",
     "cgrpo_recipe_named": "int32 text Recipe*",
     "cgrpo_recipe_describe": "int32 text pointer size size*",
     "cgrpo_forward_noised": "int32 Tensor* float64* Noise* int64 int32 Tensor*",

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Mapping
 from ctypes import byref
 from dataclasses import dataclass
 from typing import Any, Generic, Optional, overload
@@ -27,10 +28,9 @@ from ._handle import Handle
 from ._library import lib, new
 from ._options import Unpack, documented, fill, record
 from ._scalars import integer, pair
-from ._steps import kept, plan_of
+from ._steps import plan_of
 from .chunks import ChunkPlan, chunk_weights, selection_mask
 from .errors import InvalidArgument, WrongType, check
-from .sampler import Sampler
 
 
 @dataclass(frozen=True, eq=False)
@@ -84,30 +84,37 @@ def advantages(rewards: Any, group_size: Optional[int] = None, **options: Unpack
     mixing      of several rewards: "sum": the weighted sum is normalised; "normalised_sum": each is normalised, then
                 summed (MixGRPO); "gdpo": and the sum is normalised over the batch (GDPO)
     """
-    values = _rewards(rewards)
+    values = rewards_of(rewards)
     if values.ndim not in (1, 2):
         raise InvalidArgument(f"rewards has shape {values.shape}; it must be (B,) or (B, R)")
-    given: dict[str, Any] = {"group_size": group_size, **options}
-    if given.get("groups") is not None:
-        if group_size is not None:
-            raise InvalidArgument("groups and group_size exclude each other")
-        given["groups"] = group_ids(given["groups"], len(values))
-    elif group_size is None and not _of_the_batch(options):
-        raise InvalidArgument(
-            "group_size: give the number of samples per prompt, or groups=; "
-            f"{len(values)} makes one group of all rewards"
-        )
+    given: dict[str, Any] = {**options}
     if given.get("present") is not None:
         given["present"] = _arrays.flags(given["present"], "present", values.shape)
-    count = values.shape[1] if values.ndim == 2 else 1
-    struct = fill(AdvantageOptions, given, "advantages", shapes={"weights": (count,)}, positive=["group_size"])
-    struct.reward_count = count
+    kinds = values.shape[1] if values.ndim == 2 else 1
+    struct = advantage_options(len(values), kinds, group_size, given, "advantages")
     out = np.empty(len(values))
     check(lib.cgrpo_advantages(values, len(values), struct, out))
     return _arrays.given_back(out, rewards)
 
 
-def _rewards(rewards: Any) -> Doubles:
+def advantage_options(count: int, kinds: int, group_size: Optional[int], options: Mapping[str, Any], of: str) -> Any:
+    """Of so many samples and rewards per sample, for the function `of`."""
+    given = {"group_size": group_size, **options}
+    if given.get("groups") is not None:
+        if group_size is not None:
+            raise InvalidArgument("groups and group_size exclude each other")
+        given["groups"] = group_ids(given["groups"], count)
+    elif group_size is None and not _of_the_batch(options):
+        raise InvalidArgument(
+            "group_size: give the number of samples per prompt, or groups=; "
+            f"{count} makes one group of all rewards"
+        )
+    struct = fill(AdvantageOptions, given, of, shapes={"weights": (kinds,)}, positive=["group_size"])
+    struct.reward_count = kinds
+    return struct
+
+
+def rewards_of(rewards: Any) -> Doubles:
     """As numbers; what is absent or masked is named."""
     if np.ma.is_masked(rewards):
         raise WrongType(
@@ -124,7 +131,7 @@ def _rewards(rewards: Any) -> Doubles:
         raise
 
 
-def _of_the_batch(options: AdvantageKeywords) -> bool:
+def _of_the_batch(options: Mapping[str, Any]) -> bool:
     """Whether no group is asked for."""
     scale, median = options.get("scale"), options.get("subtract_median")
     return options.get("baseline") == "batch" and scale in ("batch", "none") and not median and not options.get("trim")
@@ -347,20 +354,3 @@ def distances(clip: Any) -> None:
             f"clip is {(low, high)}, which look like bounds; it has the distances from 1: "
             f"({1 - low:.3g}, {high - 1:.3g})"
         )
-
-
-def gcpo_weights(plan: ChunkPlan) -> NDArray[np.float64]:
-    """sqrt((T - m)/m) with m the middle step of each chunk, T = S + 1: (K,), for `chunk_loss`'s weights (GCPO). Refused
-    for a first chunk of one step, where GCPO divides by zero."""
-    plan = plan_of(plan)
-    weights = np.empty(len(plan))
-    check(lib.cgrpo_gcpo_weights(plan.sizes, len(plan), weights))
-    return weights
-
-
-def tempflow_weights(plan: ChunkPlan, sampler: Sampler) -> NDArray[np.float64]:
-    """Mean of the noise s over the steps of each chunk, divided by its mean over all trained steps: (K,), for
-    `chunk_loss`'s weights (TempFlow-GRPO, arXiv 2508.04324, with chunks of one step)."""
-    plan, weights = plan_of(plan), np.empty(len(plan_of(plan)))
-    check(lib.cgrpo_tempflow_weights(kept(sampler)._handle, plan.sizes, len(plan), weights))
-    return weights

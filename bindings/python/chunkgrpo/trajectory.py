@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import ctypes
+from collections.abc import Iterable
 from typing import TYPE_CHECKING, Any, Callable, Generic, Optional, overload
 
+import numpy as np
 from numpy.typing import NDArray
 
 from . import _arrays
@@ -184,6 +186,53 @@ class Trajectory(Generic[A]):
             status = lib.cgrpo_rollout(self.sampler._handle, state, end, self._noise, callback, None)
         guard.check(status, calls=end - self._position)
         self._position = end
+
+    @not_compiled
+    def fork(
+        self,
+        step: int,
+        branches: int,
+        *,
+        sample_ids: Optional[Iterable[int]] = None,
+        seed: Optional[int] = None,
+        noise: Optional[A] = None,
+    ) -> Trajectory[A]:
+        """A trajectory at `step` of `branches` samples in place of each, neighbours, which share what lies before and go
+        on from there each with noise of its own.
+
+        Train the steps before `step` with this trajectory, once: the noise of the fork's ids is not theirs.
+
+        step        0 ... position; of first order, or 0
+        branches    >= 1
+        sample_ids  (B branches,); None = made from those of this trajectory, so that none meets another but with
+                    probability n^2 / 2^65 among n
+        seed        None = that of this trajectory
+        noise       (B branches, T, ...), where that of this trajectory was given
+        """
+        step = integer(step, "step", 0, self._position)
+        branches = integer(branches, "branches", 1, 2**20)
+        own_seed, own_ids, own_noise = self._given
+        if own_noise is not None and noise is None:
+            raise InvalidArgument("noise: that of the trajectory was given, so give that of the fork too")
+        if step < self.sampler.schedule.steps and self.sampler.coefficients(step).c:
+            raise InvalidArgument(
+                f"step {step} is of second order and needs the image that the step before it predicted: fork at one "
+                "that is not"
+            )
+        batch = self._frames.shape[1]
+        ids: Any = sample_ids
+        if ids is None and noise is None:
+            ids = np.empty(batch * branches, np.uint64)
+            check(lib.cgrpo_forked_ids(own_ids, batch, step, branches, ids))
+        frame = self._frames.at(step)
+        first = frame.new((batch * branches, *frame.shape[1:]))
+        first.array[...] = np.repeat(frame.ready().array, branches, axis=0)
+        own_seed = None if noise is not None else own_seed if seed is None else seed
+        forked = type(self)(self.sampler, first.result(), own_seed, ids, noise, step, None)
+        forked._frames.array[:step] = np.repeat(self._frames.array[:step], branches, axis=1)
+        for mine, theirs in ((self._log_probs, forked._log_probs), (self._relative_l1, forked._relative_l1)):
+            theirs.array[:, :step] = np.repeat(mine.array[:, :step], branches, axis=0)
+        return forked
 
     def _end(self, until: Optional[int], steps: Optional[int]) -> int:
         total = self.sampler.schedule.steps
