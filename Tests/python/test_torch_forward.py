@@ -278,3 +278,44 @@ def test_the_statistics_are_those_of_all_draws(name, nets, clean):
     for field in vars(joint):
         np.testing.assert_allclose(getattr(each, field), getattr(joint, field), rtol=1e-9, atol=1e-12, err_msg=field)
     assert streamed(nets, clean, OBJECTIVES["own"]).stats is None
+
+
+def test_two_micro_batches_give_the_gradient_of_one_batch(nets, clean):
+    net, old, frozen = nets
+
+    def backward(rows, scale):
+        cgf.streamed_backward(
+            net,
+            clean[rows],
+            TIMES[rows],
+            lambda d, t: cgf.nft_loss(d, ADVANTAGES[rows], times=t, kl=0.1),
+            **{
+                "seed": 7,
+                "sample_ids": np.arange(B)[rows],
+                "old": old,
+                "reference": frozen,
+                "beta": 0.5,
+                "scale": scale,
+            },
+        )
+
+    backward(slice(0, B), 1.0)
+    expected = gradients(net)
+    backward(slice(0, 2), 2 / B)
+    backward(slice(2, B), (B - 2) / B)
+    assert relative_difference(gradients(net), expected) <= 1e-6
+
+
+def test_pairs_that_are_there_already(nets, clean):
+    """Chosen and rejected images as one batch: the loss is -ln sigmoid of the formula's margin."""
+    ids = [0, 1, 2, 0, 1, 2]
+    x = cgf.noised(clean, TIMES[ids, 0], seed=7, sample_ids=ids)
+    v, ref = nets[0](x, torch.from_numpy(TIMES[ids, 0]), 0), nets[2](x, torch.from_numpy(TIMES[ids, 0]), 0)
+    d = cgf.distances(clean, v, seed=7, sample_ids=ids, reference_velocity=ref)
+    loss = cgf.dpo_loss(d, [[0, 3], [1, 4], [2, 5]], beta=2.0).loss
+    e = cgf.noised(torch.zeros_like(clean), 1.0, seed=7, sample_ids=ids)
+    assert torch.equal(e[:3], e[3:])
+    better = [((w - (e - clean)) ** 2).mean(1) for w in (v, ref)]
+    gain = better[0] - better[1]
+    expected = -torch.nn.functional.logsigmoid(-(gain[:3] - gain[3:])).mean()
+    torch.testing.assert_close(loss.float(), expected, rtol=1e-5, atol=1e-7)
