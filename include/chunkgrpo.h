@@ -45,8 +45,8 @@ extern "C" {
  * - Pointers are borrowed for the length of the call, unless said otherwise. The library frees only its own handles.
  * - Handles of type `const` may be used from several threads at once. Other handles: one thread at a time.
  * - Memory for what grows with the arguments is asked for, and where it is missing the call returns
- *   CGRPO_OUT_OF_MEMORY. The Swift runtime's own small allocations, below 2 KB (a handle, a sentence), end the process
- *   where they fail, and so do lists of rows, prompts and file names that the embedded trainer keeps beside its arrays.
+ *   CGRPO_OUT_OF_MEMORY. The Swift runtime's own small allocations, below 1 KB (a handle, a sentence), end the process
+ *   where they fail. So do OpenBLAS's: the embedded trainer looks before each of its products whether there is room.
  * - A callback returns. A C++ exception, longjmp or pthread_exit must not leave it: the call would never end, and its
  *   handle would stay in use. A callback may call the library.
  * - A call computes in the processor's default floating-point mode (rounding to nearest, subnormals kept, nothing

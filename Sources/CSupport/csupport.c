@@ -4,7 +4,9 @@
 #if defined(__x86_64__)
 #include <cpuid.h>
 #endif
+#include <pthread.h>
 #include <sched.h>
+#include <stdlib.h>
 #include <string.h>
 #include <time.h>
 #include <unistd.h>
@@ -70,6 +72,22 @@ void chunkgrpo_support_spin(const int *value, int from, long nanoseconds) {
 #endif
         }
     } while (now() < end);
+}
+
+int chunkgrpo_support_has_room(size_t bytes) {
+    void *volatile memory = malloc(bytes); /* volatile: the compiler may leave out what is not used */
+    const int has = memory != NULL || bytes == 0;
+    free(memory);
+    return has;
+}
+
+long chunkgrpo_support_stack_size(void) {
+    pthread_attr_t attributes;
+    size_t size = 8 << 20;
+    if (pthread_attr_init(&attributes) != 0) return (long)size;
+    pthread_attr_getstacksize(&attributes, &size);
+    pthread_attr_destroy(&attributes);
+    return (long)size;
 }
 
 int chunkgrpo_support_cores(void) {

@@ -40,15 +40,8 @@ func flag(_ value: Int32, _ name: String) throws -> Bool {
   return value == 1
 }
 
-/// Writes as much of a text as the caller has room for, ended by a zero, and its whole length without the zero.
-func write(
-  _ text: @autoclosure () throws -> String, to buffer: UnsafeMutablePointer<CChar>?, _ capacity: Int,
-  _ length: UnsafeMutablePointer<Int>?
-) throws {
-  try writePieces(to: buffer, capacity, length) { write in write(try text()) }
-}
-
-/// The same of a text in pieces, which is never whole in memory.
+/// Writes as much of a text as the caller has room for, ended by a zero, and its whole length without the zero. The text
+/// comes in pieces and is never whole in memory.
 func writePieces(
   to buffer: UnsafeMutablePointer<CChar>?, _ capacity: Int, _ length: UnsafeMutablePointer<Int>?,
   _ pieces: ((String) -> Void) throws -> Void
@@ -75,6 +68,11 @@ func numbers<T>(_ pointer: UnsafePointer<T>?, _ name: String, _ rows: Int, _ col
 /// Whole numbers of the caller as the library has them: an Int has the 64 bits of the header's.
 func ints(_ pointer: UnsafePointer<Int64>) -> UnsafePointer<Int> {
   UnsafeRawPointer(pointer).assumingMemoryBound(to: Int.self)
+}
+
+/// The other way round.
+func int64s(_ pointer: UnsafePointer<Int>) -> UnsafePointer<Int64> {
+  UnsafeRawPointer(pointer).assumingMemoryBound(to: Int64.self)
 }
 
 /// The plan that a caller's array of sizes describes.

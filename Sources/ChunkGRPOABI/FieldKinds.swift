@@ -161,16 +161,6 @@ extension Field {
     }
   }
 
-  /// The same, copied.
-  static func array(
-    _ name: String, _ c: WritableKeyPath<C, UnsafePointer<Int64>?>, _ countName: String,
-    _ count: WritableKeyPath<C, Int64>, _ s: WritableKeyPath<S, [Int]?>, most: @escaping (Extent) -> Int
-  ) -> Field {
-    counted(name, c, countName, count, s, most: most) { values, n in
-      try (0..<n).map { try ChunkGRPOABI.count(values[$0], "\(name)[\($0)]", -maxCount...maxCount) }
-    }
-  }
-
   private static func counted<T, R>(
     _ name: String, _ c: WritableKeyPath<C, UnsafePointer<T>?>, _ countName: String,
     _ count: WritableKeyPath<C, Int64>, _ s: WritableKeyPath<S, R?>, most: @escaping (Extent) -> Int,

@@ -2,7 +2,12 @@ public import CChunkGRPO
 import ChunkGRPO
 
 private func recipe(_ name: UnsafePointer<CChar>?) throws -> Recipe {
-  guard let text = String(validatingCString: try nonNull(name, "name")) else {
+  let name = try nonNull(name, "name")
+  // A text may have any length; a name is short.
+  guard let end = (0...100).first(where: { name[$0] == 0 }) else {
+    throw ChunkGRPOError.invalidArgument("name has more than 100 bytes, and no recipe's has")
+  }
+  guard let text = String(validating: UnsafeBufferPointer(start: name, count: end), as: UTF8.self) else {
     throw ChunkGRPOError.invalidArgument("name is no UTF-8")
   }
   return try Recipe.named(text)
@@ -51,5 +56,8 @@ public func cgrpo_recipe_describe(
   _ name: UnsafePointer<CChar>!, _ text: UnsafeMutablePointer<CChar>!, _ capacity: Int,
   _ length: UnsafeMutablePointer<Int>!
 ) -> cgrpo_status {
-  guarded { try write(recipe(name).description, to: text, capacity, length) }
+  guarded {
+    let recipe = try recipe(name)
+    try writePieces(to: text, capacity, length) { write in recipe.describe { write($0) } }
+  }
 }

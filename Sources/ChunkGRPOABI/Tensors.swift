@@ -30,54 +30,81 @@ private func layout(
   }
   try require(tensor.reserved == 0, "\(name).reserved = \(tensor.reserved) must be 0")
   let rank = Int(tensor.ndim)
-  try require((leading...64).contains(rank), "\(name).ndim = \(rank) is outside \(leading) … 64")
+  try require(rank >= leading && rank <= 64, "\(name).ndim = \(rank) is outside \(leading) … 64")
+  // Sizes are powers of 2.
   try require(
-    Int(bitPattern: base) % type.size == 0, "\(name).data is not aligned to its elements of \(type.size) bytes")
+    Int(bitPattern: base) & (type.size - 1) == 0, "\(name).data is not aligned to its elements of \(type.size) bytes")
 
   var layout = Layout(base: base, type: type)
-  var total = 1  // elements of the axes seen so far, from the last one on
   var axis = rank
-  while axis > 0 {
+  while axis > leading {
     axis -= 1
-    let size = try count(shape[axis], "\(name).shape[\(axis)]", 1...maxCount)
-    var step = total
-    if let given = tensor.strides?[axis] {
-      guard let exact = Int(exactly: given), abs(max(exact, -maxCount - 1)) <= maxCount else {
-        throw ChunkGRPOError.invalidArgument("\(name).strides[\(axis)] = \(given) is too large")
-      }
-      step = exact
-    }
-    total = try product(total, size, "\(name)")
-    // Strides of the library's own making need no check.
-    if tensor.strides != nil {
-      if axis >= leading {
-        try require(
-          size == 1 || step == layout.elements,
-          "\(name).strides[\(axis)] = \(step): the axes after the first \(leading) must be contiguous")
-      } else {
-        try require(
-          !writable || size == 1 || abs(step) >= layout.elements,
-          "\(name).strides[\(axis)] = \(step) makes the samples overlap, and they are written")
-        _ = try product(size, abs(step), "\(name)")
-      }
-    }
-    if axis >= leading {
-      layout.elements = total
-    } else if axis == 0 {
-      layout.batch = .init(size: size, stride: step)
-    } else {
-      layout.steps = .init(size: size, stride: step)
-    }
+    layout.elements = try elements(layout.elements, shape, axis, name)
   }
-  // Batch and step together: the outer axis must step over all that the inner one spans.
-  if writable, layout.batch.size > 1, layout.steps.size > 1 {
-    let stepsInside = abs(layout.steps.stride) <= abs(layout.batch.stride)
-    let (inner, outer) = stepsInside ? (layout.steps, layout.batch) : (layout.batch, layout.steps)
-    try require(
-      abs(outer.stride) >= abs(inner.stride) &* (inner.size - 1) &+ layout.elements,
-      "\(name).strides make samples and steps overlap, and they are written")
+  var total = layout.elements
+  if leading == 2 {
+    layout.steps = .init(size: Int(shape[1]), stride: total)
+    total = try elements(total, shape, 1, name)
+  }
+  layout.batch = .init(size: Int(shape[0]), stride: total)
+  _ = try elements(total, shape, 0, name)
+  // Strides of the library's own making need no check.
+  if let strides = tensor.strides {
+    try layout.take(strides, shape, rank: rank, leading: leading, name, writable: writable)
   }
   return layout
+}
+
+/// Elements of `axis` and of those behind it, which have `behind`.
+@inline(__always)
+private func elements(_ behind: Int, _ shape: UnsafePointer<Int64>, _ axis: Int, _ name: String) throws -> Int {
+  let size = Int(shape[axis])
+  let (count, overflow) = behind.multipliedReportingOverflow(by: size)
+  guard size >= 1, size <= maxCount, !overflow, count <= maxCount else { throw wrongSize(behind, size, axis, name) }
+  return count
+}
+
+@inline(never)
+private func wrongSize(_ behind: Int, _ size: Int, _ axis: Int, _ name: String) -> ChunkGRPOError {
+  (1...maxCount).contains(size)
+    ? .invalidArgument("\(name) of \(behind) × \(size) is too large")
+    : .invalidArgument("\(name).shape[\(axis)] = \(size) is outside 1 … \(maxCount)")
+}
+
+extension Layout {
+  /// The caller's strides instead of those of an array without gaps.
+  fileprivate mutating func take(
+    _ strides: UnsafePointer<Int64>, _ shape: UnsafePointer<Int64>, rank: Int, leading: Int, _ name: String,
+    writable: Bool
+  ) throws {
+    var inner = 1
+    var axis = rank
+    while axis > 0 {
+      axis -= 1
+      let (size, step) = (Int(shape[axis]), Int(strides[axis]))
+      try require(step.magnitude <= UInt(maxCount), "\(name).strides[\(axis)] = \(step) is too large")
+      if axis >= leading {
+        try require(
+          size == 1 || step == inner,
+          "\(name).strides[\(axis)] = \(step): the axes after the first \(leading) must be contiguous")
+        inner *= size
+        continue
+      }
+      try require(
+        !writable || size == 1 || abs(step) >= elements,
+        "\(name).strides[\(axis)] = \(step) makes the samples overlap, and they are written")
+      _ = try product(size, abs(step), "\(name)")
+      if axis == 0 { batch.stride = step } else { steps.stride = step }
+    }
+    // Batch and step together: the outer axis must step over all that the inner one spans.
+    if writable, batch.size > 1, steps.size > 1 {
+      let stepsInside = abs(steps.stride) <= abs(batch.stride)
+      let (inner, outer) = stepsInside ? (steps, batch) : (batch, steps)
+      try require(
+        abs(outer.stride) >= abs(inner.stride) &* (inner.size - 1) &+ elements,
+        "\(name).strides make samples and steps overlap, and they are written")
+    }
+  }
 }
 
 /// (B, …)

@@ -3,19 +3,7 @@ import ChunkGRPO
 import ChunkGRPOTraining
 
 /// The object behind a `cgrpo_trainer *`.
-private final class TrainerHandle {
-  let trainer: ChunkGRPOTrainer
-  /// The trainer's chunk sizes, which `cgrpo_trainer_info` shows to the caller.
-  let chunkSizes: CArray<Int64>
-
-  init(_ trainer: ChunkGRPOTrainer) {
-    self.trainer = trainer
-    chunkSizes = CArray(trainer.options.chunkSizes?.map(Int64.init) ?? [])
-  }
-}
-
-private func handle(_ pointer: OpaquePointer?) throws -> TrainerHandle { try borrowed(pointer, "trainer") }
-private func trainer(_ pointer: OpaquePointer?) throws -> ChunkGRPOTrainer { try handle(pointer).trainer }
+private func trainer(_ pointer: OpaquePointer?) throws -> ChunkGRPOTrainer { try borrowed(pointer, "trainer") }
 
 /// A (rows, columns) tensor with `columns` given by the trainer.
 private func rows(
@@ -51,7 +39,7 @@ public func cgrpo_trainer_create(
   waiting {
     let out = try nonNull(out, "trainer")
     // Null is no set of defaults here: two sizes have none.
-    out.pointee = retained(try TrainerHandle(ChunkGRPOTrainer(read(nonNull(options, "options")))))
+    out.pointee = retained(try ChunkGRPOTrainer(read(nonNull(options, "options"))))
   }
 }
 
@@ -64,15 +52,16 @@ public func cgrpo_trainer_info(
   _ parameterCount: UnsafeMutablePointer<Int64>!, _ iterations: UnsafeMutablePointer<Int64>!
 ) -> cgrpo_status {
   guarded {
-    let handle = try handle(pointer)
+    let trainer = try trainer(pointer)
     if let options {
-      var made = cgrpo_trainer_options(handle.trainer.options)
-      made.chunk_sizes = handle.chunkSizes.pointer
-      made.chunk_count = handle.chunkSizes.count
+      var made = cgrpo_trainer_options(trainer.options)
+      if let sizes = trainer.options.chunkSizes {
+        (made.chunk_sizes, made.chunk_count) = (sizes.pointer.map(int64s), Int64(sizes.count))
+      }
       try writeStruct(made, to: options, "options")
     }
-    parameterCount?.pointee = Int64(handle.trainer.parameterCount)
-    iterations?.pointee = Int64(handle.trainer.iterations)
+    parameterCount?.pointee = Int64(trainer.parameterCount)
+    iterations?.pointee = Int64(trainer.iterations)
   }
 }
 
@@ -184,7 +173,7 @@ public func cgrpo_trainer_velocity(
 private func path(_ directory: UnsafePointer<CChar>?) throws -> Path {
   let text = try nonNull(directory, "directory")
   try require(text.pointee != 0, "directory is empty")
-  return Path(copying: text)
+  return try Path(copying: text)
 }
 
 @_cdecl("cgrpo_trainer_save") @implementation
@@ -198,6 +187,6 @@ public func cgrpo_trainer_load(
 ) -> cgrpo_status {
   waiting {
     let out = try nonNull(out, "trainer")
-    out.pointee = retained(try TrainerHandle(ChunkGRPOTrainer(loading: path(directory))))
+    out.pointee = retained(try ChunkGRPOTrainer(loading: path(directory)))
   }
 }

@@ -14,5 +14,7 @@ public protocol KernelSet: SendableMetatype {
     count: Int)
 
   /// Uniform draws in (0, 1), 32 bits each: word 0 of Philox's counters in order.
-  static func uniforms(seed: UInt64, sampleID: UInt64, step: UInt32, into: UnsafeMutableBufferPointer<Double>)
+  static func uniforms(
+    seed: UInt64, sampleID: UInt64, step: UInt32, scratch: UnsafeMutableRawPointer,
+    into: UnsafeMutableBufferPointer<Double>)
 }

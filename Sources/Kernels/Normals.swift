@@ -89,16 +89,15 @@ extension BoxMuller {
 
 extension Kernels {
   public static func uniforms(
-    seed: UInt64, sampleID: UInt64, step: UInt32, into draws: UnsafeMutableBufferPointer<Double>
+    seed: UInt64, sampleID: UInt64, step: UInt32, scratch: UnsafeMutableRawPointer,
+    into draws: UnsafeMutableBufferPointer<Double>
   ) {
-    withUnsafeTemporaryAllocation(of: Counters.self, capacity: Philox.constantCount) { constants in
-      guard let constants = constants.baseAddress else { return }
-      let philox = Philox(seed: seed, sampleID: sampleID, step: step, constants: constants)
-      for first in stride(from: 0, to: draws.count, by: Philox.count) {
-        let word = philox.words(first: UInt32(truncatingIfNeeded: first)).0
-        for lane in 0..<min(Philox.count, draws.count - first) {
-          draws[first + lane] = (Double(word[lane]) + 0.5) * 0x1p-32
-        }
+    let constants = scratch.bindMemory(to: Counters.self, capacity: Philox.constantCount)
+    let philox = Philox(seed: seed, sampleID: sampleID, step: step, constants: constants)
+    for first in stride(from: 0, to: draws.count, by: Philox.count) {
+      let word = philox.words(first: UInt32(truncatingIfNeeded: first)).0
+      for lane in 0..<min(Philox.count, draws.count - first) {
+        draws[first + lane] = (Double(word[lane]) + 0.5) * 0x1p-32
       }
     }
   }

@@ -68,26 +68,24 @@ internal import KernelTable
 
   func multiply(_ k: ProductArguments) {
     let (a, b, c) = (k.a.of(Float.self), k.b.of(Float.self), k.c.of(Float.self))
-    withUnsafeTemporaryAllocation(of: Float.self, capacity: k.packed ? 1 : depth &* Panel.count) { memory in
-      guard let copy = memory.baseAddress else { return }
-      var j = 0
-      while j < k.n {
-        var start = 0
-        repeat {
-          let end = min(k.k, start &+ depth)
-          var panel = UnsafePointer(copy)
-          if k.packed {
-            panel = b + (j &* k.k &+ start &* Panel.count)
-          } else {
-            for row in start..<end { Panel(at: b + (row &* k.n &+ j)).store(at: copy + (row &- start) &* Panel.count) }
-          }
-          multiply(
-            k, terms: end &- start, a + start &* k.columnStride, panel,
-            bias: start > 0 ? nil : k.bias.map { $0.of(Float.self) + j }, c + j, adding: k.adding || start > 0)
-          start = end
-        } while start < k.k
-        j &+= Panel.count
-      }
+    let copy = k.scratch.of(Float.self)
+    var j = 0
+    while j < k.n {
+      var start = 0
+      repeat {
+        let end = min(k.k, start &+ depth)
+        var panel = UnsafePointer(copy)
+        if k.packed {
+          panel = b + (j &* k.k &+ start &* Panel.count)
+        } else {
+          for row in start..<end { Panel(at: b + (row &* k.n &+ j)).store(at: copy + (row &- start) &* Panel.count) }
+        }
+        multiply(
+          k, terms: end &- start, a + start &* k.columnStride, panel,
+          bias: start > 0 ? nil : k.bias.map { $0.of(Float.self) + j }, c + j, adding: k.adding || start > 0)
+        start = end
+      } while start < k.k
+      j &+= Panel.count
     }
   }
 

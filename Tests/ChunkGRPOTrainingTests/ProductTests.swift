@@ -25,15 +25,19 @@ import Testing
       // A(i, t), or its transpose with A(i, t) at t·m + i.
       let left = isTransposed ? (0..<k * m).map { a[$0 % m * k + $0 / m] } : a
       var c = old
+      var scratch = [Float](repeating: .nan, count: 4096)
       bias.withUnsafeBytes { bias in
         left.withUnsafeBytes { left in
           (isPacked ? packed : b).withUnsafeBytes { right in
             c.withUnsafeMutableBytes { c in
-              var product = ProductArguments(
-                m: m, n: n, k: k, a: left.baseAddress!, rowStride: isTransposed ? 1 : k,
-                columnStride: isTransposed ? m : 1, b: right.baseAddress!, packed: isPacked,
-                bias: hasBias ? bias.baseAddress : nil, c: c.baseAddress!, adding: isAdding)
-              kernelSet.network32.product(&product)
+              scratch.withUnsafeMutableBytes { scratch in
+                var product = ProductArguments(
+                  m: m, n: n, k: k, a: left.baseAddress!, rowStride: isTransposed ? 1 : k,
+                  columnStride: isTransposed ? m : 1, b: right.baseAddress!, packed: isPacked,
+                  scratch: scratch.baseAddress!, bias: hasBias ? bias.baseAddress : nil, c: c.baseAddress!,
+                  adding: isAdding)
+                kernelSet.network32.product(&product)
+              }
             }
           }
         }

@@ -24,7 +24,7 @@ import Testing
       var v = [S](repeating: 0, count: rows * 64)
       var g = [S](repeating: .nan, count: shape.parameterCount)
       try network.setContexts(p, sigmas: [1, 0.83, 0.4, 0.02], conditions: conditions.map { S($0) })
-      try network.forward(p, latents: latents.map { S($0) }, contextOfRow: contextOfRow, velocity: &v)
+      try network.forward(p, latents: latents.map { S($0) }, contextOfRow: Numbers(contextOfRow), velocity: &v)
       try network.backward(p, gradVelocity: weights.map { S($0) }, gradParameters: &g, adding: false)
       try network.backward(p, gradVelocity: weights.map { S($0) }, gradParameters: &g, adding: true)
       return (v, g)

@@ -8,9 +8,9 @@ private final class Fixture {
   let network: VelocityNetwork<Double>
   let values: Buffer<Double>
   var latents: [Double]
-  let sigmas: [Double] = [1, 0.83, 0.4, 0.02]
+  let sigmas: Numbers<Double> = [1, 0.83, 0.4, 0.02]
   let conditions: [Double]
-  let contextOfRow: [Int32] = [0, 2, 2, 1, 3, 0, 2]
+  let contextOfRow: Numbers<Int32> = [0, 2, 2, 1, 3, 0, 2]
   let weights: [Double]
 
   /// Widths that are no multiple of the vector length, so that the tails are checked too.
@@ -111,7 +111,7 @@ private final class Fixture {
     for rows in [0..<3, 3..<7] {
       try f.network.forward(
         f.parameters, latents: Array(f.latents[rows.lowerBound * 5..<rows.upperBound * 5]),
-        contextOfRow: Array(f.contextOfRow[rows]), velocity: &v, firstRow: rows.lowerBound)
+        contextOfRow: Numbers(Array(f.contextOfRow[rows])), velocity: &v, firstRow: rows.lowerBound)
     }
     var g = [Double](repeating: .nan, count: f.shape.parameterCount)
     var dx = [Double](repeating: 0, count: 7 * 5)
@@ -129,7 +129,7 @@ private final class Fixture {
     #expect(throws: ChunkGRPOError.self) {
       var v = [Double](repeating: 0, count: 50)
       try f.network.forward(
-        f.parameters, latents: [Double](repeating: 0, count: 50), contextOfRow: [Int32](repeating: 0, count: 10),
+        f.parameters, latents: [Double](repeating: 0, count: 50), contextOfRow: Numbers([Int32](repeating: 0, count: 10)),
         velocity: &v)
     }
   }

@@ -172,6 +172,23 @@ static cgrpo_status iterate(void) { return iterate_512(0, 1); }
 static cgrpo_status iterate_two_threads(void) { return iterate_512(0, 2); }
 static cgrpo_status create_and_iterate(void) { return iterate_512(1, 1); }
 
+/* One lane: OpenBLAS takes its products with all of its threads, and ends the process where it lacks memory for that. */
+static cgrpo_status velocity(int64_t batch, int64_t size) {
+    const int64_t shape[2] = {batch, size}, conditions_shape[2] = {batch, 2};
+    float *x = calloc((size_t)(batch * size), sizeof *x), *values = calloc((size_t)(batch * 2), sizeof *values);
+    cgrpo_trainer *trainer;
+    cgrpo_trainer_options options = tiny_options(1, 0);
+    cgrpo_tensor latents = tensor_of(x, shape, 2, CGRPO_TYPE_F32),
+                 conditions = tensor_of(values, conditions_shape, 2, CGRPO_TYPE_F32);
+    options.latent_size = size, options.width = 500;
+    cgrpo_status status = cgrpo_trainer_create(&options, &trainer);
+    if (status != CGRPO_OK) return status;
+    limit();
+    return cgrpo_trainer_velocity(trainer, CGRPO_PARAMETERS_TRAINED, &latents, 0.5, &conditions, &latents);
+}
+static cgrpo_status velocity_in_place(void) { return velocity(400, 500); }
+static cgrpo_status velocity_of_few(void) { return velocity(40, 500); }
+
 static const struct {
     const char *name;
     cgrpo_status (*run)(void);
@@ -192,6 +209,8 @@ static const struct {
     {"trainer_iterate, 6,144 samples", iterate},
     {"trainer_iterate, 2 threads", iterate_two_threads},
     {"trainer_create, then iterate", create_and_iterate},
+    {"trainer_velocity in place, 400 x 500", velocity_in_place},
+    {"trainer_velocity in place, 40 x 500", velocity_of_few},
 };
 static const double rooms[] = {0.5, 2, 8, 16, 32, 64, 128, 256, 512};
 enum { CASES = sizeof cases / sizeof *cases, ROOMS = sizeof rooms / sizeof *rooms };
@@ -200,6 +219,13 @@ static int run(void *index) { return cases[*(int *)index].run(); }
 
 int main(int argc, char **argv) {
     int all = argc > 1 && strcmp(argv[1], "all") == 0;
+    /* OpenBLAS reads how many threads it has when it is loaded. */
+    const char *threads = getenv("OPENBLAS_NUM_THREADS");
+    if (threads == NULL || strcmp(threads, "2") != 0) {
+        setenv("OPENBLAS_NUM_THREADS", "2", 1);
+        execv("/proc/self/exe", argv);
+        abort();
+    }
     int settings = 0, done = 0, told = 0, other = 0, ended = 0, hung = 0;
     for (int c = 0; c < CASES; c++) {
         int bad = 0;

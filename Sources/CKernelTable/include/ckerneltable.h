@@ -134,6 +134,7 @@ CHUNKGRPO_STRUCT(ProductArguments) {
     ptrdiff_t rowStride, columnStride;
     chunkgrpo_in b;
     bool packed; /* B's first `panel` columns are a matrix of their own, then the next */
+    chunkgrpo_out scratch; /* room for 4,096 numbers; only for what is not packed */
     const void *_Nullable bias;
     chunkgrpo_out c;
     bool adding;

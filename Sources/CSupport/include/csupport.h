@@ -104,6 +104,12 @@ void chunkgrpo_support_reset_in_child(void (*_Nonnull reset)(void));
 /* Starts a thread, detached. Returns 0 where there is none to be had. */
 int chunkgrpo_support_start(void *_Nullable (*_Nonnull body)(void *_Nullable));
 
+/* Whether malloc has so many bytes now. */
+int chunkgrpo_support_has_room(size_t bytes);
+
+/* Bytes of the stack of a thread that is started without saying. */
+long chunkgrpo_support_stack_size(void);
+
 /* How many processors this process may run on. */
 int chunkgrpo_support_cores(void);
 

@@ -17,7 +17,7 @@ public struct ChunkPlan: Sendable, Equatable, CustomStringConvertible {
   package func range(_ chunk: Int) -> Range<Int> { boundaries[chunk]..<boundaries[chunk + 1] }
 
   /// By bisection.
-  func chunk(ofStep step: Int) -> Int {
+  package func chunk(ofStep step: Int) -> Int {
     var (low, high) = (0, count)
     while high - low > 1 {
       let middle = (low + high) / 2

@@ -52,6 +52,7 @@ extension ChunkPlan {
     let (counts, sizes) = try bounds(steps: steps, options)
     let count = options.count
     var cut = try Segmentation(curve, sizes: sizes, counts: counts, only: count)
+    defer { withExtendedLifetime(cut) {} }
     let total = cut.cost(0, steps)
     // A curve that is flat to the last bits of its logarithms has nothing to explain.
     let flat = total <= 1e-24 * Double(steps)
@@ -134,6 +135,7 @@ extension Schedule {
 /// cost of covering the first e values with as many segments as `count` says.
 private struct Segmentation {
   private let n, minSize, maxSize, last: Int
+  private let only: Int?
   /// Running sums of the values and of their squares, and 1/n.
   private let sums, squares, inverse: Buffer<Double>
   private var before, best: Buffer<Double>
@@ -145,6 +147,7 @@ private struct Segmentation {
   init(_ curve: Buffer<Double>, sizes: ClosedRange<Int>, counts: ClosedRange<Int>, only: Int?) throws {
     let purpose = "the segmentation of a curve"
     n = curve.count
+    self.only = only
     (minSize, maxSize) = (sizes.lowerBound, sizes.upperBound)
     last = only ?? counts.upperBound
     sums = try Buffer(count: n + 1, for: purpose)
@@ -167,6 +170,7 @@ private struct Segmentation {
   /// Sum of squared deviations from the mean over start ..< end.
   @inline(__always)
   func cost(_ start: Int, _ end: Int) -> Double {
+    let (sums, squares, inverse) = (sums.base, squares.base, inverse.base)
     let sum = sums[end] - sums[start]
     return max(0, squares[end] - squares[start] - sum * sum * inverse[end - start])
   }
@@ -178,7 +182,11 @@ private struct Segmentation {
     best.values.update(repeating: .infinity)
     let row = from.base + count * (n + 1)
     let firstStart = (count - 1) * minSize
-    for end in stride(from: firstStart + minSize, through: n, by: 1) {
+    // Where the number of segments is known, those that are left have room.
+    let lastEnd = only.map { n - ($0 - count) * minSize } ?? n
+    defer { withExtendedLifetime(self) {} }
+    let (before, best) = (before.base, best.base)
+    for end in stride(from: firstStart + minSize, through: lastEnd, by: 1) {
       var (least, chosen) = (Double.infinity, 0)
       var start = end - minSize
       // A segment that alone costs more than the best way does so however much longer it grows.

@@ -25,8 +25,11 @@ public struct Numbers<Element: BitwiseCopyable>: RandomAccessCollection, Express
   }
 
   /// Shares the memory of a buffer, which is not written to any more; `count`: of its first values.
-  package init(_ buffer: Buffer<Element>, count: Int? = nil) {
-    values = UnsafeBufferPointer(start: buffer.base, count: count ?? buffer.count)
+  package init(_ buffer: Buffer<Element>, count: Int? = nil) { self.init(buffer, 0..<(count ?? buffer.count)) }
+
+  /// The same of these values of it.
+  package init(_ buffer: Buffer<Element>, _ range: Range<Int>) {
+    values = UnsafeBufferPointer(start: buffer.base + range.lowerBound, count: range.count)
     owner = buffer
   }
 

@@ -66,10 +66,18 @@ public struct Recipe: Sendable, CustomStringConvertible {
   }
 
   public var description: String {
-    var lines = ["\(name)  (\(source))"]
+    var text = ""
+    describe { text += $0 }
+    return text
+  }
+
+  /// The description in pieces.
+  package func describe(_ write: (String) -> Void) {
     func line(_ name: String, _ value: String) {
-      lines.append("  \(name)\(String(repeating: " ", count: max(1, 14 - name.count)))\(value)")
+      write("\n  \(name)\(String(repeating: " ", count: max(1, 14 - name.count)))")
+      write(value)
     }
+    write("\(name)  (\(source))")
     line("schedule", "\(steps) steps, \(shiftText)\(schedule.base == .diffusers ? ", diffusers' base points" : "")")
     line("timesteps", truncatedTimesteps ? "int(1000 sigma)" : "1000 sigma")
     line("sampler", samplerText)
@@ -85,7 +93,6 @@ public struct Recipe: Sendable, CustomStringConvertible {
     line("optimiser", "AdamW, learning rate \(learningRate), weight decay \(weightDecay), gradient norm \(maxGradNorm)")
     for quirk in follows { line("follows", quirk) }
     for quirk in refuses { line("refuses", quirk) }
-    return lines.joined(separator: "\n")
   }
 
   private var shiftText: String {

@@ -1,3 +1,4 @@
+internal import CSupport
 internal import KernelTable
 
 /// Where the ε of a step comes from.
@@ -120,5 +121,7 @@ package func uniforms(seed: UInt64, sampleID: UInt64, step: UInt32, count: Int) 
 }
 
 package func uniforms(seed: UInt64, sampleID: UInt64, step: UInt32, into draws: UnsafeMutableBufferPointer<Double>) {
-  kernelSet.uniforms(seed: seed, sampleID: sampleID, step: step, into: draws)
+  // No pass is under way on this thread.
+  kernelSet.uniforms(
+    seed: seed, sampleID: sampleID, step: step, scratch: chunkgrpo_support_scratch(CHUNKGRPO_SUPPORT_BLOCK), into: draws)
 }

@@ -12,8 +12,16 @@ extension ChunkGRPOTrainer {
 
   package func save(to directory: Path) throws {
     try makeDirectory(directory)
-    let metadata = [("format", "chunkgrpo"), ("version", checkpointVersion)] + texts + [("checksum", checksum)]
-    try SafetensorsFile.write(checkpointTensors, metadata: metadata, to: directory.appending(checkpointName))
+    let checksum = try checksum()
+    try SafetensorsFile.write(checkpointGroups, of: plan.shape, to: directory.appending(checkpointName)) { text in
+      try text.append("\"format\":\"chunkgrpo\",\"version\":\"\(checkpointVersion)\"")
+      try forEachText { name, write in
+        try text.append(",\"\(name)\":\"")
+        try write(text.append)
+        try text.append("\"")
+      }
+      try text.append(",\"checksum\":\"\(checksum)\"")
+    }
     try flushDirectory(directory)
   }
 
@@ -38,9 +46,9 @@ extension ChunkGRPOTrainer {
     } catch let error as ChunkGRPOError {
       throw error.code == .invalidArgument ? corrupt(file.path, error.message) : error
     }
-    try file.read(checkpointTensors)
+    try file.read(checkpointGroups, of: plan.shape)
     state.counters = counters
-    guard checksum == file.metadata["checksum"] else {
+    guard file.metadata["checksum"]?.string?.elementsEqual(try checksum().utf8) == true else {
       throw corrupt(file.path, "its values are not those that were written")
     }
     // A checksum can be forged.
@@ -48,24 +56,31 @@ extension ChunkGRPOTrainer {
     reference?.parametersChanged()
   }
 
-  private var checkpointTensors: [SafetensorsFile.Tensor] {
-    (state.buffers + (reference.map { [("reference", $0.parameters)] } ?? [])).flatMap { name, values in
-      plan.shape.tensors.map { .init(name: "\(name).\($0.name)", shape: $0.shape, values: values.base + $0.offset) }
-    }
+  private var checkpointGroups: [SafetensorsFile.Group] {
+    state.buffers + (reference.map { [("reference", $0.parameters)] } ?? [])
   }
 
-  private var texts: [(name: String, text: String)] {
-    TrainerOptions.fields.compactMap { field in field.text(options).map { (field.name, $0) } }
-      + TrainingCounters.fields.compactMap { field in field.text(state.counters).map { (field.name, $0) } }
+  /// Calls `body` with the name of each option and counter that is not left out, and with what writes its text in pieces.
+  private func forEachText(
+    _ body: (_ name: String, _ write: ((String) throws -> Void) throws -> Void) throws -> Void
+  ) throws {
+    for field in TrainerOptions.fields where !field.isOmitted(options) {
+      try body(field.name) { try field.write(options, $0) }
+    }
+    for field in TrainingCounters.fields where !field.isOmitted(state.counters) {
+      try body(field.name) { try field.write(state.counters, $0) }
+    }
   }
 
   /// FNV-1a of the options, the counters and all values.
-  private var checksum: String {
-    var hash = fnv1a(texts.map { "\($0.name)=\($0.text)\n" }.joined().utf8)
-    for tensor in checkpointTensors {
-      hash = fnv1a(
-        UnsafeBufferPointer(start: tensor.values, count: tensor.byteCount / 4).lazy.map(\.bitPattern), from: hash)
+  private func checksum() throws -> String {
+    var hash = fnv1a(EmptyCollection<UInt8>())
+    try forEachText { name, write in
+      hash = fnv1a("\(name)=".utf8, from: hash)
+      try write { hash = fnv1a($0.utf8, from: hash) }
+      hash = fnv1a("\n".utf8, from: hash)
     }
+    for group in checkpointGroups { hash = fnv1a(group.values.values.lazy.map(\.bitPattern), from: hash) }
     return String(hash, radix: 16)
   }
 }
@@ -75,7 +90,7 @@ private let checkpointName = "/model.safetensors"
 private let checkpointVersion = "2"
 
 private func refuseEarlierFormat(_ directory: Path) throws {
-  let (now, before) = (directory.appending(checkpointName), directory.appending("/state.json"))
+  let (now, before) = (try directory.appending(checkpointName), try directory.appending("/state.json"))
   guard access(now.bytes, F_OK) != 0, access(before.bytes, F_OK) == 0 else { return }
   throw ChunkGRPOError(
     .io,
@@ -86,27 +101,35 @@ private func refuseEarlierFormat(_ directory: Path) throws {
 
 /// The metadata must hold every option and counter, and nothing else.
 private func readTexts(_ file: SafetensorsFile) throws -> (TrainerOptions, TrainingCounters) {
-  var left = file.metadata
-  func take(_ name: String) throws -> String {
-    guard let text = left.removeValue(forKey: name) else { throw corrupt(file.path, "it lacks \(name)") }
+  func take(_ name: String) throws -> JSON.Bytes {
+    guard let text = file.metadata[name]?.string else { throw corrupt(file.path, "it lacks \(name)") }
     return text
   }
+  func shown(_ text: JSON.Bytes) -> String { String(decoding: text.prefix(80), as: UTF8.self) }
   func read<Root>(_ fields: [TextField<Root>], _ root: inout Root) throws {
-    for field in fields where !field.isOptional || left[field.name] != nil {
+    for field in fields where !field.isOptional || file.metadata[field.name] != nil {
       let text = try take(field.name)
-      guard field.read(text, &root) else { throw corrupt(file.path, "its \(field.name) is \(text.prefix(80))") }
+      guard try field.read(text, &root) else { throw corrupt(file.path, "its \(field.name) is \(shown(text))") }
     }
   }
-  guard try take("format") == "chunkgrpo" else { throw corrupt(file.path, "its format is not chunkgrpo") }
-  let version = try take("version")
-  guard version == checkpointVersion else {
-    throw corrupt(file.path, "its format has version \(version), and this library reads \(checkpointVersion)")
+  guard try take("format").elementsEqual("chunkgrpo".utf8) else {
+    throw corrupt(file.path, "its format is not chunkgrpo")
   }
-  _ = try take("checksum")
+  let version = try take("version")
+  guard version.elementsEqual(checkpointVersion.utf8) else {
+    throw corrupt(file.path, "its format has version \(shown(version)), and this library reads \(checkpointVersion)")
+  }
+  let (ofOptions, ofCounters) = (TrainerOptions.fields, TrainingCounters.fields)
   var options = TrainerOptions(latentSize: 0, conditionSize: 0)
   var counters = TrainingCounters()
-  try read(TrainerOptions.fields, &options)
-  try read(TrainingCounters.fields, &counters)
-  if let name = left.keys.min() { throw corrupt(file.path, "this library does not know its \(name)") }
+  try read(ofOptions, &options)
+  try read(ofCounters, &counters)
+  for i in 0..<file.metadata.count {
+    let name = file.metadata.name(i)
+    func isKnown(_ known: String) -> Bool { name.elementsEqual(known.utf8) }
+    guard ["format", "version", "checksum"].contains(where: isKnown) || ofOptions.contains(where: { isKnown($0.name) })
+      || ofCounters.contains(where: { isKnown($0.name) })
+    else { throw corrupt(file.path, "this library does not know its \(shown(name))") }
+  }
   return (options, counters)
 }

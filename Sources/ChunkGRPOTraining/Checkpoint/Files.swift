@@ -39,7 +39,7 @@ func writeAtomically(_ parts: [UnsafeRawBufferPointer], to path: Path) throws {
 private func createAside(_ path: Path) throws -> (descriptor: Int32, path: Path) {
   var number = 0
   while true {
-    let aside = path.appending(".\(getpid())-\(number)")
+    let aside = try path.appending(".\(getpid())-\(number)")
     let descriptor = retrying { open(aside.bytes, O_WRONLY | O_CREAT | O_EXCL | O_NOFOLLOW | O_CLOEXEC, 0o666) }
     if descriptor >= 0 { return (descriptor, aside) }
     number += 1

@@ -2,20 +2,15 @@ import ChunkGRPO
 
 /// A safetensors file of f32 tensors: eight bytes with the header's length, a JSON header, the data
 /// (huggingface/safetensors, "Format").
-package struct SafetensorsFile {
-  /// A tensor and the memory that it is written from or read into.
-  package struct Tensor {
-    let name: String
-    let shape: [Int]
-    let values: UnsafeMutablePointer<Float>
+struct SafetensorsFile {
+  /// The tensors of a network in the order of its buffer, under names that begin with `name`.
+  typealias Group = (name: String, values: Buffer<Float>)
 
-    /// The bounds of a network's shape keep this in range.
-    var byteCount: Int { shape.reduce(4, &*) }
-  }
-
-  package let metadata: [String: String]
-  /// For each tensor its shape, element type and place in the data.
-  private let tensors: [String: JSON]
+  let metadata: JSONObject
+  /// For each tensor its shape, element type and place in the data; and the metadata.
+  private let members: JSONObject
+  /// What both lie in.
+  private let header: Buffer<UInt8>
   private let file: InputFile
   private let dataStart: Int
 
@@ -28,75 +23,87 @@ package struct SafetensorsFile {
 
   // MARK: Writing
 
-  /// - Parameter metadata: names and texts without characters that JSON escapes.
-  static func write(_ tensors: [Tensor], metadata: [(name: String, text: String)], to path: Path) throws {
-    var offset = 0
-    var members = ["\"__metadata__\":{\(metadata.map { "\"\($0.name)\":\"\($0.text)\"" }.joined(separator: ","))}"]
-    for tensor in tensors {
-      let end = offset + tensor.byteCount
-      members.append(
-        "\"\(tensor.name)\":{\"dtype\":\"F32\",\"shape\":\(tensor.shape),\"data_offsets\":[\(offset),\(end)]}")
-      offset = end
+  /// - Parameter writeMetadata: appends the members of the metadata, without characters that JSON escapes.
+  static func write(
+    _ groups: [Group], of shape: NetworkShape, to path: Path, _ writeMetadata: (TextBuffer) throws -> Void
+  ) throws {
+    let text = try TextBuffer()
+    try text.append("{\"__metadata__\":{")
+    try writeMetadata(text)
+    try text.append("}")
+    var start = 0
+    for group in groups {
+      for tensor in shape.tensors {
+        let first = start + 4 * tensor.offset
+        try text.append(
+          ",\"\(group.name).\(tensor.name)\":{\"dtype\":\"F32\",\"shape\":\(tensor.shape),"
+            + "\"data_offsets\":[\(first),\(first + 4 * tensor.count)]}")
+      }
+      start += 4 * group.values.count
     }
-    var text = Array("{\(members.joined(separator: ","))}".utf8)
-    text += repeatElement(0x20, count: (8 - text.count % 8) % 8)  // aligns the data
-    let header = withUnsafeBytes(of: UInt64(text.count).littleEndian) { Array($0) } + text
-    try header.withUnsafeBytes { header in
+    try text.append("}")
+    while text.count % 8 != 0 { try text.append(" ") }  // aligns the data
+    try withUnsafeBytes(of: UInt64(text.count).littleEndian) { length in
       try writeAtomically(
-        [header] + tensors.map { UnsafeRawBufferPointer(start: $0.values, count: $0.byteCount) }, to: path)
+        [length, text.bytes]
+          + groups.map { UnsafeRawBufferPointer($0.values.values) }, to: path)
     }
+    withExtendedLifetime((text, groups)) {}
   }
 
   // MARK: Reading
 
   /// Opens the file and takes its header apart.
   init(reading path: Path) throws {
-    let file = try InputFile(path)
+    file = try InputFile(path)
     guard file.size >= 8 else { throw corrupt(path, "it has \(file.size) bytes, less than the length of a header") }
     var length: UInt64 = 0
-    try withUnsafeMutableBytes(of: &length) { try file.read($0, from: 0) }
+    try withUnsafeMutableBytes(of: &length) { [file] in try file.read($0, from: 0) }
     length = UInt64(littleEndian: length)
     guard length <= Self.maxHeader, length <= UInt64(file.size - 8) else {
       throw corrupt(path, "its header claims \(length) bytes, but the file has \(file.size)")
     }
     dataStart = 8 + Int(length)
-    let header = try Buffer<UInt8>(count: Int(length), for: "the header of \(path)")
+    header = try Buffer<UInt8>(count: Int(length), for: "the header of \(path)")
     try file.read(UnsafeMutableRawBufferPointer(header.values), from: 8)
-    guard var members = JSON(parsing: header.values)?.object else {
+    guard let members = try JSON(parsing: UnsafeBufferPointer(header.values))?.object() else {
       throw corrupt(path, "its header is no JSON object of tensors")
     }
-    guard let texts = members.removeValue(forKey: "__metadata__")?.object else {
+    guard let metadata = try members["__metadata__"]?.object() else {
       throw corrupt(path, "its header has no __metadata__")
     }
-    let metadata = texts.compactMapValues { $0.string }
-    guard metadata.count == texts.count else { throw corrupt(path, "its __metadata__ hold more than texts") }
-    self.file = file
-    self.metadata = metadata
-    tensors = members
+    guard (0..<metadata.count).allSatisfy({ metadata.value($0).string != nil }) else {
+      throw corrupt(path, "its __metadata__ hold more than texts")
+    }
+    (self.members, self.metadata) = (members, metadata)
   }
 
-  /// Reads the values of `wanted`, which must be all tensors of the file.
-  func read(_ wanted: [Tensor]) throws {
-    guard tensors.count == wanted.count else {
-      throw corrupt(path, "it holds \(tensors.count) tensors, but the network has \(wanted.count)")
+  /// Reads the values of `groups`, which must be all tensors of the file.
+  func read(_ groups: [Group], of shape: NetworkShape) throws {
+    let (found, wanted) = (members.count - 1, groups.count * shape.tensors.count)
+    guard found == wanted else {
+      throw corrupt(path, "it holds \(found) tensors, but the network has \(wanted)")
     }
-    let offsets = try wanted.map(offset)
-    for (tensor, offset) in zip(wanted, offsets) {
-      try file.read(
-        UnsafeMutableRawBufferPointer(start: tensor.values, count: tensor.byteCount), from: dataStart + offset)
+    for group in groups {
+      for tensor in shape.tensors {
+        let offset = try offset(of: tensor, "\(group.name).\(tensor.name)")
+        try file.read(
+          UnsafeMutableRawBufferPointer(start: group.values.base + tensor.offset, count: 4 &* tensor.count),
+          from: dataStart + offset)
+      }
     }
   }
 
   /// Where the values of `tensor` begin in the data.
-  private func offset(of tensor: Tensor) throws -> Int {
-    guard let entry = tensors[tensor.name] else { throw corrupt(path, "it lacks \(tensor.name)") }
-    guard entry["dtype"]?.string == "F32" else { throw corrupt(path, "\(tensor.name) is not F32") }
+  private func offset(of tensor: ParameterTensor, _ name: String) throws -> Int {
+    guard let entry = try members[name]?.object() else { throw corrupt(path, "it lacks \(name)") }
+    guard entry["dtype"]?.string?.elementsEqual("F32".utf8) == true else { throw corrupt(path, "\(name) is not F32") }
     guard entry["shape"]?.ints == tensor.shape else {
-      throw corrupt(path, "\(tensor.name) has not the shape \(tensor.shape)")
+      throw corrupt(path, "\(name) has not the shape \(tensor.shape)")
     }
     guard let offsets = entry["data_offsets"]?.ints, offsets.count == 2, 0 <= offsets[0], offsets[0] <= offsets[1],
-      offsets[1] <= dataCount, offsets[1] - offsets[0] == tensor.byteCount
-    else { throw corrupt(path, "the data_offsets of \(tensor.name) do not fit its shape or the file") }
+      offsets[1] <= dataCount, offsets[1] - offsets[0] == 4 &* tensor.count
+    else { throw corrupt(path, "the data_offsets of \(name) do not fit its shape or the file") }
     return offsets[0]
   }
 }

@@ -2,47 +2,62 @@ import ChunkGRPO
 
 /// A value that a checkpoint holds as text: safetensors files have no other metadata.
 protocol TextValue {
-  var text: String { get }
+  /// Writes the text in pieces, which are short for any value.
+  func write(_ write: (String) throws -> Void) throws
   /// Nil where `text` is none that the property gives.
-  init?(text: String)
+  static func read(_ text: JSON.Bytes) throws -> Self?
 }
 
-/// One property of `Root` under the name that it has in a checkpoint.
-package struct TextField<Root> {
+/// One property of `Root` under the name that it has in a checkpoint. An object, so that a list of them is small.
+package final class TextField<Root> {
   package let name: String
-  /// Nil where the checkpoint leaves the property out.
-  package let text: (Root) -> String?
+  let write: (_ root: Root, _ write: (String) throws -> Void) throws -> Void
   /// Sets the property; false where the text is no such value.
-  package let read: (_ text: String, _ root: inout Root) -> Bool
+  let read: (_ text: JSON.Bytes, _ root: inout Root) throws -> Bool
+  /// Whether the checkpoint leaves the property out.
+  let isOmitted: (Root) -> Bool
   let isOptional: Bool
 
   init<Value: TextValue>(_ name: String, _ path: WritableKeyPath<Root, Value>) {
     self.name = name
-    text = { $0[keyPath: path].text }
+    write = { try $0[keyPath: path].write($1) }
     read = {
-      guard let value = Value(text: $0) else { return false }
+      guard let value = try Value.read($0) else { return false }
       $1[keyPath: path] = value
       return true
     }
-    isOptional = false
+    (isOmitted, isOptional) = ({ _ in false }, false)
   }
 
   /// A property that checkpoints leave out where it is `omitted`, its default: those of earlier versions lack it.
   init<Value: TextValue & Equatable>(_ name: String, _ path: WritableKeyPath<Root, Value>, unless omitted: Value) {
     let field = TextField(name, path)
-    self.name = name
-    text = { $0[keyPath: path] == omitted ? nil : field.text($0) }
-    read = { field.read($0, &$1) && $1[keyPath: path] != omitted }
-    isOptional = true
+    (self.name, write) = (name, field.write)
+    read = { try field.read($0, &$1) && $1[keyPath: path] != omitted }
+    (isOmitted, isOptional) = ({ $0[keyPath: path] == omitted }, true)
   }
 }
 
-extension TextValue where Self: LosslessStringConvertible {
+/// A value whose text is short.
+protocol ShortText: TextValue {
+  var text: String { get }
+  init?(text: String)
+}
+
+extension ShortText {
+  func write(_ write: (String) throws -> Void) throws { try write(text) }
+
+  static func read(_ text: JSON.Bytes) throws -> Self? {
+    text.count <= 80 ? Self(text: String(decoding: text, as: UTF8.self)) : nil
+  }
+}
+
+extension ShortText where Self: LosslessStringConvertible {
   var text: String { description }
   init?(text: String) { self.init(text) }
 }
 
-extension Int: TextValue {
+extension Int: ShortText {
   /// No option and no counter is negative, or near where counting on would overflow.
   init?(text: String) {
     guard let value = Int(text), (0...1 << 53).contains(value) else { return nil }
@@ -50,10 +65,10 @@ extension Int: TextValue {
   }
 }
 
-extension UInt64: TextValue {}
-extension Bool: TextValue {}
+extension UInt64: ShortText {}
+extension Bool: ShortText {}
 
-extension Double: TextValue {
+extension Double: ShortText {
   /// NaN is no option, and a number that only overflows to infinity is not what was written.
   init?(text: String) {
     guard let value = Double(text), !value.isNaN, value.isFinite || text == value.text else { return nil }
@@ -62,7 +77,7 @@ extension Double: TextValue {
 }
 
 /// The numbers of `cgrpo_dynamics` and `cgrpo_divergence`.
-extension TextValue where Self: RawRepresentable<Int32> {
+extension ShortText where Self: RawRepresentable<Int32> {
   var text: String { rawValue.description }
   init?(text: String) {
     guard let value = Int32(text).flatMap(Self.init) else { return nil }
@@ -70,20 +85,27 @@ extension TextValue where Self: RawRepresentable<Int32> {
   }
 }
 
-extension Dynamics: TextValue {}
-extension Divergence: TextValue {}
+extension Dynamics: ShortText {}
+extension Divergence: ShortText {}
 
-extension [Int]?: TextValue {
+extension Numbers<Int>?: TextValue {
   /// Such as "2,3,4,7"; "default" where there are none.
-  var text: String { self?.map(\.description).joined(separator: ",") ?? "default" }
-  init?(text: String) {
-    if text == "default" {
-      self = nil
-      return
+  func write(_ write: (String) throws -> Void) throws {
+    guard let self else { return try write("default") }
+    for (i, value) in self.enumerated() { try write(i == 0 ? value.text : ",\(value)") }
+  }
+
+  static func read(_ text: JSON.Bytes) throws -> Self? {
+    if text.elementsEqual("default".utf8) { return .some(nil) }
+    let comma = UInt8(ascii: ",")
+    let values = try Buffer<Int>(count: text.count(where: { $0 == comma }) + 1, for: "the chunk sizes of a checkpoint")
+    var start = 0
+    for i in 0..<values.count {
+      let end = text[start...].firstIndex(of: comma) ?? text.endIndex
+      guard let value = try Int.read(JSON.Bytes(rebasing: text[start..<end])) else { return nil }
+      values[i] = value
+      start = end + 1
     }
-    let parts = text.split(separator: ",", omittingEmptySubsequences: false)
-    let values = parts.compactMap { Int(text: String($0)) }
-    guard values.count == parts.count else { return nil }
-    self = values
+    return .some(Numbers(values))
   }
 }

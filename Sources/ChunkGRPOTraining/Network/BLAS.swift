@@ -20,11 +20,34 @@ enum BLAS {
       // OpenBLAS makes smaller products without the buffer.
       let size = 160
       let factor = try Buffer<Float>(count: 2 * size * size, for: "OpenBLAS's first product")
-      Float.gemm(
+      try Float.gemm(
         false, false, size, size, size, factor.base, size, factor.base, size, 0, factor.base + size * size, size)
       isReady = true
     }
   }
+
+  /// OpenBLAS ends the process where it has no memory for what it keeps beside its buffer: copies of the factors of a small
+  /// product, a list of the parts of one that several threads take, and, in a new process, the stacks of these threads.
+  ///
+  /// - Throws: `.outOfMemory` where there is none.
+  static func requireRoom(_ m: Int, _ n: Int, _ k: Int) throws {
+    var bytes = m &* n &* k <= 1_000_000 ? 4 &* k &* (m &+ n) : 0
+    let threads = Int(openblas_get_num_threads())
+    if threads > 1 {
+      let areStarted = chunkgrpo_support_read(threadsAreStarted) != 0
+      bytes += threads &* (65_536 &+ (areStarted ? 0 : Int(chunkgrpo_support_stack_size())))
+    }
+    guard chunkgrpo_support_has_room(bytes) != 0 else {
+      throw ChunkGRPOError.outOfMemory("no memory for a product of OpenBLAS, \(bytes) bytes")
+    }
+    if threads > 1 { chunkgrpo_support_write(threadsAreStarted, 1) }
+  }
+
+  nonisolated(unsafe) private static let threadsAreStarted = {
+    let areStarted = UnsafeMutablePointer<Int32>.allocate(capacity: 1)
+    areStarted.pointee = 0
+    return areStarted
+  }()
 
   /// Runs `body`, whose threads each call OpenBLAS, with products that take one thread each. The setting is the
   /// process's: the first user makes it, and the last takes it back.
@@ -64,6 +87,7 @@ enum BLAS {
     pthread_mutex_init(mutex, nil)
     isOwed = isOwed || users > 0
     users = 0
+    chunkgrpo_support_write(threadsAreStarted, 0)
   }
 
   private static func locked<R>(_ body: () throws -> R) rethrows -> R {

@@ -31,12 +31,9 @@ package struct NetworkShape: Equatable, Sendable {
   /// E, of time and condition
   package let embeddingSize: Int
 
-  /// In the order of the buffer, without gaps.
-  package let tensors: [ParameterTensor]
   package let parameterCount: Int
 
   let input, timeHidden, timeOutput, condition, modulation, output: Linear
-  let hidden, contribution: [Linear]
 
   /// Shift, scale and gate of each block, shift and scale of the last layer.
   var modulationSize: Int { (3 &* blocks &+ 2) &* width }
@@ -59,35 +56,73 @@ package struct NetworkShape: Equatable, Sendable {
     self.embeddingSize = embeddingSize
 
     // The bounds above keep every count far below 2⁶³.
-    var tensors: [ParameterTensor] = []
     var offset = 0
-    func tensor(_ name: String, _ shape: [Int]) -> Int {
-      let tensor = ParameterTensor(name: name, shape: shape, offset: offset)
-      tensors.append(tensor)
-      offset += tensor.count
-      return tensor.offset
+    func linear(_ inputs: Int, _ outputs: Int, bias: Bool = true) -> Linear {
+      let weight = offset
+      offset += inputs * outputs + (bias ? outputs : 0)
+      return Linear(inputs: inputs, outputs: outputs, weight: weight, bias: bias ? weight + inputs * outputs : nil)
     }
-    func linear(_ name: String, _ inputs: Int, _ outputs: Int, bias: Bool = true) -> Linear {
-      Linear(
-        inputs: inputs, outputs: outputs, weight: tensor(name + ".weight", [outputs, inputs]),
-        bias: bias ? tensor(name + ".bias", [outputs]) : nil)
-    }
-    input = linear("input", latentSize, width)
-    timeHidden = linear("time.hidden", embeddingSize, embeddingSize)
-    timeOutput = linear("time.output", embeddingSize, embeddingSize)
-    condition = linear("condition", conditionSize, embeddingSize, bias: false)
-    modulation = linear("modulation", embeddingSize, (3 * blocks + 2) * width)
-    var hidden: [Linear] = []
-    var contribution: [Linear] = []
-    for block in 0..<blocks {
-      hidden.append(linear("blocks.\(block).hidden", width, width))
-      contribution.append(linear("blocks.\(block).output", width, width))
-    }
-    self.hidden = hidden
-    self.contribution = contribution
-    output = linear("output", width, latentSize)
-    self.tensors = tensors
+    input = linear(latentSize, width)
+    timeHidden = linear(embeddingSize, embeddingSize)
+    timeOutput = linear(embeddingSize, embeddingSize)
+    condition = linear(conditionSize, embeddingSize, bias: false)
+    modulation = linear(embeddingSize, (3 * blocks + 2) * width)
+    offset += 2 * blocks * (width + 1) * width
+    output = linear(width, latentSize)
     parameterCount = offset
+  }
+
+  /// The first layer of a block.
+  func hidden(_ block: Int) -> Linear { ofBlock(2 &* block) }
+  /// Its second.
+  func contribution(_ block: Int) -> Linear { ofBlock(2 &* block &+ 1) }
+
+  /// Layer `number` of those of all blocks, which are alike and follow the modulation.
+  private func ofBlock(_ number: Int) -> Linear {
+    let weight = (modulation.bias ?? 0) &+ modulation.outputs &+ number &* (width &+ 1) &* width
+    return Linear(inputs: width, outputs: width, weight: weight, bias: weight &+ width &* width)
+  }
+
+  // Layers and tensors are made when they are looked at: their number grows with that of the blocks.
+
+  /// In the order of the buffer, without gaps.
+  var layers: LazyMapCollection<Range<Int>, Linear> { (0..<6 + 2 * blocks).lazy.map(layer) }
+
+  /// In the order of the buffer, without gaps. Each layer but the condition's has a bias, after its weight.
+  package var tensors: LazyMapCollection<Range<Int>, ParameterTensor> {
+    (0..<11 + 4 * blocks).lazy.map { number in
+      // Weight and bias in turn, as if the condition had one too.
+      let (place, isBias) = (number < 7 ? number : number + 1).quotientAndRemainder(dividingBy: 2)
+      let (layer, name) = (layer(place), layerName(place))
+      return isBias == 1
+        ? ParameterTensor(
+          name: name + ".bias", shape: [layer.outputs], offset: layer.weight + layer.outputs * layer.inputs)
+        : ParameterTensor(name: name + ".weight", shape: [layer.outputs, layer.inputs], offset: layer.weight)
+    }
+  }
+
+  private func layer(_ number: Int) -> Linear {
+    switch number {
+    case 0: input
+    case 1: timeHidden
+    case 2: timeOutput
+    case 3: condition
+    case 4: modulation
+    case 5 + 2 * blocks: output
+    default: ofBlock(number - 5)
+    }
+  }
+
+  private func layerName(_ number: Int) -> String {
+    switch number {
+    case 0: "input"
+    case 1: "time.hidden"
+    case 2: "time.output"
+    case 3: "condition"
+    case 4: "modulation"
+    case 5 + 2 * blocks: "output"
+    default: "blocks.\((number - 5) / 2).\(number % 2 == 1 ? "hidden" : "output")"
+    }
   }
 }
 

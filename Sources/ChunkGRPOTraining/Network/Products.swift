@@ -1,3 +1,4 @@
+internal import CSupport
 import ChunkGRPO
 internal import KernelTable
 
@@ -11,16 +12,15 @@ internal import KernelTable
 ///     both                   2.6   2.9
 ///     OpenBLAS alone        1.35  1.65
 extension Linear {
-  /// y = x·Wᵀ + b, or y += x·Wᵀ + b.
-  ///
+  /// y = x·Wᵀ + b, or y += x·Wᵀ + b. This and the other products throw `.outOfMemory`.
   func apply<S: NetworkScalar>(
     _ parameters: NetworkParameters<S>, _ x: UnsafePointer<S>, rows: Int, to y: UnsafeMutablePointer<S>,
     adding: Bool = false
-  ) {
+  ) throws {
     let p = parameters.values
     if let transposed = parameters.transposed, S.kernels.hasProduct, fits(columns: outputs, inputs) {
       var product = ProductArguments(
-        m: rows, n: outputs, k: inputs, a: x, rowStride: inputs, columnStride: 1, b: transposed + weight, packed: true,
+        m: rows, n: outputs, k: inputs, a: x, rowStride: inputs, columnStride: 1, b: transposed + weight, packed: true, scratch: scratch,
         bias: bias.map { p + $0 }, c: y, adding: adding)
       return S.kernels.product(&product)
     }
@@ -33,36 +33,39 @@ extension Linear {
         }
       }
     }
-    S.gemm(
+    try S.gemm(
       false, true, rows, outputs, inputs, x, inputs, p + weight, inputs, adding || bias != nil ? 1 : 0, y, outputs)
   }
 
   /// dx = dy·W
   func applyTransposed<S: NetworkScalar>(
     _ parameters: NetworkParameters<S>, _ dy: UnsafePointer<S>, rows: Int, to dx: UnsafeMutablePointer<S>
-  ) {
+  ) throws {
     let p = parameters.values
     if S.kernels.hasProduct, fits(columns: inputs, outputs) {
       var product = ProductArguments(
-        m: rows, n: inputs, k: outputs, a: dy, rowStride: outputs, columnStride: 1, b: p + weight, packed: false,
+        m: rows, n: inputs, k: outputs, a: dy, rowStride: outputs, columnStride: 1, b: p + weight, packed: false, scratch: scratch,
         bias: nil, c: dx, adding: false)
       return S.kernels.product(&product)
     }
-    S.gemm(false, false, rows, inputs, outputs, dy, outputs, p + weight, inputs, 0, dx, inputs)
+    try S.gemm(false, false, rows, inputs, outputs, dy, outputs, p + weight, inputs, 0, dx, inputs)
   }
 
   /// dW = dyᵀ·x, or dW += dyᵀ·x.
   func weightGradient<S: NetworkScalar>(
     _ dy: UnsafePointer<S>, _ x: UnsafePointer<S>, rows: Int, _ g: UnsafeMutablePointer<S>, adding: Bool
-  ) {
+  ) throws {
     if S.kernels.hasProduct, fits(columns: inputs, rows) {
       var product = ProductArguments(
-        m: outputs, n: inputs, k: rows, a: dy, rowStride: 1, columnStride: outputs, b: x, packed: false, bias: nil,
+        m: outputs, n: inputs, k: rows, a: dy, rowStride: 1, columnStride: outputs, b: x, packed: false, scratch: scratch, bias: nil,
         c: g + weight, adding: adding)
       return S.kernels.product(&product)
     }
-    S.gemm(true, false, outputs, inputs, rows, dy, outputs, x, inputs, adding ? 1 : 0, g + weight, inputs)
+    try S.gemm(true, false, outputs, inputs, rows, dy, outputs, x, inputs, adding ? 1 : 0, g + weight, inputs)
   }
+
+  /// A block of the thread's, which is larger than what a product needs; no pass is under way.
+  private var scratch: UnsafeMutableRawPointer { chunkgrpo_support_scratch(CHUNKGRPO_SUPPORT_BLOCK) }
 
   /// Whether the right factor is one for the library's own kernel: of whole vectors, and within 1.5 MB.
   private func fits(columns: Int, _ terms: Int) -> Bool {
@@ -91,9 +94,5 @@ extension NetworkShape {
           into: transposed + (layer.weight &+ row &* layer.inputs), stride: min(panel, layer.outputs &- row))
       }
     }
-  }
-
-  private var layers: [Linear] {
-    [input, timeHidden, timeOutput, condition, modulation, output] + hidden + contribution
   }
 }

@@ -96,7 +96,7 @@ package final class VelocityNetwork<Scalar: NetworkScalar> {
   ///
   /// - Parameter conditions: (contexts, C).
   package func setContexts(
-    _ parameters: NetworkParameters<Scalar>, sigmas: [Double], conditions: UnsafePointer<Scalar>
+    _ parameters: NetworkParameters<Scalar>, sigmas: Numbers<Double>, conditions: UnsafePointer<Scalar>
   ) throws {
     try requireBounds("contexts", sigmas.count, 1...maxContexts)
     contexts = sigmas.count
@@ -110,12 +110,12 @@ package final class VelocityNetwork<Scalar: NetworkScalar> {
         timeWave(sigma, into: row)
       }
     }
-    shape.timeHidden.apply(parameters, wave, rows: contexts, to: timeSlope)
+    try shape.timeHidden.apply(parameters, wave, rows: contexts, to: timeSlope)
     kernels.siluForward(timeSlope, count: contexts &* embedding, into: timeActivation, slope: timeSlope)
-    shape.condition.apply(parameters, self.conditions, rows: contexts, to: sum)
-    shape.timeOutput.apply(parameters, timeActivation, rows: contexts, to: sum, adding: true)
+    try shape.condition.apply(parameters, self.conditions, rows: contexts, to: sum)
+    try shape.timeOutput.apply(parameters, timeActivation, rows: contexts, to: sum, adding: true)
     kernels.siluForward(sum, count: contexts &* embedding, into: active, slope: sumSlope)
-    shape.modulation.apply(parameters, active, rows: contexts, to: modulation)
+    try shape.modulation.apply(parameters, active, rows: contexts, to: modulation)
   }
 
   /// velocity (rows, D) at latents (rows, D).
@@ -125,7 +125,7 @@ package final class VelocityNetwork<Scalar: NetworkScalar> {
   ///   - firstRow: rows before it, of earlier passes with the same contexts, stay for `backward`.
   /// - Throws: `.invalidArgument` for too many rows or a context that is not there.
   package func forward(
-    _ parameters: NetworkParameters<Scalar>, latents: UnsafePointer<Scalar>, contextOfRow: [Int32],
+    _ parameters: NetworkParameters<Scalar>, latents: UnsafePointer<Scalar>, contextOfRow: Numbers<Int32>,
     velocity: UnsafeMutablePointer<Scalar>, firstRow: Int = 0
   ) throws {
     let count = contextOfRow.count
@@ -141,20 +141,20 @@ package final class VelocityNetwork<Scalar: NetworkScalar> {
     }
 
     let width = shape.width
-    shape.input.apply(parameters, latents, rows: count, to: hidden + firstRow &* width)
+    try shape.input.apply(parameters, latents, rows: count, to: hidden + firstRow &* width)
     for b in 0..<shape.blocks {
       let start = b &* blockStride &+ firstRow &* width
       norm(b, from: firstRow)
-      shape.hidden[b].apply(parameters, normed + start, rows: count, to: slope + start)
+      try shape.hidden(b).apply(parameters, normed + start, rows: count, to: slope + start)
       kernels.siluForward(slope + start, count: count &* width, into: activation + start, slope: slope + start)
-      shape.contribution[b].apply(parameters, activation + start, rows: count, to: contribution + start)
+      try shape.contribution(b).apply(parameters, activation + start, rows: count, to: contribution + start)
       var addition = GateArguments(
         z: contribution + start, x: hidden + start, rows: count, width: width, modulation: table(from: firstRow),
         gate: gate(b), y: hidden + start + blockStride)
       kernels.gateForward(&addition)
     }
     norm(shape.blocks, from: firstRow)
-    shape.output.apply(
+    try shape.output.apply(
       parameters, normed + (shape.blocks &* blockStride &+ firstRow &* width), rows: count, to: velocity)
   }
 
@@ -185,49 +185,49 @@ package final class VelocityNetwork<Scalar: NetworkScalar> {
     gradHidden.update(repeating: 0, count: rows &* width)
     // Gradients of biases are sums over rows; products write the others.
     if !adding {
-      for bias in shape.tensors where bias.shape.count == 1 {
-        (g + bias.offset).update(repeating: 0, count: bias.count)
+      for layer in shape.layers {
+        if let bias = layer.bias { (g + bias).update(repeating: 0, count: layer.outputs) }
       }
     }
 
     kernels.addColumnSums(gradVelocity, rows: rows, width: shape.latentSize, to: g + bias(shape.output))
-    shape.output.weightGradient(gradVelocity, normed + shape.blocks &* blockStride, rows: rows, g, adding: adding)
-    shape.output.applyTransposed(parameters, gradVelocity, rows: rows, to: gradA)
+    try shape.output.weightGradient(gradVelocity, normed + shape.blocks &* blockStride, rows: rows, g, adding: adding)
+    try shape.output.applyTransposed(parameters, gradVelocity, rows: rows, to: gradA)
     normGradient(gradA, shape.blocks, grad)
     for b in (0..<shape.blocks).reversed() {
       let start = b &* blockStride
-      let (hidden, output) = (shape.hidden[b], shape.contribution[b])
+      let (hidden, output) = (shape.hidden(b), shape.contribution(b))
       var addition = GateGradientArguments(
         dy: gradHidden, z: contribution + start, rows: rows, width: width, modulation: table(), gradModulation: grad,
         gate: gate(b), dz: gradB, gradBias: g + bias(output))
       kernels.gateBackward(&addition)
-      output.weightGradient(gradB, activation + start, rows: rows, g, adding: adding)
-      output.applyTransposed(parameters, gradB, rows: rows, to: gradA)
+      try output.weightGradient(gradB, activation + start, rows: rows, g, adding: adding)
+      try output.applyTransposed(parameters, gradB, rows: rows, to: gradA)
       kernels.siluBackward(gradA, slope: slope + start, rows: rows, width: width, gradBias: g + bias(hidden))
-      hidden.weightGradient(gradA, normed + start, rows: rows, g, adding: adding)
-      hidden.applyTransposed(parameters, gradA, rows: rows, to: gradB)
+      try hidden.weightGradient(gradA, normed + start, rows: rows, g, adding: adding)
+      try hidden.applyTransposed(parameters, gradA, rows: rows, to: gradB)
       normGradient(gradB, b, grad)
     }
     kernels.addColumnSums(gradHidden, rows: rows, width: width, to: g + bias(shape.input))
-    shape.input.weightGradient(gradHidden, latents, rows: rows, g, adding: adding)
-    if let gradLatents { shape.input.applyTransposed(parameters, gradHidden, rows: rows, to: gradLatents) }
-    contextsBackward(parameters, g, adding)
+    try shape.input.weightGradient(gradHidden, latents, rows: rows, g, adding: adding)
+    if let gradLatents { try shape.input.applyTransposed(parameters, gradHidden, rows: rows, to: gradLatents) }
+    try contextsBackward(parameters, g, adding)
   }
 
   private func contextsBackward(
     _ parameters: NetworkParameters<Scalar>, _ g: UnsafeMutablePointer<Scalar>, _ adding: Bool
-  ) {
+  ) throws {
     let embedding = shape.embeddingSize
     kernels.addColumnSums(gradModulation, rows: contexts, width: shape.modulationSize, to: g + bias(shape.modulation))
-    shape.modulation.weightGradient(gradModulation, active, rows: contexts, g, adding: adding)
-    shape.modulation.applyTransposed(parameters, gradModulation, rows: contexts, to: gradActive)
+    try shape.modulation.weightGradient(gradModulation, active, rows: contexts, g, adding: adding)
+    try shape.modulation.applyTransposed(parameters, gradModulation, rows: contexts, to: gradActive)
     kernels.siluBackward(
       gradActive, slope: sumSlope, rows: contexts, width: embedding, gradBias: g + bias(shape.timeOutput))
-    shape.condition.weightGradient(gradActive, conditions, rows: contexts, g, adding: adding)
-    shape.timeOutput.weightGradient(gradActive, timeActivation, rows: contexts, g, adding: adding)
-    shape.timeOutput.applyTransposed(parameters, gradActive, rows: contexts, to: sum)
+    try shape.condition.weightGradient(gradActive, conditions, rows: contexts, g, adding: adding)
+    try shape.timeOutput.weightGradient(gradActive, timeActivation, rows: contexts, g, adding: adding)
+    try shape.timeOutput.applyTransposed(parameters, gradActive, rows: contexts, to: sum)
     kernels.siluBackward(sum, slope: timeSlope, rows: contexts, width: embedding, gradBias: g + bias(shape.timeHidden))
-    shape.timeHidden.weightGradient(sum, wave, rows: contexts, g, adding: adding)
+    try shape.timeHidden.weightGradient(sum, wave, rows: contexts, g, adding: adding)
   }
 
   // MARK: Places in memory

@@ -15,17 +15,15 @@ extension TrainingWorkspace {
   /// Adds the gradients of `lanes` up into the first's.
   ///
   /// - Returns: √Σg²; not finite where a gradient is not, or where its square overflows.
-  func sumGradients(_ lanes: [TrainingLane]) -> Double {
+  func sumGradients(_ lanes: [TrainingLane]) throws -> Double {
     let (sum, others) = (lanes[0].gradients, lanes.dropFirst().map(\.gradients))
     // f32 within an item, f64 between items.
-    var squares = [Double](repeating: 0, count: (sum.count &+ itemSize &- 1) / itemSize)
-    squares.withUnsafeMutableBufferPointer { squares in
-      forEachItem(sum.count, threads: threads) { number, first, count in
-        for other in others { kernelSet.network32.add(other.base + first, to: sum.base + first, count: count) }
-        squares[number] = kernelSet.network32.squares(sum.base + first, count: count)
-      }
+    let squares = try Buffer<Double>(count: (sum.count &+ itemSize &- 1) / itemSize, for: "the norm of the gradient")
+    forEachItem(sum.count, threads: threads) { number, first, count in
+      for other in others { kernelSet.network32.add(other.base + first, to: sum.base + first, count: count) }
+      squares[number] = kernelSet.network32.squares(sum.base + first, count: count)
     }
-    return squares.reduce(0, +).squareRoot()
+    return squares.values.reduce(0, +).squareRoot()
   }
 }
 

@@ -32,7 +32,9 @@ public final class ChunkGRPOTrainer {
   ///
   /// - Throws: `.invalidArgument` names the option; `.outOfMemory`.
   public init(_ options: TrainerOptions) throws {
-    self.options = options
+    var own = options
+    own.chunkSizes = try options.chunkSizes?.owned(for: "the chunk sizes of a trainer")
+    self.options = own
     plan = try TrainingPlan(options)
     try BLAS.prepare()
     state = try TrainingState(parameterCount: plan.shape.parameterCount)

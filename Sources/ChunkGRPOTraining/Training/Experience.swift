@@ -9,79 +9,122 @@ struct Experience {
   /// (T + 1, B, D)
   let latents: Buffer<Float>
   /// (B, S)
-  var logProbs, relativeL1: [Double]
+  let logProbs, relativeL1: Buffer<Double>
   /// (B)
-  var advantages: [Double] = []
+  let advantages: Buffer<Double>
   /// (B, K)
-  var selection: [[Bool]] = []
+  let selection: Buffer<UInt8>
   /// The parameters that drew the samples.
   let parameters: NetworkParameters<Float>
   /// Whether the networks hold the activations of the first optimiser step since the rollout.
   var isRecorded = false
 
+  init(
+    _ prompts: Prompts, _ plan: TrainingPlan, groupSize: Int, batch: Int, parameters: NetworkParameters<Float>
+  ) throws {
+    (self.prompts, self.groupSize, self.batch, self.parameters) = (prompts, groupSize, batch, parameters)
+    chunks = plan.chunks
+    func memory<T>(_ sizes: [Int], _ what: String) throws -> Buffer<T> {
+      try Buffer(count: checkedProduct([batch] + sizes, what), for: "the \(what) of \(batch) samples")
+    }
+    latents = try memory([plan.shape.latentSize, plan.sampler.steps + 1], "trajectories")
+    logProbs = try memory([chunks.steps], "log-probabilities")
+    relativeL1 = try memory([chunks.steps], "changes")
+    advantages = try memory([], "advantages")
+    selection = try memory([chunks.count], "selection")
+  }
+
   /// Number among `prompts` of the condition that the sample was made for.
   func prompt(_ sample: Int) -> Int32 { prompts.index[sample / groupSize] }
 
-  func isSelected(_ sample: Int, chunk: Int) -> Bool { selection[sample][chunk] }
+  func isSelected(_ sample: Int, chunk: Int) -> Bool { selection[sample &* chunks.count &+ chunk] != 0 }
+
+  func selectedChunks(_ samples: Range<Int>) -> Int {
+    samples.reduce(0) { sum, sample in sum + (0..<chunks.count).count { isSelected(sample, chunk: $0) } }
+  }
 
   /// Selected steps of the samples.
   func selectedSteps(_ samples: Range<Int>) -> Int {
-    samples.reduce(0) { steps, sample in
-      chunks.sizes.enumerated().reduce(steps) { $0 + (isSelected(sample, chunk: $1.offset) ? $1.element : 0) }
+    samples.reduce(0) { sum, sample in
+      (0..<chunks.count).reduce(sum) { $0 + (isSelected(sample, chunk: $1) ? chunks.size($1) : 0) }
     }
   }
 
-  /// `samples` cut so that the selected steps of each range are at most `maxRows`.
-  func passes(_ samples: Range<Int>, maxRows: Int) -> [Range<Int>] {
-    var passes: [Range<Int>] = []
+  /// Cuts `samples` so that the selected steps of each range are at most `maxRows`.
+  func forEachPass(_ samples: Range<Int>, maxRows: Int, _ body: (Range<Int>) throws -> Void) rethrows {
     var start = samples.lowerBound
     var rows = 0
     for sample in samples {
       let steps = selectedSteps(sample..<sample + 1)
       if rows + steps > maxRows {
-        passes.append(start..<sample)
+        try body(start..<sample)
         start = sample
         rows = 0
       }
       rows += steps
     }
-    return passes + [start..<samples.upperBound]
+    try body(start..<samples.upperBound)
   }
 }
 
-/// The selected (sample, step) rows of some samples, ordered by step.
+/// The selected (sample, step) rows of some samples, ordered by step, in a lane.
 struct SelectedRows {
-  /// Sample of each row.
-  private(set) var samples: [Int] = []
+  private let lane: TrainingLane
+  private let steps: Int
+  private var count = 0, contextCount = 0
+
   /// Rows of each step.
-  private(set) var ofStep: [Range<Int>] = []
+  var ofStep: LazyMapCollection<Range<Int>, Range<Int>> {
+    (0..<steps).lazy.map { [lane] in lane.starts[$0]..<lane.starts[$0 + 1] }
+  }
   /// For each row its context, and for each context its σ.
-  private(set) var contexts: [Int32] = []
-  private(set) var sigmas: [Double] = []
+  var contexts: Numbers<Int32> { Numbers(lane.contexts, count: count) }
+  var sigmas: Numbers<Double> { Numbers(lane.sigmas, count: contextCount) }
+
+  func sample(_ row: Int) -> Int { lane.samples[row] }
 
   /// Copies the latents and conditions of the rows into `lane`.
-  init(_ experience: Experience, _ samples: Range<Int>, sigmas: Numbers<Double>, into lane: TrainingLane) {
-    let (size, conditionSize) = (lane.network.shape.latentSize, lane.network.shape.conditionSize)
-    for (chunk, steps) in experience.chunks.ranges.enumerated() {
-      let chosen = samples.filter { experience.isSelected($0, chunk: chunk) }
-      let (numbers, prompts) = numbered(chosen.map(experience.prompt))
-      for step in steps {
-        let first = self.samples.count
-        let firstContext = Int32(truncatingIfNeeded: self.sigmas.count)
-        for prompt in prompts {
-          experience.prompts.copy(prompt, to: lane.conditions.base + self.sigmas.count &* conditionSize)
-          self.sigmas.append(sigmas[step])
+  init(_ experience: Experience, _ samples: Range<Int>, sigmas: Numbers<Double>, into lane: TrainingLane) throws {
+    self.lane = lane
+    steps = experience.chunks.steps
+    for chunk in 0..<experience.chunks.count {
+      let first = count
+      var chosen = 0
+      for sample in samples where experience.isSelected(sample, chunk: chunk) {
+        lane.samples[first + chosen] = sample
+        chosen += 1
+      }
+      let prompts = try Numbering(count: chosen, for: "the prompts of \(chosen) samples") {
+        experience.prompt(lane.samples[first + $0])
+      }
+      for step in experience.chunks.range(chunk) {
+        lane.starts[step] = count
+        let firstContext = Int32(truncatingIfNeeded: contextCount)
+        for item in prompts.firsts {
+          addContext(experience, sample: lane.samples[first + Int(item)], sigma: sigmas[step])
         }
-        for (sample, number) in zip(chosen, numbers) {
-          let row = self.samples.count &* size
-          let source = experience.latents.base + (step &* experience.batch &+ sample) &* size
-          (lane.latents.base + row).update(from: source, count: size)
-          (lane.next.base + row).update(from: source + experience.batch &* size, count: size)
-          self.samples.append(sample)
-          contexts.append(firstContext &+ number)
+        for i in 0..<chosen {
+          addRow(experience, sample: lane.samples[first + i], step, context: firstContext &+ prompts.numbers[i])
         }
-        ofStep.append(first..<self.samples.count)
       }
     }
+    lane.starts[steps] = count
+  }
+
+  private mutating func addContext(_ experience: Experience, sample: Int, sigma: Double) {
+    let conditionSize = lane.network.shape.conditionSize
+    experience.prompts.copy(experience.prompt(sample), to: lane.conditions.base + contextCount &* conditionSize)
+    lane.sigmas[contextCount] = sigma
+    contextCount += 1
+  }
+
+  private mutating func addRow(_ experience: Experience, sample: Int, _ step: Int, context: Int32) {
+    let size = lane.network.shape.latentSize
+    let source = experience.latents.base + (step &* experience.batch &+ sample) &* size
+    (lane.latents.base + count &* size).update(from: source, count: size)
+    (lane.next.base + count &* size).update(from: source + experience.batch &* size, count: size)
+    lane.samples[count] = sample
+    lane.contexts[count] = context
+    count += 1
   }
 }

@@ -38,7 +38,7 @@ extension ChunkGRPOTrainer {
       report.iteration = iterations + 1
 
       let start = seconds()
-      var experience = try rollOut(Prompts(conditions, size: plan.shape.conditionSize), batch: batch)
+      let experience = try rollOut(Prompts(conditions, size: plan.shape.conditionSize), batch: batch)
       let rolledOut = seconds()
       let rewards = try evaluate(experience, reward)
       let rewarded = seconds()
@@ -46,11 +46,10 @@ extension ChunkGRPOTrainer {
       report.rewardStd =
         (rewards.reduce(0) { $0 + ($1 - report.rewardMean) * ($1 - report.rewardMean) } / Double(batch)).squareRoot()
 
-      experience.advantages = try advantages(
-        Array(rewards), groupSize: options.groupSize, clamp: options.advantageClamp)
-      if options.weightedSelection {
-        experience.selection = try selection(batch, plan.chunks.weights(relativeL1: experience.relativeL1))
-      }
+      try advantages(
+        rewards, AdvantageOptions { ($0.groupSize, $0.clamp) = (options.groupSize, options.advantageClamp) },
+        into: experience.advantages.base)
+      if options.weightedSelection { try select(experience, weights: weights(experience)) }
 
       draft.counters = state.counters
       let updates = updateCount(batch)
@@ -81,51 +80,47 @@ extension ChunkGRPOTrainer {
     return prompts.lowerBound * options.groupSize..<prompts.upperBound * options.groupSize
   }
 
-  private func selection(_ batch: Int, _ weights: [Double]?) throws -> [[Bool]] {
-    try plan.chunks.select(
-      batch: batch,
+  /// Draws the chunks to train.
+  private func select(_ experience: Experience, weights: Numbers<Double>?) throws {
+    let ids = try Buffer<UInt64>(count: experience.batch, for: "the ids of \(experience.batch) samples")
+    for i in 0..<ids.count { ids[i] = state.counters.samplesDrawn &+ UInt64(i) }
+    try selectChunks(
+      batch: experience.batch, count: plan.chunks.count,
       ChunkSelectionOptions {
-        ($0.fraction, $0.weights) = (options.chunkFraction, weights.map { Numbers($0) })
+        ($0.fraction, $0.weights, $0.sampleIDs) = (options.chunkFraction, weights, Numbers(ids))
         $0.seed = RandomStream.rollout.seed(options.seed)
-        $0.sampleIDs = Numbers((0..<UInt64(batch)).map { state.counters.samplesDrawn &+ $0 })
-      })
+      }, into: experience.selection.base)
+  }
+
+  private func weights(_ experience: Experience) throws -> Numbers<Double> {
+    let weights = try Buffer<Double>(
+      count: experience.selection.count, for: "the weights of the chunks of \(experience.batch) samples")
+    try plan.chunks.weights(relativeL1: Numbers(experience.relativeL1), into: weights.base)
+    return Numbers(weights)
   }
 
   // MARK: Rollout
 
   private func rollOut(_ prompts: Prompts, batch: Int) throws -> Experience {
-    let size = try checkedProduct([batch, plan.shape.latentSize], "samples of an iteration")
-    let steps = plan.sampler.trainedSteps
-    var experience = Experience(
-      prompts: prompts, chunks: plan.chunks, groupSize: options.groupSize, batch: batch,
-      latents: try Buffer(
-        count: checkedProduct([plan.sampler.steps + 1, size], "trajectories"),
-        for: "the trajectories of \(batch) samples"),
-      logProbs: [Double](repeating: 0, count: try checkedProduct([batch, steps], "log-probabilities")),
-      relativeL1: [Double](repeating: 0, count: batch * steps), parameters: workspace.parameters(state))
+    var experience = try Experience(
+      prompts, plan, groupSize: options.groupSize, batch: batch, parameters: workspace.parameters(state))
     // The first optimiser step has the parameters of the rollout: recorded, it needs no forward pass of its own.
     let first = samples(ofUpdate: 0, batch)
     if !options.weightedSelection {
-      experience.selection = try selection(batch, nil)
-      experience.isRecorded = canRecord(experience, first)
+      try select(experience, weights: nil)
+      experience.isRecorded = try canRecord(experience, first)
     }
-    var (logProbs, relativeL1) = (experience.logProbs, experience.relativeL1)
-    try logProbs.withUnsafeMutableBufferPointer { logProbs in
-      try relativeL1.withUnsafeMutableBufferPointer { relativeL1 in
-        let samples = RolloutSamples(
-          perPrompt: options.groupSize, perInitialNoise: options.shareNoise ? options.groupSize : 1,
-          firstID: state.counters.samplesDrawn, latents: experience.latents.base, stepStride: size,
-          logProbs: logProbs.baseAddress, relativeL1: relativeL1.baseAddress)
-        if experience.isRecorded {
-          if first.upperBound < batch { try roll(first.upperBound..<batch, samples, experience, recording: false) }
-          try roll(first, samples, experience, recording: true)
-        } else {
-          try roll(0..<batch, samples, experience, recording: false)
-        }
-      }
+    let samples = RolloutSamples(
+      perPrompt: options.groupSize, perInitialNoise: options.shareNoise ? options.groupSize : 1,
+      firstID: state.counters.samplesDrawn, latents: experience.latents.base,
+      stepStride: batch &* plan.shape.latentSize, logProbs: experience.logProbs.base,
+      relativeL1: experience.relativeL1.base)
+    if experience.isRecorded {
+      if first.upperBound < batch { try roll(first.upperBound..<batch, samples, experience, recording: false) }
+      try roll(first, samples, experience, recording: true)
+    } else {
+      try roll(0..<batch, samples, experience, recording: false)
     }
-    experience.logProbs = logProbs
-    experience.relativeL1 = relativeL1
     return experience
   }
 
@@ -135,19 +130,21 @@ extension ChunkGRPOTrainer {
       networks: lanes.map(\.network), parameters: experience.parameters, sampler: plan.sampler,
       prompts: experience.prompts, seed: RandomStream.rollout.seed(options.seed), samples: samples)
     if recording {
-      let chunkOfStep = plan.chunks.sizes.enumerated().flatMap { Array(repeating: $0.offset, count: $0.element) }
+      let chunks = plan.chunks
       roller.recording = Recording(
-        isSelected: { experience.isSelected($0, chunk: chunkOfStep[$1]) }, velocities: lanes.map(\.velocity))
+        isSelected: { experience.isSelected($0, chunk: chunks.chunk(ofStep: $1)) }, velocities: lanes.map(\.velocity))
     }
     try roller.run(range)
   }
 
   /// Whether each lane has room for all rows that it trains, beside one step of all of its samples.
-  private func canRecord(_ experience: Experience, _ samples: Range<Int>) -> Bool {
+  private func canRecord(_ experience: Experience, _ samples: Range<Int>) throws -> Bool {
     let count = laneCount(samples.count, plan.shape)
-    return (0..<count).allSatisfy {
+    return try (0..<count).allSatisfy {
       let own = samples.slice($0, of: count)
-      let prompts = Set(own.map(experience.prompt)).count
+      let prompts = try Numbering(count: own.count, for: "the prompts of \(own.count) samples") {
+        experience.prompt(own.lowerBound + $0)
+      }.firsts.count
       return experience.selectedSteps(own) + own.count <= workspace.maxRows
         && prompts * plan.sampler.steps <= workspace.maxRows
     }

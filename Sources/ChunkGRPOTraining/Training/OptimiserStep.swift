@@ -8,37 +8,34 @@ extension ChunkGRPOTrainer {
 
   /// One optimiser step on the selected chunks of `samples`, from the state (the first) or the draft to the draft.
   func update(_ experience: Experience, _ samples: Range<Int>, first: Bool) throws -> Update {
-    let steps = plan.chunks.steps
-    let chunks = samples.reduce(0) { sum, sample in
-      sum + (0..<plan.chunks.count).count { experience.isSelected(sample, chunk: $0) }
-    }
+    let chunks = experience.selectedChunks(samples)
     let parameters = first ? experience.parameters : workspace.parameters(draft)
     let lanes = try workspace.lanes(for: samples.count)
     try reference?.begin(lanes: lanes.count, maxRows: workspace.maxRows, rows: experience.selectedSteps(samples))
-    var logProbs = [Double](repeating: 0, count: samples.count * steps)
-    try logProbs.withUnsafeMutableBufferPointer { logProbs in
-      try forEachLane(of: samples, count: lanes.count, threads: workspace.threads) { number, own in
-        let lane = lanes[number]
-        // A pass has whole samples: its loss and gradient need no other pass.
-        for pass in experience.passes(own, maxRows: workspace.maxRows) {
-          let rows = SelectedRows(experience, pass, sigmas: plan.sampler.schedule.sigmas, into: lane)
-          if !(first && experience.isRecorded) {
-            try lane.forward(parameters, sigmas: rows.sigmas, contextOfRow: rows.contexts)
-          }
-          let new = try newLogProbs(experience, rows, pass, lane)
-          let loss = try loss(experience, new, pass)
-          // `loss` is the mean over the chunks of the pass; the gradient is that of the mean over all.
-          let share = Double(loss.stats.selected) / Double(chunks)
-          try gradVelocities(rows, pass, lane, gradLogProbs: loss.gradLogProbs.map { $0 * share })
-          try reference?.pull(rows, lane, number)
-          try lane.backward(parameters, adding: pass.lowerBound > own.lowerBound)
-          for (i, value) in new.enumerated() { logProbs[(pass.lowerBound - samples.lowerBound) * steps + i] = value }
+    // (B, S): the new log-probabilities where selected, else the old; and the gradients of the passes' losses.
+    let new = try Buffer(
+      copying: UnsafeBufferPointer(experience.logProbs.values), for: "the log-probabilities of an optimiser step")
+    let gradient = try Buffer<Double>(count: new.count, for: "the gradients of log-probabilities")
+    try forEachLane(of: samples, count: lanes.count, threads: workspace.threads) { number, own in
+      let lane = lanes[number]
+      // A pass has whole samples: its loss and gradient need no other pass.
+      try experience.forEachPass(own, maxRows: workspace.maxRows) { pass in
+        let rows = try SelectedRows(experience, pass, sigmas: plan.sampler.schedule.sigmas, into: lane)
+        if !(first && experience.isRecorded) {
+          try lane.forward(parameters, rows: rows.contexts.count, contexts: rows.sigmas.count)
         }
+        try computeLogProbs(rows, lane, into: new)
+        let loss = try loss(experience, new, pass, gradLogProbs: gradient)
+        // `loss` is the mean over the chunks of the pass; the gradient is that of the mean over all.
+        let share = Double(loss.stats.selected) / Double(chunks)
+        try computeGradVelocities(rows, lane, gradLogProbs: gradient, share: share)
+        try reference?.pull(rows, lane, number)
+        try lane.backward(parameters, adding: pass.lowerBound > own.lowerBound)
       }
     }
-    let whole = try loss(experience, logProbs, samples)
+    let whole = try loss(experience, new, samples, gradLogProbs: nil)
 
-    let norm = workspace.sumGradients(lanes)
+    let norm = try workspace.sumGradients(lanes)
     guard norm.isFinite else {
       throw ChunkGRPOError.nonFinite("the gradient is not finite in iteration \(iterations + 1)")
     }
@@ -53,43 +50,48 @@ extension ChunkGRPOTrainer {
     return update
   }
 
-  private func loss(_ experience: Experience, _ new: [Double], _ samples: Range<Int>) throws -> ChunkLoss {
-    func rows<T>(_ values: [T], _ size: Int) -> [T] {
-      Array(values[samples.lowerBound * size..<samples.upperBound * size])
+  /// - Parameter gradLogProbs: (B, S), of which the rows of `samples` are written; nil = nowhere.
+  private func loss(
+    _ experience: Experience, _ new: Buffer<Double>, _ samples: Range<Int>, gradLogProbs: Buffer<Double>?
+  ) throws -> (loss: Double, stats: ChunkStats) {
+    let (chunks, steps) = (plan.chunks, plan.chunks.steps)
+    func rows<T>(_ values: Buffer<T>, _ size: Int) -> Numbers<T> {
+      Numbers(values, samples.lowerBound * size..<samples.upperBound * size)
     }
-    return try chunkLoss(
-      new: new, old: rows(experience.logProbs, plan.chunks.steps), advantages: rows(experience.advantages, 1),
-      plan: plan.chunks, clip: plan.clip, kl: options.kl, selection: rows(experience.selection, 1))
+    return try withExtendedLifetime(gradLogProbs) {
+      try chunkLoss(
+        new: rows(new, steps), old: rows(experience.logProbs, steps), advantages: rows(experience.advantages, 1),
+        plan: chunks,
+        options: ChunkLossOptions {
+          ($0.clip, $0.kl, $0.selection) = (plan.clip, options.kl, Flags(rows(experience.selection, chunks.count)))
+        },
+        to: ChunkLossOutput(
+          gradLogProbs: gradLogProbs.map { $0.base + samples.lowerBound * steps }, gradRatioBias: nil, ratios: nil))
+    }
   }
 
-  /// The log-probabilities (samples, S): new ones where selected, else the old.
-  private func newLogProbs(
-    _ experience: Experience, _ rows: SelectedRows, _ samples: Range<Int>, _ lane: TrainingLane
-  ) throws -> [Double] {
-    let steps = plan.chunks.steps
-    var result = Array(experience.logProbs[samples.lowerBound * steps..<samples.upperBound * steps])
-    var logProbs = [Double](repeating: 0, count: samples.count)
+  /// Writes the log-probabilities of the rows to their places in (B, S).
+  private func computeLogProbs(_ rows: SelectedRows, _ lane: TrainingLane, into new: Buffer<Double>) throws {
     for (step, range) in rows.ofStep.enumerated() where !range.isEmpty {
       try plan.sampler.logProb(
         step, latents: lane.view(lane.latents, range), velocity: lane.view(lane.velocity, range),
-        next: lane.view(lane.next, range), logProb: &logProbs)
-      for (i, row) in range.enumerated() {
-        result[(rows.samples[row] - samples.lowerBound) * steps + step] = logProbs[i]
-      }
+        next: lane.view(lane.next, range), logProb: lane.numbers.base)
+      for (i, row) in range.enumerated() { new[rows.sample(row) * plan.chunks.steps + step] = lane.numbers[i] }
     }
-    return result
   }
 
-  /// The gradients of the lane's velocities, given those of the log-probabilities (samples, S).
-  private func gradVelocities(
-    _ rows: SelectedRows, _ samples: Range<Int>, _ lane: TrainingLane, gradLogProbs: [Double]
+  /// The gradients of the lane's velocities, given those of the log-probabilities, (B, S), times `share`.
+  private func computeGradVelocities(
+    _ rows: SelectedRows, _ lane: TrainingLane, gradLogProbs: Buffer<Double>, share: Double
   ) throws {
     for (step, range) in rows.ofStep.enumerated() where !range.isEmpty {
-      let gradients = range.map { gradLogProbs[(rows.samples[$0] - samples.lowerBound) * plan.chunks.steps + step] }
+      for (i, row) in range.enumerated() {
+        lane.numbers[i] = gradLogProbs[rows.sample(row) * plan.chunks.steps + step] * share
+      }
       try plan.sampler.logProbVJP(
         step, latents: lane.view(lane.latents, range), velocity: lane.view(lane.velocity, range),
-        next: lane.view(lane.next, range), gradLogProb: gradients, gradVelocity: lane.view(lane.gradVelocity, range),
-        logProb: nil)
+        next: lane.view(lane.next, range), gradLogProb: lane.numbers.base,
+        gradVelocity: lane.view(lane.gradVelocity, range), logProb: nil)
     }
   }
 }

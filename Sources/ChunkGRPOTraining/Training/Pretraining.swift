@@ -46,7 +46,7 @@ extension ChunkGRPOTrainer {
         let lanes = try workspace.lanes(for: options.batchSize)
         lossSum += try addGradients(data, batchSize: options.batchSize, lanes)
         lossCount += 1
-        let norm = workspace.sumGradients(lanes)
+        let norm = try workspace.sumGradients(lanes)
         guard norm.isFinite, lossSum.isFinite else {
           throw ChunkGRPOError.nonFinite(
             "the \(norm.isFinite ? "loss" : "gradient") is not finite at pretraining step \(step + 1)")
@@ -79,9 +79,8 @@ extension ChunkGRPOTrainer {
       try forEachLane(of: 0..<batchSize, count: lanes.count, threads: workspace.threads) { lane, range in
         for start in stride(from: range.lowerBound, to: range.upperBound, by: workspace.maxRows) {
           let rows = start..<min(range.upperBound, start + workspace.maxRows)
-          let sigmas = try fill(lanes[lane], data, rows, batchSize: batchSize)
-          let contexts = (0..<rows.count).map { Int32(truncatingIfNeeded: $0) }
-          try lanes[lane].forward(parameters, sigmas: sigmas, contextOfRow: contexts)
+          try fill(lanes[lane], data, rows, batchSize: batchSize)
+          try lanes[lane].forward(parameters, rows: rows.count, contexts: rows.count)
           let share = 1 / (Double(batchSize) * Double(plan.shape.latentSize))
           losses[lane] +=
             share
@@ -96,25 +95,25 @@ extension ChunkGRPOTrainer {
     return losses.reduce(0, +)
   }
 
-  /// Draws `rows` of a batch into `lane`: conditions, latents and, as `next`, the velocities to learn.
-  ///
-  /// - Returns: σ of each row.
-  private func fill(_ lane: TrainingLane, _ data: PretrainingData, _ rows: Range<Int>, batchSize: Int) throws
-    -> [Double]
-  {
+  /// Draws `rows` of a batch into `lane`, each with a context of its own: conditions, latents and, as `next`, the
+  /// velocities to learn.
+  private func fill(_ lane: TrainingLane, _ data: PretrainingData, _ rows: Range<Int>, batchSize: Int) throws {
     let shape = plan.shape
     let seed = RandomStream.pretraining.seed(options.seed)
-    let ids = rows.map { draft.counters.rowsDrawn &+ UInt64($0) }
+    for (r, row) in rows.enumerated() { lane.ids[r] = draft.counters.rowsDrawn &+ UInt64(row) }
     // `next` holds the noise, then the target.
-    try normal(seed: seed, sampleIDs: ids, threads: plan.sampler.threads, into: lane.view(lane.next, 0..<rows.count))
-    var sigmas: [Double] = []
-    for (r, id) in ids.enumerated() {
-      let draws = uniforms(seed: seed, sampleID: id, step: 0, count: 2)
+    try normal(
+      .library(seed: seed, borrowing: lane.ids.base), threads: plan.sampler.threads,
+      into: lane.view(lane.next, 0..<rows.count))
+    let draws = try Buffer<Double>(count: 2, for: "the draws of a row")
+    for r in 0..<rows.count {
+      uniforms(seed: seed, sampleID: lane.ids[r], step: 0, into: draws.values)
       let image = min(data.count - 1, Int(draws[0] * Double(data.count)))
       // One draw in each of `batchSize` equal intervals: the marginal stays uniform, and batches differ less.
       let t = (Double(rows.lowerBound + r) + draws[1]) / Double(batchSize)
       let sigma = options.shift * t / (1 + (options.shift - 1) * t)
-      sigmas.append(sigma)
+      lane.sigmas[r] = sigma
+      lane.contexts[r] = Int32(truncatingIfNeeded: r)
       (lane.conditions.base + r &* shape.conditionSize).update(
         from: data.conditions + image &* shape.conditionSize, count: shape.conditionSize)
       let pixels = data.images + image &* shape.latentSize
@@ -125,7 +124,6 @@ extension ChunkGRPOTrainer {
         target[i] = e - x0
       }
     }
-    return sigmas
   }
 }
 

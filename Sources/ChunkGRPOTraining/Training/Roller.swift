@@ -39,27 +39,31 @@ struct Roller {
   func run(_ range: Range<Int>) throws {
     try forEachLane(of: range, count: networks.count, threads: sampler.threads) { lane, own in
       for start in stride(from: own.lowerBound, to: own.upperBound, by: networks[lane].maxRows) {
-        var pass = try RolloutPass(self, lane, start..<min(own.upperBound, start + networks[lane].maxRows))
-        try pass.run()
+        let pass = try RolloutPass(self, lane, start..<min(own.upperBound, start + networks[lane].maxRows))
+        try withExtendedLifetime(pass) { try pass.run() }
       }
     }
   }
 }
 
 /// A rollout of as many samples as one network takes at a time.
-private struct RolloutPass {
+private final class RolloutPass {
   private let roller: Roller
   private let lane: Int
   private let range: Range<Int>
 
   private let network: VelocityNetwork<Float>
-  private let noise: Noise
-  /// For each sample its prompt's place in `prompts`, and so its context's among those of a step.
-  private let promptOfSample: [Int32]
-  private let prompts: [Int32]
+  /// Noise ids of the samples, and of their initial noise.
+  private let ids, initialIDs: Buffer<UInt64>
+  /// The samples' prompts, numbered as the contexts of a step are.
+  private let prompts: Numbering
   /// Steps whose contexts are computed together: as many as fit.
   private let span: Int
+  private let sigmas: Buffer<Double>
   private let conditions: Buffer<Float>
+  /// The sample and the context of each of the network's rows.
+  private let order: Buffer<Int>
+  private let contexts: Buffer<Int32>
   /// Latents and velocities in the order of the network's rows, and velocities in that of the samples; (range, D) each.
   private let memory: Buffer<Float>
   private var recordedRows = 0
@@ -74,19 +78,28 @@ private struct RolloutPass {
     self.lane = lane
     self.range = range
     network = roller.networks[lane]
-    noise = .library(seed: roller.seed, sampleIDs: range.map(roller.samples.id))
-    (promptOfSample, prompts) = numbered(range.map { roller.prompts.index[$0 / roller.samples.perPrompt] })
-    span = min(roller.sampler.steps, max(1, network.maxContexts / prompts.count))
+    let count = range.count
+    ids = try Buffer(count: count, for: "the noise of \(count) samples")
+    initialIDs = try Buffer(count: count, for: "the noise of \(count) samples")
+    for (i, sample) in range.enumerated() {
+      (ids[i], initialIDs[i]) = (roller.samples.id(sample), roller.samples.initialID(sample))
+    }
+    prompts = try Numbering(count: count, for: "the prompts of \(count) samples") {
+      roller.prompts.index[(range.lowerBound + $0) / roller.samples.perPrompt]
+    }
+    span = min(roller.sampler.steps, max(1, network.maxContexts / prompts.firsts.count))
+    sigmas = try Buffer(count: span * prompts.firsts.count, for: "the sigmas of \(span) steps")
     conditions = try Buffer(
-      count: checkedProduct([span, prompts.count, network.shape.conditionSize], "conditions"), for: "conditions")
+      count: checkedProduct([sigmas.count, network.shape.conditionSize], "conditions"), for: "conditions")
+    order = try Buffer(count: count, for: "the order of \(count) samples")
+    contexts = try Buffer(count: count, for: "the contexts of \(count) samples")
     memory = try Buffer(
       count: checkedProduct([3, range.count, network.shape.latentSize], "velocities"), for: "velocities")
   }
 
-  mutating func run() throws {
+  func run() throws {
     try normal(
-      seed: roller.seed, sampleIDs: range.map(roller.samples.initialID), threads: roller.sampler.threads,
-      into: latents(0))
+      .library(seed: roller.seed, borrowing: initialIDs.base), threads: roller.sampler.threads, into: latents(0))
     for step in 0..<roller.sampler.steps {
       if step % span == 0 { try setContexts(step..<min(roller.sampler.steps, step + span)) }
       try computeVelocity(step)
@@ -96,50 +109,70 @@ private struct RolloutPass {
   }
 
   private func setContexts(_ steps: Range<Int>) throws {
-    var sigmas: [Double] = []
+    var count = 0
     for step in steps {
-      for prompt in prompts {
-        roller.prompts.copy(prompt, to: conditions.base + sigmas.count &* network.shape.conditionSize)
-        sigmas.append(roller.sampler.schedule.sigmas[step])
+      for sample in prompts.firsts {
+        roller.prompts.copy(
+          prompt(Int(sample)), to: conditions.base + count &* network.shape.conditionSize)
+        sigmas[count] = roller.sampler.schedule.sigmas[step]
+        count += 1
       }
     }
-    try network.setContexts(roller.parameters, sigmas: sigmas, conditions: conditions.base)
+    try network.setContexts(
+      roller.parameters, sigmas: Numbers(sigmas, count: count), conditions: conditions.base)
   }
 
-  private mutating func computeVelocity(_ step: Int) throws {
-    // Recorded samples come first: the rows of the next step follow them.
-    var order = Array(0..<range.count)
-    var selected = 0
-    if let recording = roller.recording, step < roller.sampler.trainedSteps {
-      selected = order.partition { !recording.isSelected(range.lowerBound + $0, step) }
-      order[..<selected].sort()
-    }
+  private func computeVelocity(_ step: Int) throws {
+    let selected = arrange(step)
     let latents = start(step)
-    for (row, i) in order.enumerated() { (input + row &* size).update(from: latents + i &* size, count: size) }
-    let firstContext = Int32(truncatingIfNeeded: step % span * prompts.count)
+    let firstContext = Int32(truncatingIfNeeded: step % span * prompts.firsts.count)
+    for (row, i) in order.values.enumerated() {
+      (input + row &* size).update(from: latents + i &* size, count: size)
+      contexts[row] = prompts.numbers[i] &+ firstContext
+    }
     try network.forward(
-      roller.parameters, latents: input, contextOfRow: order.map { promptOfSample[$0] &+ firstContext },
-      velocity: output, firstRow: recordedRows)
-    for (row, i) in order.enumerated() { (velocity + i &* size).update(from: output + row &* size, count: size) }
+      roller.parameters, latents: input, contextOfRow: Numbers(contexts), velocity: output, firstRow: recordedRows)
+    for (row, i) in order.values.enumerated() {
+      (velocity + i &* size).update(from: output + row &* size, count: size)
+    }
     if let recording = roller.recording, selected > 0 {
       (recording.velocities[lane].base + recordedRows &* size).update(from: output, count: selected &* size)
       recordedRows += selected
     }
   }
 
+  /// Fills `order`. Recorded samples come first: the rows of the next step follow them.
+  ///
+  /// - Returns: how many are recorded.
+  private func arrange(_ step: Int) -> Int {
+    let recording = step < roller.sampler.trainedSteps ? roller.recording : nil
+    func isRecorded(_ i: Int) -> Bool { recording?.isSelected(range.lowerBound + i, step) ?? false }
+    var row = 0
+    for i in 0..<range.count where isRecorded(i) {
+      order[row] = i
+      row += 1
+    }
+    let selected = row
+    for i in 0..<range.count where !isRecorded(i) {
+      order[row] = i
+      row += 1
+    }
+    return selected
+  }
+
   private func advance(_ step: Int) throws {
     let trainedSteps = roller.sampler.trainedSteps
-    var logProb = [Double](repeating: 0, count: range.count)
-    var change = [Double](repeating: 0, count: range.count)
-    try roller.sampler.step(
-      step, latents: latents(step), velocity: view(velocity), noise: noise, next: latents(step + 1),
-      logProb: &logProb, relativeL1: &change)
-    guard step < trainedSteps else { return }
-    for (i, sample) in range.enumerated() {
-      roller.samples.logProbs?[sample &* trainedSteps &+ step] = logProb[i]
-      roller.samples.relativeL1?[sample &* trainedSteps &+ step] = change[i]
+    // (B, S), where the step is trained.
+    func ofStep(_ values: UnsafeMutablePointer<Double>?) -> UnsafeMutablePointer<Double>? {
+      step < trainedSteps ? values.map { $0 + (range.lowerBound &* trainedSteps &+ step) } : nil
     }
+    try roller.sampler.step(
+      step, latents: latents(step), velocity: view(velocity),
+      noise: .library(seed: roller.seed, borrowing: ids.base), next: latents(step + 1),
+      logProb: ofStep(roller.samples.logProbs), relativeL1: ofStep(roller.samples.relativeL1), stride: trainedSteps)
   }
+
+  private func prompt(_ i: Int) -> Int32 { roller.prompts.index[(range.lowerBound + i) / roller.samples.perPrompt] }
 
   /// Latents of the first sample before `step`.
   private func start(_ step: Int) -> UnsafeMutablePointer<Float> {

@@ -83,15 +83,20 @@ extension ChunkGRPOTrainer {
     let network = try VelocityNetwork<Float>(shape, maxRows: maxRows, maxContexts: maxRows, training: false)
     let distinct = try Buffer<Float>(
       count: checkedProduct([maxRows, shape.conditionSize], "conditions"), for: "conditions")
+    let sigmas = try Buffer<Double>(count: maxRows, for: "the sigmas of \(maxRows) rows")
+    sigmas.values.update(repeating: sigma)
     for start in stride(from: 0, to: batch, by: maxRows) {
-      let (contexts, used) = numbered(prompts.index[start..<min(batch, start + maxRows)])
-      for (number, prompt) in used.enumerated() {
-        prompts.copy(prompt, to: distinct.base + number &* shape.conditionSize)
+      let rows = start..<min(batch, start + maxRows)
+      let contexts = try Numbering(count: rows.count, for: "the contexts of \(rows.count) rows") {
+        prompts.index[start + $0]
+      }
+      for (number, row) in contexts.firsts.enumerated() {
+        prompts.copy(prompts.index[start + Int(row)], to: distinct.base + number &* shape.conditionSize)
       }
       try network.setContexts(
-        parameters, sigmas: [Double](repeating: sigma, count: used.count), conditions: distinct.base)
+        parameters, sigmas: Numbers(sigmas, count: contexts.firsts.count), conditions: distinct.base)
       try network.forward(
-        parameters, latents: x + start &* shape.latentSize, contextOfRow: contexts,
+        parameters, latents: x + start &* shape.latentSize, contextOfRow: contexts.numbers,
         velocity: v + start &* shape.latentSize)
     }
     if let i = velocity.firstIndex(where: { !$0.isFinite }) {

@@ -29,7 +29,7 @@ public struct TrainerOptions: Equatable, Sendable {
 
   // Objective
   /// Sizes that sum to T − 1; nil = 2, 3, 4, 7 where T is 17, else chunks of 4.
-  public var chunkSizes: [Int]? = nil
+  public var chunkSizes: Numbers<Int>? = nil
   /// Samples per prompt, ≥ 2.
   public var groupSize = 12
   /// Share of the chunks of each sample that is trained; in (0, 1].

@@ -17,7 +17,7 @@ struct TrainingPlan {
       .shifted(steps: o.steps, shift: o.shift), dynamics: o.dynamics, eta: o.eta, lastStep: .ode, threads: o.threads)
     let trained = o.steps - 1
     if let sizes = o.chunkSizes {
-      chunks = try ChunkPlan(sizes)
+      chunks = try ChunkPlan(count: sizes.count) { sizes[$0] }
       try require(
         chunks.steps == trained,
         "chunk_sizes sum to \(chunks.steps), but \(o.steps) steps have \(trained) trained ones: all but the last")

@@ -8,6 +8,15 @@ final class TrainingLane {
   let latents, next, velocity, gradVelocity: Buffer<Float>
   /// (maxRows, C)
   let conditions: Buffer<Float>
+  /// Of each context its σ, of each row its context, sample and noise id; (maxRows) each.
+  let sigmas: Buffer<Double>
+  let contexts: Buffer<Int32>
+  let samples: Buffer<Int>
+  let ids: Buffer<UInt64>
+  /// Where the rows of each step begin, and their end.
+  let starts: Buffer<Int>
+  /// A number of each row of a step, for the length of a call.
+  let numbers: Buffer<Double>
 
   init(_ shape: NetworkShape, maxRows: Int) throws {
     network = try VelocityNetwork(shape, maxRows: maxRows, maxContexts: maxRows, training: true)
@@ -20,6 +29,12 @@ final class TrainingLane {
     velocity = try rows(of: shape.latentSize)
     gradVelocity = try rows(of: shape.latentSize)
     conditions = try rows(of: shape.conditionSize)
+    sigmas = try Buffer(count: maxRows, for: "the rows of a batch")
+    contexts = try Buffer(count: maxRows, for: "the rows of a batch")
+    samples = try Buffer(count: maxRows, for: "the rows of a batch")
+    ids = try Buffer(count: maxRows, for: "the rows of a batch")
+    starts = try Buffer(count: maxRows + 1, for: "the rows of a batch")
+    numbers = try Buffer(count: maxRows, for: "the rows of a batch")
   }
 
   func view(_ buffer: Buffer<Float>, _ rows: Range<Int>) -> LatentsView {
@@ -27,10 +42,11 @@ final class TrainingLane {
     return LatentsView(buffer.base + rows.lowerBound &* size, type: .float32, batch: rows.count, elements: size)
   }
 
-  /// The velocities of rows whose conditions and latents are in place.
-  func forward(_ parameters: NetworkParameters<Float>, sigmas: [Double], contextOfRow: [Int32]) throws {
-    try network.setContexts(parameters, sigmas: sigmas, conditions: conditions.base)
-    try network.forward(parameters, latents: latents.base, contextOfRow: contextOfRow, velocity: velocity.base)
+  /// The velocities of the first rows and contexts, which are in place.
+  func forward(_ parameters: NetworkParameters<Float>, rows: Int, contexts count: Int) throws {
+    try network.setContexts(parameters, sigmas: Numbers(sigmas, count: count), conditions: conditions.base)
+    try network.forward(
+      parameters, latents: latents.base, contextOfRow: Numbers(contexts, count: rows), velocity: velocity.base)
   }
 
   /// The gradients of the parameters for those of the velocities, added to the lane's or written over them.
@@ -44,7 +60,8 @@ final class TrainingLane {
 final class TrainingWorkspace {
   let shape: NetworkShape
   let threads: Int
-  /// Rows of one pass. More are cut into several passes: memory is bounded, and activations stay in the caches.
+  /// Rows of one pass, at least one per step. More are cut into several passes: memory is bounded, and activations stay
+  /// in the caches.
   let maxRows: Int
   /// As many as any batch had so far.
   private var lanes: [TrainingLane] = []
