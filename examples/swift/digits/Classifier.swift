@@ -29,11 +29,6 @@ struct Classifier {
     }
   }
 
-  /// How sure it is that the image shows the digit, 0 … 1.
-  func probability(of digit: Int, in image: Pixels) -> Double {
-    Double(exp(logSoftmax(activations(image.rows))[digit]))
-  }
-
   func guess(_ image: Pixels) -> Int {
     let logProbs = logSoftmax(activations(image.rows))
     return logProbs.indices.max { logProbs[$0] < logProbs[$1] } ?? 0
