@@ -909,6 +909,21 @@ cgrpo_status cgrpo_divergence_from_sampled(const cgrpo_sampler *sampler, int64_t
                                            double *divergence, const double *grad_divergence,
                                            const cgrpo_tensor *grad_velocity);
 
+/**
+ * How far the norm of a velocity exceeds that of a reference, of each sample: NormGuard (arXiv 2606.27771) found that
+ * training against a reward inflates it. The paper has no code; here the hinge is of the mean squares, to the power
+ * one. Add beta mean(hinges) to the loss, and its gradient to the velocity's.
+ *
+ * velocity, reference_velocity  (B, ...)
+ * ratios                        (B) or null: |v| / |v_ref|, a statistic; above 1 where the velocity is inflated
+ * hinges                        (B) or null: max(0, mean v^2 - mean v_ref^2)
+ * grad_hinges                   (B) with grad_velocity, or both null: grad_velocity = grad_hinges[i] * d hinges[i] / d
+ *                               velocity
+ */
+cgrpo_status cgrpo_norm_hinge(const cgrpo_tensor *velocity, const cgrpo_tensor *reference_velocity, int32_t threads,
+                              double *ratios, double *hinges, const double *grad_hinges,
+                              const cgrpo_tensor *grad_velocity);
+
 /** GCPO's weights (K) of chunks: sqrt((T - m)/m), T = S + 1, m the middle step of the chunk. An error where m = 0, in a
  *  first chunk of one step: GCPO divides by zero there. */
 cgrpo_status cgrpo_gcpo_weights(const int64_t *sizes, int64_t chunk_count, double *weights);

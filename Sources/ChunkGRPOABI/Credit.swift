@@ -132,3 +132,26 @@ public func cgrpo_forked_ids(
     forkedIDs(sampleIDs, batch: b, step: step, branches: branches, into: ids)
   }
 }
+
+// MARK: - Norms
+
+@_cdecl("cgrpo_norm_hinge") @implementation
+public func cgrpo_norm_hinge(
+  _ velocity: UnsafePointer<cgrpo_tensor>!, _ reference: UnsafePointer<cgrpo_tensor>!, _ threads: Int32,
+  _ ratios: UnsafeMutablePointer<Double>!, _ hinges: UnsafeMutablePointer<Double>!,
+  _ gradHinges: UnsafePointer<Double>!, _ gradVelocity: UnsafePointer<cgrpo_tensor>!
+) -> cgrpo_status {
+  guarded {
+    let velocity = try latentsView(velocity, "velocity")
+    let reference = try latentsView(reference, "reference_velocity")
+    try require(
+      (gradHinges == nil) == (gradVelocity == nil), "grad_hinges and grad_velocity: give both or neither of them")
+    let gradient: NormHingeGradient? =
+      if let gradHinges, let gradVelocity {
+        (gradHinges, try latentsView(gradVelocity, "grad_velocity", writable: true))
+      } else { nil }
+    try normHinge(
+      velocity: velocity, reference: reference, threads: Int(threads), ratios: ratios, hinges: hinges,
+      gradient: gradient)
+  }
+}

@@ -201,6 +201,32 @@ static void weights_even_out_the_gradients_of_the_steps(void) {
     cgrpo_sampler_destroy(sampler), cgrpo_sampler_destroy(ode);
 }
 
+static void a_hinge_of_norms_is_zero_up_to_the_reference(void) {
+    static const int64_t shape[2] = {2, 3};
+    double v[6] = {1, 2, -2, 0.5, 0, 0}, w[6] = {0, 3, 0, 1, 0, 0}, out[6], ratios[2], hinges[2];
+    static const double grad[2] = {4, 7};
+    cgrpo_tensor velocity = tensor_of(v, shape, 2, CGRPO_TYPE_F64), other = tensor_of(w, shape, 2, CGRPO_TYPE_F64),
+                 gradient = tensor_of(out, shape, 2, CGRPO_TYPE_F64);
+    CHECK_OK(cgrpo_norm_hinge(&velocity, &other, 1, ratios, hinges, grad, &gradient));
+    CHECK(ratios[0] == 1 && hinges[0] == 0 && ratios[1] == 0.5 && hinges[1] == 0);
+    for (int i = 0; i < 6; i++) CHECK(out[i] == 0);
+    v[0] = 2;
+    CHECK_OK(cgrpo_norm_hinge(&velocity, &other, 1, ratios, hinges, grad, &gradient));
+    CHECK_NEAR(ratios[0], sqrt(12) / 3, 1e-15);
+    CHECK(hinges[0] == 1);
+    for (int i = 0; i < 3; i++) CHECK_NEAR(out[i], 4 * 2 * v[i] / 3, 1e-14);
+    CHECK_OK(cgrpo_norm_hinge(&velocity, &other, 1, NULL, NULL, NULL, NULL));
+    CHECK_REFUSED(cgrpo_norm_hinge(NULL, &other, 1, ratios, hinges, NULL, NULL), CGRPO_INVALID_ARGUMENT, "velocity");
+    CHECK_REFUSED(cgrpo_norm_hinge(&velocity, NULL, 1, ratios, hinges, NULL, NULL), CGRPO_INVALID_ARGUMENT,
+                  "reference_velocity");
+    CHECK_REFUSED(cgrpo_norm_hinge(&velocity, &other, 1, ratios, hinges, grad, NULL), CGRPO_INVALID_ARGUMENT,
+                  "grad_hinges and grad_velocity");
+    CHECK_REFUSED(cgrpo_norm_hinge(&velocity, &other, -5, ratios, hinges, NULL, NULL), CGRPO_INVALID_ARGUMENT,
+                  "threads");
+    v[5] = NAN;
+    CHECK_REFUSED(cgrpo_norm_hinge(&velocity, &other, 1, ratios, hinges, NULL, NULL), CGRPO_NON_FINITE, "sample 1");
+}
+
 static void ids_of_forks_are_their_own(void) {
     static const uint64_t own[2] = {1, UINT64_MAX};
     uint64_t ids[6], plain[4], again[4];
@@ -224,6 +250,7 @@ int main(void) {
     RUN(win_rates_count_ties_one_half);
     RUN(importance_weights_are_bounded_ratios);
     RUN(weights_even_out_the_gradients_of_the_steps);
+    RUN(a_hinge_of_norms_is_zero_up_to_the_reference);
     RUN(ids_of_forks_are_their_own);
     return finish("credit");
 }

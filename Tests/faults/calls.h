@@ -485,6 +485,13 @@ static cgrpo_status win_rates(void) {
     return status;
 }
 
+static cgrpo_status norm_hinge(void) {
+    cgrpo_tensor velocity = row(v), other = row(u), out = row(written[0]);
+    cgrpo_status status = cgrpo_norm_hinge(&velocity, &other, 1, results, more, grad, &out);
+    wrote(results, B * 8), wrote(more, B * 8), wrote(written[0], sizeof written[0]);
+    return status;
+}
+
 static cgrpo_status forked_ids(void) {
     static uint64_t made[B * G * 4];
     cgrpo_status status = cgrpo_forked_ids(sample_ids, B * G, 3, 4, made);
@@ -662,6 +669,7 @@ static const call calls[] = {
     CALL(zero_std_groups),
     CALL(win_rates),
     CALL(forked_ids),
+    CALL(norm_hinge),
     CALL(recipe_named),
     CALL(recipe_describe),
     CALL(trainer_create),

@@ -363,6 +363,19 @@ static void forward(void) {
     if (writes) wrote(&out);
 }
 
+static void norm_hinge(void) {
+    draw_step(1);
+    drawn out;
+    tensor(&out, d.batch, 0, d.elements, 0);
+    double *ratios = maybe(output(d.batch)), *hinges = maybe(output(d.batch)), *upstream = numbers(d.batch);
+    int with_gradient = one_in(2);
+    if (!CALL(cgrpo_norm_hinge(maybe_null(&d.v.tensor), maybe_null(&d.next.tensor), threads(), ratios, hinges,
+                               with_gradient ? upstream : NULL, with_gradient ? maybe_null(&out.tensor) : NULL)))
+        return;
+    wrote_numbers(ratios, d.batch), wrote_numbers(hinges, d.batch);
+    if (with_gradient) wrote(&out);
+}
+
 static void window_steps(void) {
     int64_t *out = (int64_t *)output(12), *count = (int64_t *)output(1);
     OPTIONS(window_options, o);
@@ -833,6 +846,7 @@ static void (*const draws[])(void) = {schedule_make,
                                       predicted_image,
                                       divergence,
                                       divergence,
+                                      norm_hinge,
                                       forward,
                                       forward,
                                       forward_loss,

@@ -5,12 +5,14 @@ from __future__ import annotations
 
 import copy
 import pickle
+import re
 
 import numpy as np
 import pytest
 import torch
 
 import chunkgrpo as cg
+from conftest import ROOT
 
 RNG = np.random.default_rng(2)
 SAMPLER = cg.Sampler(cg.Schedule.shifted(7, 3.0), eta=0.6)
@@ -218,3 +220,20 @@ def test_forks_of_given_noise_and_of_second_order_are_refused_where_they_cannot_
 def test_what_makes_no_sense_is_refused_by_name(words, wrong):
     with pytest.raises(cg.Error, match=words):
         wrong()
+
+
+def test_the_page_runs_as_printed():
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / "docs" / "credit.md").read_text(), re.S)
+    names = {
+        "velocity": velocity,
+        "teacher_velocity": lambda latents, sigma, step: sigma * latents + 0.05 * np.tanh(latents),
+        "reward": lambda images: np.sin(3 * images).mean(1),
+    }
+    losses = []
+    for block in blocks:
+        names.pop("loss", None)
+        exec(compile(block, "docs/credit.md", "exec"), names)
+        losses += [names["loss"].loss] if "loss" in names else []
+    assert len(blocks) == 7 and len(losses) == 5 and np.isfinite(losses).all()
+    assert names["fused"].shape == (8, 6) and names["branches"].log_probs.shape == (48, 6)
+    assert (names["ratios"] > 0).all()

@@ -93,6 +93,7 @@ from .errors import (
     WrongType,
 )
 from .noise import initial_noise, normal
+from .norms import NormHinge, norm_hinge, norm_hinge_vjp
 from .objective import (
     ChunkLoss,
     RewardHistory,
@@ -122,6 +123,7 @@ __all__ = [
     "InvalidArgument",
     "IterationReport",
     "NonFinite",
+    "NormHinge",
     "OnPolicyReport",
     "OutOfMemory",
     "RECIPES",
@@ -156,6 +158,8 @@ __all__ = [
     "instruction_set",
     "merge_stats",
     "metrics",
+    "norm_hinge",
+    "norm_hinge_vjp",
     "normal",
     "relative_l1",
     "reward_metrics",

@@ -1205,6 +1205,7 @@ FUNCTIONS = {
     "cgrpo_divergence_from_sampled": (
         "int32 handle int64 int32 Tensor* Tensor* Noise* Tensor* float64* float64* Tensor*"
     ),
+    "cgrpo_norm_hinge": "int32 Tensor* Tensor* int32 float64* float64* float64* Tensor*",
     "cgrpo_gcpo_weights": "int32 int64* int64 float64*",
     "cgrpo_tempflow_weights": "int32 handle int64* int64 float64*",
     "cgrpo_gradient_weights": "int32 handle int32 int64* int64 float64*",
