@@ -205,8 +205,10 @@ static void a_hinge_of_norms_is_zero_up_to_the_reference(void) {
     static const int64_t shape[2] = {2, 3};
     double v[6] = {1, 2, -2, 0.5, 0, 0}, w[6] = {0, 3, 0, 1, 0, 0}, out[6], ratios[2], hinges[2];
     static const double grad[2] = {4, 7};
-    cgrpo_tensor velocity = tensor_of(v, shape, 2, CGRPO_TYPE_F64), other = tensor_of(w, shape, 2, CGRPO_TYPE_F64),
-                 gradient = tensor_of(out, shape, 2, CGRPO_TYPE_F64);
+    cgrpo_tensor velocity = {0}, other, gradient;
+    velocity.data = v, velocity.shape = shape, velocity.ndim = 2, velocity.type = CGRPO_TYPE_F64;
+    other = gradient = velocity;
+    other.data = w, gradient.data = out;
     CHECK_OK(cgrpo_norm_hinge(&velocity, &other, 1, ratios, hinges, grad, &gradient));
     CHECK(ratios[0] == 1 && hinges[0] == 0 && ratios[1] == 0.5 && hinges[1] == 0);
     for (int i = 0; i < 6; i++) CHECK(out[i] == 0);
