@@ -99,12 +99,12 @@ static cgrpo_status call(job *j) {
         default: {
             double loss;
             int64_t chunks[] = {j->steps};
-            cgrpo_status status = cgrpo_trajectory_log_probs(j->sampler, 0, &xs, &vs, j->other);
+            cgrpo_status status = cgrpo_trajectory_log_probs(j->sampler, 0, NULL, &xs, &vs, j->other);
             if (status == CGRPO_OK)
                 status = cgrpo_chunk_loss(j->other, j->log_probs, j->advantages, j->batch, j->steps, chunks, 1, NULL,
                                           &loss, j->grad_log_probs, NULL, NULL);
             if (status != CGRPO_OK) return status;
-            return cgrpo_trajectory_log_probs_vjp(j->sampler, 0, &xs, &vs, j->grad_log_probs, &grads);
+            return cgrpo_trajectory_log_probs_vjp(j->sampler, 0, NULL, &xs, &vs, j->grad_log_probs, &grads);
         }
     }
 }

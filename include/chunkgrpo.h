@@ -363,13 +363,20 @@ cgrpo_status cgrpo_normal(uint64_t seed, const uint64_t *sample_ids, int64_t ste
  *
  * Classifier-free guidance in the step: the velocity is u + guidance (v - u) for the call's `velocity` v and u =
  * `unconditional`. Nothing is written in between, and the gradient goes to both.
+ *
+ * One batch may mix steps: with `steps` each sample is at its own, and takes that step's noise. The results are the
+ * bits of the samples one by one. Functions without extras take such steps beside their step.
  */
 typedef struct cgrpo_step_extras {
     size_t struct_size;
     const cgrpo_tensor *unconditional;  /* null: no guidance; like the latents */
     double guidance;                    /* 1; needs `unconditional` where it is not 1 */
     const cgrpo_tensor *previous_image; /* null, or x0 = x - sigma v of the step before, which second-order steps need
-                                           (c != 0); like the latents. cgrpo_predicted_image makes it */
+                                           (c != 0); like the latents. cgrpo_predicted_image makes it. Of samples
+                                           at other steps it is not read */
+    const int64_t *steps;    /* null: the call's step for all; else (B), each 0 ... T - 1, and the call's step
+                                must be 0 */
+    const double *guidances; /* null: `guidance` for all; else (B), and `guidance` must be 1 */
 } cgrpo_step_extras;
 
 void cgrpo_step_extras_init(cgrpo_step_extras *extras, size_t struct_size);
@@ -386,8 +393,8 @@ cgrpo_status cgrpo_step(const cgrpo_sampler *sampler, int64_t step, const cgrpo_
                         const cgrpo_tensor *velocity, const cgrpo_step_extras *extras, const cgrpo_noise *noise,
                         const cgrpo_tensor *next_latents, double *log_prob, double *relative_l1);
 
-/** Log-probability (B) of given next_latents. extras: or null. An error where s = 0: a deterministic step has no
- *  density. */
+/** Log-probability (B) of given next_latents. extras: or null. An error where s = 0 for any sample: a deterministic
+ *  step has no density. */
 cgrpo_status cgrpo_log_prob(const cgrpo_sampler *sampler, int64_t step, const cgrpo_tensor *latents,
                             const cgrpo_tensor *velocity, const cgrpo_step_extras *extras,
                             const cgrpo_tensor *next_latents, double *log_prob);
@@ -515,16 +522,19 @@ cgrpo_status cgrpo_rollout(const cgrpo_sampler *sampler, cgrpo_trajectory *traje
 cgrpo_status cgrpo_forked_ids(const uint64_t *sample_ids, int64_t batch, int64_t step, int64_t branches, uint64_t *ids);
 
 /** log_probs (B, n) of the steps first_step ... first_step + n - 1 from latents (B, n + 1, ...) and velocities
- *  (B, n, ...). More than n + 1 latents per sample are allowed; the first n + 1 count. */
-cgrpo_status cgrpo_trajectory_log_probs(const cgrpo_sampler *sampler, int64_t first_step, const cgrpo_tensor *latents,
-                                        const cgrpo_tensor *velocities, double *log_probs);
+ *  (B, n, ...). More than n + 1 latents per sample are allowed; the first n + 1 count.
+ *  first_steps: null: first_step for all; else (B): the first step of each sample, 0 ... T - n, and first_step must be
+ *  0. Then latents[i] are those of sample i's own steps: a batch of windows at different places. */
+cgrpo_status cgrpo_trajectory_log_probs(const cgrpo_sampler *sampler, int64_t first_step, const int64_t *first_steps,
+                                        const cgrpo_tensor *latents, const cgrpo_tensor *velocities, double *log_probs);
 
 /** Vector-Jacobian product of the above: grad_log_probs (B, n) to grad_velocities (B, n, ...). Steps whose gradient is
  *  zero (not selected, clipped) are not computed but filled with zeros. A gradient that is too large for its type is
  *  CGRPO_NON_FINITE. grad_velocities may be `velocities`, but must lie apart from `latents`. */
 cgrpo_status cgrpo_trajectory_log_probs_vjp(const cgrpo_sampler *sampler, int64_t first_step,
-                                            const cgrpo_tensor *latents, const cgrpo_tensor *velocities,
-                                            const double *grad_log_probs, const cgrpo_tensor *grad_velocities);
+                                            const int64_t *first_steps, const cgrpo_tensor *latents,
+                                            const cgrpo_tensor *velocities, const double *grad_log_probs,
+                                            const cgrpo_tensor *grad_velocities);
 
 /** relative_l1 (B, n) of latents (B, n + 1, ...), n = 0 too: d_t = mean|x_{t+1} - x_t| / (mean|x_t| + 1e-8). */
 cgrpo_status cgrpo_relative_l1(const cgrpo_tensor *latents, int32_t threads, double *relative_l1);
@@ -884,6 +894,7 @@ enum {
 /**
  * Divergence from another velocity, of a reference or of the old policy.
  *
+ * steps                     null: `step` for all; else (B), each 0 ... T - 1, and `step` must be 0
  * velocity, other_velocity  (B, ...), with any guidance applied
  * divergence                (B) or null
  * grad_divergence           (B) with grad_velocity, or both null: grad_velocity = grad_divergence[i] * d divergence[i]
@@ -891,23 +902,24 @@ enum {
  *
  * The Gaussian kinds are an error where s = 0.
  */
-cgrpo_status cgrpo_divergence_from_velocity(const cgrpo_sampler *sampler, int64_t step, cgrpo_divergence kind,
-                                            const cgrpo_tensor *velocity, const cgrpo_tensor *other_velocity,
-                                            double *divergence, const double *grad_divergence,
-                                            const cgrpo_tensor *grad_velocity);
+cgrpo_status cgrpo_divergence_from_velocity(const cgrpo_sampler *sampler, int64_t step, const int64_t *steps,
+                                            cgrpo_divergence kind, const cgrpo_tensor *velocity,
+                                            const cgrpo_tensor *other_velocity, double *divergence,
+                                            const double *grad_divergence, const cgrpo_tensor *grad_velocity);
 
 /**
  * Divergence from the step that was sampled: its mean is m' = x' - s e, with e made again from the seed (or given), so
  * that neither the old velocity nor the old mean has to be stored. The rounding of x' to f16 or bf16 counts as
  * distance: 2^-9 |x'| per element for bf16. An error for second-order steps, and for the Gaussian kinds where s = 0.
  *
+ * steps  as above
  * noise  as it was in cgrpo_step; null where s = 0
  */
-cgrpo_status cgrpo_divergence_from_sampled(const cgrpo_sampler *sampler, int64_t step, cgrpo_divergence kind,
-                                           const cgrpo_tensor *latents, const cgrpo_tensor *velocity,
-                                           const cgrpo_noise *noise, const cgrpo_tensor *next_latents,
-                                           double *divergence, const double *grad_divergence,
-                                           const cgrpo_tensor *grad_velocity);
+cgrpo_status cgrpo_divergence_from_sampled(const cgrpo_sampler *sampler, int64_t step, const int64_t *steps,
+                                           cgrpo_divergence kind, const cgrpo_tensor *latents,
+                                           const cgrpo_tensor *velocity, const cgrpo_noise *noise,
+                                           const cgrpo_tensor *next_latents, double *divergence,
+                                           const double *grad_divergence, const cgrpo_tensor *grad_velocity);
 
 /**
  * How far the norm of a velocity exceeds that of a reference, of each sample: NormGuard (arXiv 2606.27771) found that

@@ -212,13 +212,15 @@ private func stepNumber(_ step: Int64) throws -> Int { try count(step, "step", 0
 
 @_cdecl("cgrpo_divergence_from_velocity") @implementation
 public func cgrpo_divergence_from_velocity(
-  _ handle: OpaquePointer!, _ step: Int64, _ kind: cgrpo_divergence, _ velocity: UnsafePointer<cgrpo_tensor>!,
-  _ otherVelocity: UnsafePointer<cgrpo_tensor>!, _ divergence: UnsafeMutablePointer<Double>!,
+  _ handle: OpaquePointer!, _ step: Int64, _ steps: UnsafePointer<Int64>!, _ kind: cgrpo_divergence,
+  _ velocity: UnsafePointer<cgrpo_tensor>!, _ otherVelocity: UnsafePointer<cgrpo_tensor>!,
+  _ divergence: UnsafeMutablePointer<Double>!,
   _ gradDivergence: UnsafePointer<Double>!, _ gradVelocity: UnsafePointer<cgrpo_tensor>!
 ) -> cgrpo_status {
   guarded {
-    try sampler(handle).divergence(
-      enumeration(kind, "kind"), stepNumber(step), velocity: latentsView(velocity, "velocity"),
+    let sampler = try sampler(handle)
+    try sampler.divergence(
+      enumeration(kind, "kind"), stepNumber(step), steps: steps.map(ints), velocity: latentsView(velocity, "velocity"),
       other: latentsView(otherVelocity, "other_velocity"), divergence: divergence,
       gradient: gradient(gradDivergence, gradVelocity))
   }
@@ -226,7 +228,8 @@ public func cgrpo_divergence_from_velocity(
 
 @_cdecl("cgrpo_divergence_from_sampled") @implementation
 public func cgrpo_divergence_from_sampled(
-  _ handle: OpaquePointer!, _ step: Int64, _ kind: cgrpo_divergence, _ latents: UnsafePointer<cgrpo_tensor>!,
+  _ handle: OpaquePointer!, _ step: Int64, _ steps: UnsafePointer<Int64>!, _ kind: cgrpo_divergence,
+  _ latents: UnsafePointer<cgrpo_tensor>!,
   _ velocity: UnsafePointer<cgrpo_tensor>!, _ noise: UnsafePointer<cgrpo_noise>!,
   _ nextLatents: UnsafePointer<cgrpo_tensor>!, _ divergence: UnsafeMutablePointer<Double>!,
   _ gradDivergence: UnsafePointer<Double>!, _ gradVelocity: UnsafePointer<cgrpo_tensor>!
@@ -240,7 +243,8 @@ public func cgrpo_divergence_from_sampled(
     let next = try latentsView(nextLatents, "next_latents")
     let gradient = try gradient(gradDivergence, gradVelocity)
     try sampler.divergenceFromSampled(
-      kind, k, latents: latents, velocity: velocity, noise: stepNoise(noise, "noise.given"), next: next,
+      kind, k, steps: steps.map(ints), latents: latents, velocity: velocity, noise: stepNoise(noise, "noise.given"),
+      next: next,
       divergence: divergence, gradient: gradient)
   }
 }

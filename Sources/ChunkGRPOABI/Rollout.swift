@@ -49,27 +49,31 @@ public func cgrpo_rollout(
 
 @_cdecl("cgrpo_trajectory_log_probs") @implementation
 public func cgrpo_trajectory_log_probs(
-  _ handle: OpaquePointer!, _ firstStep: Int64, _ latents: UnsafePointer<cgrpo_tensor>!,
-  _ velocities: UnsafePointer<cgrpo_tensor>!, _ logProbs: UnsafeMutablePointer<Double>!
+  _ handle: OpaquePointer!, _ firstStep: Int64, _ firstSteps: UnsafePointer<Int64>!,
+  _ latents: UnsafePointer<cgrpo_tensor>!, _ velocities: UnsafePointer<cgrpo_tensor>!,
+  _ logProbs: UnsafeMutablePointer<Double>!
 ) -> cgrpo_status {
   guarded {
     let sampler = try sampler(handle)
     try sampler.logProbs(
-      firstStep: count(firstStep, "first_step", 0...sampler.steps - 1), latents: trajectoryView(latents, "latents"),
+      firstStep: count(firstStep, "first_step", 0...sampler.steps - 1),
+      firstSteps: firstSteps.map(ints), latents: trajectoryView(latents, "latents"),
       velocities: trajectoryView(velocities, "velocities"), into: nonNull(logProbs, "log_probs"))
   }
 }
 
 @_cdecl("cgrpo_trajectory_log_probs_vjp") @implementation
 public func cgrpo_trajectory_log_probs_vjp(
-  _ handle: OpaquePointer!, _ firstStep: Int64, _ latents: UnsafePointer<cgrpo_tensor>!,
-  _ velocities: UnsafePointer<cgrpo_tensor>!, _ gradLogProbs: UnsafePointer<Double>!,
+  _ handle: OpaquePointer!, _ firstStep: Int64, _ firstSteps: UnsafePointer<Int64>!,
+  _ latents: UnsafePointer<cgrpo_tensor>!, _ velocities: UnsafePointer<cgrpo_tensor>!,
+  _ gradLogProbs: UnsafePointer<Double>!,
   _ gradVelocities: UnsafePointer<cgrpo_tensor>!
 ) -> cgrpo_status {
   guarded {
     let sampler = try sampler(handle)
     try sampler.logProbsVJP(
-      firstStep: count(firstStep, "first_step", 0...sampler.steps - 1), latents: trajectoryView(latents, "latents"),
+      firstStep: count(firstStep, "first_step", 0...sampler.steps - 1),
+      firstSteps: firstSteps.map(ints), latents: trajectoryView(latents, "latents"),
       velocities: trajectoryView(velocities, "velocities"), gradLogProbs: nonNull(gradLogProbs, "grad_log_probs"),
       gradVelocities: trajectoryView(gradVelocities, "grad_velocities", writable: true))
   }

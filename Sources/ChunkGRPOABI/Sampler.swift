@@ -118,7 +118,8 @@ public func cgrpo_normal(
 
 private func defaultExtras() -> cgrpo_step_extras {
   cgrpo_step_extras(
-    struct_size: MemoryLayout<cgrpo_step_extras>.stride, unconditional: nil, guidance: 1, previous_image: nil)
+    struct_size: MemoryLayout<cgrpo_step_extras>.stride, unconditional: nil, guidance: 1, previous_image: nil,
+    steps: nil, guidances: nil)
 }
 
 @_cdecl("cgrpo_step_extras_init") @implementation
@@ -130,7 +131,8 @@ private func stepExtras(_ extras: UnsafePointer<cgrpo_step_extras>?) throws -> S
   let e = try readStruct(extras, "extras", current: defaultExtras())
   return StepExtras(
     unconditional: try e.unconditional.map { try latentsView($0, "unconditional") }, guidance: e.guidance,
-    previousImage: try e.previous_image.map { try latentsView($0, "previous_image") })
+    previousImage: try e.previous_image.map { try latentsView($0, "previous_image") },
+    borrowing: e.steps.map(ints), guidances: e.guidances)
 }
 
 @_cdecl("cgrpo_step") @implementation

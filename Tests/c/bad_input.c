@@ -380,19 +380,20 @@ static cgrpo_status call_vjp(void) {
 }
 static cgrpo_status call_normal(void) { return cgrpo_normal(1, NULL, 0, 1, &x->tensor); }
 static cgrpo_status call_trajectory_log_probs(void) {
-    return cgrpo_trajectory_log_probs(sampler, 0, &latents->tensor, &velocities->tensor, curve);
+    return cgrpo_trajectory_log_probs(sampler, 0, NULL, &latents->tensor, &velocities->tensor, curve);
 }
 static cgrpo_status call_trajectory_vjp(void) {
-    return cgrpo_trajectory_log_probs_vjp(sampler, 0, &latents->tensor, &velocities->tensor, grads, &gradients->tensor);
+    return cgrpo_trajectory_log_probs_vjp(sampler, 0, NULL, &latents->tensor, &velocities->tensor, grads,
+                                          &gradients->tensor);
 }
 static cgrpo_status call_relative_l1(void) { return cgrpo_relative_l1(&latents->tensor, 1, curve); }
 static cgrpo_status call_diversity(void) { return cgrpo_diversity(&x->tensor, 0, 1, curve); }
 static cgrpo_status call_divergence(void) {
-    return cgrpo_divergence_from_velocity(sampler, 1, CGRPO_DIVERGENCE_GAUSSIAN, &v->tensor, &e->tensor, log_prob, grad,
-                                          &gradients->tensor);
+    return cgrpo_divergence_from_velocity(sampler, 1, NULL, CGRPO_DIVERGENCE_GAUSSIAN, &v->tensor, &e->tensor, log_prob,
+                                          grad, &gradients->tensor);
 }
 static cgrpo_status call_sampled_divergence(void) {
-    return cgrpo_divergence_from_sampled(sampler, 1, CGRPO_DIVERGENCE_GAUSSIAN, &x->tensor, &v->tensor, &noise,
+    return cgrpo_divergence_from_sampled(sampler, 1, NULL, CGRPO_DIVERGENCE_GAUSSIAN, &x->tensor, &v->tensor, &noise,
                                          &next->tensor, log_prob, grad, &gradients->tensor);
 }
 static array *rolled;
@@ -478,15 +479,15 @@ static void null_arguments(void) {
     CHECK_REFUSED(cgrpo_rollout(sampler, &trajectory, T, NULL, zero_velocity, NULL), BAD, "noise");
     CHECK_REFUSED(cgrpo_rollout(sampler, &trajectory, T, &noise, NULL, NULL), BAD, "velocity");
     CHECK(trajectory.position == 0);
-    CHECK_REFUSED(cgrpo_trajectory_log_probs(NULL, 0, L, W, curve), BAD, "sampler");
-    CHECK_REFUSED(cgrpo_trajectory_log_probs(sampler, 0, NULL, W, curve), BAD, "latents");
-    CHECK_REFUSED(cgrpo_trajectory_log_probs(sampler, 0, L, NULL, curve), BAD, "velocities");
-    CHECK_REFUSED(cgrpo_trajectory_log_probs(sampler, 0, L, W, NULL), BAD, "log_probs");
-    CHECK_REFUSED(cgrpo_trajectory_log_probs_vjp(NULL, 0, L, W, grads, G), BAD, "sampler");
-    CHECK_REFUSED(cgrpo_trajectory_log_probs_vjp(sampler, 0, NULL, W, grads, G), BAD, "latents");
-    CHECK_REFUSED(cgrpo_trajectory_log_probs_vjp(sampler, 0, L, NULL, grads, G), BAD, "velocities");
-    CHECK_REFUSED(cgrpo_trajectory_log_probs_vjp(sampler, 0, L, W, NULL, G), BAD, "grad_log_probs");
-    CHECK_REFUSED(cgrpo_trajectory_log_probs_vjp(sampler, 0, L, W, grads, NULL), BAD, "grad_velocities");
+    CHECK_REFUSED(cgrpo_trajectory_log_probs(NULL, 0, NULL, L, W, curve), BAD, "sampler");
+    CHECK_REFUSED(cgrpo_trajectory_log_probs(sampler, 0, NULL, NULL, W, curve), BAD, "latents");
+    CHECK_REFUSED(cgrpo_trajectory_log_probs(sampler, 0, NULL, L, NULL, curve), BAD, "velocities");
+    CHECK_REFUSED(cgrpo_trajectory_log_probs(sampler, 0, NULL, L, W, NULL), BAD, "log_probs");
+    CHECK_REFUSED(cgrpo_trajectory_log_probs_vjp(NULL, 0, NULL, L, W, grads, G), BAD, "sampler");
+    CHECK_REFUSED(cgrpo_trajectory_log_probs_vjp(sampler, 0, NULL, NULL, W, grads, G), BAD, "latents");
+    CHECK_REFUSED(cgrpo_trajectory_log_probs_vjp(sampler, 0, NULL, L, NULL, grads, G), BAD, "velocities");
+    CHECK_REFUSED(cgrpo_trajectory_log_probs_vjp(sampler, 0, NULL, L, W, NULL, G), BAD, "grad_log_probs");
+    CHECK_REFUSED(cgrpo_trajectory_log_probs_vjp(sampler, 0, NULL, L, W, grads, NULL), BAD, "grad_velocities");
     CHECK_REFUSED(cgrpo_relative_l1(NULL, 1, curve), BAD, "latents");
     CHECK_REFUSED(cgrpo_relative_l1(L, 1, NULL), BAD, "relative_l1");
     CHECK_REFUSED(cgrpo_plan_fixed(S, 2, NULL, S, &count), BAD, "sizes");
@@ -524,18 +525,34 @@ static void steps_and_positions(void) {
         CHECK_REFUSED(cgrpo_log_prob_vjp(sampler, steps[i], &x->tensor, &v->tensor, NULL, &next->tensor, grad,
                                          &next->tensor, NULL, NULL),
                       BAD, "step");
-        CHECK_REFUSED(cgrpo_trajectory_log_probs(sampler, steps[i], &latents->tensor, &velocities->tensor, curve), BAD,
-                      "first_step");
-        CHECK_REFUSED(cgrpo_trajectory_log_probs_vjp(sampler, steps[i], &latents->tensor, &velocities->tensor, curve,
-                                                     &gradients->tensor),
+        CHECK_REFUSED(cgrpo_trajectory_log_probs(sampler, steps[i], NULL, &latents->tensor, &velocities->tensor, curve),
+                      BAD, "first_step");
+        CHECK_REFUSED(cgrpo_trajectory_log_probs_vjp(sampler, steps[i], NULL, &latents->tensor, &velocities->tensor,
+                                                     curve, &gradients->tensor),
                       BAD, "first_step");
     }
     /* T velocities from step 1 on would pass the end. */
-    CHECK_REFUSED(cgrpo_trajectory_log_probs(sampler, 1, &latents->tensor, &velocities->tensor, curve), BAD,
+    CHECK_REFUSED(cgrpo_trajectory_log_probs(sampler, 1, NULL, &latents->tensor, &velocities->tensor, curve), BAD,
                   "first_step|velocities");
     for (int i = 0; i < 5; i++) {
         CHECK_REFUSED(cgrpo_rollout(sampler, &trajectory, ends[i], &noise, zero_velocity, NULL), BAD, "end");
         CHECK(trajectory.position == 0);
+    }
+    for (int i = 0; i < 4; i++) {
+        const int64_t own[B] = {0, steps[i]}, none[B] = {0, 0};
+        cgrpo_step_extras extras;
+        cgrpo_step_extras_init(&extras, sizeof extras);
+        extras.steps = own;
+        CHECK_REFUSED(cgrpo_step(sampler, 0, &x->tensor, &v->tensor, &extras, &noise, &next->tensor, NULL, NULL), BAD,
+                      "steps[1]");
+        CHECK_REFUSED(cgrpo_trajectory_log_probs(sampler, 0, own, &latents->tensor, &velocities->tensor, curve), BAD,
+                      "first_steps[1]");
+        CHECK_REFUSED(cgrpo_divergence_from_velocity(sampler, 0, own, CGRPO_DIVERGENCE_MEAN, &v->tensor, &e->tensor,
+                                                     log_prob, NULL, NULL),
+                      BAD, "steps[1]");
+        extras.steps = none;
+        CHECK_REFUSED(cgrpo_log_prob(sampler, 1, &x->tensor, &v->tensor, &extras, &next->tensor, log_prob), BAD,
+                      "step = 1");
     }
     trajectory.position = 3;
     CHECK_REFUSED(cgrpo_rollout(sampler, &trajectory, 3, &noise, zero_velocity, NULL), BAD, "end");
@@ -677,9 +694,9 @@ static void divergences(void) {
     gradients = array_new(CGRPO_TYPE_F32, B, D, 0);
     V = &v->tensor, E = &e->tensor, X = &x->tensor, N = &next->tensor, G = &gradients->tensor;
 #define FROM_VELOCITY(sampler, step, kind, up, out) \
-    cgrpo_divergence_from_velocity(sampler, step, kind, V, E, log_prob, up, out)
+    cgrpo_divergence_from_velocity(sampler, step, NULL, kind, V, E, log_prob, up, out)
 #define FROM_SAMPLED(sampler, step, kind, noise) \
-    cgrpo_divergence_from_sampled(sampler, step, kind, X, V, noise, N, log_prob, NULL, NULL)
+    cgrpo_divergence_from_sampled(sampler, step, NULL, kind, X, V, noise, N, log_prob, NULL, NULL)
     CHECK_OK(FROM_VELOCITY(sampler, 1, CGRPO_DIVERGENCE_MEAN, NULL, NULL));
     CHECK_REFUSED(FROM_VELOCITY(NULL, 1, 1, NULL, NULL), BAD, "sampler");
     CHECK_REFUSED(FROM_VELOCITY(sampler, -1, 1, NULL, NULL), BAD, "step");

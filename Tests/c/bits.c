@@ -61,11 +61,11 @@ int main(int count, char **arguments) {
             LINE("guided vjp, unconditional", out2, log_prob);
             CHECK_OK(cgrpo_step(sampler, k, &x->tensor, &v->tensor, &extras, &noise, &out->tensor, log_prob, change));
             LINE("guided step", out, log_prob);
-            CHECK_OK(cgrpo_divergence_from_velocity(sampler, k, CGRPO_DIVERGENCE_GAUSSIAN, &v->tensor, &u->tensor,
+            CHECK_OK(cgrpo_divergence_from_velocity(sampler, k, NULL, CGRPO_DIVERGENCE_GAUSSIAN, &v->tensor, &u->tensor,
                                                     log_prob, grad, &out->tensor));
             LINE("divergence", out, log_prob);
-            CHECK_OK(cgrpo_divergence_from_sampled(sampler, k, CGRPO_DIVERGENCE_MEAN, &x->tensor, &v->tensor, &noise,
-                                                   &next->tensor, log_prob, grad, &out->tensor));
+            CHECK_OK(cgrpo_divergence_from_sampled(sampler, k, NULL, CGRPO_DIVERGENCE_MEAN, &x->tensor, &v->tensor,
+                                                   &noise, &next->tensor, log_prob, grad, &out->tensor));
             LINE("divergence from sampled", out, log_prob);
             const double at[B] = {1, 0.4, 1e-3};
             CHECK_OK(cgrpo_forward_noised(&x->tensor, at, &noise, 4, threads, &out->tensor));
@@ -83,6 +83,17 @@ int main(int count, char **arguments) {
             CHECK_OK(cgrpo_forward_distance(&x->tensor, &v->tensor, &noise, 4, threads, &others, log_prob, NULL,
                                             &out->tensor));
             LINE("forward distances", out, numbers);
+            const int64_t steps[B] = {9, 0, 14};
+            const double guidances[B] = {2.5, 1, -0.5};
+            extras.steps = steps, extras.guidances = guidances, extras.guidance = 1;
+            CHECK_OK(cgrpo_step(sampler, 0, &x->tensor, &v->tensor, &extras, &noise, &next->tensor, log_prob, change));
+            LINE("step of mixed steps", next, log_prob);
+            CHECK_OK(cgrpo_log_prob_vjp(sampler, 0, &x->tensor, &v->tensor, &extras, &next->tensor, grad, &out->tensor,
+                                        &out2->tensor, log_prob));
+            LINE("vjp of mixed steps", out, log_prob);
+            CHECK_OK(cgrpo_divergence_from_sampled(sampler, 0, steps, CGRPO_DIVERGENCE_GAUSSIAN, &x->tensor, &v->tensor,
+                                                   &noise, &next->tensor, log_prob, grad, &out->tensor));
+            LINE("divergence of mixed steps", out, log_prob);
         }
     cgrpo_sampler_destroy(sampler);
     return check_wrong != 0;

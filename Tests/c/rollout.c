@@ -225,14 +225,14 @@ static void recomputed_log_probs_are_the_rollouts(void) {
         trained.shape[1] = S;
         trained.strides[0] = T * D, trained.strides[1] = D, trained.strides[2] = 1;
         trained.tensor.strides = trained.strides;
-        CHECK_OK(cgrpo_trajectory_log_probs(sampler, 0, &r->latents->tensor, &trained.tensor, log_probs));
+        CHECK_OK(cgrpo_trajectory_log_probs(sampler, 0, NULL, &r->latents->tensor, &trained.tensor, log_probs));
         CHECK_SAME_BITS(log_probs, r->log_probs, sizeof log_probs);
         for (int64_t row = 0; row < B; row++)
             for (int64_t j = 0; j < 4 * D; j++) {
                 set(from, row * 4 * D + j, get(r->latents, (row * (T + 1) + 5) * D + j));
                 if (j < 3 * D) set(some, row * 3 * D + j, get(m.velocities, (row * T + 5) * D + j));
             }
-        CHECK_OK(cgrpo_trajectory_log_probs(sampler, 5, &from->tensor, &some->tensor, part));
+        CHECK_OK(cgrpo_trajectory_log_probs(sampler, 5, NULL, &from->tensor, &some->tensor, part));
         for (int64_t row = 0; row < B; row++)
             CHECK_SAME_BITS(part + row * 3, r->log_probs + row * S + 5, 3 * sizeof *part);
         CHECK_OK(cgrpo_relative_l1(&r->latents->tensor, 1, relative_l1));
@@ -251,7 +251,7 @@ static void trajectory_vjp_is_the_steps_vjp_and_zero_where_the_gradient_is(void)
     double grad[B * S], grad1[B];
     for (int64_t i = 0; i < B * S; i++) grad[i] = i % 3 == 0 ? 0 : scattered(5, (uint64_t)i);
     for (int64_t i = 0; i < v->count; i++) set(v, i, get(m.velocities, i / (S * D) * T * D + i % (S * D)) * 1.01);
-    CHECK_OK(cgrpo_trajectory_log_probs_vjp(sampler, 0, &r->latents->tensor, &v->tensor, grad, &dv->tensor));
+    CHECK_OK(cgrpo_trajectory_log_probs_vjp(sampler, 0, NULL, &r->latents->tensor, &v->tensor, grad, &dv->tensor));
     for (int64_t k = 0; k < S; k++) {
         array *x = array_column(r->latents, k), *next = array_column(r->latents, k + 1), *vk = array_column(v, k);
         for (int64_t row = 0; row < B; row++) grad1[row] = grad[row * S + k];
@@ -293,7 +293,8 @@ static void a_batch_that_is_one_sample_many_times_costs_no_memory(void) {
     static double divergence[100000];
     cgrpo_sampler *sampler = sampler_new(5, CGRPO_DYNAMICS_FLOW_SDE, 0.7, 1);
     cgrpo_tensor one = {&value, shape, strides, 2, CGRPO_TYPE_F64, CGRPO_DEVICE_CPU, 0};
-    CHECK_OK(cgrpo_divergence_from_velocity(sampler, 0, CGRPO_DIVERGENCE_MEAN, &one, &one, divergence, NULL, NULL));
+    CHECK_OK(
+        cgrpo_divergence_from_velocity(sampler, 0, NULL, CGRPO_DIVERGENCE_MEAN, &one, &one, divergence, NULL, NULL));
     CHECK(divergence[0] == 0 && divergence[99999] == 0);
     cgrpo_sampler_destroy(sampler);
 }

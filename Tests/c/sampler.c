@@ -377,6 +377,51 @@ static void any_split_and_thread_count_gives_the_same_bits(void) {
     }
 }
 
+/* Every function of one step, of a batch at steps and guidances of its own and of its samples. */
+static void a_batch_of_mixed_steps_is_its_samples_one_by_one(void) {
+    enum { W = 1099 };
+    static const int64_t steps[B] = {11, 0, 4};
+    static const double guidances[B] = {2.5, 1, 0}, grad[B] = {0.5, -2, 1.25};
+    static const uint64_t ids[B] = {7, 7, 123456789012345u};
+    for (int t = 0; t < 4; t++) {
+        cgrpo_sampler *sampler = sampler_new(T, CGRPO_DYNAMICS_FLOW_SDE, eta, 2);
+        array *in[3], *out[2][5];
+        double numbers[2][6][B];
+        for (int i = 0; i < 3; i++) in[i] = array_filled(types[t], B, W, 0, (uint64_t)i + 1);
+        for (int i = 0; i < 10; i++) out[i / 5][i % 5] = array_new(types[t], B, W, 0);
+        for (int64_t first = -1; first < B; first++) { /* the whole batch, then each sample */
+            const int alone = first >= 0;
+            const int64_t at = alone ? first : 0, count = alone ? 1 : B, step = alone ? steps[first] : 0;
+            const int64_t *const own = alone ? NULL : steps;
+            array *x = array_rows(in[0], at, count), *v = array_rows(in[1], at, count),
+                  *u = array_rows(in[2], at, count), *o[5];
+            double(*to)[B] = numbers[alone];
+            cgrpo_noise noise;
+            cgrpo_step_extras extras;
+            for (int i = 0; i < 5; i++) o[i] = array_rows(out[alone][i], at, count);
+            cgrpo_noise_init(&noise, sizeof noise);
+            noise.seed = 5, noise.sample_ids = ids + at;
+            cgrpo_step_extras_init(&extras, sizeof extras);
+            extras.unconditional = &u->tensor, extras.steps = own;
+            if (alone) extras.guidance = guidances[first];
+            else extras.guidances = guidances;
+            CHECK_OK(cgrpo_step(sampler, step, &x->tensor, &v->tensor, &extras, &noise, &o[0]->tensor, to[0] + at,
+                                to[1] + at));
+            CHECK_OK(cgrpo_log_prob(sampler, step, &x->tensor, &v->tensor, &extras, &o[0]->tensor, to[2] + at));
+            CHECK_OK(cgrpo_log_prob_vjp(sampler, step, &x->tensor, &v->tensor, &extras, &o[0]->tensor, grad + at,
+                                        &o[1]->tensor, &o[2]->tensor, to[3] + at));
+            CHECK_OK(cgrpo_predicted_image(sampler, step, &x->tensor, &v->tensor, &extras, &o[3]->tensor));
+            CHECK_OK(cgrpo_divergence_from_velocity(sampler, step, own, CGRPO_DIVERGENCE_GAUSSIAN_PER_TIME, &v->tensor,
+                                                    &u->tensor, to[4] + at, grad + at, &o[4]->tensor));
+            CHECK_OK(cgrpo_divergence_from_sampled(sampler, step, own, CGRPO_DIVERGENCE_VELOCITY, &x->tensor,
+                                                   &v->tensor, &noise, &o[0]->tensor, to[5] + at, NULL, NULL));
+        }
+        for (int i = 0; i < 5; i++) CHECK(same_bits(out[0][i], out[1][i]));
+        CHECK_SAME_BITS(numbers[0], numbers[1], sizeof numbers[0]);
+        cgrpo_sampler_destroy(sampler);
+    }
+}
+
 /* Beyond half a cache gradients on a 32-byte boundary are stored past it; one element further they cannot be. */
 static void large_gradients_are_the_same_bits_wherever_they_lie(void) {
     const cgrpo_type types[] = {CGRPO_TYPE_F32, CGRPO_TYPE_BF16};
@@ -545,6 +590,7 @@ int main(void) {
     RUN(the_librarys_noise_can_be_made_again);
     RUN(normals_are_normal_and_depend_on_seed_id_and_step);
     RUN(any_split_and_thread_count_gives_the_same_bits);
+    RUN(a_batch_of_mixed_steps_is_its_samples_one_by_one);
     RUN(large_gradients_are_the_same_bits_wherever_they_lie);
     RUN(sums_stay_accurate_for_large_latents);
     RUN(info_makes_an_equal_sampler);

@@ -115,11 +115,21 @@ static cgrpo_step_extras guided(const cgrpo_tensor *unconditional) {
     return extras;
 }
 
+/* A step and a guidance of its own for each sample. */
+static int64_t own_steps[B];
+static double own_guidances[B];
+static cgrpo_step_extras mixed(const cgrpo_tensor *unconditional) {
+    cgrpo_step_extras extras = guided(unconditional);
+    for (int i = 0; i < B; i++) own_steps[i] = 7 * i % S, own_guidances[i] = 0.5 * i;
+    extras.guidance = 1, extras.steps = own_steps, extras.guidances = own_guidances;
+    return extras;
+}
+
 static cgrpo_status step(void) {
     cgrpo_tensor at = row(x), velocity = row(v), other = row(u), out = row(written[0]);
-    cgrpo_step_extras extras = guided(&other);
+    cgrpo_step_extras extras = mixed(&other);
     cgrpo_noise noise = noise_of_ids();
-    cgrpo_status status = cgrpo_step(sampler, 3, &at, &velocity, &extras, &noise, &out, results, more);
+    cgrpo_status status = cgrpo_step(sampler, 0, &at, &velocity, &extras, &noise, &out, results, more);
     wrote(written[0], sizeof written[0]), wrote(results, B * 8), wrote(more, B * 8);
     return status;
 }
@@ -135,8 +145,8 @@ static cgrpo_status log_prob(void) {
 static cgrpo_status log_prob_vjp(void) {
     cgrpo_tensor at = row(x), velocity = row(v), other = row(u), to = row(next), left = row(written[0]),
                  right = row(written[1]);
-    cgrpo_step_extras extras = guided(&other);
-    cgrpo_status status = cgrpo_log_prob_vjp(sampler, 3, &at, &velocity, &extras, &to, grad, &left, &right, results);
+    cgrpo_step_extras extras = mixed(&other);
+    cgrpo_status status = cgrpo_log_prob_vjp(sampler, 0, &at, &velocity, &extras, &to, grad, &left, &right, results);
     wrote(written, sizeof written), wrote(results, B * 8);
     return status;
 }
@@ -176,7 +186,7 @@ static cgrpo_status rollout_second_order(void) { return rollout_of(second_order)
 static cgrpo_status trajectory_log_probs(void) {
     cgrpo_tensor path = tensor_of(latents, trajectory_shape, 3, CGRPO_TYPE_F32),
                  along = tensor_of(velocities, steps_shape, 3, CGRPO_TYPE_F32);
-    cgrpo_status status = cgrpo_trajectory_log_probs(sampler, 0, &path, &along, results);
+    cgrpo_status status = cgrpo_trajectory_log_probs(sampler, 0, NULL, &path, &along, results);
     wrote(results, sizeof results);
     return status;
 }
@@ -186,7 +196,7 @@ static cgrpo_status trajectory_log_probs_vjp(void) {
     cgrpo_tensor path = tensor_of(latents, trajectory_shape, 3, CGRPO_TYPE_F32),
                  along = tensor_of(velocities, steps_shape, 3, CGRPO_TYPE_F32),
                  gradient = tensor_of(out, steps_shape, 3, CGRPO_TYPE_F32);
-    cgrpo_status status = cgrpo_trajectory_log_probs_vjp(sampler, 0, &path, &along, grad, &gradient);
+    cgrpo_status status = cgrpo_trajectory_log_probs_vjp(sampler, 0, NULL, &path, &along, grad, &gradient);
     wrote(out, sizeof out);
     return status;
 }
@@ -327,8 +337,8 @@ static cgrpo_status chunk_loss_divergence(void) { return loss_by(CGRPO_SURROGATE
 
 static cgrpo_status divergence_from_velocity(void) {
     cgrpo_tensor velocity = row(v), other = row(u), out = row(written[0]);
-    cgrpo_status status =
-        cgrpo_divergence_from_velocity(sampler, 3, CGRPO_DIVERGENCE_GAUSSIAN, &velocity, &other, results, grad, &out);
+    cgrpo_status status = cgrpo_divergence_from_velocity(sampler, 3, NULL, CGRPO_DIVERGENCE_GAUSSIAN, &velocity, &other,
+                                                         results, grad, &out);
     wrote(results, B * 8), wrote(written[0], sizeof written[0]);
     return status;
 }
@@ -336,8 +346,8 @@ static cgrpo_status divergence_from_velocity(void) {
 static cgrpo_status divergence_from_sampled(void) {
     cgrpo_tensor at = row(x), velocity = row(v), to = row(next), out = row(written[0]);
     cgrpo_noise noise = noise_of_ids();
-    cgrpo_status status = cgrpo_divergence_from_sampled(sampler, 3, CGRPO_DIVERGENCE_GAUSSIAN, &at, &velocity, &noise,
-                                                        &to, results, grad, &out);
+    cgrpo_status status = cgrpo_divergence_from_sampled(sampler, 0, mixed(NULL).steps, CGRPO_DIVERGENCE_GAUSSIAN, &at,
+                                                        &velocity, &noise, &to, results, grad, &out);
     wrote(results, B * 8), wrote(written[0], sizeof written[0]);
     return status;
 }

@@ -109,6 +109,16 @@ static const cgrpo_noise *noise_of(drawn_noise *n, int64_t batch, int64_t steps,
     return maybe_null(&n->noise);
 }
 
+/* A step for each sample, of so many; or null. */
+static int64_t *own_steps(int64_t batch, int64_t steps) {
+    if (!one_in(3)) return NULL;
+    int64_t *own = take((size_t)batch * 8);
+    for (int64_t i = 0; i < batch; i++) own[i] = below(steps);
+    if (wrong()) own[below(batch)] = whole(steps);
+    input(own);
+    return own;
+}
+
 static struct made *a_sampler(void) { return &samplers[below(SAMPLERS)]; }
 
 /* Chunk sizes that sum to `steps`; their number. */
@@ -229,7 +239,7 @@ static void sampler_coefficients(void) {
 /* What the functions of one step take. */
 static struct one_step {
     struct made *sampler;
-    int64_t batch, elements, step;
+    int64_t batch, elements, step, *steps;
     drawn x, v, other, image, next;
     cgrpo_step_extras extras;
 } d;
@@ -243,7 +253,10 @@ static void draw_step(int next_is_input) {
     if (one_in(3)) {
         tensor(&d.other, d.batch, 0, d.elements, 1);
         d.extras.unconditional = &d.other.tensor, d.extras.guidance = real(4 * unit());
+        if (one_in(3)) d.extras.guidances = numbers(d.batch), d.extras.guidance = 1;
     }
+    d.extras.steps = d.steps = own_steps(d.batch, d.sampler->steps);
+    if (d.steps != NULL && !wrong()) d.step = 0;
     if (!one_in(3)) tensor(&d.image, d.batch, 0, d.elements, 1), d.extras.previous_image = &d.image.tensor;
     tensor(&d.next, d.batch, 0, d.elements, next_is_input);
 }
@@ -303,11 +316,12 @@ static void divergence(void) {
     tensor(&gradient, d.batch, 0, d.elements, 0);
     double *out = maybe(output(d.batch)), *upstream = one_in(2) ? NULL : numbers(d.batch);
     const cgrpo_tensor *to = upstream != NULL || wrong() ? &gradient.tensor : NULL;
-    int right = one_in(2) ? CALL(cgrpo_divergence_from_velocity(d.sampler->handle, d.step, choice(4), &d.v.tensor,
-                                                                &d.x.tensor, out, upstream, to))
-                          : CALL(cgrpo_divergence_from_sampled(d.sampler->handle, d.step, choice(4), &d.x.tensor,
-                                                               &d.v.tensor, noise_of(&noise, d.batch, 0, d.elements),
-                                                               &d.next.tensor, out, upstream, to));
+    int right = one_in(2)
+                    ? CALL(cgrpo_divergence_from_velocity(d.sampler->handle, d.step, d.steps, choice(4), &d.v.tensor,
+                                                          &d.x.tensor, out, upstream, to))
+                    : CALL(cgrpo_divergence_from_sampled(d.sampler->handle, d.step, d.steps, choice(4), &d.x.tensor,
+                                                         &d.v.tensor, noise_of(&noise, d.batch, 0, d.elements),
+                                                         &d.next.tensor, out, upstream, to));
     if (!right) return;
     wrote_numbers(out, d.batch);
     if (to != NULL) wrote(&gradient);
@@ -432,10 +446,12 @@ static void trajectory_log_probs(void) {
     tensor(&path, batch, n + 1, elements, 1), tensor(&along, batch, n, elements, 1),
         tensor(&gradient, batch, n, elements, 0);
     double *values = one_in(2) ? output(batch * n) : NULL;
+    const int64_t *firsts = own_steps(batch, s->steps - n + 1);
+    if (firsts != NULL && !wrong()) first = 0;
     if (values != NULL) {
-        if (CALL(cgrpo_trajectory_log_probs(s->handle, whole(first), &path.tensor, &along.tensor, values)))
+        if (CALL(cgrpo_trajectory_log_probs(s->handle, whole(first), firsts, &path.tensor, &along.tensor, values)))
             wrote_numbers(values, batch * n);
-    } else if (CALL(cgrpo_trajectory_log_probs_vjp(s->handle, whole(first), &path.tensor, &along.tensor,
+    } else if (CALL(cgrpo_trajectory_log_probs_vjp(s->handle, whole(first), firsts, &path.tensor, &along.tensor,
                                                    maybe_null(numbers(batch * n)), &gradient.tensor)))
         wrote(&gradient);
 }

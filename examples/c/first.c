@@ -69,7 +69,7 @@ int main(void) {
         TRY(cgrpo_advantages(rewards, B, &grouping, advantages));
         /* We train on the policy that sampled, so new and old log-probabilities are the same. */
         TRY(cgrpo_chunk_loss(log_probs, log_probs, advantages, B, S, chunks, 4, NULL, &loss, grads, NULL, NULL));
-        TRY(cgrpo_trajectory_log_probs_vjp(sampler, 0, &latents, &v, grads, &dv));
+        TRY(cgrpo_trajectory_log_probs_vjp(sampler, 0, NULL, &latents, &v, grads, &dv));
 
         if (iteration % 20 == 0)
             printf("iteration %3d   mean reward %7.3f   bias %6.3f %6.3f\n", iteration, mean, bias[0], bias[1]);

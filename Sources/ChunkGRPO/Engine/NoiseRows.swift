@@ -4,18 +4,20 @@ internal import KernelTable
 enum NoiseRows {
   case none
   case given(Rows)
+  /// Of all steps; each sample has that of its own.
+  case givenByStep(StepRows, BatchSteps)
   case library(Library)
 
   /// Normals as a function of (seed, sample id, step, element).
   struct Library {
     let seed: UInt64
     let sampleIDs: UnsafePointer<UInt64>?
-    let step: UInt32
+    let steps: BatchSteps
 
     func draw(_ block: Block) -> Draw {
       Draw(
-        seed: seed, sampleID: sampleIDs?[block.sample] ?? UInt64(block.sample), step: step, first: block.offset,
-        scratch: block.scratch)
+        seed: seed, sampleID: sampleIDs?[block.sample] ?? UInt64(block.sample),
+        step: UInt32(truncatingIfNeeded: steps[block.sample]), first: block.offset, scratch: block.scratch)
     }
   }
 
@@ -24,13 +26,21 @@ enum NoiseRows {
     switch self {
     case .none:
       block.noise.initializeMemory(as: UInt8.self, repeating: 0, count: blockSize &* type.computeSize)
-    case .given(let noise):
-      if type.size == type.computeSize { return UnsafeRawPointer(noise.at(block)) }
-      kernels.widen(noise.at(block), into: block.noise, count: block.count)
+    case .given(let noise): return wide(noise.at(block), block, type, kernels)
+    case .givenByStep(let noise, let steps):
+      return wide(noise.at(block, step: steps[block.sample]), block, type, kernels)
     case .library(let noise):
       var draw = noise.draw(block)
       kernels.normals(&draw, into: block.noise, count: block.count)
     }
+    return UnsafeRawPointer(block.noise)
+  }
+
+  private func wide(
+    _ noise: UnsafeMutableRawPointer, _ block: Block, _ type: ElementType, _ kernels: any LatentKernels.Type
+  ) -> UnsafeRawPointer {
+    if type.size == type.computeSize { return UnsafeRawPointer(noise) }
+    kernels.widen(noise, into: block.noise, count: block.count)
     return UnsafeRawPointer(block.noise)
   }
 }

@@ -74,11 +74,12 @@ struct Broken {
   let sample, step: Int
 }
 
-/// - Parameter first: the step that the pass counts from.
-func throwIfBroken(_ broken: Broken?, from first: Int, _ what: String) throws {
+/// - Parameter steps: that the pass counts from.
+func throwIfBroken(_ broken: Broken?, from steps: BatchSteps, _ what: String) throws {
   if let broken {
     throw ChunkGRPOError.nonFinite(
-      "\(what) of sample \(broken.sample) at step \(first + broken.step) are not finite, or too large to square")
+      "\(what) of sample \(broken.sample) at step \(steps[broken.sample] + broken.step) are not finite, or too large to "
+        + "square")
   }
 }
 

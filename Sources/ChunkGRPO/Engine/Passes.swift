@@ -3,17 +3,17 @@ internal import KernelTable
 // The work on the blocks of a batch: one pass for each thing that a sampler does.
 
 /// p·y + q·z, which a mean has beside a·x + b·v: the unconditional velocity of guidance, and the image that the step
-/// before predicted.
+/// before predicted, which only samples with q ≠ 0 have.
 struct LinearTerms {
   var y: Rows?
-  var p = 0.0
   var z: Rows?
-  var q = 0.0
 
-  func sum(_ block: Block, _ kernels: any LatentKernels.Type) -> UnsafeRawPointer? {
+  func sum(_ n: SampleNumbers, _ block: Block, _ kernels: any LatentKernels.Type) -> UnsafeRawPointer? {
+    let z = n.q == 0 ? nil : z
     guard let first = y ?? z else { return nil }
     var arguments = CombineArguments(
-      p: y == nil ? q : p, y: first.at(block), q: q, z: y == nil ? nil : z.map { UnsafeRawPointer($0.at(block)) },
+      p: y == nil ? n.q : n.p, y: first.at(block), q: n.q,
+      z: y == nil ? nil : z.map { UnsafeRawPointer($0.at(block)) },
       extra: block.extra, count: block.count)
     kernels.combine(&arguments)
     return UnsafeRawPointer(block.extra)
@@ -22,7 +22,7 @@ struct LinearTerms {
 
 /// next = m + s·ε with m = a·x + b·v + terms; the sums are taken from `next` as stored.
 struct StepPass: Pass {
-  let c: StepCoefficients
+  let numbers: BatchNumbers
   let x, v: Rows
   let terms: LinearTerms?
   let noise: NoiseRows
@@ -31,51 +31,59 @@ struct StepPass: Pass {
   let change: Bool
 
   func run(_ block: Block, _ kernels: any LatentKernels.Type, _ sums: inout BlockSums) {
-    if case .library(let noise) = noise, terms == nil, block.count & 31 == 0, kernels.hasNoisyStep {
+    let n = numbers[block.sample]
+    if case .library(let noise) = noise, n.s != 0, terms == nil, block.count & 31 == 0, kernels.hasNoisyStep {
       var arguments = NoisyStepArguments(
-        a: c.a, b: c.b, s: c.s, x: x.at(block), v: v.at(block), draw: noise.draw(block), words: block.noise,
+        a: n.a, b: n.b, s: n.s, x: x.at(block), v: v.at(block), draw: noise.draw(block), words: block.noise,
         next: next.at(block), change: change, count: block.count)
       return kernels.noisyStep(&arguments, &sums)
     }
     var arguments = StepArguments(
-      a: c.a, b: c.b, s: c.s, x: x.at(block), v: v.at(block), extra: terms?.sum(block, kernels),
-      noise: noise.numbers(block, x.type, kernels), next: next.at(block), change: change, count: block.count)
+      a: n.a, b: n.b, s: n.s, x: x.at(block), v: v.at(block), extra: terms?.sum(n, block, kernels),
+      noise: (n.s == 0 ? .none : noise).numbers(block, x.type, kernels), next: next.at(block), change: change,
+      count: block.count)
     kernels.step(&arguments, &sums)
   }
 }
 
-/// Where gradients go: scale·upstream[sample]·(x' − m), and for guidance the same with another scale for the unconditional
+/// Where gradients go: w·slope·upstream[sample]·(x' − m), and for guidance the same with 1 − w for the unconditional
 /// velocity.
 struct GradientOutput {
   let gradient: Rows
   let unconditional: Rows?
   let upstream: UnsafePointer<Double>
-  let scale, unconditionalScale: Double
   /// Stores past the caches, which need not read first what they overwrite.
   let streams: Bool
+
+  func scales(_ sample: Int, _ numbers: BatchNumbers) -> (conditional: Double, unconditional: Double) {
+    let n = numbers[sample]
+    let slope = numbers.density(sample).slope(b: n.c.b, elements: gradient.elements)
+    return (slope * n.guidance * upstream[sample], slope * (1 - n.guidance) * upstream[sample])
+  }
 }
 
 /// Σ (x' − m)² of given next latents, and in the same pass the gradients.
 struct DifferencePass: Pass {
-  let c: StepCoefficients
+  let numbers: BatchNumbers
   let x, v: Rows
   let terms: LinearTerms?
   let next: Rows
   var output: GradientOutput?
 
   func run(_ block: Block, _ kernels: any LatentKernels.Type, _ sums: inout BlockSums) {
+    let n = numbers[block.sample]
     var arguments = DifferenceArguments(
-      a: c.a, b: c.b, x: x.at(block), v: v.at(block), extra: terms?.sum(block, kernels), next: next.at(block), scale: 0,
-      gradient: nil, streams: output?.streams ?? false, count: block.count)
+      a: n.a, b: n.b, x: x.at(block), v: v.at(block), extra: terms?.sum(n, block, kernels), next: next.at(block),
+      scale: 0, gradient: nil, streams: output?.streams ?? false, count: block.count)
     if let output {
-      let upstream = output.upstream[block.sample]
+      let scales = output.scales(block.sample, numbers)
       if let unconditional = output.unconditional {
         var unused = BlockSums()
-        arguments.scale = output.unconditionalScale * upstream
+        arguments.scale = scales.unconditional
         arguments.gradient = unconditional.at(block)
         kernels.difference(&arguments, &unused)
       }
-      arguments.scale = output.scale * upstream
+      arguments.scale = scales.conditional
       arguments.gradient = output.gradient.at(block)
     }
     kernels.difference(&arguments, &sums)
@@ -92,12 +100,13 @@ struct TrajectoryPass: Pass {
     let streams: Bool
   }
 
-  /// Of the steps, all of first order.
-  let coefficients: UnsafePointer<StepCoefficients>
-  let densities: UnsafePointer<StepDensity>
+  /// Of the schedule; those of the steps that are taken are of first order.
+  let table: UnsafePointer<ScheduledStep>
   /// One step more than `v`.
   let latents: StepRows
   let v: StepRows
+  /// Where each sample begins.
+  let first: BatchSteps
   let steps: Int
   let output: Output?
 
@@ -105,13 +114,14 @@ struct TrajectoryPass: Pass {
 
   func run(_ block: Block, _ kernels: any LatentKernels.Type, _ sums: inout BlockSums) {
     let step = block.step
-    let (a, b) = (coefficients[step].a, coefficients[step].b)
+    let at = table + (first[block.sample] &+ step)
+    let (a, b) = (at.pointee.coefficients.a, at.pointee.coefficients.b)
     var arguments = DifferenceArguments(
       a: a, b: b, x: latents.at(block, step: step), v: v.at(block, step: step), extra: nil,
       next: latents.at(block, step: step &+ 1), scale: 0, gradient: nil, streams: false, count: block.count)
     if let output {
       let upstream = output.upstream[block.sample &* output.upstreamStride &+ step]
-      arguments.scale = upstream * densities[step].slope(b: b, elements: x.elements)
+      arguments.scale = upstream * at.pointee.density.slope(b: b, elements: x.elements)
       arguments.gradient = output.gradients.at(block, step: step)
       arguments.streams = output.streams
     }
@@ -119,13 +129,17 @@ struct TrajectoryPass: Pass {
   }
 }
 
-/// Where the gradient of a distance goes: slope·upstream[sample] times the difference.
+/// Where the gradient of a distance goes: slope·upstream[sample] times the difference, or with a slope/D of each sample's
+/// step.
 struct DistanceGradient {
   let view: Rows
   let upstream: UnsafePointer<Double>
-  let slope: Double
+  var slope = 0.0
+  var factors: DistanceFactors?
 
-  func scale(_ block: Block) -> Double { slope * upstream[block.sample] }
+  func scale(_ sample: Int) -> Double {
+    (factors.map { $0.slope(sample) / Double(view.elements) } ?? slope) * upstream[sample]
+  }
 }
 
 /// Σ (x − w)², of velocities
@@ -135,7 +149,7 @@ struct VelocityDistancePass: Pass {
 
   func run(_ block: Block, _ kernels: any LatentKernels.Type, _ sums: inout BlockSums) {
     var arguments = DistanceArguments(
-      v: x.at(block), w: w.at(block), scale: gradient?.scale(block) ?? 0, gradient: gradient?.view.at(block),
+      v: x.at(block), w: w.at(block), scale: gradient?.scale(block.sample) ?? 0, gradient: gradient?.view.at(block),
       count: block.count)
     kernels.distance(&arguments, &sums)
   }
@@ -143,15 +157,19 @@ struct VelocityDistancePass: Pass {
 
 /// Σ (m − m')² with m = a·x + b·v and m' = x' − s·ε, the mean that x' was drawn from.
 struct MeanDistancePass: Pass {
-  let c: StepCoefficients
+  /// Of the schedule.
+  let table: UnsafePointer<ScheduledStep>
+  let steps: BatchSteps
   let x, v, next: Rows
   let noise: NoiseRows
   let gradient: DistanceGradient?
 
   func run(_ block: Block, _ kernels: any LatentKernels.Type, _ sums: inout BlockSums) {
+    let c = table[steps[block.sample]].coefficients
     var arguments = MeanDistanceArguments(
       a: c.a, b: c.b, s: c.s, x: x.at(block), v: v.at(block), noise: noise.numbers(block, x.type, kernels),
-      next: next.at(block), scale: gradient?.scale(block) ?? 0, gradient: gradient?.view.at(block), count: block.count)
+      next: next.at(block), scale: gradient?.scale(block.sample) ?? 0, gradient: gradient?.view.at(block),
+      count: block.count)
     kernels.meanDistance(&arguments, &sums)
   }
 }

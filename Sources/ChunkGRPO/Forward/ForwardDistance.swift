@@ -179,7 +179,7 @@ package func forwardDistance(
     try upstream.check(batch: clean.batch)
     try gradVelocity.checkApart("grad_velocity", from: clean, "clean")
     try gradVelocity.checkApart("grad_velocity", from: velocity, "velocity")
-    try gradVelocity.checkApart("grad_velocity", from: noise.given(step: 0), "noise")
+    try gradVelocity.checkApart("grad_velocity", from: noise, at: BatchSteps(0))
     try gradVelocity.checkApart("grad_velocity", from: extras.oldVelocity, "old_velocity")
     try gradVelocity.checkApart("grad_velocity", from: extras.referenceVelocity, "reference_velocity")
   }

@@ -35,7 +35,7 @@ package func forwardNoised(
   let rows = try forwardNoise(noise, draw, like: clean)
   let threads = try resolvedThreads(threads)
   try noised.checkApart("noised", from: clean, "clean")
-  try noised.checkApart("noised", from: noise.given(step: 0), "noise")
+  try noised.checkApart("noised", from: noise, at: BatchSteps(0))
   guard let pointer = times.pointer else { return }
   let pass = NoisedPass(x: clean.rows, times: pointer, noise: rows, next: noised.rows)
   let broken = pass.run(threads: threads, keeping: (clean, times, noise, noised)) { _, _, sums in sums.squares }
@@ -59,7 +59,7 @@ func forwardNoise(_ noise: Noise, _ draw: Int, like clean: LatentsView) throws -
     try clean.checkSame(given, "noise", own: ("clean is", "clean has"))
     return .given(given.rows)
   }
-  return try noise.rows(step: ForwardDraw.noiseStep(draw), like: clean)
+  return try noise.rows(BatchSteps(ForwardDraw.noiseStep(draw)), like: clean)
 }
 
 /// Throws for the first sample whose result is not finite.

@@ -9,6 +9,9 @@ package final class CArray<T: BitwiseCopyable> {
 
   deinit { values.deallocate() }
 
+  /// Not nil where there are none.
+  package var start: UnsafePointer<T>? { UnsafePointer(values.baseAddress) }
+
   package var count: Int64 { Int64(values.count) }
   /// nil where there are none.
   package var pointer: UnsafePointer<T>? { values.isEmpty ? nil : UnsafePointer(values.baseAddress) }

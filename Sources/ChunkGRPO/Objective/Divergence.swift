@@ -19,40 +19,46 @@ extension Sampler {
   /// Divergence of a step from that of another velocity, of a reference or of the old policy: B numbers.
   ///
   /// - Parameters:
+  ///   - steps: the step of each sample, B of them, where `step` is 0; nil = `step` for all.
   ///   - velocity, other: (B, D), guidance applied.
   ///   - gradient: B numbers of ∂loss/∂divergence, and where to write ∂loss/∂velocity; `other` has none.
   /// - Throws: `.invalidArgument` for the Gaussian kinds where s = 0.
   @discardableResult
   public func divergence(
-    _ kind: Divergence = .gaussian, _ step: Int, velocity: LatentsView, other: LatentsView,
-    gradient: ([Double], LatentsView)? = nil
+    _ kind: Divergence = .gaussian, _ step: Int, steps: [Int]? = nil, velocity: LatentsView,
+    other: LatentsView, gradient: ([Double], LatentsView)? = nil
   ) throws -> [Double] {
-    try divergences(velocity.batch, gradient) {
-      try divergence(kind, step, velocity: velocity, other: other, divergence: $0, gradient: $1)
+    try divergences(velocity.batch, gradient) { values, gradient in
+      try withSteps(steps, "steps", batch: velocity.batch) {
+        try divergence(
+          kind, step, steps: $0, velocity: velocity, other: other, divergence: values, gradient: gradient)
+      }
     }
   }
 
   package func divergence(
-    _ kind: Divergence, _ step: Int, velocity: LatentsView, other: LatentsView,
+    _ kind: Divergence, _ step: Int, steps each: UnsafePointer<Int>? = nil, velocity: LatentsView, other: LatentsView,
     divergence: UnsafeMutablePointer<Double>?, gradient: DivergenceGradient?
   ) throws {
-    try check(step: step)
+    let steps = try batchSteps(step, each, batch: velocity.batch)
     try velocity.checkSame(other, "other_velocity", own: ("velocity is", "velocity has"))
-    let factor = try factor(kind, step)
-    // d²/∂v = 2·(v − v')
-    let output = try output(step, velocity, slope: 2 * factor, gradient)
+    try check(kind, steps, batch: velocity.batch)
+    let table = table
+    let factors = DistanceFactors(kind: kind, ofMeans: false, steps: steps, table: table.base)
+    let output = try output(steps, velocity, factors, gradient)
     let pass = VelocityDistancePass(x: velocity.rows, w: other.rows, gradient: output)
     try gradient?.gradVelocity.checkApart("grad_velocity", from: velocity, "velocity")
     try gradient?.gradVelocity.checkApart("grad_velocity", from: other, "other_velocity")
     var check = GradientCheck()
     let broken = pass.run(threads: threads, keeping: (velocity, other, gradient?.gradVelocity)) { sample, _, sums in
-      let value = factor * (sums.squares / Double(velocity.elements))
+      let value = factors.factor(sample) * (sums.squares / Double(velocity.elements))
       divergence?[sample] = value
       look(at: gradient, output, sample, squares: sums.squares, &check)
       return value
     }
-    try throwIfBroken(broken, from: step, "velocity or other_velocity")
-    try check.throwIfBroken(from: step, "grad_divergence", velocity)
+    withExtendedLifetime(table) {}
+    try throwIfBroken(broken, from: steps, "velocity or other_velocity")
+    try check.throwIfBroken(from: steps, "grad_divergence", velocity)
   }
 
   /// Divergence of a step from the one that was sampled: its mean is x' − s·ε, with ε made again (or given), so that
@@ -60,58 +66,66 @@ extension Sampler {
   /// counts as distance.
   ///
   /// - Parameters:
+  ///   - steps: the step of each sample, B of them, where `step` is 0; nil = `step` for all.
   ///   - noise: that of the step; nil where s = 0.
   ///   - next: x'.
   /// - Throws: `.invalidArgument` for a step of second order, or the Gaussian kinds where s = 0.
   @discardableResult
   public func divergenceFromSampled(
-    _ kind: Divergence = .gaussian, _ step: Int, latents: LatentsView, velocity: LatentsView, noise: Noise?,
-    next: LatentsView, gradient: ([Double], LatentsView)? = nil
+    _ kind: Divergence = .gaussian, _ step: Int, steps: [Int]? = nil, latents: LatentsView,
+    velocity: LatentsView, noise: Noise?, next: LatentsView, gradient: ([Double], LatentsView)? = nil
   ) throws -> [Double] {
-    try divergences(velocity.batch, gradient) {
-      try divergenceFromSampled(
-        kind, step, latents: latents, velocity: velocity, noise: noise, next: next, divergence: $0, gradient: $1)
+    try divergences(velocity.batch, gradient) { values, gradient in
+      try withSteps(steps, "steps", batch: latents.batch) {
+        try divergenceFromSampled(
+          kind, step, steps: $0, latents: latents, velocity: velocity, noise: noise, next: next, divergence: values,
+          gradient: gradient)
+      }
     }
   }
 
   package func divergenceFromSampled(
-    _ kind: Divergence, _ step: Int, latents: LatentsView, velocity: LatentsView, noise: Noise?, next: LatentsView,
-    divergence: UnsafeMutablePointer<Double>?, gradient: DivergenceGradient?
+    _ kind: Divergence, _ step: Int, steps each: UnsafePointer<Int>? = nil, latents: LatentsView, velocity: LatentsView,
+    noise: Noise?, next: LatentsView, divergence: UnsafeMutablePointer<Double>?, gradient: DivergenceGradient?
   ) throws {
-    let source = try noise?.rows(step: step, like: latents)
-    try check(step: step)
+    let steps = try batchSteps(step, each, batch: latents.batch)
+    let source = try noise?.rows(steps, like: latents)
     try latents.checkSame(velocity, "velocity")
     try latents.checkSame(next, "next_latents")
-    let c = coefficients[step]
-    try require(
-      c.c == 0,
-      "step \(step) is of second order: the sampled mean alone does not tell its divergence; give the old velocity")
-    if c.s != 0 && source == nil { throw needsNoise(step) }
-    let factor = try factor(kind, step)
-    try require(
-      kind != .velocity || c.b != 0,
-      "step \(step) does not depend on the velocity (b = 0), so that its distance is unknown")
-    // Of (m − m')² = b²·(v − v')².
-    let ofMeans = kind == .velocity ? 1 / (c.b * c.b) : c.b == 0 ? 0 : factor / (c.b * c.b)
-    let output = try output(step, velocity, slope: 2 * c.b * ofMeans, gradient)
+    if let sample = secondOrder(steps, batch: latents.batch) {
+      throw ChunkGRPOError.invalidArgument(
+        "\(steps.name(sample)) is of second order: the sampled mean alone does not tell its divergence; give the old "
+          + "velocity")
+    }
+    try checkNoise(source, steps, batch: latents.batch)
+    try check(kind, steps, batch: latents.batch)
+    let table = table
+    if kind == .velocity, let sample = steps.sample(batch: latents.batch, where: { table[$0].coefficients.b == 0 }) {
+      throw ChunkGRPOError.invalidArgument(
+        "\(steps.name(sample)) does not depend on the velocity (b = 0), so that its distance is unknown")
+    }
+    let factors = DistanceFactors(kind: kind, ofMeans: true, steps: steps, table: table.base)
+    let output = try output(steps, velocity, factors, gradient)
     let pass = MeanDistancePass(
-      c: c, x: latents.rows, v: velocity.rows, next: next.rows, noise: source ?? .none, gradient: output)
+      table: table.base, steps: steps, x: latents.rows, v: velocity.rows, next: next.rows, noise: source ?? .none,
+      gradient: output)
     if let view = gradient?.gradVelocity {
       try view.checkApart("grad_velocity", from: latents, "latents")
       try view.checkApart("grad_velocity", from: velocity, "velocity")
       try view.checkApart("grad_velocity", from: next, "next_latents")
-      try view.checkApart("grad_velocity", from: noise?.given(step: step), "noise")
+      try view.checkApart("grad_velocity", from: noise, at: steps)
     }
     let owners = (latents, velocity, next, noise, gradient?.gradVelocity)
     var check = GradientCheck()
     let broken = pass.run(threads: threads, keeping: owners) { sample, _, sums in
-      let value = ofMeans * (sums.squares / Double(velocity.elements))
+      let value = factors.factor(sample) * (sums.squares / Double(velocity.elements))
       divergence?[sample] = value
       look(at: gradient, output, sample, squares: sums.squares, &check)
       return value
     }
-    try throwIfBroken(broken, from: step, "latents, velocity, noise or next latents")
-    try check.throwIfBroken(from: step, "grad_divergence", velocity)
+    withExtendedLifetime(table) {}
+    try throwIfBroken(broken, from: steps, "latents, velocity, noise or next latents")
+    try check.throwIfBroken(from: steps, "grad_divergence", velocity)
   }
 
   private func look(
@@ -119,8 +133,7 @@ extension Sampler {
     _ check: inout GradientCheck
   ) {
     if let gradient, let output {
-      let scale = output.slope * output.upstream[sample]
-      check.look(at: gradient.gradVelocity.rows, sample, scale: scale, squares: squares)
+      check.look(at: gradient.gradVelocity.rows, sample, scale: output.scale(sample), squares: squares)
     }
   }
 
@@ -141,31 +154,22 @@ extension Sampler {
     return values
   }
 
-  /// Of mean((v − v')²).
-  private func factor(_ kind: Divergence, _ step: Int) throws -> Double {
-    let c = coefficients[step]
-    if kind == .gaussian || kind == .gaussianPerTime {
-      try require(
-        c.s > 0,
-        "step \(step) is deterministic (s = 0), so that its Gaussian divergence is infinite: use the mean or the velocity"
-      )
-    }
-    switch kind {
-    case .gaussian: return c.b * c.b / (2 * c.s * c.s)
-    case .gaussianPerTime:
-      return c.b * c.b * (schedule.sigmas[step] - schedule.sigmas[step + 1]) / (2 * c.s * c.s)
-    case .mean: return c.b * c.b
-    case .velocity: return 1
+  private func check(_ kind: Divergence, _ steps: BatchSteps, batch: Int) throws {
+    guard kind == .gaussian || kind == .gaussianPerTime else { return }
+    let table = table
+    if let sample = steps.sample(batch: batch, where: { table[$0].coefficients.s == 0 }) {
+      throw ChunkGRPOError.invalidArgument(
+        "\(steps.name(sample)) is deterministic (s = 0), so that its Gaussian divergence is infinite: use the mean or "
+          + "the velocity")
     }
   }
 
-  /// gradient = upstream·slope·d/D for the d of a pass.
   private func output(
-    _ step: Int, _ velocity: LatentsView, slope: Double, _ gradient: DivergenceGradient?
+    _ steps: BatchSteps, _ velocity: LatentsView, _ factors: DistanceFactors, _ gradient: DivergenceGradient?
   ) throws -> DistanceGradient? {
     guard let (upstream, view) = gradient else { return nil }
     try velocity.checkSame(view, "grad_velocity")
-    try checkUpstream(upstream, "grad_divergence", batch: velocity.batch, step: step)
-    return DistanceGradient(view: view.rows, upstream: upstream, slope: slope / Double(velocity.elements))
+    try checkUpstream(upstream, "grad_divergence", batch: velocity.batch, steps: steps)
+    return DistanceGradient(view: view.rows, upstream: upstream, factors: factors)
   }
 }

@@ -26,11 +26,11 @@ struct GradientCheck {
     }
   }
 
-  /// - Parameter first: the step that the pass counts from.
-  func throwIfBroken(from first: Int, _ upstream: String, _ gradient: LatentsView) throws {
+  /// - Parameter steps: that the pass counts from.
+  func throwIfBroken(from steps: BatchSteps, _ upstream: String, _ gradient: LatentsView) throws {
     if let broken {
       throw ChunkGRPOError.nonFinite(
-        "\(upstream) of sample \(broken.sample) at step \(first + broken.step) makes a gradient too large for "
+        "\(upstream) of sample \(broken.sample) at step \(steps[broken.sample] + broken.step) makes a gradient too large for "
           + "\(gradient.type)")
     }
   }

@@ -43,27 +43,23 @@ public struct Noise {
   /// The caller's for all T steps, (B, T, …).
   public static func given(_ noise: TrajectoryView) -> Noise { Noise(.given(noise)) }
 
-  /// That of a step for latents like `x`, as a pass has it.
-  func rows(step: Int, like x: LatentsView) throws -> NoiseRows {
+  /// That of the samples' steps for latents like `x`, as a pass has it.
+  func rows(_ steps: BatchSteps, like x: LatentsView) throws -> NoiseRows {
     switch source {
     case .library(let seed):
       try checkIDs(batch: x.batch)
       try require(
         x.elements <= maxElements, "a sample of \(x.elements) elements is larger than the noise can fill, 2^34")
-      return .library(.init(seed: seed, sampleIDs: sampleIDs, step: UInt32(truncatingIfNeeded: step)))
+      return .library(.init(seed: seed, sampleIDs: sampleIDs, steps: steps))
     case .given(let noise):
-      try require(
-        noise.count == 1 || (0..<noise.count).contains(step), "noise holds \(noise.count) steps, and none for \(step)")
-      let own = noise.latents(noise.count == 1 ? 0 : step)
-      try x.checkSame(own, "noise")
-      return .given(own.rows)
+      try x.checkSame(noise.latents(0), "noise")
+      if noise.count == 1 { return .given(noise.latents(0).rows) }
+      if let i = steps.sample(batch: x.batch, where: { !(0..<noise.count).contains($0) }) {
+        throw ChunkGRPOError.invalidArgument("noise holds \(noise.count) steps, and none for \(steps[i])")
+      }
+      return steps.isMixed
+        ? .givenByStep(StepRows(noise, from: 0), steps) : .given(noise.latents(steps.first).rows)
     }
-  }
-
-  /// What is given for a step.
-  func given(step: Int) -> LatentsView? {
-    guard case .given(let noise) = source else { return nil }
-    return noise.latents(noise.count == 1 ? 0 : step)
   }
 
   /// The library's of `branches` samples in place of each; see `forkedIDs`.
@@ -106,7 +102,7 @@ public func normal(_ noise: Noise, step: Int = initialNoiseStep, threads: Int = 
     step == initialNoiseStep || (0...Int(Int32.max)).contains(step),
     "step = \(step) is neither \(initialNoiseStep) nor in 0 … \(Int32.max)")
   let threads = try resolvedThreads(threads)
-  guard case .library(let rows) = try noise.rows(step: step, like: out) else {
+  guard case .library(let rows) = try noise.rows(BatchSteps(step), like: out) else {
     throw ChunkGRPOError.invalidArgument("noise: only the library's can be drawn, and this is given")
   }
   NormalPass(x: out.rows, noise: rows).run(threads: threads, keeping: (noise, out)) { _, _, _ in 0 }

@@ -12,6 +12,20 @@ extension LatentsView {
     try checkRowsApart("\(name)", from: other, "\(otherName)", orSame)
   }
 
+  /// The same for noise. Where the samples take theirs of several steps, these latents are none of them.
+  @inline(__always)
+  func checkApart(_ name: StaticString, from noise: Noise?, at steps: BatchSteps) throws {
+    guard case .given(let noise) = noise?.source else { return }
+    try checkApart(name, from: noise, at: steps)
+  }
+
+  @inline(never)
+  private func checkApart(_ name: StaticString, from noise: TrajectoryView, at steps: BatchSteps) throws {
+    let mixed = steps.isMixed && noise.count > 1
+    let own = mixed ? 0..<noise.count : noise.count == 1 ? 0..<1 : steps.first..<steps.first + 1
+    for t in own { try checkApart(name, from: noise.latents(t), "noise", orSame: !mixed) }
+  }
+
   @inline(never)
   private func checkRowsApart(_ name: String, from other: LatentsView, _ otherName: String, _ orSame: Bool) throws {
     guard sharesMemory(with: other) else { return }

@@ -17,6 +17,6 @@ package func relativeL1(_ latents: TrajectoryView, threads: Int, into result: Un
       result[sample &* n &+ t] = value
       return value
     }
-    try throwIfBroken(broken, from: t, "latents")
+    try throwIfBroken(broken, from: BatchSteps(t), "latents")
   }
 }

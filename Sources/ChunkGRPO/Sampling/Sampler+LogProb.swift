@@ -14,8 +14,8 @@ extension Sampler {
     _ step: Int, latents: LatentsView, velocity: LatentsView, extras: StepExtras = StepExtras(), next: LatentsView,
     logProb: UnsafeMutablePointer<Double>
   ) throws {
-    let density = try checkedDensity(step, latents: latents, velocity: velocity, next: next)
-    try differences(step, density, latents, velocity, extras, next, output: nil, keeping: nil, logProb)
+    let steps = try checked(step, latents: latents, velocity: velocity, extras, next: next)
+    try differences(steps, latents, velocity, extras, next, output: nil, keeping: nil, logProb)
   }
 
   /// Vector-Jacobian product: gradVelocity = gradLogProb[i] · ∂ℓ[i]/∂v[i], with ∂ℓ/∂v = b·(x'−m)/(D·s²).
@@ -45,49 +45,48 @@ extension Sampler {
     gradLogProb: UnsafePointer<Double>, gradVelocity: LatentsView, gradUnconditional: LatentsView? = nil,
     logProb: UnsafeMutablePointer<Double>?
   ) throws {
-    let density = try checkedDensity(step, latents: latents, velocity: velocity, next: next)
+    let steps = try checked(step, latents: latents, velocity: velocity, extras, next: next)
     try latents.checkSame(gradVelocity, "grad_velocity")
     if let gradUnconditional {
       try latents.checkSame(gradUnconditional, "grad_unconditional")
       try require(extras.unconditional != nil, "grad_unconditional: there is no unconditional velocity")
     }
     try checkApart(gradVelocity, gradUnconditional, latents, velocity, extras, next)
-    try checkUpstream(gradLogProb, "grad_log_prob", batch: latents.batch, step: step)
-    let slope = density.slope(b: coefficients[step].b, elements: latents.elements)
-    // Guidance: ∂v/∂(conditional) = w and ∂v/∂(unconditional) = 1 − w.
-    let w = extras.unconditional == nil ? 1 : extras.guidance
+    try checkUpstream(gradLogProb, "grad_log_prob", batch: latents.batch, steps: steps)
     let output = GradientOutput(
-      gradient: gradVelocity.rows, unconditional: gradUnconditional?.rows, upstream: gradLogProb, scale: slope * w,
-      unconditionalScale: slope * (1 - w), streams: latents.exceedsCache(count: 4))
+      gradient: gradVelocity.rows, unconditional: gradUnconditional?.rows, upstream: gradLogProb,
+      streams: latents.exceedsCache(count: 4))
     try differences(
-      step, density, latents, velocity, extras, next, output: output, keeping: (gradVelocity, gradUnconditional),
+      steps, latents, velocity, extras, next, output: output, keeping: (gradVelocity, gradUnconditional),
       logProb)
   }
 
   /// The pass behind both.
   private func differences(
-    _ step: Int, _ density: StepDensity, _ latents: LatentsView, _ velocity: LatentsView, _ extras: StepExtras,
+    _ steps: BatchSteps, _ latents: LatentsView, _ velocity: LatentsView, _ extras: StepExtras,
     _ next: LatentsView, output: GradientOutput?, keeping owners: (LatentsView, LatentsView?)?,
     _ logProb: UnsafeMutablePointer<Double>?
   ) throws {
-    let (c, terms) = try mean(step, coefficients[step], latents, extras)
+    let (numbers, terms) = try mean(steps, latents, extras)
+    let table = table
     let pass = DifferencePass(
-      c: c, x: latents.rows, v: velocity.rows, terms: terms, next: next.rows, output: output)
+      numbers: numbers, x: latents.rows, v: velocity.rows, terms: terms, next: next.rows, output: output)
     var check = GradientCheck()
     let broken = pass.run(threads: threads, keeping: (latents, velocity, extras, next, owners)) { sample, _, sums in
-      let value = density.logProb(squaredError: sums.squares, elements: latents.elements)
+      let value = numbers.density(sample).logProb(squaredError: sums.squares, elements: latents.elements)
       logProb?[sample] = value
       if let output {
-        let upstream = output.upstream[sample]
-        check.look(at: output.gradient, sample, scale: output.scale * upstream, squares: sums.squares)
+        let scales = output.scales(sample, numbers)
+        check.look(at: output.gradient, sample, scale: scales.conditional, squares: sums.squares)
         if let unconditional = output.unconditional {
-          check.look(at: unconditional, sample, scale: output.unconditionalScale * upstream, squares: sums.squares)
+          check.look(at: unconditional, sample, scale: scales.unconditional, squares: sums.squares)
         }
       }
       return value
     }
-    try throwIfBroken(broken, from: step, "latents, velocity or next latents")
-    try check.throwIfBroken(from: step, "grad_log_prob", latents)
+    withExtendedLifetime(table) {}
+    try throwIfBroken(broken, from: steps, "latents, velocity or next latents")
+    try check.throwIfBroken(from: steps, "grad_log_prob", latents)
   }
 
   /// The gradient of the unconditional velocity is written while the block is still to be read once more.
@@ -109,21 +108,22 @@ extension Sampler {
     try unconditional.checkApart("grad_unconditional", from: gradient, "grad_velocity", orSame: false)
   }
 
-  private func checkedDensity(
-    _ step: Int, latents: LatentsView, velocity: LatentsView, next: LatentsView
-  ) throws -> StepDensity {
-    try check(step: step)
+  private func checked(
+    _ step: Int, latents: LatentsView, velocity: LatentsView, _ extras: StepExtras, next: LatentsView
+  ) throws -> BatchSteps {
+    let steps = try batchSteps(step, extras, batch: latents.batch)
     try latents.checkSame(velocity, "velocity")
     try latents.checkSame(next, "next_latents")
-    return try checkedDensity(step)
+    try checkDensities(steps, batch: latents.batch)
+    return steps
   }
 }
 
 /// Refuses a gradient that comes from above and is not finite.
 func checkUpstream(
-  _ upstream: UnsafePointer<Double>, _ name: String, batch: Int, step: Int, stride: Int = 1
+  _ upstream: UnsafePointer<Double>, _ name: String, batch: Int, steps: BatchSteps, stride: Int = 1
 ) throws {
   for i in 0..<batch where !upstream[i &* stride].isFinite {
-    throw ChunkGRPOError.nonFinite("\(name)[\(i)] = \(upstream[i &* stride]) at step \(step) is not finite")
+    throw ChunkGRPOError.nonFinite("\(name)[\(i)] = \(upstream[i &* stride]) at step \(steps[i]) is not finite")
   }
 }

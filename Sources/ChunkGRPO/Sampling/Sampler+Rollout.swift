@@ -41,7 +41,9 @@ extension Sampler {
       let one = TrajectoryView(image)
       try one.checkApart("previous_image", from: x, "latents", orSame: false)
     }
-    if coefficients[range.lowerBound].c != 0 && buffers.previousImage == nil { throw needsImage(range.lowerBound) }
+    if coefficients[range.lowerBound].c != 0 && buffers.previousImage == nil {
+      throw needsImage("step \(range.lowerBound)")
+    }
     let velocities = try Latents(type: x.type, batch: x.batch, elements: x.elements).view
     // A copy, so that a rollout that fails leaves the caller's as it was.
     let wanted = needsPreviousImage || buffers.previousImage != nil

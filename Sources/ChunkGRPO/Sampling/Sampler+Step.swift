@@ -34,54 +34,54 @@ extension Sampler {
     next: LatentsView, logProb: UnsafeMutablePointer<Double>?, relativeL1: UnsafeMutablePointer<Double>? = nil,
     stride: Int = 1
   ) throws {
-    try check(step: step)
+    let steps = try batchSteps(step, extras, batch: latents.batch)
     try latents.checkSame(velocity, "velocity")
     try latents.checkSame(next, "next_latents")
-    let source = try noise?.rows(step: step, like: latents)
-    let s = coefficients[step].s
-    if s != 0 && source == nil { throw needsNoise(step) }
+    let source = try noise?.rows(steps, like: latents)
+    try checkNoise(source, steps, batch: latents.batch)
     try self.step(
-      step, coefficients[step], latents: latents, velocity: velocity, extras: extras,
-      source: s == 0 ? .none : source ?? .none, keeping: noise, next: next, logProb: logProb, relativeL1: relativeL1,
-      stride: stride)
+      steps, latents: latents, velocity: velocity, extras: extras, source: source ?? .none, keeping: noise, next: next,
+      logProb: logProb, relativeL1: relativeL1, stride: stride)
   }
 
   /// x0 = x − σ·v into `image`: what a second-order step needs of the step before it. `image` may be `latents`.
   public func predictedImage(
     _ step: Int, latents: LatentsView, velocity: LatentsView, extras: StepExtras = StepExtras(), image: LatentsView
   ) throws {
-    try check(step: step)
+    let steps = try batchSteps(step, extras, batch: latents.batch)
     try latents.checkSame(velocity, "velocity")
     try latents.checkSame(image, "image")
-    // A step to σ' = 0 without noise.
     try self.step(
-      step, StepCoefficients(a: 1, b: -schedule.sigmas[step], s: 0), latents: latents, velocity: velocity,
-      extras: extras, source: .none, keeping: nil, next: image, logProb: nil, relativeL1: nil, stride: 1)
+      steps, ofImages: true, latents: latents, velocity: velocity, extras: extras, source: .none, keeping: nil,
+      next: image, logProb: nil, relativeL1: nil, stride: 1)
   }
 
-  /// The step of `c`, whatever the coefficients of `step` are.
   private func step(
-    _ step: Int, _ c: StepCoefficients, latents: LatentsView, velocity: LatentsView, extras: StepExtras,
+    _ steps: BatchSteps, ofImages: Bool = false, latents: LatentsView, velocity: LatentsView, extras: StepExtras,
     source: NoiseRows, keeping noise: Noise?, next: LatentsView, logProb: UnsafeMutablePointer<Double>?,
     relativeL1: UnsafeMutablePointer<Double>?, stride: Int
   ) throws {
-    let (c, terms) = try mean(step, c, latents, extras)
+    let (numbers, terms) = try mean(steps, ofImages: ofImages, latents, extras)
     try next.checkApart("next_latents", from: latents, "latents")
     try next.checkApart("next_latents", from: velocity, "velocity")
     try next.checkApart("next_latents", from: extras.unconditional, "unconditional")
-    if c.c != 0 { try next.checkApart("next_latents", from: extras.previousImage, "previous_image") }
-    try next.checkApart("next_latents", from: noise?.given(step: step), "noise")
-    let density = StepDensity(s: c.s, options.logProbForm)
+    if terms?.z != nil { try next.checkApart("next_latents", from: extras.previousImage, "previous_image") }
+    try next.checkApart("next_latents", from: noise, at: steps)
+    let table = table
     let pass = StepPass(
-      c: c, x: latents.rows, v: velocity.rows, terms: terms, noise: source, next: next.rows, change: relativeL1 != nil)
+      numbers: numbers, x: latents.rows, v: velocity.rows, terms: terms, noise: source, next: next.rows,
+      change: relativeL1 != nil)
     let broken = pass.run(threads: threads, keeping: (latents, velocity, extras, noise, next)) { sample, _, sums in
-      let value = density?.logProb(squaredError: sums.squares, elements: latents.elements) ?? 0
+      let value =
+        ofImages
+        ? 0 : numbers.density(sample).logProb(squaredError: sums.squares, elements: latents.elements)
       let change = sums.relativeL1(elements: latents.elements)
       logProb?[sample &* stride] = value
       relativeL1?[sample &* stride] = change
       // A NaN or infinity anywhere in x, v, noise or x' reaches x' − m.
       return sums.squares + change + value
     }
-    try throwIfBroken(broken, from: step, "latents, velocity, noise or next latents")
+    withExtendedLifetime(table) {}
+    try throwIfBroken(broken, from: steps, "latents, velocity, noise or next latents")
   }
 }

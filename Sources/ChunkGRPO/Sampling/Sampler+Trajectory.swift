@@ -1,19 +1,26 @@
 extension Sampler {
   /// Log-probabilities (B, n) of the steps `firstStep …` from latents (B, n + 1, …) and velocities (B, n, …).
-  public func logProbs(firstStep: Int, latents: TrajectoryView, velocities: TrajectoryView) throws -> [Double] {
+  ///
+  /// - Parameter firstSteps: the first step of each sample, B of them, where `firstStep` is 0; nil = `firstStep` for all.
+  public func logProbs(
+    firstStep: Int = 0, firstSteps: [Int]? = nil, latents: TrajectoryView, velocities: TrajectoryView
+  ) throws -> [Double] {
     let count = try checkedProduct([velocities.batch, velocities.count], "log_probs")
     var result = [Double](repeating: 0, count: count)
-    try logProbs(firstStep: firstStep, latents: latents, velocities: velocities, into: &result)
+    try withSteps(firstSteps, "first_steps", batch: latents.batch) {
+      try logProbs(firstStep: firstStep, firstSteps: $0, latents: latents, velocities: velocities, into: &result)
+    }
     return result
   }
 
   package func logProbs(
-    firstStep: Int, latents: TrajectoryView, velocities: TrajectoryView, into logProbs: UnsafeMutablePointer<Double>
+    firstStep: Int, firstSteps: UnsafePointer<Int>? = nil, latents: TrajectoryView, velocities: TrajectoryView,
+    into logProbs: UnsafeMutablePointer<Double>
   ) throws {
-    try check(firstStep: firstStep, latents: latents, velocities: velocities)
+    let steps = try check(firstStep, firstSteps, latents, velocities)
     let n = velocities.count
     for first in stride(from: 0, to: n, by: maxSteps) {
-      try run(firstStep, first..<min(n, first + maxSteps), latents, velocities, output: nil) { sample, t, value in
+      try run(steps, first..<min(n, first + maxSteps), latents, velocities, output: nil) { sample, t, value in
         logProbs[sample &* n &+ t] = value
       }
     }
@@ -22,24 +29,27 @@ extension Sampler {
   /// Vector-Jacobian product of `logProbs`: gradLogProbs (B, n) to gradVelocities (B, n, …). Steps whose gradient is
   /// zero for the whole batch are not computed but filled with zeros.
   public func logProbsVJP(
-    firstStep: Int, latents: TrajectoryView, velocities: TrajectoryView, gradLogProbs: [Double],
+    firstStep: Int = 0, firstSteps: [Int]? = nil, latents: TrajectoryView, velocities: TrajectoryView,
+    gradLogProbs: [Double],
     gradVelocities: TrajectoryView
   ) throws {
     let count = try checkedProduct([velocities.batch, velocities.count], "grad_log_probs")
     try require(gradLogProbs.count == count, "grad_log_probs has \(gradLogProbs.count) numbers, not \(count)")
     try gradLogProbs.withUnsafeBufferPointer {
       guard let base = $0.baseAddress else { return }
-      try logProbsVJP(
-        firstStep: firstStep, latents: latents, velocities: velocities, gradLogProbs: base,
-        gradVelocities: gradVelocities)
+      try withSteps(firstSteps, "first_steps", batch: latents.batch) {
+        try logProbsVJP(
+          firstStep: firstStep, firstSteps: $0, latents: latents, velocities: velocities, gradLogProbs: base,
+          gradVelocities: gradVelocities)
+      }
     }
   }
 
   package func logProbsVJP(
-    firstStep: Int, latents: TrajectoryView, velocities: TrajectoryView, gradLogProbs: UnsafePointer<Double>,
-    gradVelocities: TrajectoryView
+    firstStep: Int, firstSteps: UnsafePointer<Int>? = nil, latents: TrajectoryView, velocities: TrajectoryView,
+    gradLogProbs: UnsafePointer<Double>, gradVelocities: TrajectoryView
   ) throws {
-    try check(firstStep: firstStep, latents: latents, velocities: velocities)
+    let steps = try check(firstStep, firstSteps, latents, velocities)
     let n = velocities.count
     try require(
       gradVelocities.count == n, "grad_velocities hold \(gradVelocities.count) steps, but the velocities have \(n)")
@@ -49,13 +59,13 @@ extension Sampler {
     var first = 0
     for t in 0..<n {
       let column = gradLogProbs + t
-      try checkUpstream(column, "grad_log_prob", batch: latents.batch, step: firstStep + t, stride: n)
+      try checkUpstream(column, "grad_log_prob", batch: latents.batch, steps: steps.later(t), stride: n)
       let isZero = (0..<latents.batch).allSatisfy { column[$0 &* n] == 0 }
       if isZero { gradVelocities.latents(t).clear() }
       let end = isZero ? t : t + 1
       if isZero || end - first == maxSteps || end == n {
         if first < end {
-          try run(firstStep, first..<end, latents, velocities, output: (gradLogProbs, gradVelocities)) { _, _, _ in }
+          try run(steps, first..<end, latents, velocities, output: (gradLogProbs, gradVelocities)) { _, _, _ in }
         }
         first = t + 1
       }
@@ -65,53 +75,57 @@ extension Sampler {
   /// Takes columns `range` of a trajectory, up to `maxSteps`, through one pass. `finish` gets sample, column and
   /// log-probability.
   private func run(
-    _ firstStep: Int, _ range: Range<Int>, _ latents: TrajectoryView, _ velocities: TrajectoryView,
+    _ steps: BatchSteps, _ range: Range<Int>, _ latents: TrajectoryView, _ velocities: TrajectoryView,
     output: (upstream: UnsafePointer<Double>, gradients: TrajectoryView)?, finish: (Int, Int, Double) -> Void
   ) throws {
     let first = range.lowerBound
+    let steps = steps.later(first)
+    let table = table
+    let base = table.base
+    let pass = TrajectoryPass(
+      table: base, latents: StepRows(latents, from: first), v: StepRows(velocities, from: first), first: steps,
+      steps: range.count,
+      output: output.map {
+        TrajectoryPass.Output(
+          gradients: StepRows($0.gradients, from: first), upstream: $0.upstream + first,
+          upstreamStride: velocities.count, streams: latents.latents(0).exceedsCache(count: 4 * velocities.count))
+      })
     var check = GradientCheck()
-    let broken = try withUnsafeTemporaryAllocation(of: StepDensity.self, capacity: maxSteps) { densities in
-      for t in range { densities[t - first] = try checkedDensity(firstStep + t) }
-      return withExtendedLifetime(coefficients) { () -> Broken? in
-        guard let coefficients = coefficients.pointer, let densities = densities.baseAddress else { return nil }
-        let pass = TrajectoryPass(
-          coefficients: coefficients + firstStep + first, densities: UnsafePointer(densities),
-          latents: StepRows(latents, from: first), v: StepRows(velocities, from: first), steps: range.count,
-          output: output.map {
-            TrajectoryPass.Output(
-              gradients: StepRows($0.gradients, from: first), upstream: $0.upstream + first,
-              upstreamStride: velocities.count,
-              streams: latents.latents(0).exceedsCache(count: 4 * velocities.count))
-          })
-        return pass.run(threads: threads, keeping: (latents, velocities, output?.gradients)) { sample, j, sums in
-          let value = densities[j].logProb(squaredError: sums.squares, elements: latents.elements)
-          finish(sample, first + j, value)
-          if let output {
-            let slope = densities[j].slope(b: coefficients[firstStep + first + j].b, elements: latents.elements)
-            check.look(
-              at: output.gradients.latents(first + j).rows, sample, step: j,
-              scale: output.upstream[sample &* velocities.count &+ first &+ j] * slope, squares: sums.squares)
-          }
-          return value
-        }
+    let broken = pass.run(threads: threads, keeping: (latents, velocities, output?.gradients)) { sample, j, sums in
+      let at = base + (steps[sample] &+ j)
+      let value = at.pointee.density.logProb(squaredError: sums.squares, elements: latents.elements)
+      finish(sample, first + j, value)
+      if let output {
+        let slope = at.pointee.density.slope(b: at.pointee.coefficients.b, elements: latents.elements)
+        check.look(
+          at: output.gradients.latents(first + j).rows, sample, step: j,
+          scale: output.upstream[sample &* velocities.count &+ first &+ j] * slope, squares: sums.squares)
       }
+      return value
     }
-    try throwIfBroken(broken, from: firstStep + first, "latents, velocity or next latents")
-    try check.throwIfBroken(from: firstStep + first, "grad_log_prob", latents.latents(0))
+    withExtendedLifetime(table) {}
+    try throwIfBroken(broken, from: steps, "latents, velocity or next latents")
+    try check.throwIfBroken(from: steps, "grad_log_prob", latents.latents(0))
   }
 
-  private func check(firstStep: Int, latents: TrajectoryView, velocities: TrajectoryView) throws {
+  private func check(
+    _ firstStep: Int, _ firstSteps: UnsafePointer<Int>?, _ latents: TrajectoryView, _ velocities: TrajectoryView
+  ) throws -> BatchSteps {
     let n = velocities.count
-    try check(step: firstStep)
+    if firstSteps == nil { try check(step: firstStep) }
+    let left = firstSteps == nil ? steps - firstStep : steps
     try require(
-      n >= 1 && n <= steps - firstStep,
-      "velocities hold \(n) steps, but from step \(firstStep) on there are \(steps - firstStep)")
+      n >= 1 && n <= left,
+      "velocities hold \(n) steps, but from step \(steps - left) on there are \(left)")
+    let first = try batchSteps(firstStep, firstSteps, batch: latents.batch, taking: n, "first_step")
     try require(
       latents.count > n, "latents hold \(latents.count) steps; \(n) velocities need \(n + 1) of them, one more")
     try latents.latents(0).checkSame(velocities.latents(0), "velocities")
-    for t in firstStep..<firstStep + n {
-      _ = try checkedDensity(t)
-      if coefficients[t].c != 0 { throw needsImage(t) }
+    for t in 0..<n {
+      let at = first.later(t)
+      try checkDensities(at, batch: latents.batch)
+      if let sample = secondOrder(at, batch: latents.batch) { throw needsImage(at.name(sample)) }
     }
+    return first
   }
 }

@@ -9,16 +9,28 @@ public struct Sampler: Sendable {
     let options: SamplerOptions
     let threads: Int
     let coefficients: Numbers<StepCoefficients>
+    /// Nobody writes to it.
+    nonisolated(unsafe) let table: Buffer<ScheduledStep>
 
-    init(_ schedule: Schedule, _ options: SamplerOptions, threads: Int, _ coefficients: Numbers<StepCoefficients>) {
+    init(
+      _ schedule: Schedule, _ options: SamplerOptions, threads: Int, _ coefficients: Numbers<StepCoefficients>
+    ) throws {
       self.schedule = schedule
       self.options = options
       self.threads = threads
       self.coefficients = coefficients
+      table = try Buffer(count: schedule.steps, for: "the steps of a sampler")
+      for (k, c) in coefficients.enumerated() {
+        table[k] = ScheduledStep(
+          coefficients: c, density: StepDensity(s: c.s, options.logProbForm), sigma: schedule.sigmas[k],
+          next: schedule.sigmas[k + 1])
+      }
     }
   }
 
   private let parts: Parts
+  /// Of the T steps, for passes, which keep it.
+  var table: Buffer<ScheduledStep> { parts.table }
 
   public var schedule: Schedule { parts.schedule }
   public var options: SamplerOptions { parts.options }
@@ -86,53 +98,5 @@ public struct Sampler: Sendable {
       result.values[k] = c
     }
     return Numbers(result)
-  }
-
-  // MARK: Parts
-
-  /// The numbers of a step's mean and its terms beside a·x + b·v: guidance splits v in two, a second-order step has h.
-  func mean(
-    _ step: Int, _ c: StepCoefficients, _ latents: LatentsView, _ extras: StepExtras
-  ) throws -> (StepCoefficients, LinearTerms?) {
-    var terms = LinearTerms()
-    var b = c.b
-    if let u = extras.unconditional {
-      try latents.checkSame(u, "unconditional")
-      try require(Float(extras.guidance).isFinite, "guidance = \(extras.guidance) is not finite")
-      terms.y = u.rows
-      terms.p = c.b * (1 - extras.guidance)
-      b *= extras.guidance
-    } else {
-      try require(
-        extras.guidance == 1, "guidance = \(extras.guidance) needs the unconditional velocity")
-    }
-    if c.c != 0 {
-      guard let h = extras.previousImage else { throw needsImage(step) }
-      try latents.checkSame(h, "previous_image")
-      terms.z = h.rows
-      terms.q = c.c
-    }
-    return (StepCoefficients(a: c.a, b: b, s: c.s, c: c.c), terms.y == nil && terms.z == nil ? nil : terms)
-  }
-
-  func checkedDensity(_ step: Int) throws -> StepDensity {
-    guard let density = StepDensity(s: coefficients[step].s, options.logProbForm) else {
-      throw ChunkGRPOError.invalidArgument(
-        "step \(step) is deterministic (s = 0) and has no log-probability: use a stochastic sampler with eta > 0")
-    }
-    return density
-  }
-
-  func needsNoise(_ step: Int) -> ChunkGRPOError {
-    .invalidArgument("noise: step \(step) is stochastic (s = \(coefficients[step].s)) and needs noise or a seed")
-  }
-
-  func needsImage(_ step: Int) -> ChunkGRPOError {
-    .invalidArgument(
-      "previous_image: step \(step) is of second order and needs the image that the step before it predicted")
-  }
-
-  func check(step: Int) throws {
-    try require((0..<steps).contains(step), "step = \(step) is outside 0 … \(steps - 1)")
   }
 }

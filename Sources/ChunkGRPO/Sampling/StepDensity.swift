@@ -1,13 +1,13 @@
 internal import Platform
 
 /// The log-probability of a step: ℓ = −precision·‖x'−m‖²/D + constant.
-struct StepDensity {
+struct StepDensity: BitwiseCopyable {
   let precision, constant: Double
 
-  /// nil where s = 0: a deterministic step has none.
-  init?(s: Double, _ form: LogProbForm) {
-    if s == 0 { return nil }
+  /// A deterministic step, s = 0, has none: ℓ is 0.
+  init(s: Double, _ form: LogProbForm) {
     switch form {
+    case _ where s == 0: (precision, constant) = (0, 0)
     case .gaussian: (precision, constant) = (1 / (2 * s * s), -log(s) - 0.5 * log(2 * Double.pi))
     case .squaredError: (precision, constant) = (1, 0)
     }

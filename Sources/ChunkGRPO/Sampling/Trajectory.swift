@@ -39,7 +39,7 @@ public final class Trajectory: @unchecked Sendable {
     if case .given(let noise) = noise?.source { try noise.checkSteps(sampler) }
     try require((0...sampler.steps).contains(position), "position = \(position) is outside 0 … \(sampler.steps)")
     if position < sampler.steps && sampler.coefficients[position].c != 0 && image == nil {
-      throw sampler.needsImage(position)
+      throw sampler.needsImage("step \(position)")
     }
     if let image { try initial.checkSame(image, "previous_image") }
     self.sampler = sampler

@@ -125,6 +125,21 @@ def uint64s(value: Any, name: str) -> Array:
     return integers(value, name, np.uint64, 0, 2**64 - 1)
 
 
+def per_sample(value: Any) -> bool:
+    """Whether an argument is an array or list of one number per sample, not one number."""
+    return isinstance(value, (list, tuple)) or getattr(value, "ndim", 0) > 0
+
+
+def steps(value: Any, name: str, batch: int) -> tuple[int, Optional[Array]]:
+    """A step of the library's calls: (the number, None); of one per sample (0, (B,) int64)."""
+    if not per_sample(value):
+        return integer(value, name), None
+    each = int64s(value, name)
+    if each.size != batch:
+        raise InvalidArgument(f"{name} has {each.size} numbers; the batch has {batch} samples")
+    return 0, each
+
+
 def sample_ids(value: Any, batch: int) -> Optional[Array]:
     """(B,) uint64, or None for 0 ... B - 1."""
     if value is None:
@@ -317,8 +332,10 @@ def same_device(other: Borrowed, like: Borrowed, name: str, like_name: str) -> N
         raise WrongType(f"{name} is on {other.family.device}; it must be on {like.family.device}, like {like_name}")
 
 
-def borrow_trajectories(latents: Any, velocities: Any, steps: int, first_step: int) -> tuple[Borrowed, Borrowed]:
-    """Latents (B, n + 1, ...), or more steps, and velocities (B, n, ...), from first_step of a schedule of `steps` on."""
+def borrow_trajectories(
+    latents: Any, velocities: Any, schedule: int, first_step: Any
+) -> tuple[Borrowed, Borrowed, tuple[int, Optional[Array]]]:
+    """Latents (B, n + 1, ...), or more steps, velocities (B, n, ...) and `steps`, from first_step of the schedule on."""
     x, v = borrow(latents, "latents", 2), borrow(velocities, "velocities", 2)
     if v.shape[:1] + v.shape[2:] != x.shape[:1] + x.shape[2:] or v.shape[1] >= x.shape[1]:
         both = v.shape[1:] == x.shape[1:] and v.shape[0] < x.shape[0]
@@ -328,15 +345,17 @@ def borrow_trajectories(latents: Any, velocities: Any, steps: int, first_step: i
             f"{STEPS_FIRST if both or one else ''}"
         )
     same_device(v, x, "velocities", "latents")
-    fitting_frames(steps, x.shape[1], first_step, x.shape)
-    return x, v
+    first = steps(first_step, "first_step", v.shape[0])
+    fitting_frames(schedule, x.shape[1], first[0] if first[1] is None else first[1], x.shape)
+    return x, v, first
 
 
 STEPS_FIRST = ". The batch comes first: stack steps along dimension 1, or swap the first two"
 
 
-def fitting_frames(steps: int, frames: int, first_step: int, shape: Any) -> None:
+def fitting_frames(steps: int, frames: int, first_step: Any, shape: Any) -> None:
     """Refuses latents with more frames than there are from first_step on: their first is not that of first_step."""
+    first_step = int(np.max(first_step))
     left = steps + 1 - first_step
     if 0 <= first_step <= steps and frames > left:
         raise InvalidArgument(

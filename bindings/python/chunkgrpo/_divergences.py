@@ -13,7 +13,7 @@ from ._arrays import A, AnyArray, Borrowed, Doubles, Numbers
 from ._frameworks import not_compiled
 from ._generated import DIVERGENCE, Divergence
 from ._library import lib
-from ._scalars import choice, integer
+from ._scalars import choice
 from ._steps import kept
 from .errors import InvalidArgument, check
 from .noise import source
@@ -22,27 +22,27 @@ from .sampler import Sampler
 
 @overload
 def divergence(
-    sampler: Sampler, step: int, velocity: Numbers, other: AnyArray, *, kind: Divergence = "gaussian"
+    sampler: Sampler, step: ArrayLike, velocity: Numbers, other: AnyArray, *, kind: Divergence = "gaussian"
 ) -> Doubles: ...
 
 
 @overload
-def divergence(sampler: Sampler, step: int, velocity: A, other: AnyArray, *, kind: Divergence = "gaussian") -> A: ...
+def divergence(sampler: Sampler, step: ArrayLike, velocity: A, other: AnyArray, *, kind: Divergence = "gaussian") -> A: ...
 
 
 @not_compiled
 def divergence(
-    sampler: Sampler, step: int, velocity: Any, other: AnyArray, *, kind: Divergence = "gaussian"
+    sampler: Sampler, step: ArrayLike, velocity: Any, other: AnyArray, *, kind: Divergence = "gaussian"
 ) -> Any:
-    """Divergence (B,) of one step under `velocity` from that under `other`, both (B, ...). The rest as in
-    `divergences`."""
+    """Divergence (B,) of one step under `velocity` from that under `other`, both (B, ...); of each sample's own for
+    steps (B,). The rest as in `divergences`."""
     return _of_one(sampler, step, velocity, other, None, kind)
 
 
 @not_compiled
 def divergence_vjp(
     sampler: Sampler,
-    step: int,
+    step: ArrayLike,
     velocity: A,
     other: AnyArray,
     grad: ArrayLike,
@@ -56,19 +56,19 @@ def divergence_vjp(
 
 @overload
 def divergences(
-    sampler: Sampler, velocities: Numbers, other: AnyArray, *, kind: Divergence = "gaussian", first_step: int = 0
+    sampler: Sampler, velocities: Numbers, other: AnyArray, *, kind: Divergence = "gaussian", first_step: ArrayLike = 0
 ) -> Doubles: ...
 
 
 @overload
 def divergences(
-    sampler: Sampler, velocities: A, other: AnyArray, *, kind: Divergence = "gaussian", first_step: int = 0
+    sampler: Sampler, velocities: A, other: AnyArray, *, kind: Divergence = "gaussian", first_step: ArrayLike = 0
 ) -> A: ...
 
 
 @not_compiled
 def divergences(
-    sampler: Sampler, velocities: Any, other: AnyArray, *, kind: Divergence = "gaussian", first_step: int = 0
+    sampler: Sampler, velocities: Any, other: AnyArray, *, kind: Divergence = "gaussian", first_step: ArrayLike = 0
 ) -> Any:
     """Divergence (B, n) of the steps first_step ... first_step + n - 1 under `velocities` from those under `other`,
     both (B, n, ...): of a frozen reference, or of the old policy. Means over the elements of a sample; m is the mean of
@@ -79,7 +79,7 @@ def divergences(
           "velocity": mean (v - v')^2 (Flow-Factory, x-based and v-based)
 
     The Gaussian kinds are refused where s = 0. Velocities have any guidance applied. A velocity (B, ...) of one step is
-    for `divergence`.
+    for `divergence`. first_step may be (B,), as in `Sampler.log_probs`.
     """
     return _from_velocities(sampler, velocities, other, None, kind, first_step)
 
@@ -92,7 +92,7 @@ def divergences_vjp(
     grad: ArrayLike,
     *,
     kind: Divergence = "gaussian",
-    first_step: int = 0,
+    first_step: ArrayLike = 0,
 ) -> A:
     """Vector-Jacobian product of `divergences`: grad (B, n) to gradients like velocities. `other` has none."""
     return _from_velocities(sampler, velocities, other, grad, kind, first_step)
@@ -108,7 +108,7 @@ def divergences_from_sampled(
     sample_ids: Optional[ArrayLike] = None,
     noise: Optional[AnyArray] = None,
     kind: Divergence = "gaussian",
-    first_step: int = 0,
+    first_step: ArrayLike = 0,
 ) -> Doubles: ...
 
 
@@ -122,7 +122,7 @@ def divergences_from_sampled(
     sample_ids: Optional[ArrayLike] = None,
     noise: Optional[AnyArray] = None,
     kind: Divergence = "gaussian",
-    first_step: int = 0,
+    first_step: ArrayLike = 0,
 ) -> A: ...
 
 
@@ -136,7 +136,7 @@ def divergences_from_sampled(
     sample_ids: Optional[ArrayLike] = None,
     noise: Optional[AnyArray] = None,
     kind: Divergence = "gaussian",
-    first_step: int = 0,
+    first_step: ArrayLike = 0,
 ) -> Any:
     """Divergence (B, n) from the steps that were sampled, whose mean was x' - s e: from latents (B, n + 1, ...) as in
     `Sampler.log_probs`, and the seed and sample_ids (or the noise (B, n, ...) of these steps) of the rollout. Neither
@@ -158,17 +158,20 @@ def divergences_from_sampled_vjp(
     sample_ids: Optional[ArrayLike] = None,
     noise: Optional[AnyArray] = None,
     kind: Divergence = "gaussian",
-    first_step: int = 0,
+    first_step: ArrayLike = 0,
 ) -> A:
     """Vector-Jacobian product of `divergences_from_sampled`: grad (B, n) to gradients like velocities."""
     return _from_sampled(sampler, latents, velocities, grad, seed, sample_ids, noise, kind, first_step)
 
 
-def _of_one(sampler: Sampler, step: int, velocity: Any, other: Any, grad: Optional[ArrayLike], kind: Divergence) -> Any:
+def _of_one(
+    sampler: Sampler, step: ArrayLike, velocity: Any, other: Any, grad: Optional[ArrayLike], kind: Divergence
+) -> Any:
     kept(sampler)
     v = _arrays.borrow(velocity, "velocity")
     w = _arrays.borrow_like(other, v, "other", "velocity")
-    at = sampler._handle, integer(step, "step"), choice(kind, DIVERGENCE, "kind"), v.tensor(), w.tensor()
+    steps = _arrays.steps(step, "step", v.shape[0])
+    at = sampler._handle, *steps, choice(kind, DIVERGENCE, "kind"), v.tensor(), w.tensor()
     if grad is None:
         values = np.empty(v.shape[0])
         check(lib.cgrpo_divergence_from_velocity(*at, values, None, None))
@@ -179,16 +182,16 @@ def _of_one(sampler: Sampler, step: int, velocity: Any, other: Any, grad: Option
 
 
 def _from_velocities(
-    sampler: Sampler, velocities: A, other: Any, grad: Optional[ArrayLike], kind: Divergence, first_step: int
+    sampler: Sampler, velocities: A, other: Any, grad: Optional[ArrayLike], kind: Divergence, first_step: ArrayLike
 ) -> A:
     kept(sampler)
     v = _arrays.borrow(velocities, "velocities", 2)
     w = _arrays.borrow_like(other, v, "other", "velocities", 2)
     number = choice(kind, DIVERGENCE, "kind")
 
-    def call(t: int, step: int, value: Any, upstream: Any, out: Any) -> Any:
+    def call(t: int, steps: Any, value: Any, upstream: Any, out: Any) -> Any:
         at = _at(v, t), _at(w, t), value, upstream, out
-        return lib.cgrpo_divergence_from_velocity(sampler._handle, step, number, *at)
+        return lib.cgrpo_divergence_from_velocity(sampler._handle, *steps, number, *at)
 
     result: A = _each(sampler, v, grad, first_step, call)
     return result
@@ -203,41 +206,42 @@ def _from_sampled(
     sample_ids: Optional[ArrayLike],
     noise: Optional[AnyArray],
     kind: Divergence,
-    first_step: int,
+    first_step: ArrayLike,
 ) -> A:
-    first, steps = integer(first_step, "first_step"), kept(sampler).schedule.steps
-    x, v = _arrays.borrow_trajectories(latents, velocities, steps, first)
+    x, v, _ = _arrays.borrow_trajectories(latents, velocities, kept(sampler).schedule.steps, first_step)
     given = None if noise is None else _arrays.borrow_like(noise, v, "noise", "velocities", 2)
     number = choice(kind, DIVERGENCE, "kind")
 
-    def call(t: int, step: int, value: Any, upstream: Any, out: Any) -> Any:
+    def call(t: int, steps: Any, value: Any, upstream: Any, out: Any) -> Any:
         origin = source(v.shape[0], None if given is None else given.at((slice(None), t)), seed, sample_ids)
         at = _at(x, t), _at(v, t), origin, _at(x, t + 1), value, upstream, out
-        return lib.cgrpo_divergence_from_sampled(sampler._handle, step, number, *at)
+        return lib.cgrpo_divergence_from_sampled(sampler._handle, *steps, number, *at)
 
     result: A = _each(sampler, v, grad, first_step, call)
     return result
 
 
-def _each(sampler: Sampler, v: Borrowed, grad: Optional[ArrayLike], first_step: int, call: Any) -> Any:
+def _each(sampler: Sampler, v: Borrowed, grad: Optional[ArrayLike], first_step: ArrayLike, call: Any) -> Any:
     """One step after the other: values (B, n), or gradients like v."""
-    first, steps = integer(first_step, "first_step"), sampler.schedule.steps
     batch, count = v.shape[:2]
+    number, each = _arrays.steps(first_step, "first_step", batch)
+    first, steps = number if each is None else int(each.max()), sampler.schedule.steps
     if 0 <= first <= steps < first + count:
         raise InvalidArgument(
             f"velocities has shape {v.shape}, which is {count} steps from step {first} on; the schedule has {steps}. "
             "The second axis is that of the steps: for velocities (B, ...) of one step there is "
             "divergence(sampler, step, velocity, other)"
         )
+    at = [(number + t, None) if each is None else (0, each + t) for t in range(count)]
     if grad is None:
         rows = np.empty((count, batch))
         for t in range(count):
-            check(call(t, first + t, rows[t], None, None))
+            check(call(t, at[t], rows[t], None, None))
         return v.give(np.ascontiguousarray(rows.T))
     upstream = np.ascontiguousarray(_arrays.doubles(grad, "grad", (batch, count)).T)
     out = v.new()
     for t in range(count):
-        check(call(t, first + t, None, upstream[t], _at(out, t)))
+        check(call(t, at[t], None, upstream[t], _at(out, t)))
     return out.result()
 
 

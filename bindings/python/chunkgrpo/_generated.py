@@ -220,10 +220,14 @@ class StepExtras(ctypes.Structure):
         ("unconditional", POINTER(Tensor)),
         ("guidance", c_double),
         ("previous_image", POINTER(Tensor)),
+        ("steps", c_void_p),
+        ("guidances", c_void_p),
     ]
     init = "cgrpo_step_extras_init"
     keywords = {
         "guidance": Field("guidance", "float64"),
+        "steps": Field("steps", "int64*", optional=True),
+        "guidances": Field("guidances", "float64*", optional=True),
     }
 
 
@@ -1174,8 +1178,8 @@ FUNCTIONS = {
     "cgrpo_trajectory_init": "nothing Trajectory* size",
     "cgrpo_rollout": "int32 handle Trajectory* int64 Noise* VelocityFn pointer",
     "cgrpo_forked_ids": "int32 uint64* int64 int64 int64 uint64*",
-    "cgrpo_trajectory_log_probs": "int32 handle int64 Tensor* Tensor* float64*",
-    "cgrpo_trajectory_log_probs_vjp": "int32 handle int64 Tensor* Tensor* float64* Tensor*",
+    "cgrpo_trajectory_log_probs": "int32 handle int64 int64* Tensor* Tensor* float64*",
+    "cgrpo_trajectory_log_probs_vjp": "int32 handle int64 int64* Tensor* Tensor* float64* Tensor*",
     "cgrpo_relative_l1": "int32 Tensor* int32 float64*",
     "cgrpo_plan_fixed": "int32 int64 int64 int64* int64 int64*",
     "cgrpo_adaptive_options_init": "nothing AdaptiveOptions* size",
@@ -1201,9 +1205,9 @@ FUNCTIONS = {
         "ChunkStatsStruct*"
     ),
     "cgrpo_chunk_stats_merge": "int32 ChunkStatsStruct* ChunkStatsStruct*",
-    "cgrpo_divergence_from_velocity": "int32 handle int64 int32 Tensor* Tensor* float64* float64* Tensor*",
+    "cgrpo_divergence_from_velocity": "int32 handle int64 int64* int32 Tensor* Tensor* float64* float64* Tensor*",
     "cgrpo_divergence_from_sampled": (
-        "int32 handle int64 int32 Tensor* Tensor* Noise* Tensor* float64* float64* Tensor*"
+        "int32 handle int64 int64* int32 Tensor* Tensor* Noise* Tensor* float64* float64* Tensor*"
     ),
     "cgrpo_norm_hinge": "int32 Tensor* Tensor* int32 float64* float64* float64* Tensor*",
     "cgrpo_gcpo_weights": "int32 int64* int64 float64*",

@@ -116,10 +116,10 @@ def warn(
     new: Any,
     judged: NDArray[np.bool_],
     *,
-    first_step: int = 0,
+    first_step: Any = 0,
     velocity: Optional[Callable[..., Any]] = None,
     velocities: Any = None,
-    guidance: float = 1.0,
+    guidance: Any = 1.0,
 ) -> None:
     """A RatioWarning where the ratios of a sampler's first loss are not 1."""
     if id(sampler) in _checked:
@@ -142,6 +142,8 @@ def _report(case: _Case, new: Values, judged: NDArray[np.bool_], tolerance: Opti
     if (changes[some] <= limit).all():
         return OnPolicyReport(True, changes, limit)
     case.new, case.steps = new, [int(j) for j in np.flatnonzero(changes > limit)]
+    if _arrays.per_sample(case.first_step) or _arrays.per_sample(case.guidance):
+        return OnPolicyReport(False, changes, limit, ("not looked for: steps or guidance are of each sample's own",))
     return OnPolicyReport(False, changes, limit, _causes(case, [int(j) for j in np.flatnonzero(some)]))
 
 
@@ -156,9 +158,9 @@ class _Case:
     sampler: Sampler
     latents: Any
     old: Values
-    first_step: int
+    first_step: Any
     velocity: Optional[Callable[..., Any]]
-    guidance: float
+    guidance: Any
     velocities: Any = None
     new: Values = field(default_factory=lambda: np.empty((0, 0)))
     steps: list[int] = field(default_factory=list)

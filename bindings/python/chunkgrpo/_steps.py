@@ -32,6 +32,37 @@ def plan_of(plan: Any) -> ChunkPlan:
         raise WrongType(f"plan must be a ChunkPlan or its sizes: {error}; are two arguments swapped?") from None
 
 
+def first_of(first_step: Any, batch: int) -> Any:
+    """first_step as one number, or as (B,) int64."""
+    number, each = _arrays.steps(first_step, "first_step", batch)
+    if (number if each is None else each.min()) < 0:
+        raise InvalidArgument(f"first_step is {first_step}; it must be at least 0")
+    return number if each is None else each
+
+
+def noisy(sampler: Sampler, step: Any) -> NDArray[np.bool_]:
+    """Which samples are at a step with noise, (B,), for steps (B,); of one step for all, (1,)."""
+    return np.array([sampler.coefficients(int(k)).s > 0 for k in np.atleast_1d(np.asarray(step))])
+
+
+def noisy_vjp(sampler: Sampler, **arguments: Any) -> tuple[Any, ...]:
+    """`Sampler.log_prob_vjp` with numpy's arrays, of one velocity or of both. Samples at a deterministic step have the
+    gradient 0."""
+    moving, given = noisy(sampler, arguments["step"]), arguments["velocity"]
+    both = arguments.get("unconditional") is not None
+    if not moving.any():
+        return (np.zeros_like(given),) * (2 if both else 1)
+    if moving.all():
+        grads = sampler.log_prob_vjp(**arguments)
+        return tuple(grads) if both else (grads,)
+    some = np.flatnonzero(moving)
+    own = {name: np.asarray(value)[some] if _arrays.per_sample(value) else value for name, value in arguments.items()}
+    grads = tuple(np.zeros_like(given) for _ in range(2 if both else 1))
+    for whole, part in zip(grads, noisy_vjp(sampler, **own)):
+        whole[some] = part
+    return grads
+
+
 def needed(plan: ChunkPlan, batch: int, options: Mapping[str, Any]) -> NDArray[np.bool_]:
     """(B, S): the steps that a sample has selected and has. Their log-probabilities make the loss; no others are read.
     """

@@ -23,6 +23,7 @@ from diffusers.utils.torch_utils import randn_tensor
 
 from ._generated import Dynamics, SamplerKeywords, SamplerOptions
 from ._options import F, Unpack, documented, unknown
+from ._own_timesteps import step_of_each
 from ._recorded import RecordedTrajectory, outside_inference
 from ._scalars import seed_number
 from .errors import InvalidArgument
@@ -109,6 +110,8 @@ class FlowMatchSDEScheduler(FlowMatchEulerDiscreteScheduler):
 
     For evaluation, where the same generator is to give the same images: `with scheduler.evaluation(): pipe(...)`.
 
+    log_prob        (B,) float64 of the latest step with timesteps that differ, or None
+
     `trajectory` is the record of the latest run, `sampler` the Sampler over the sigmas that set_timesteps made.
 
     Deterministic Euler steps are diffusers' own, to the bit. Latents that are wider than the model's output stay so:
@@ -153,6 +156,7 @@ class FlowMatchSDEScheduler(FlowMatchEulerDiscreteScheduler):
         self.next_sample_id = 0
         self.sample_ids: Any = None
         self.generator: Any = None
+        self.log_prob: Optional[torch.Tensor] = None
 
     @overload
     @classmethod
@@ -238,7 +242,9 @@ class FlowMatchSDEScheduler(FlowMatchEulerDiscreteScheduler):
     ) -> Any:
         """The next latents from `sample` (B, ...) and the velocity `model_output`, like it: diffusers' signature.
 
-        timestep   one of `timesteps`
+        timestep   one of `timesteps`; or (B,) of them that differ: each sample is then at its own step, outside of the run.
+                   Such a step is not recorded and moves nothing on; it needs `sample_ids` or a generator, and leaves its
+                   log-probabilities (B,) in `log_prob`. Deterministic steps are then this library's
         generator  draws the noise of this step, instead of the attribute of that name
         per_token_timesteps  only where the dynamics are deterministic
         s_churn, s_tmin, s_tmax, s_noise  not used, as in diffusers
@@ -253,6 +259,10 @@ class FlowMatchSDEScheduler(FlowMatchEulerDiscreteScheduler):
             )
         if isinstance(timestep, int) or (isinstance(timestep, torch.Tensor) and not timestep.is_floating_point()):
             raise InvalidArgument(f"timestep is {timestep}; it must be one of scheduler.timesteps, not an index")
+        next_latents: Any
+        if isinstance(timestep, torch.Tensor) and bool((timestep != timestep.flatten()[:1]).any()):
+            next_latents, self.log_prob = step_of_each(self, model_output, timestep, sample, generator)
+            return FlowMatchEulerDiscreteSchedulerOutput(prev_sample=next_latents) if return_dict else (next_latents,)
         if self.step_index is None:
             self._init_step_index(timestep)
         step, steps = self._step_index, self.sampler.schedule.steps

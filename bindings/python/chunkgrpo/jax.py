@@ -39,7 +39,7 @@ import jax.numpy as jnp
 import numpy as np
 from jax.custom_derivatives import SymbolicZero
 
-from . import _divergences, _self_check, _steps, _storage, objective
+from . import _arrays, _divergences, _self_check, _steps, _storage, objective
 from ._jax_host import call as _call
 from ._jax_host import on_trial
 from ._generated import ChunkLossKeywords, ChunkLossOptions, ChunkStats, Divergence
@@ -69,7 +69,7 @@ def log_prob(
     previous_image: Any = None,
 ) -> jax.Array:
     """`Sampler.log_prob`: log-probability (B,) of a step from latents to next_latents under a velocity, all (B, ...).
-    Differentiable in velocity and unconditional."""
+    Differentiable in velocity and unconditional. step and guidance are one number, or (B,)."""
     x = _latents(latents, "latents")
     traced, fixed = _split(
         step=step,
@@ -91,7 +91,8 @@ def log_prob(
 
 def log_probs(sampler: Sampler, latents: Any, velocities: Any, first_step: Any = 0) -> jax.Array:
     """`Sampler.log_probs`: log-probabilities (B, n) of the steps first_step ... first_step + n - 1, from latents
-    (B, n + 1, ...) or more steps and velocities (B, n, ...). Differentiable in velocities."""
+    (B, n + 1, ...) or more steps and velocities (B, n, ...). Differentiable in velocities. first_step is one number, or
+    (B,)."""
     latents = _latents(latents, "latents", 2)
     velocities = _latents(velocities, "velocities", 2).astype(latents.dtype)
     traced, fixed = _split(latents=latents, velocities=velocities, first_step=first_step)
@@ -115,7 +116,8 @@ def step(
     previous_image: Any = None,
 ) -> tuple[jax.Array, jax.Array]:
     """`Sampler.step`: one step from latents with a velocity, both (B, ...): (the next latents, log-probabilities (B,)).
-    The log-probability is differentiable in velocity and unconditional; the next latents are data.
+    The log-probability is differentiable in velocity and unconditional; the next latents are data. step and guidance are
+    one number, or (B,).
 
     noise  like the latents: the e that is added; or
     key    a JAX random key: e is drawn by `jax.random.normal`, in float32 where the latents are of 16 bits; or
@@ -154,7 +156,7 @@ def divergence(
     sampler: Sampler, step: Any, velocity: Any, other: Any, *, kind: Divergence = "gaussian"
 ) -> jax.Array:
     """`chunkgrpo.divergence` (B,) of one step under `velocity` from that under `other`, both (B, ...). Differentiable
-    in velocity."""
+    in velocity. step is one number, or (B,)."""
     velocity = _latents(velocity, "velocity")
     traced, fixed = _split(step=step, velocity=velocity, other=_as(velocity, other, "other"))
     value = partial(_divergences.divergence, sampler, kind=kind, **fixed)
@@ -252,15 +254,15 @@ def chunk_policy_loss(
             new[:, run] = sampler.log_probs(**_of_run(run, **of_steps))
         if check and not on_trial():
             first, x, v = (of_steps[name] for name in ("first_step", "latents", "velocities"))
-            _self_check.warn(sampler, x, known, new, steps, first_step=int(first), velocities=v)
+            _self_check.warn(sampler, x, known, new, steps, first_step=first if _arrays.per_sample(first) else int(first), velocities=v)
         return objective.chunk_loss(new, plan=plan, **arguments)
 
     def vjp(*, grad_log_probs: Any, **given: Any) -> Any:
         """Of the steps that have a gradient: the others may be without noise."""
         of_steps = {**fixed, **given}
         grads = np.zeros_like(of_steps["velocities"])
-        first, count = int(of_steps["first_step"]), grads.shape[1]
-        noisy = np.array([sampler.coefficients(first + j).s > 0 for j in range(count)])
+        first, count = np.asarray(of_steps["first_step"]), grads.shape[1]
+        noisy = np.array([_steps.noisy(sampler, first + j).all() for j in range(count)])
         for run in _steps.runs((np.asarray(grad_log_probs) != 0).any(0) & noisy):
             at = _of_run(run, **of_steps)
             grads[:, run] = sampler.log_probs_vjp(**at, grad_log_probs=np.asarray(grad_log_probs)[:, run])
@@ -279,7 +281,7 @@ def chunk_policy_loss(
 
 def _of_run(run: slice, latents: Any, velocities: Any, first_step: Any) -> dict[str, Any]:
     """The arguments of `log_probs` for a run of columns."""
-    first = int(first_step) + run.start
+    first = np.asarray(first_step) + run.start
     return {"latents": latents[:, _steps.frames(run)], "velocities": velocities[:, run], "first_step": first}
 
 
@@ -341,11 +343,7 @@ def _log_prob_gradient(sampler: Sampler, fixed: dict[str, Any], traced: dict[str
     names = [name for name in ("velocity", "unconditional") if name in traced]
 
     def function(**given: Any) -> Any:
-        arguments = {**fixed, **given}
-        if sampler.coefficients(arguments["step"]).s == 0:
-            return tuple(np.zeros_like(given["velocity"]) for _ in names)
-        grads = sampler.log_prob_vjp(**arguments)
-        return grads if len(names) == 2 else (grads,)
+        return _steps.noisy_vjp(sampler, **{**fixed, **given})
 
     results = tuple(Struct(traced[name].shape, traced[name].dtype) for name in names)
     return dict(zip(names, _call(function, results, traced)))

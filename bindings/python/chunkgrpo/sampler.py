@@ -36,7 +36,7 @@ class Coefficients(NamedTuple):
 
 class _Extras(TypedDict, total=False):
     unconditional: Optional[AnyArray]
-    guidance: float
+    guidance: ArrayLike
     previous_image: Optional[AnyArray]
 
 
@@ -153,15 +153,15 @@ class Sampler:
     # One step
 
     @overload
-    def step(self, step: int, latents: N, velocity: AnyArray, **options: Unpack[_Drawn]) -> tuple[N, Doubles]: ...
+    def step(self, step: ArrayLike, latents: N, velocity: AnyArray, **options: Unpack[_Drawn]) -> tuple[N, Doubles]: ...
 
     @overload
-    def step(self, step: int, latents: A, velocity: AnyArray, **options: Unpack[_Drawn]) -> tuple[A, A]: ...
+    def step(self, step: ArrayLike, latents: A, velocity: AnyArray, **options: Unpack[_Drawn]) -> tuple[A, A]: ...
 
     @not_compiled
     def step(
         self,
-        step: int,
+        step: ArrayLike,
         latents: Any,
         velocity: AnyArray,
         *,
@@ -169,25 +169,28 @@ class Sampler:
         seed: Optional[int] = None,
         sample_ids: Optional[ArrayLike] = None,
         unconditional: Optional[AnyArray] = None,
-        guidance: float = 1.0,
+        guidance: ArrayLike = 1.0,
         previous_image: Optional[AnyArray] = None,
     ) -> Any:
         """One step from latents with a velocity, both (B, ...): (the next latents, log-probabilities (B,)).
 
-        step        0 ... T - 1
+        step        0 ... T - 1; or (B,) of them, so that one batch mixes steps: each sample is then at its own, and has its
+                    noise. The results are those of the samples one by one, to the bit
         noise       like the latents: the e that is added; or
         seed        0 ... 2^64 - 1: the library's noise for this step. One of the two, unless the step has s = 0
         sample_ids  (B,) integers, with a seed; None = 0 ... B - 1
-        unconditional, guidance  classifier-free guidance in the step: the velocity is u + guidance (v - u), u like v
-        previous_image  like the latents: `predicted_image` of the step before, for second-order steps
+        unconditional, guidance  classifier-free guidance in the step: the velocity is u + guidance (v - u), u like v;
+                    guidance is one number, or (B,)
+        previous_image  like the latents: `predicted_image` of the step before, for second-order steps; not read of
+                    samples at others
 
         The log-probability is taken from the next latents as they are stored, and is 0 for a deterministic step.
         """
         x, v = _pair(latents, velocity)
         given = None if noise is None else _arrays.borrow_like(noise, x, "noise", "latents")
         origin = source(len(x.array), given, seed, sample_ids)
-        extras = _extras(x, unconditional, guidance, previous_image)
-        out, log_prob, number = x.new(), np.empty(len(x.array)), integer(step, "step")
+        number, extras = _extras(x, step, unconditional, guidance, previous_image)
+        out, log_prob = x.new(), np.empty(len(x.array))
         taken = lib.cgrpo_step(
             self._handle, number, x.tensor(), v.tensor(), extras, origin, out.tensor(), log_prob, None
         )
@@ -197,93 +200,95 @@ class Sampler:
     @not_compiled
     def predicted_image(
         self,
-        step: int,
+        step: ArrayLike,
         latents: A,
         velocity: AnyArray,
         *,
         unconditional: Optional[AnyArray] = None,
-        guidance: float = 1.0,
+        guidance: ArrayLike = 1.0,
     ) -> A:
-        """x - sigma v, like the latents: the image that a step predicts from latents x with velocity v."""
+        """x - sigma v, like the latents: the image that a step predicts from latents x with velocity v. The rest as in
+        `step`."""
         x, v = _pair(latents, velocity)
-        image, extras, number = x.new(), _extras(x, unconditional, guidance, None), integer(step, "step")
+        number, extras = _extras(x, step, unconditional, guidance, None)
+        image = x.new()
         check(lib.cgrpo_predicted_image(self._handle, number, x.tensor(), v.tensor(), extras, image.tensor()))
         result: A = image.result()
         return result
 
     @overload
     def log_prob(
-        self, step: int, latents: Numbers, velocity: AnyArray, next_latents: AnyArray, **extras: Unpack[_Extras]
+        self, step: ArrayLike, latents: Numbers, velocity: AnyArray, next_latents: AnyArray, **extras: Unpack[_Extras]
     ) -> Doubles: ...
 
     @overload
     def log_prob(
-        self, step: int, latents: A, velocity: AnyArray, next_latents: AnyArray, **extras: Unpack[_Extras]
+        self, step: ArrayLike, latents: A, velocity: AnyArray, next_latents: AnyArray, **extras: Unpack[_Extras]
     ) -> A: ...
 
     @not_compiled
     def log_prob(
         self,
-        step: int,
+        step: ArrayLike,
         latents: Any,
         velocity: AnyArray,
         next_latents: AnyArray,
         *,
         unconditional: Optional[AnyArray] = None,
-        guidance: float = 1.0,
+        guidance: ArrayLike = 1.0,
         previous_image: Optional[AnyArray] = None,
     ) -> Any:
         """Log-probability (B,) of a step from latents to next_latents under a velocity; all (B, ...). The rest as in
         `step`.
 
-        Raises InvalidArgument where s = 0: a deterministic step has no density.
+        Raises InvalidArgument where s = 0, for any sample: a deterministic step has no density.
         """
         x, v = _pair(latents, velocity)
         end = _arrays.borrow_like(next_latents, x, "next_latents", "latents")
-        extras = _extras(x, unconditional, guidance, previous_image)
-        log_prob, number = np.empty(len(x.array)), integer(step, "step")
+        number, extras = _extras(x, step, unconditional, guidance, previous_image)
+        log_prob = np.empty(len(x.array))
         check(lib.cgrpo_log_prob(self._handle, number, x.tensor(), v.tensor(), extras, end.tensor(), log_prob))
         return x.give(log_prob)
 
     @overload
     def log_prob_vjp(
         self,
-        step: int,
+        step: ArrayLike,
         latents: A,
         velocity: AnyArray,
         next_latents: AnyArray,
         grad_log_prob: ArrayLike,
         *,
         unconditional: None = None,
-        guidance: float = 1.0,
+        guidance: ArrayLike = 1.0,
         previous_image: Optional[AnyArray] = None,
     ) -> A: ...
 
     @overload
     def log_prob_vjp(
         self,
-        step: int,
+        step: ArrayLike,
         latents: A,
         velocity: AnyArray,
         next_latents: AnyArray,
         grad_log_prob: ArrayLike,
         *,
         unconditional: AnyArray,
-        guidance: float = 1.0,
+        guidance: ArrayLike = 1.0,
         previous_image: Optional[AnyArray] = None,
     ) -> tuple[A, A]: ...
 
     @not_compiled
     def log_prob_vjp(
         self,
-        step: int,
+        step: ArrayLike,
         latents: Any,
         velocity: AnyArray,
         next_latents: AnyArray,
         grad_log_prob: ArrayLike,
         *,
         unconditional: Optional[AnyArray] = None,
-        guidance: float = 1.0,
+        guidance: ArrayLike = 1.0,
         previous_image: Optional[AnyArray] = None,
     ) -> Any:
         """Vector-Jacobian product of `log_prob`: grad_log_prob (B,) times d log_prob / d velocity, like the velocity.
@@ -291,11 +296,11 @@ class Sampler:
         x, v = _pair(latents, velocity)
         end = _arrays.borrow_like(next_latents, x, "next_latents", "latents")
         upstream = _arrays.doubles(grad_log_prob, "grad_log_prob", x.array.shape[:1])
-        extras = _extras(x, unconditional, guidance, previous_image)
+        number, extras = _extras(x, step, unconditional, guidance, previous_image)
         grad, grad_u = v.new(), None if unconditional is None else v.new()
         out = grad.tensor(), None if grad_u is None else grad_u.tensor()
         at = x.tensor(), v.tensor(), extras, end.tensor()
-        check(lib.cgrpo_log_prob_vjp(self._handle, integer(step, "step"), *at, upstream, *out, None))
+        check(lib.cgrpo_log_prob_vjp(self._handle, number, *at, upstream, *out, None))
         return grad.result() if grad_u is None else (grad.result(), grad_u.result())
 
     # ------------------------------------------------------------------------------------------------------------------
@@ -338,35 +343,34 @@ class Sampler:
         return trajectory
 
     @overload
-    def log_probs(self, latents: Numbers, velocities: AnyArray, first_step: int = 0) -> Doubles: ...
+    def log_probs(self, latents: Numbers, velocities: AnyArray, first_step: ArrayLike = 0) -> Doubles: ...
 
     @overload
-    def log_probs(self, latents: A, velocities: AnyArray, first_step: int = 0) -> A: ...
+    def log_probs(self, latents: A, velocities: AnyArray, first_step: ArrayLike = 0) -> A: ...
 
     @not_compiled
-    def log_probs(self, latents: Any, velocities: AnyArray, first_step: int = 0) -> Any:
+    def log_probs(self, latents: Any, velocities: AnyArray, first_step: ArrayLike = 0) -> Any:
         """Log-probabilities (B, n) of the steps first_step ... first_step + n - 1.
 
         latents     (B, n + 1, ...), or more steps, of which the first n + 1 count: `Trajectory.latents` will do
         velocities  (B, n, ...): the policy to be judged, at these latents
+        first_step  one number; or (B,), so that one batch mixes windows: latents[i, 0] is what step first_step[i] takes
         """
-        first = integer(first_step, "first_step")
-        x, v = _arrays.borrow_trajectories(latents, velocities, self.schedule.steps, first)
+        x, v, first = _arrays.borrow_trajectories(latents, velocities, self.schedule.steps, first_step)
         out = np.empty(v.shape[:2])
-        check(lib.cgrpo_trajectory_log_probs(self._handle, first, x.tensor(2), v.tensor(2), out))
+        check(lib.cgrpo_trajectory_log_probs(self._handle, *first, x.tensor(2), v.tensor(2), out))
         return x.give(out)
 
     @not_compiled
-    def log_probs_vjp(self, latents: AnyArray, velocities: A, grad_log_probs: ArrayLike, first_step: int = 0) -> A:
+    def log_probs_vjp(self, latents: AnyArray, velocities: A, grad_log_probs: ArrayLike, first_step: ArrayLike = 0) -> A:
         """Vector-Jacobian product of `log_probs`: grad_log_probs (B, n) to gradients like velocities (B, n, ...).
 
         Steps whose gradient is zero (chunk not selected, or clipped) cost nothing but the zeros.
         """
-        first = integer(first_step, "first_step")
-        x, v = _arrays.borrow_trajectories(latents, velocities, self.schedule.steps, first)
+        x, v, first = _arrays.borrow_trajectories(latents, velocities, self.schedule.steps, first_step)
         grad, upstream = v.new(), _arrays.doubles(grad_log_probs, "grad_log_probs", v.shape[:2])
         at = x.tensor(2), v.tensor(2), upstream, grad.tensor(2)
-        check(lib.cgrpo_trajectory_log_probs_vjp(self._handle, first, *at))
+        check(lib.cgrpo_trajectory_log_probs_vjp(self._handle, *first, *at))
         result: A = grad.result()
         return result
 
@@ -376,11 +380,13 @@ def _pair(latents: Any, velocity: Any) -> tuple[Borrowed, Borrowed]:
     return x, _arrays.borrow_like(velocity, x, "velocity", "latents")
 
 
-def _extras(x: Borrowed, unconditional: Any, guidance: Any, previous_image: Any) -> Any:
-    """For an argument of type `const cgrpo_step_extras *`."""
-    factor = real(guidance, "guidance")
-    if unconditional is None and previous_image is None and factor == 1:
-        return None
+def _extras(x: Borrowed, step: Any, unconditional: Any, guidance: Any, previous_image: Any) -> tuple[int, Any]:
+    """For arguments of type `int64_t step` and `const cgrpo_step_extras *`."""
+    number, steps = _arrays.steps(step, "step", len(x.array))
+    each = _arrays.doubles(guidance, "guidance", x.array.shape[:1]) if _arrays.per_sample(guidance) else None
+    factor = 1.0 if each is not None else real(guidance, "guidance")
+    if unconditional is None and previous_image is None and steps is None and each is None and factor == 1:
+        return number, None
     extras = new(StepExtras)
     extras.guidance = factor
     extras.borrowed = []  # what has to live as long
@@ -388,4 +394,7 @@ def _extras(x: Borrowed, unconditional: Any, guidance: Any, previous_image: Any)
         if value is not None:
             extras.borrowed.append(_arrays.borrow_like(value, x, field, "latents"))
             setattr(extras, field, ctypes.pointer(extras.borrowed[-1].tensor()))
-    return extras
+    for field, numbers in (("steps", steps), ("guidances", each)):
+        if numbers is not None:
+            _arrays.point(extras, field, numbers)
+    return number, extras

@@ -46,30 +46,10 @@ def transition(
     """(prev_sample, log-probability (B,) float32), the latter differentiable in v; `noise` draws what is not given."""
     if len(steps) not in (1, len(x)):
         raise InvalidArgument(f"there are {len(steps)} timesteps; the batch has {len(x)} samples")
-    if len(set(steps)) == 1:
-        return _transition(sampler, steps[0], x, v, prev_sample, noise)
-    rows = {k: [i for i, step in enumerate(steps) if step == k] for k in sorted(set(steps))}
-    parts = [
-        _transition(sampler, k, x[i], v[i], *(None if given is None else given[i] for given in (prev_sample, noise)))
-        for k, i in rows.items()
-    ]
-    back = torch.tensor(sum(rows.values(), []), device=x.device).argsort()
-    prev_samples, log_probs = zip(*parts)
-    return torch.cat(prev_samples)[back], torch.cat(log_probs)[back]
-
-
-def _transition(
-    sampler: Sampler,
-    k: int,
-    x: torch.Tensor,
-    v: torch.Tensor,
-    prev: Optional[torch.Tensor],
-    noise: Optional[torch.Tensor],
-) -> tuple[torch.Tensor, torch.Tensor]:
-    if prev is None:
-        prev, log_prob = cgt.step(sampler, k, x, v, noise=noise)
-    else:
-        log_prob = cgt.log_prob(sampler, k, x, v, prev.detach())
+    at = steps[0] if len(set(steps)) == 1 else steps
+    if prev_sample is not None:
+        return prev_sample, cgt.log_prob(sampler, at, x, v, prev_sample.detach()).float()
+    prev, log_prob = cgt.step(sampler, at, x, v, noise=noise)
     return prev, log_prob.float()
 
 

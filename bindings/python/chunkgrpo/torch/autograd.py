@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, replace
-from typing import Any, Callable, NamedTuple, Optional, TypeVar, cast
+from typing import Any, Callable, Optional, TypeVar, cast
 
 import torch
 from torch import Tensor
@@ -12,11 +12,11 @@ from .. import _arrays, _divergences, _self_check
 from .. import objective as _objective
 from .._generated import ChunkLossKeywords, ChunkLossOptions, ChunkStats, Divergence
 from .._options import Unpack, documented
-from .._scalars import integer
-from .._steps import frames, kept, needed, plan_of, readable, runs
+from .._steps import first_of, frames, kept, needed, noisy, plan_of, readable, runs
 from ..chunks import ChunkPlan
 from ..errors import InvalidArgument
 from ..sampler import Sampler
+from ._step_call import Guidance, Step, StepCall
 from ._tensors import checked, constant, floating
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -49,30 +49,30 @@ class ChunkLoss:
 @eager
 def log_prob(
     sampler: Sampler,
-    step: int,
+    step: Step,
     latents: Tensor,
     velocity: Tensor,
     next_latents: Tensor,
     *,
     unconditional: Optional[Tensor] = None,
-    guidance: float = 1.0,
+    guidance: Guidance = 1.0,
     previous_image: Optional[Tensor] = None,
 ) -> Tensor:
     """Log-probability (B,) float64 of a step from latents to next_latents under a velocity, differentiable in velocity
-    and `unconditional`. As `Sampler.log_prob`, but velocity and next_latents may have other floating types than the
+    and `unconditional`. As `Sampler.log_prob`, so that step and guidance may be (B,); but velocity and next_latents may have other floating types than the
     latents (a bfloat16 velocity beside float32 latents, as autocast gives): they are computed in the latents' type, and
     the gradient has theirs."""
     latents, next_latents = constant(latents, "latents"), constant(next_latents, "next_latents")
     previous_image = None if previous_image is None else constant(previous_image, "previous_image")
     floating(velocity, "velocity")
-    call = _Step(kept(sampler), step, guidance)
+    call = StepCall.of(kept(sampler), step, guidance, latents)
     return _apply(_LogProb, velocity, unconditional, call, latents, next_latents.to(latents.dtype), previous_image)
 
 
 @eager
 def step(
     sampler: Sampler,
-    step: int,
+    step: Step,
     latents: Tensor,
     velocity: Tensor,
     *,
@@ -81,11 +81,12 @@ def step(
     seed: Optional[int] = None,
     sample_ids: Any = None,
     unconditional: Optional[Tensor] = None,
-    guidance: float = 1.0,
+    guidance: Guidance = 1.0,
     previous_image: Optional[Tensor] = None,
 ) -> tuple[Tensor, Tensor]:
-    """One step from latents with a velocity: (the next latents, log-probabilities (B,)). As `Sampler.step`; the next
-    latents are a constant, the log-probability is differentiable in velocity and `unconditional`.
+    """One step from latents with a velocity: (the next latents, log-probabilities (B,)). As `Sampler.step`, so that step
+    and guidance may be (B,); the next latents are a constant, the log-probability is differentiable in velocity and
+    `unconditional`.
 
     noise      like the latents: the e that is added; or
     seed       with sample_ids: the library's noise; or
@@ -96,7 +97,8 @@ def step(
     floating(velocity, "velocity")
     if sum(source is not None for source in (noise, generator, seed)) > 1:
         raise InvalidArgument("noise, generator and seed exclude each other; give one of them")
-    stochastic = kept(sampler).coefficients(step).s > 0
+    call = StepCall.of(kept(sampler), step, guidance, latents)
+    stochastic = bool(noisy(sampler, call.step).any())
     if noise is not None:
         noise = constant(noise, "noise").to(latents.dtype)
     elif seed is None and stochastic:
@@ -104,27 +106,14 @@ def step(
             raise InvalidArgument("sample_ids belong to a seed; give that too")
         device = latents.device if generator is None else generator.device
         noise = torch.randn(latents.shape, generator=generator, device=device, dtype=latents.dtype).to(latents.device)
-    call = _Step(sampler, step, guidance)
     with torch.no_grad():
         guided = call.extras(unconditional, latents, previous_image)
         next_latents, value = sampler.step(
-            step, latents, velocity.to(latents.dtype), noise=noise, seed=seed, sample_ids=sample_ids, **guided
+            call.step, latents, velocity.to(latents.dtype), noise=noise, seed=seed, sample_ids=sample_ids, **guided
         )
     if stochastic and torch.is_grad_enabled():
         value = _apply(_LogProb, velocity, unconditional, call, latents, next_latents, previous_image, value)
     return next_latents, value
-
-
-class _Step(NamedTuple):
-    """A step without its tensors."""
-
-    sampler: Sampler
-    step: int
-    guidance: float
-
-    def extras(self, unconditional: Optional[Tensor], latents: Tensor, previous_image: Optional[Tensor]) -> Any:
-        u = None if unconditional is None else unconditional.to(latents.dtype)
-        return {"unconditional": u, "guidance": self.guidance, "previous_image": previous_image}
 
 
 class _LogProb(torch.autograd.Function):
@@ -133,7 +122,7 @@ class _LogProb(torch.autograd.Function):
         ctx: Any,
         velocity: Tensor,
         unconditional: Optional[Tensor],
-        call: _Step,
+        call: StepCall,
         latents: Tensor,
         next_latents: Tensor,
         previous_image: Optional[Tensor],
@@ -151,24 +140,25 @@ class _LogProb(torch.autograd.Function):
         velocity, unconditional, latents, next_latents, previous_image = _saved(ctx)
         call, upstream = ctx.call, grad.contiguous()  # a sum's gradient is one number, expanded
         with torch.no_grad():
-            extras = call.extras(unconditional, latents, previous_image)
             at = latents, velocity.detach().to(latents.dtype), next_latents
-            grads = call.sampler.log_prob_vjp(call.step, *at, upstream, **extras)
+            grads = call.vjp(*at, upstream, unconditional, previous_image)
         models = velocity, unconditional
         if unconditional is None:
-            return (_first_order(grads.to(velocity.dtype), grad, *models), *[None] * 6)
+            return (_first_order(grads[0].to(velocity.dtype), grad, *models), *[None] * 6)
         return (*(_first_order(g.to(t.dtype), grad, *models) for g, t in zip(grads, models)), *[None] * 5)
 
 
 @eager
-def log_probs(sampler: Sampler, latents: Tensor, velocities: Tensor, first_step: int = 0) -> Tensor:
+def log_probs(sampler: Sampler, latents: Tensor, velocities: Tensor, first_step: Step = 0) -> Tensor:
     """Log-probabilities (B, n) float64 of the steps first_step ... first_step + n - 1, differentiable in velocities.
 
     latents     (B, n + 1, ...), or more steps, of which the first n + 1 count: `Trajectory.latents` will do
     velocities  (B, n, ...), at these latents; of any floating type: the gradient has the same
+    first_step  one number, or (B,): the step that latents[i, 0] takes
     """
     latents = constant(latents, "latents")
     floating(velocities, "velocities")
+    first_step = first_of(first_step, len(latents))
     count = velocities.shape[1] if velocities.ndim > 1 else 0
     return _apply(_LogProbs, velocities, kept(sampler), latents, first_step, [slice(0, count)])
 
@@ -178,7 +168,7 @@ class _LogProbs(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, velocities: Tensor, sampler: Sampler, latents: Tensor, first_step: int, columns: list[slice]
+        ctx: Any, velocities: Tensor, sampler: Sampler, latents: Tensor, first_step: Any, columns: list[slice]
     ) -> Tensor:
         _save(ctx, velocities, latents)
         ctx.call = sampler, first_step
@@ -206,26 +196,29 @@ class _LogProbs(torch.autograd.Function):
 
 @eager
 def divergence(
-    sampler: Sampler, step: int, velocity: Tensor, other: Tensor, *, kind: Divergence = "gaussian"
+    sampler: Sampler, step: Step, velocity: Tensor, other: Tensor, *, kind: Divergence = "gaussian"
 ) -> Tensor:
     """Divergence (B,) float64 of one step under `velocity` from that under `other`, both (B, ...), differentiable in
-    velocity: for the penalty of `streamed_backward`. As `chunkgrpo.divergence`; `other` may have another floating type.
+    velocity: for the penalty of `streamed_backward`. As `chunkgrpo.divergence`; `other` may have another floating type,
+    and step may be (B,).
     """
     floating(velocity, "velocity")
     reference = constant(floating(other, "other"), "other").to(velocity.dtype)
-    return _apply(_Divergence, velocity, reference, sampler, kind, step, True)
+    number, each = _arrays.steps(step, "step", len(velocity))
+    return _apply(_Divergence, velocity, reference, sampler, kind, number if each is None else each, True)
 
 
 @eager
 def divergences(
-    sampler: Sampler, velocities: Tensor, other: Tensor, *, kind: Divergence = "gaussian", first_step: int = 0
+    sampler: Sampler, velocities: Tensor, other: Tensor, *, kind: Divergence = "gaussian", first_step: Step = 0
 ) -> Tensor:
     """Divergence (B, n) float64 of steps under `velocities` from those under `other`, both (B, n, ...), differentiable
     in velocities: for a KL to a frozen reference, or the bias of GRPO-Guard. As `chunkgrpo.divergences`, of which it
     has the kinds; `other` may have another floating type."""
     floating(velocities, "velocities")
     reference = constant(floating(other, "other"), "other").to(velocities.dtype)
-    return _apply(_Divergence, velocities, reference, sampler, kind, first_step, False)
+    number, each = _arrays.steps(first_step, "first_step", len(velocities))
+    return _apply(_Divergence, velocities, reference, sampler, kind, number if each is None else each, False)
 
 
 class _Divergence(torch.autograd.Function):
@@ -233,7 +226,7 @@ class _Divergence(torch.autograd.Function):
 
     @staticmethod
     def forward(
-        ctx: Any, velocities: Tensor, other: Tensor, sampler: Sampler, kind: Divergence, step: int, single: bool
+        ctx: Any, velocities: Tensor, other: Tensor, sampler: Sampler, kind: Divergence, step: Any, single: bool
     ) -> Tensor:
         _save(ctx, velocities, other)
         ctx.call = sampler, kind, step, single
@@ -312,7 +305,7 @@ def chunk_policy_loss(
     advantages: Any,
     plan: ChunkPlan,
     *,
-    first_step: int = 0,
+    first_step: Step = 0,
     ratio_bias: Optional[Tensor] = None,
     check: bool = True,
     **options: Unpack[ChunkLossKeywords],
@@ -323,8 +316,10 @@ def chunk_policy_loss(
     Only the steps that selection and mask leave to some sample are computed: the others may be deterministic, or have
     been taken elsewhere. They have their old log-probability in `new_log_probs`.
 
-    check  a sampler's first loss should have ratios of 1: where it has not, a RatioWarning names the cause that can be
-           found. False for off-policy training
+    first_step  that latents[:, 0] takes; or (B,): latents[i, 0] takes step first_step[i], so that one batch mixes
+                windows
+    check       a sampler's first loss should have ratios of 1: where it has not, a RatioWarning names the cause that can
+                be found. False for off-policy training
     """
     kept(sampler)
     plan, x = plan_of(plan), constant(latents, "latents")
@@ -337,7 +332,8 @@ def chunk_policy_loss(
             f"old_log_probs has shape {tuple(old.shape)} and velocities {tuple(v.shape)}; for a plan over {plan.steps} "
             f"steps they must be {(len(x), plan.steps)} and {(len(x), plan.steps, *x.shape[2:])}"
         )
-    _arrays.fitting_frames(sampler.schedule.steps, x.shape[1], integer(first_step, "first_step", 0), x.shape)
+    first_step = first_of(first_step, len(x))
+    _arrays.fitting_frames(sampler.schedule.steps, x.shape[1], first_step, x.shape)
     steps = needed(plan, len(x), options)
     columns = runs(steps.any(0))
     new = _apply(_LogProbs, v, sampler, x, first_step, columns)

@@ -7,6 +7,7 @@ from collections.abc import Iterator
 from dataclasses import dataclass, field
 from typing import Any, Callable, Optional
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import get_device_states, set_device_states
@@ -15,17 +16,18 @@ from .. import _arrays, _self_check
 from .. import objective as _objective
 from .._generated import ChunkLossKeywords, ChunkLossOptions
 from .._options import Unpack, documented
-from .._scalars import bare, function, integer
-from .._steps import kept, needed, plan_of, readable
+from .._scalars import bare, function
+from .._steps import first_of, kept, needed, plan_of, readable
 from ..chunks import ChunkPlan
 from ..errors import InvalidArgument, NonFinite, WrongType
 from ..sampler import Sampler
+from ._step_call import Guidance, Step
 from ._tensors import constant, floating
 from .autograd import ChunkLoss, eager
 
-VelocityFunction = Callable[[Tensor, float, int], Any]
-Penalty = Callable[[Tensor, Tensor, float, int], Tensor]
-RatioBias = Callable[[Tensor, int], Tensor]
+VelocityFunction = Callable[[Tensor, Any, Any], Any]
+Penalty = Callable[[Tensor, Tensor, Any, Any], Tensor]
+RatioBias = Callable[[Tensor, Any], Tensor]
 
 
 @documented(ChunkLossOptions, clip=None)
@@ -38,8 +40,8 @@ def streamed_backward(
     advantages: Any,
     plan: ChunkPlan,
     *,
-    first_step: int = 0,
-    guidance: float = 1.0,
+    first_step: Step = 0,
+    guidance: Guidance = 1.0,
     scale: float = 1.0,
     scaler: Any = None,
     no_sync: Optional[Callable[[], Any]] = None,
@@ -59,7 +61,10 @@ def streamed_backward(
                 first_step + j.
                 With classifier-free guidance in the step it returns the pair (conditional, unconditional)
     latents     (B, S + 1, ...), or more steps; old_log_probs (B, S), advantages as in `chunk_loss`, plan over S steps
-    guidance    of a pair that `velocity` returns
+    first_step  that latents[:, 0] takes; or (B,): latents[i, 0] takes step first_step[i], so that one batch mixes
+                windows. Then `velocity`, `penalty` and `ratio_bias` get sigma (B,) float32 and step (B,) int64, tensors
+                on the device of the latents
+    guidance    of a pair that `velocity` returns; one number, or (B,)
     scale       factor of the gradient: 1 / (number of micro-batches) where they are accumulated
     scaler      a torch.amp.GradScaler, whose scale is a factor too
     no_sync     of DistributedDataParallel or FSDP, as in no_sync=model.no_sync: all steps but the last run inside it.
@@ -134,8 +139,8 @@ class _Policy:
     velocity: VelocityFunction
     sampler: Sampler
     latents: Tensor
-    first_step: int
-    guidance: float
+    first_step: Any
+    guidance: Any
     penalty: Optional[Penalty]
     ratio_bias: Optional[RatioBias]
     random: dict[int, Any] = field(default_factory=dict)
@@ -153,19 +158,20 @@ class _Policy:
             raise InvalidArgument(
                 f"old_log_probs has shape {tuple(old.shape)}; it must be {(len(latents), plan.steps)}"
             )
-        self.first_step = first = integer(self.first_step, "first_step", 0)
-        if first + plan.steps > steps:
-            raise InvalidArgument(f"{plan.steps} steps from first_step {first} on end beyond the schedule's {steps}")
-        _arrays.fitting_frames(steps, latents.shape[1], first, latents.shape)
+        self.first_step = first_of(self.first_step, len(latents))
+        last = int(np.max(self.first_step))
+        if last + plan.steps > steps:
+            raise InvalidArgument(f"{plan.steps} steps from first_step {last} on end beyond the schedule's {steps}")
+        _arrays.fitting_frames(steps, latents.shape[1], last, latents.shape)
         return old
 
     def run(self, j: int) -> tuple[Tensor, Optional[Tensor], Tensor]:
         """The velocity, the unconditional one and the latents of a column. The model gets a copy: a graph can save it
         even where the latents are of inference mode, and what the model writes to is not the caller's."""
-        step, x = self.first_step + j, self.latents[:, j]
+        (sigma, step), x = self.place(j), self.latents[:, j]
         lent = x.clone()
         version = lent._version
-        value = self.velocity(lent, float(self.sampler.schedule.sigmas[step]), step)
+        value = self.velocity(lent, sigma, step)
         if lent._version != version:
             raise InvalidArgument("the velocity has written to its latents; it must leave them as they are")
         v, u = _velocities(value)
@@ -178,15 +184,25 @@ class _Policy:
             raise InvalidArgument(f"the velocity returned for step {step} has no graph to go back through")
         return v, u, x
 
+    def place(self, j: int) -> tuple[Any, Any]:
+        """(sigma, step) of a column, as the model gets them."""
+        step = self.first_step + j
+        sigma = self.sampler.schedule.sigmas[step]
+        if isinstance(step, int):
+            return float(sigma), step
+        device = self.latents.device
+        return torch.tensor(sigma, dtype=torch.float32, device=device), torch.from_numpy(step).to(device)
+
     def extras(self, u: Optional[Tensor]) -> dict[str, Any]:
         return {} if u is None else {"unconditional": u.detach().to(self.latents.dtype), "guidance": self.guidance}
 
-    def added(self, v: Tensor, x: Tensor, step: int) -> Tensor:
-        """The penalty of a step."""
+    def added(self, v: Tensor, x: Tensor, j: int) -> Tensor:
+        """The penalty of a column."""
         penalty: Any = self.penalty
         lent = x.clone()
         version = lent._version
-        returned = penalty(v, lent, float(self.sampler.schedule.sigmas[step]), step)
+        sigma, step = self.place(j)
+        returned = penalty(v, lent, sigma, step)
         if lent._version != version:
             raise InvalidArgument("the penalty has written to its latents; it must leave them as they are")
         value = _returned(returned, "the penalty returned", ())
@@ -194,10 +210,10 @@ class _Policy:
             raise NonFinite(f"the penalty returned for step {step} is {value.item()}")
         return value
 
-    def bias(self, v: Tensor, step: int) -> Tensor:
-        """The ratio bias of a step. The loss names what is not finite."""
+    def bias(self, v: Tensor, j: int) -> Tensor:
+        """The ratio bias of a column. The loss names what is not finite."""
         ratio_bias: Any = self.ratio_bias
-        return _returned(ratio_bias(v, step), "the ratio_bias returned", (len(v),))
+        return _returned(ratio_bias(v, self.place(j)[1]), "the ratio_bias returned", (len(v),))
 
     @torch.no_grad()
     def judge(self, columns: list[int], old: Tensor) -> tuple[Tensor, Optional[Tensor]]:
@@ -210,7 +226,7 @@ class _Policy:
             v, u, x = self.run(j)
             new[:, j] = self.sampler.log_prob(step, x, v.to(x.dtype), self.latents[:, j + 1], **self.extras(u))
             if biases is not None:
-                biases[:, j] = self.bias(v, step)
+                biases[:, j] = self.bias(v, j)
             del v, u
         # autocast remembers the weights that it has cast, here without their graph.
         torch.clear_autocast_cache()
@@ -226,10 +242,10 @@ class _Policy:
         pairs = [(v, vjp)] if u is None else [(v, vjp[0]), (u, vjp[1])]
         pairs = [pair for pair in pairs if pair[0].requires_grad]  # the unconditional one may be of a frozen model
         if self.ratio_bias is not None:
-            pairs.append((self.bias(v, step), grad_bias))
+            pairs.append((self.bias(v, j), grad_bias))
         added: Any = 0
         if self.penalty is not None:
-            pairs.append((self.added(v, x, step), factor))
+            pairs.append((self.added(v, x, j), factor))
             added = pairs[-1][0].detach()
         outputs = [output for output, _ in pairs]
         torch.autograd.backward(outputs, [gradient.to(output.dtype) for output, gradient in pairs])
