@@ -311,6 +311,8 @@ class Bench:
 
     def forward(self) -> None:
         """The distance of the forward process and its gradient, with the noise given."""
+        from chunkgrpo import forward
+
         torch = self.torch
         for type_name in ("f32", "bf16"):
             kernel = Kernel(SHAPES[MAIN], type_name)
@@ -327,7 +329,9 @@ class Bench:
             def limit(name: str, *streams: Any) -> Contestant:
                 return self.library.limit(name, kernel.bytes, self.threads, *streams)
 
-            c = {"C": self.library.job(FORWARD, kernel, self.threads), "eager": timed(eager)}
+            ours = lambda: forward.distances(x, v, noise=noise, threads=self.threads).distance
+            same(ours(), distance(v.double()))
+            c = {"C": self.library.job(FORWARD, kernel, self.threads), "Python": timed(ours), "eager": timed(eager)}
             c["limit"] = limit("read3", x, v, noise)
             self.report("forward", c, MAIN, type_name)
             c = {"C": self.library.job(FORWARD_VJP, kernel, self.threads)}

@@ -54,6 +54,15 @@ struct ForwardSums: Totals {
   }
 }
 
+/// Which of those sums are wanted, beside the policy's.
+struct ForwardTerms: OptionSet {
+  let rawValue: Int
+
+  static let old = ForwardTerms(rawValue: 1), fromOld = ForwardTerms(rawValue: 2)
+  static let mixtures = ForwardTerms(rawValue: 4)
+  static let reference = ForwardTerms(rawValue: 8), fromReference = ForwardTerms(rawValue: 16)
+}
+
 /// What a gradient takes from each difference: policy·(v − u) + old·(v_old − u) + reference·(v − v_ref).
 struct ForwardCoefficients {
   var policy = 0.0, old = 0.0, reference = 0.0
@@ -69,6 +78,7 @@ struct ForwardExtrasPass: Pass {
   let old, reference: Rows?
   /// β of v⁺ = (1 − β)·v_old + β·v and v⁻ = (1 + β)·v_old − β·v.
   let nftBeta: Double?
+  let wanted: ForwardTerms
   let gradient: Rows?
   let upstream: ForwardUpstream
 
@@ -89,16 +99,16 @@ struct ForwardExtrasPass: Pass {
     let reference = reference.map { UnsafeRawPointer($0.at(block)) }
     distance(1, v, 0, nil, &sums.policy)
     if let old {
-      distance(1, old, 0, nil, &sums.old)
-      divergence(from: old, &sums.fromOld)
-      if let beta = nftBeta {
+      if wanted.contains(.old) { distance(1, old, 0, nil, &sums.old) }
+      if wanted.contains(.fromOld) { divergence(from: old, &sums.fromOld) }
+      if let beta = nftBeta, wanted.contains(.mixtures) {
         distance(beta, v, 1 - beta, old, &sums.positive)
         distance(-beta, v, 1 + beta, old, &sums.negative)
       }
     }
     if let reference {
-      distance(1, reference, 0, nil, &sums.reference)
-      divergence(from: reference, &sums.fromReference)
+      if wanted.contains(.reference) { distance(1, reference, 0, nil, &sums.reference) }
+      if wanted.contains(.fromReference) { divergence(from: reference, &sums.fromReference) }
     }
     if let gradient {
       let c = upstream.coefficients(block.sample, elements: x.elements, nftBeta: nftBeta ?? 0)

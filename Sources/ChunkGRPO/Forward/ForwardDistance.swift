@@ -57,6 +57,17 @@ package struct ForwardOutput {
   package init() {}
 
   var ofOld: Bool { oldDistance != nil || oldAbsolute != nil || oldDivergence != nil }
+  /// What has to be summed; a gradient is checked by the sums of what it is made of.
+  func terms(withGradient: Bool) -> ForwardTerms {
+    var terms: ForwardTerms = withGradient ? [.old, .fromReference] : []
+    if oldDistance != nil || oldAbsolute != nil { terms.insert(.old) }
+    if oldDivergence != nil { terms.insert(.fromOld) }
+    if ofMixtures { terms.insert(.mixtures) }
+    if referenceDistance != nil { terms.insert(.reference) }
+    if referenceDivergence != nil { terms.insert(.fromReference) }
+    return terms
+  }
+
   var ofReference: Bool { referenceDistance != nil || referenceDivergence != nil }
   var ofMixtures: Bool {
     positiveDistance != nil || positiveAbsolute != nil || negativeDistance != nil || negativeAbsolute != nil
@@ -200,8 +211,8 @@ package func forwardDistance(
   } else {
     let pass = ForwardExtrasPass(
       x: velocity.rows, clean: clean.rows, noise: rows, old: extras.oldVelocity?.rows,
-      reference: extras.referenceVelocity?.rows, nftBeta: extras.nftBeta, gradient: gradVelocity?.rows,
-      upstream: upstream)
+      reference: extras.referenceVelocity?.rows, nftBeta: extras.nftBeta,
+      wanted: output.terms(withGradient: gradVelocity != nil), gradient: gradVelocity?.rows, upstream: upstream)
     broken = pass.run(threads: threads, keeping: owners) { sample, _, sums in result.take(sample, sums) }
   }
   try throwIfBroken(broken, "clean, velocities or noise")
