@@ -135,7 +135,10 @@ struct ChunkLossFixtureTests {
       (o.kl, o.klLevel, o.reference) = (v.number("beta"), .step, Numbers(c.inputs.numbers("ref_log_probs")))
       switch kind {
       case "grpo": o.average = .sample
-      case "sapo": (o.average, o.surrogate, o.clip) = (.sample, .sapo, .gcpo)
+      case "sapo":
+        (o.average, o.surrogate, o.clip) = (.sample, .sapo, .gcpo)
+        // torch.where makes a tensor of f32 of its 1.05.
+        o.sapo.negative = Double(Float(o.sapo.negative))
       case "vespo":
         (o.average, o.surrogate, o.clip) = (.step, .vespo, .gcpo)
         o.normaliser = c.inputs.number("num_items_in_batch")
