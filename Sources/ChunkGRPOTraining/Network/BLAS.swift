@@ -35,13 +35,22 @@ enum BLAS {
     let threads = Int(openblas_get_num_threads())
     if threads > 1 {
       let areStarted = chunkgrpo_support_read(threadsAreStarted) != 0
-      bytes += threads &* (65_536 &+ (areStarted ? 0 : Int(chunkgrpo_support_stack_size())))
+      bytes += sizeOfParts &+ (areStarted ? 0 : threads &* Int(chunkgrpo_support_stack_size()))
     }
     guard chunkgrpo_support_has_room(bytes) != 0 else {
       throw ChunkGRPOError.outOfMemory("no memory for a product of OpenBLAS, \(bytes) bytes")
     }
     if threads > 1 { chunkgrpo_support_write(threadsAreStarted, 1) }
   }
+
+  /// Of the list of parts: for each pair of the threads that OpenBLAS was built for a line of the cache or two
+  /// (`driver/level3/level3_thread.c`, `job_t`).
+  private static let sizeOfParts = {
+    let name = "MAX_THREADS="
+    guard let config = openblas_get_config(), let place = strstr(config, name) else { return 8 << 20 }
+    let most = Int(atoi(place + name.utf8.count))
+    return most &* most &* 128
+  }()
 
   nonisolated(unsafe) private static let threadsAreStarted = {
     let areStarted = UnsafeMutablePointer<Int32>.allocate(capacity: 1)
