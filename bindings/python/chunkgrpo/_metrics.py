@@ -17,6 +17,7 @@ from ._generated import ChunkStats, ChunkStatsStruct, IterationReport
 from ._groups import group_numbers
 from ._library import lib, new
 from ._options import record
+from .credit import zero_std_groups
 from .errors import InvalidArgument, NonFinite, WrongType, check
 
 Result = Any
@@ -122,7 +123,7 @@ def reward_metrics(
             "reward_min": float(values.min()),
             "reward_max": float(values.max()),
             "reward_group_std": float(np.mean([group.std() for group in own])),
-            "zero_variance_fraction": float(np.mean([(group == group[0]).all() for group in own])),
+            "zero_variance_fraction": zero_std_groups(values, group_size, groups=groups).ratio,
         },
     )
 
