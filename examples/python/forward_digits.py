@@ -67,21 +67,21 @@ def iterate(model, frozen, average, optimiser, reward_model, iteration, options)
 
 
 def evaluations(options):
-    """Runs of the model per iteration and sample: the rollout; old, reference, forward and backward (2) of each draw."""
+    """Runs of the model per iteration and sample: the rollout; old, reference, forward, backward (2) of each draw."""
     return ODE.schedule.steps + options.draws * 5
 
 
 def scores(model, reward_model, judge, count=500):
-    """Share of samples by the ODE, from the same noise every time, that show the digit of their prompt."""
+    """Of samples by the ODE, from the same noise every time: the share that shows the digit of its prompt; the spread,
+    which is the standard deviation of a pixel over the right samples of a prompt."""
     digit = torch.arange(count) % 10
     noise = cg.initial_noise((count, *SHAPE), 2025, like=torch.empty(0))
     flat = ODE.rollout(lambda x, sigma, step: model(x, sigma, digit), noise).images.flatten(1).numpy()
-    spread = flat[judge.predict(flat) == digit.numpy()].std(0).mean()
-    right = {"reward_model": reward_model, "judge": judge}
-    return {
-        **{name: float((c.predict(flat) == digit.numpy()).mean()) for name, c in right.items()},
-        "spread": float(spread),
-    }
+    wanted = digit.numpy()
+    shares = {name: (c.predict(flat) == wanted) for name, c in (("reward_model", reward_model), ("judge", judge))}
+    right = [flat[shares["judge"] & (wanted == k)] for k in range(10)]
+    spread = np.mean([samples.std(0).mean() for samples in right if len(samples) > 1] or [0.0])
+    return {**{name: float(share.mean()) for name, share in shares.items()}, "spread": float(spread)}
 
 
 def parse(arguments):
