@@ -203,11 +203,10 @@ static void is_quiet(const char *setting) {
 
 static int quiet(void) {
     int taken = 0;
+    struct sigaction before[32], after; /* nohup and the like leave some ignored */
+    for (int i = 1; i < 32; i++) sigaction(i, NULL, &before[i]);
     if (train(2) != CGRPO_OK) return 1;
-    for (int i = 1; i < 32; i++) {
-        struct sigaction action;
-        taken += sigaction(i, NULL, &action) == 0 && action.sa_handler != SIG_DFL;
-    }
+    for (int i = 1; i < 32; i++) taken += sigaction(i, NULL, &after) == 0 && after.sa_handler != before[i].sa_handler;
     return taken;
 }
 
