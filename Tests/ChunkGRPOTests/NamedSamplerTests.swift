@@ -69,5 +69,6 @@ struct NamedSamplerTests {
     let schedule = try Schedule([1, 0.998, 0.5, 0])
     #expect(throws: ChunkGRPOError.self) { try Sampler(schedule, dynamics: .sage, eta: 0.7) }
     #expect(throws: Never.self) { try Sampler(schedule, dynamics: .flowSDE, eta: 0.7) }
+    #expect(try Sampler(schedule, dynamics: .sage, eta: 0).coefficients[0].s == 0)
   }
 }

@@ -77,6 +77,14 @@ struct StepCreditTests {
     o = ImportanceOptions { $0.high = 1.1 }
     let steps = (0..<10).map { min(exp(sum($0..<$0 + 1)), 1.1) }
     #expect(zip(try weights(), chunks).allSatisfy { close($0, mean(steps[$1]), 1e-14) })
+    for mode in [ImportanceMode.truncate, .mask, .reject] {
+      o = ImportanceOptions { ($0.level, $0.mode) = (.sample, mode) }
+      let most = Double.greatestFiniteMagnitude
+      let infinities = error {
+        _ = try importanceWeights([most, -most], behaviour: [-most, most], plan: .fixed(steps: 2, size: 2), o)
+      }
+      #expect(infinities?.code == .nonFinite, "\(mode): a sum of infinities has no sign")
+    }
     o = ImportanceOptions { ($0.low, $0.high) = (1, 0.5) }
     #expect(error { _ = try weights() }?.message.contains("high = 0.5") == true)
   }

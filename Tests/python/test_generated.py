@@ -47,6 +47,26 @@ def test_the_files_are_what_the_header_says():
     assert done.returncode == 0, done.stderr
 
 
+def test_an_enumerator_of_two_lines_is_one_and_one_without_a_number_is_refused(tmp_path):
+    for name in ("scripts", "include"):
+        (tmp_path / name).mkdir()
+    script = tmp_path / "scripts" / "generate-bindings"
+    script.write_text((ROOT / "scripts" / "generate-bindings").read_text())
+    header = (ROOT / "include" / "chunkgrpo.h").read_text()
+    one = "CGRPO_DYNAMICS_DPM_ODE = 6"
+    assert one in header
+    run = [sys.executable, "-c", f"import runpy; h = runpy.run_path({str(script)!r}); "
+           "print(h['Header'](open(h['HEADER']).read()).enums['dynamics'])"]
+
+    def enums(replacement):
+        (tmp_path / "include" / "chunkgrpo.h").write_text(header.replace(one, replacement))
+        return subprocess.run(run, capture_output=True, text=True)
+
+    assert enums(one).stdout == enums("CGRPO_DYNAMICS_DPM_ODE =\n        6").stdout != ""
+    refused = enums("CGRPO_DYNAMICS_DPM_ODE")
+    assert refused.returncode != 0 and "cgrpo_dynamics" in refused.stderr
+
+
 def test_every_options_struct_has_defaults_in_the_header():
     structs = {struct for struct in vars(_generated).values() if hasattr(struct, "init")}
     assert {struct_of(name) for name in DEFAULTS} == structs and len(structs) >= 13

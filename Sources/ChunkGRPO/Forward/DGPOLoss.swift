@@ -61,11 +61,12 @@ package func dgpoLoss(
   try require(low >= 0 && low <= 1, "clip_low = \(low) is outside [0, 1]")
   try require(high >= 0, "clip_high = \(high) must be at least 0")
   try options.clip.checkDistances()
-  let groups = try SampleGroups(count: advantages.count, size: options.groupSize, ids: options.groupIDs)
+  let groups = try Groups(
+    count: advantages.count, size: options.groupSize, ids: options.groupIDs, of: "advantages")
   let kl = try ReferenceKL(options.kl, options.referenceDivergence, output, size: size, times)
   var stats = ForwardStats()
   var ofKL = 0.0
-  groups.each { group in
+  groups.forEach { group in
     for time in 0..<times {
       var preference = 0.0
       for place in group {

@@ -74,8 +74,8 @@ package func preferencePairs(
   if let i = scores.firstIndex(where: { !$0.isFinite }) {
     throw ChunkGRPOError.nonFinite("scores[\(i)] = \(scores[i]) is not finite")
   }
-  let groups = try SampleGroups(count: scores.count, size: groupSize, ids: groupIDs)
-  groups.each { group in
+  let groups = try Groups(count: scores.count, size: groupSize, ids: groupIDs, of: "scores")
+  groups.forEach { group in
     var (best, worst) = (groups.sample(group.lowerBound), groups.sample(group.lowerBound))
     for place in group {
       let sample = groups.sample(place)

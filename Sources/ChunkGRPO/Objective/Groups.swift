@@ -6,18 +6,26 @@ struct Groups {
   private let order: Buffer<Placed<Int>>?
 
   init(count: Int, _ o: AdvantageOptions) throws {
+    try self.init(count: count, size: o.groupSize, ids: o.groupIDs, of: "rewards")
+  }
+
+  /// - Parameter name: what a sample has one of, for messages.
+  init(count: Int, size: Int?, ids: Numbers<Int>?, of name: StaticString) throws {
+    try require(ids == nil || size == nil, "group_ids and group_size = \(size ?? 0) exclude each other")
     self.count = count
-    size = o.groupSize ?? count
-    ids = o.groupIDs
-    if let ids = o.groupIDs {
-      try require(ids.count == count, "group_ids: \(ids.count) of them for \(count) rewards")
+    self.size = size ?? count
+    self.ids = ids
+    if let ids {
+      try require(ids.count == count, "group_ids: \(ids.count) of them for \(count) \(name)")
       order = try sorted(count: count, for: "groups") { ids[$0] }
     } else {
-      try require(size >= 1 && count % size == 0, "group_size = \(size) does not divide the \(count) rewards")
+      let size = self.size
+      try require(size >= 1 && count % size == 0, "group_size = \(size) does not divide the \(count) \(name)")
       order = nil
     }
   }
 
+  /// The sample at a place of the order in which groups are neighbours.
   func sample(_ place: Int) -> Int { order?[place].index ?? place }
 
   func id(ofSample sample: Int) -> Int { ids?[sample] ?? sample / size }

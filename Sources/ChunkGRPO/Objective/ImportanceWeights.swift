@@ -42,7 +42,8 @@ public struct ImportanceOptions: Options {
     switch mode {
     case .truncate: min(max(weight, low), high)
     case .mask: weight < low || weight > high ? 0 : weight
-    case .reject: weight < low || weight > high ? 0 : 1
+    // One that is no number stays none, and is refused.
+    case .reject: weight.isNaN ? weight : weight < low || weight > high ? 0 : 1
     }
   }
 }

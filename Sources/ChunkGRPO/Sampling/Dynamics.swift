@@ -84,7 +84,7 @@ extension Dynamics {
     case .sage:
       // ∫ σ/(1 − σ) dσ over the step, away from its pole at σ = 1.
       let variance = log((1 - at.next) / (1 - min(at.sigma, 1 - 3e-3))) - at.delta
-      return .sde(at, g: eta * (variance / at.delta).squareRoot())
+      return .sde(at, g: eta == 0 ? 0 : eta * (variance / at.delta).squareRoot())
     case .cps:
       let s = at.next * sin(.pi * eta / 2)
       // (σ' − s)(σ' + s), not σ'² − s²: exact at η = 1, and never negative.
