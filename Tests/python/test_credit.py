@@ -237,3 +237,16 @@ def test_the_page_runs_as_printed():
     assert len(blocks) == 7 and len(losses) == 5 and np.isfinite(losses).all()
     assert names["fused"].shape == (8, 6) and names["branches"].log_probs.shape == (48, 6)
     assert (names["ratios"] > 0).all()
+
+
+@pytest.mark.parametrize("function", [cg.zero_std_groups, cg.win_rates])
+def test_several_rewards_per_sample_are_refused_where_one_is_judged(function):
+    with pytest.raises(cg.InvalidArgument, match=r"rewards has shape \(6, 2\); it must be \(B,\): give one"):
+        function(np.arange(12.0).reshape(6, 2), 3)
+
+
+@pytest.mark.parametrize("function", [cg.gradient_weights, cg.tempflow_weights])
+def test_a_sampler_in_the_place_of_the_plan_is_named(function):
+    sampler = cg.Sampler(cg.Schedule.shifted(7, 3.0))
+    with pytest.raises(cg.WrongType, match="plan must be a ChunkPlan or its sizes, not Sampler; are two arguments swapped"):
+        function(sampler, cg.ChunkPlan([2, 4]))

@@ -215,3 +215,35 @@ def test_times_are_of_the_sample_and_stratified():
     drawn = forward.times(4000, 1, seed=3, distribution="logit_normal", mean=0.5, std=2.0)
     logit = np.log(drawn / (1 - drawn))
     assert abs(logit.mean() - 0.5) < 0.1 and abs(logit.std() - 2.0) < 0.1
+
+
+def test_distances_put_together_wrongly_are_refused_by_name():
+    d = forward.distances(CLEAN, V, seed=1, **OTHERS)
+    both = forward.Distances.stack([d, d])
+    cases = [
+        (lambda: forward.Distances.stack(d), cg.WrongType, "draws is one Distances; give a list"),
+        (lambda: forward.Distances.stack([d, T]), cg.WrongType, r"draws\[1\] must be a Distances, not ndarray"),
+        (lambda: both.draw(2), cg.InvalidArgument, r"j is 2; it must be in -2 \.\.\. 1"),
+        (lambda: d.draw(0), cg.InvalidArgument, r"distance has shape \(6,\); .*\(B, N\)"),
+        (
+            lambda: forward.nft_loss(forward.Distances(positive_distance=T, negative_distance=T), T, times=T, weighting="image"),
+            *(cg.InvalidArgument, "distances has no beta; give that"),
+        ),
+        (lambda: forward.dpo_loss(d, [[0, 1], [2, 2]]), cg.InvalidArgument, r"pairs\[1\] is sample 2 twice"),
+    ]
+    for call, kind, words in cases:
+        with pytest.raises(kind, match=words):
+            call()
+    np.testing.assert_array_equal(both.draw(-1).distance, d.distance)
+
+
+def test_numpy_torch_and_jax_have_the_same_names():
+    pytest.importorskip("torch")
+    pytest.importorskip("jax")
+    import chunkgrpo.jax_forward as of_jax
+    import chunkgrpo.torch.forward as of_torch
+
+    streamed = {"Streamed", "streamed_backward"}
+    assert set(of_torch.__all__) - streamed == set(forward.__all__) - {"distances_vjp"} == set(of_jax.__all__)
+    for module in (of_torch, of_jax):
+        assert all(hasattr(module, name) for name in module.__all__)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import pickle
 from pathlib import Path
 
@@ -10,6 +11,7 @@ import pytest
 from conftest import ROOT
 
 import chunkgrpo as cg
+from chunkgrpo import forward
 
 PLAN = cg.ChunkPlan([2, 3, 4, 7])
 NAMES = set(
@@ -169,6 +171,82 @@ def test_image_metrics_have_their_closed_forms():
     assert found == pytest.approx({"mean": 0.5, "contrast": 0.2, "saturation": 0, "high_frequency": 1}, rel=0.02)
 
 
+def forward_batch(seed=0):
+    rng = np.random.default_rng(seed)
+    clean, velocity, old, reference = rng.normal(size=(4, 6, 5))
+    others = {"old_velocity": old, "reference_velocity": reference, "beta": 0.5}
+    return forward.distances(clean, velocity, seed=seed, **others), rng.normal(size=6), np.full(6, 0.5)
+
+
+def forward_losses(f, d, advantages, times):
+    return {
+        "nft": f.nft_loss(d, advantages, times=times, kl=0.1),
+        "dgpo": f.dgpo_loss(d, advantages, group_size=3),
+        "crd": f.crd_loss(d, advantages),
+        "dpo": f.dpo_loss(d, f.pairs(advantages, 3)),
+    }
+
+
+@pytest.mark.parametrize("method", ["nft", "dgpo", "crd", "dpo"])
+def test_losses_of_the_forward_process_have_metrics_and_minibatches_their_mean(method):
+    outs = [forward_losses(forward, *forward_batch(seed))[method] for seed in (1, 2)]
+    fields = "policy_loss kl weight_mean clip_fraction accuracy".split()
+    for name in ("loss", *fields):
+        each = [getattr(out if name == "loss" else out.stats, name) for out in outs]
+        found = cg.metrics(outs, prefix="train/")
+        assert found[f"train/{name}"] == pytest.approx(np.mean(each), rel=1e-14) and type(found[f"train/{name}"]) is float
+        assert cg.metrics(outs[0])[name] == each[0]
+    assert set(cg.metrics(outs)) == {"loss", "implicit_reward_mean", *fields}
+    sent = pickle.loads(pickle.dumps([out.stats for out in outs]))
+    assert cg.metrics(sent) == {name: value for name, value in cg.metrics(outs).items() if name != "loss"}
+    assert not set(cg.metrics(outs)) & set(cg.reward_metrics([1.0, 2.0], 2)), "one logger takes both"
+
+
+def test_torch_and_jax_have_the_metrics_of_the_forward_process_too():
+    d, advantages, times = forward_batch()
+    expected = {name: cg.metrics(out) for name, out in forward_losses(forward, d, advantages, times).items()}
+    torch = pytest.importorskip("torch")
+    from chunkgrpo.torch import forward as torch_forward
+
+    lent = dataclasses.replace(d, **{n: torch.tensor(v) for n, v in vars(d).items() if isinstance(v, np.ndarray)})
+    found = forward_losses(torch_forward, lent, advantages, times)
+    assert {name: cg.metrics(out) for name, out in found.items()} == expected
+    jax = pytest.importorskip("jax")
+    from chunkgrpo import jax_forward
+
+    put = {n: jax.numpy.asarray(v) for n, v in vars(d).items() if isinstance(v, np.ndarray)}
+    for name, out in forward_losses(jax_forward, dataclasses.replace(d, **put), advantages, times).items():
+        assert cg.metrics(out) == pytest.approx(expected[name], rel=1e-5, abs=1e-6)
+
+
+def test_streamed_results_of_the_forward_process_have_metrics_where_the_objective_returns_a_loss():
+    torch = pytest.importorskip("torch")
+    from chunkgrpo.torch import forward as f
+
+    weight = torch.ones(5, dtype=torch.float64, requires_grad=True)
+    clean, old = torch.tensor(np.random.default_rng(3).normal(size=(2, 6, 5)))
+    at = lambda x, t, j: x * weight, clean, f.times(6, 3, seed=1)
+    options = {"seed": 1, "old": lambda x, t, j: x + old, "beta": 1.0}
+    out = f.streamed_backward(*at, lambda d, t: f.nft_loss(d, np.arange(6.0), times=t), **options)
+    found = cg.metrics(out)
+    assert found["loss"] == pytest.approx(float(out.loss), rel=1e-15)
+    assert found["policy_loss"] == pytest.approx(float(out.loss), rel=1e-12) and found["weight_mean"] > 0.5
+    awm = f.streamed_backward(*at, lambda d, t: f.awm_loss(d, np.arange(6.0)), **options)
+    assert cg.metrics(awm)["selected"] == 18
+    bare = f.streamed_backward(*at, lambda d, t: d.distance.mean(), **options)
+    with pytest.raises(cg.InvalidArgument, match="results has no statistics.*return the ForwardLoss itself, not its .loss"):
+        cg.metrics(bare)
+
+
+def test_statistics_of_two_kinds_are_not_merged():
+    d, advantages, times = forward_batch()
+    outs = [forward.nft_loss(d, advantages, times=times), forward.awm_loss(d, advantages)]
+    with pytest.raises(cg.WrongType, match=r"stats\[1\] is a ChunkStats and stats\[0\] a ForwardStats; .* merge each"):
+        cg.metrics(outs)
+    one = outs[1].stats
+    assert cg.merge_stats(one) == one
+
+
 def test_images_of_any_framework_and_bytes_are_read():
     images = np.random.default_rng(1).integers(0, 256, (3, 3, 8, 8)).astype(np.uint8)
     expected = cg.image_metrics(images / 255)
@@ -185,10 +263,16 @@ def test_what_makes_no_sense_is_refused_by_name():
             cg.metrics(value)
     with pytest.raises(cg.WrongType, match="results must be"):
         cg.metrics(3)
-    with pytest.raises(cg.WrongType, match=r"stats\[0\] must be a ChunkStats, not ChunkLoss"):
+    with pytest.raises(cg.WrongType, match=r"stats\[0\] must be a ChunkStats or a ForwardStats, not ChunkLoss"):
         cg.merge_stats([out])
     with pytest.raises(cg.InvalidArgument, match="stats is empty"):
         cg.merge_stats([])
+    with pytest.raises(cg.WrongType, match="prefix must be a str, not int"):
+        cg.metrics(out, prefix=3)
+    with pytest.raises(cg.InvalidArgument, match="rewards is empty"):
+        cg.reward_metrics([], 4)
+    with pytest.raises(cg.InvalidArgument, match="groups and group_size exclude each other"):
+        cg.reward_metrics([1.0, 2.0], 2, groups=[0, 0])
     for shape in ((3, 8, 8), (2, 4, 8, 8), (2, 8, 8, 3), (1, 3, 1, 1)):
         with pytest.raises(cg.InvalidArgument, match=r"images has shape .*\(B, C, H, W\) with C of 1 or 3"):
             cg.image_metrics(np.zeros(shape))
@@ -203,5 +287,6 @@ def test_the_page_explains_every_number():
     trainer = cg.Trainer(3, 2, width=8, blocks=1, group_size=4, seed=1)
     names = set(cg.metrics(trainer.iterate(np.eye(2), lambda images, prompt: images.mean(1))))
     names |= set(cg.reward_metrics([1.0, 2.0], 2)) | set(cg.image_metrics(np.zeros((1, 1, 2, 2))))
+    names |= set(cg.metrics(forward.crd_loss(*forward_batch()[:2])))
     missing = [name for name in sorted(names) if f"`{name}`" not in page]
     assert not missing, missing

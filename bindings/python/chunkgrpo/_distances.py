@@ -54,6 +54,12 @@ class Distances(Generic[A]):
     @classmethod
     def stack(cls, draws: Sequence[Distances[A]]) -> Distances[A]:
         """(B, N) from those (B,) of N draws."""
+        if isinstance(draws, Distances):
+            raise WrongType("draws is one Distances; give a list of them, one for each draw")
+        draws = list(draws)
+        for j, draw in enumerate(draws):
+            if not isinstance(draw, Distances):
+                raise WrongType(f"draws[{j}] must be a Distances, not {type(draw).__name__}")
         if not draws:
             raise InvalidArgument("draws is empty; there must be the distances of one draw at least")
         fields = {name: [getattr(draw, name) for draw in draws] for name in NUMBERS}
@@ -68,6 +74,11 @@ class Distances(Generic[A]):
     def draw(self, j: int) -> Distances[A]:
         """(B,): those of draw j, of (B, N)."""
         fields = {name: getattr(self, name) for name in NUMBERS}
+        for name, value in fields.items():
+            if value is not None and value.ndim != 2:
+                raise InvalidArgument(f"{name} has shape {tuple(value.shape)}; there are draws in (B, N) alone")
+            if value is not None:
+                j = integer(j, "j", -value.shape[1], value.shape[1] - 1)
         taken = {name: None if value is None else value[:, j] for name, value in fields.items()}
         return type(self)(**taken, beta=self.beta)
 

@@ -80,6 +80,8 @@ def nft_loss(
         given.update(positive_absolute=numbers["positive_absolute"], negative_absolute=numbers["negative_absolute"])
     grads = {"positive_distance": np.empty(numbers.rows), "negative_distance": np.empty(numbers.rows)}
     struct = numbers.options(NftOptions, given, "nft_loss", grads)
+    if distances.beta is None:
+        raise InvalidArgument("distances has no beta; give that of v+ and v-, as in Distances(..., beta=1)")
     struct.beta = distances.beta
     at = plus, minus, numbers.of_samples(advantages, "advantages"), *numbers.rows, struct
     return numbers.result(lib.cgrpo_nft_loss, at, grads)
@@ -172,6 +174,8 @@ def dpo_loss(distances: Distances[A], pairs: ArrayLike, *, beta: float = 100.0) 
     for row in rows.ravel().tolist():
         integer(row, "pairs", 0, batch - 1)
     chosen, rejected = rows
+    for i in np.flatnonzero(chosen == rejected)[:1]:
+        raise InvalidArgument(f"pairs[{i}] is sample {chosen[i]} twice; it must be two samples, the chosen one first")
     sides = [np.ascontiguousarray(numbers[name][side]) for name in ("distance", "reference_distance") for side in rows]
     slopes = np.empty((2, len(chosen), count))
     struct = fill(DpoOptions, {"beta": beta}, "dpo_loss")

@@ -14,7 +14,9 @@ from .errors import InvalidArgument, WrongType
 
 def group_numbers(batch: int, group_size: Optional[int], groups: Any) -> NDArray[np.int64]:
     """(B,): the group of each sample, 0 ... G - 1. One of group_size and groups must be given."""
-    if (group_size is None) == (groups is None):
+    if group_size is not None and groups is not None:
+        raise InvalidArgument("groups and group_size exclude each other")
+    if group_size is None and groups is None:
         raise InvalidArgument("group_size: give the number of samples per prompt, or groups=")
     if groups is not None:
         return group_ids(groups, batch)

@@ -6,14 +6,14 @@ from __future__ import annotations
 import dataclasses
 from collections.abc import Iterable
 from ctypes import byref
-from typing import Any, Optional, Union
+from typing import Any, Optional, TypeVar, Union
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from . import _arrays
 from ._arrays import AnyArray
-from ._generated import ChunkStats, ChunkStatsStruct, IterationReport
+from ._generated import ChunkStats, ChunkStatsStruct, ForwardStats, IterationReport
 from ._groups import group_numbers
 from ._library import lib, new
 from ._options import record
@@ -21,25 +21,36 @@ from .credit import zero_std_groups
 from .errors import InvalidArgument, NonFinite, WrongType, check
 
 Result = Any
-"""A ChunkLoss of chunkgrpo, chunkgrpo.torch or chunkgrpo.jax, or a ChunkStats."""
+"""A ChunkLoss of chunkgrpo, chunkgrpo.torch or chunkgrpo.jax, a ForwardLoss or Streamed of the forward process, or the
+statistics of one."""
+
+Stats = TypeVar("Stats", ChunkStats, ForwardStats)
 
 
-def merge_stats(stats: Iterable[ChunkStats]) -> ChunkStats:
-    """The statistics of all chunks of several losses, of minibatches or of ranks: those that one loss of them all has,
-    up to rounding."""
-    parts = list(stats)
+def merge_stats(stats: Iterable[Stats]) -> Stats:
+    """The statistics of several losses, of minibatches or of ranks, as one: those of chunks are what one loss of them all
+    has, up to rounding. Those of the forward process are means: give minibatches of one size."""
+    parts: list[Any] = [stats] if _is_stats(stats) else list(stats)
     if not parts:
-        raise InvalidArgument("stats is empty; give at least one ChunkStats")
-    total = _struct(parts[0], 0)
-    for i, part in enumerate(parts[1:], 1):
-        check(lib.cgrpo_chunk_stats_merge(total, byref(_struct(part, i))))
-    merged: ChunkStats = record(total)
+        raise InvalidArgument("stats is empty; give at least one ChunkStats or ForwardStats")
+    for i, part in enumerate(parts):
+        if not isinstance(part, (ChunkStats, ForwardStats)):
+            raise WrongType(f"stats[{i}] must be a ChunkStats or a ForwardStats, not {type(part).__name__}")
+        if type(part) is not type(parts[0]):
+            kinds = f"{type(part).__name__} and stats[0] a {type(parts[0]).__name__}"
+            raise WrongType(f"stats[{i}] is a {kinds}; they must be of one kind: merge each by itself")
+    merged: Stats = _of_chunks(parts) if isinstance(parts[0], ChunkStats) else _means(parts)
     return merged
 
 
-def _struct(stats: Any, index: int) -> Any:
-    if not isinstance(stats, ChunkStats):
-        raise WrongType(f"stats[{index}] must be a ChunkStats, not {type(stats).__name__}")
+def _of_chunks(parts: list[Any]) -> Any:
+    total = _struct(parts[0])
+    for part in parts[1:]:
+        check(lib.cgrpo_chunk_stats_merge(total, byref(_struct(part))))
+    return record(total)
+
+
+def _struct(stats: ChunkStats) -> Any:
     struct = new(ChunkStatsStruct)
     for field in dataclasses.fields(ChunkStats):
         value = getattr(stats, field.name)  # in chunkgrpo.jax an array
@@ -47,35 +58,57 @@ def _struct(stats: Any, index: int) -> Any:
     return struct
 
 
+def _means(parts: list[Any]) -> Any:
+    names = [field.name for field in dataclasses.fields(ForwardStats)]
+    return ForwardStats(**{name: sum(float(getattr(part, name)) for part in parts) / len(parts) for name in names})
+
+
 def metrics(results: Union[Result, Iterable[Result], IterationReport], *, prefix: str = "") -> dict[str, float]:
     """A flat dict for a logger: names that stay, and floats. Not under a transform of JAX: results come out of it first.
 
     results  the result of a loss, or those of all minibatches of an iteration: their statistics are merged as
-             `merge_stats` does, and `loss` is the mean over their chunks. Or the report of `Trainer.iterate`
+             `merge_stats` does, and `loss` is the mean over their chunks, or over results of the forward process. Or the
+             report of `Trainer.iterate`
     prefix   of every name, such as "train/"
 
         logger.log(cg.metrics(outs), step=iteration)        # outs: what chunk_loss or streamed_backward returned
     """
     if isinstance(results, IterationReport):
         return _prefixed(prefix, _of_report(results))
-    if not _is_result(results) and not isinstance(results, Iterable):
-        raise WrongType(f"results must be a ChunkLoss, a ChunkStats or several, not {type(results).__name__}")
-    parts: list[Any] = [results] if _is_result(results) else list(results)
+    single = _is_result(results) or not isinstance(results, Iterable)
+    parts: list[Any] = [results] if single else list(results)
     if not parts:
         raise InvalidArgument("results is empty; give at least one result")
     for i, part in enumerate(parts):
-        if not _is_result(part):
-            raise WrongType(f"results[{i}] must be a ChunkLoss or a ChunkStats, not {type(part).__name__}")
-    stats = merge_stats(part if isinstance(part, ChunkStats) else part.stats for part in parts)
-    losses = [(_number(part.loss), int(part.stats.selected)) for part in parts if not isinstance(part, ChunkStats)]
+        _refuse_others(part, "results" if single else f"results[{i}]")
+    own = [part if _is_stats(part) else part.stats for part in parts]
+    stats = merge_stats(own)
+    losses = [_number(part.loss) for part in parts if not _is_stats(part)]
     values: dict[str, float] = {}
     if len(losses) == len(parts):
-        values["loss"] = sum(loss * count for loss, count in losses) / max(1, stats.selected)
-    return _prefixed(prefix, {**values, **_of_stats(stats)})
+        counts = [int(part.selected) if isinstance(part, ChunkStats) else 1 for part in own]
+        values["loss"] = sum(loss * count for loss, count in zip(losses, counts)) / max(1, sum(counts))
+    return _prefixed(prefix, {**values, **(_of_stats(stats) if isinstance(stats, ChunkStats) else _of_forward(stats))})
+
+
+def _is_stats(value: Any) -> bool:
+    return isinstance(value, (ChunkStats, ForwardStats))
 
 
 def _is_result(value: Any) -> bool:
-    return isinstance(value, ChunkStats) or isinstance(getattr(value, "stats", None), ChunkStats)
+    return _is_stats(value) or _is_stats(getattr(value, "stats", None))
+
+
+def _refuse_others(part: Any, name: str) -> None:
+    if _is_result(part):
+        return
+    if hasattr(part, "loss") and getattr(part, "stats", 0) is None:
+        raise InvalidArgument(
+            f"{name} has no statistics, because its objective returned a tensor; let the objective return the ForwardLoss "
+            "itself, not its .loss"
+        )
+    kinds = "a ChunkLoss, a ForwardLoss, or the statistics of one"
+    raise WrongType(f"{name} must be {kinds}, not {type(part).__name__}")
 
 
 def _number(loss: Any) -> float:
@@ -87,6 +120,12 @@ def _of_stats(stats: ChunkStats) -> dict[str, float]:
     return {**values, "clip_fraction": values["clip_fraction_low"] + values["clip_fraction_high"]}
 
 
+def _of_forward(stats: ForwardStats) -> dict[str, float]:
+    """`reward_mean` is of the rewards, in `reward_metrics`."""
+    values = {field.name: float(getattr(stats, field.name)) for field in dataclasses.fields(stats)}
+    return {"implicit_reward_mean" if name == "reward_mean" else name: value for name, value in values.items()}
+
+
 def _of_report(report: IterationReport) -> dict[str, float]:
     values = {field.name: getattr(report, field.name) for field in dataclasses.fields(report)}
     stats = values.pop("stats")
@@ -94,6 +133,8 @@ def _of_report(report: IterationReport) -> dict[str, float]:
 
 
 def _prefixed(prefix: str, values: dict[str, float]) -> dict[str, float]:
+    if not isinstance(prefix, str):
+        raise WrongType(f"prefix must be a str, not {type(prefix).__name__}")
     return {prefix + name: value for name, value in values.items()}
 
 
@@ -110,6 +151,8 @@ def reward_metrics(
     Standard deviations are the population's.
     """
     values = _arrays.vector(rewards, "rewards")
+    if not values.size:
+        raise InvalidArgument("rewards is empty; give at least one reward")
     if not np.isfinite(values).all():
         i = int(np.flatnonzero(~np.isfinite(values))[0])
         raise NonFinite(f"rewards[{i}] = {values[i]} is not finite")

@@ -26,6 +26,9 @@ def plan_of(plan: Any) -> ChunkPlan:
     """A plan, or its sizes."""
     if isinstance(plan, ChunkPlan):
         return plan
+    if not hasattr(plan, "__len__") and not hasattr(plan, "__iter__"):
+        kind = type(plan).__name__
+        raise WrongType(f"plan must be a ChunkPlan or its sizes, not {kind}; are two arguments swapped?")
     try:
         return ChunkPlan(plan)
     except WrongType as error:

@@ -174,11 +174,18 @@ def zero_std_groups(rewards: Any, group_size: Optional[int] = None, *, groups: A
             more = rollout(prompts())
             batch.extend(more[zero_std_groups(more.rewards, 12).mask])
     """
-    values = rewards_of(rewards)
+    values = _of_samples(rewards)
     struct = advantage_options(len(values), 1, group_size, {"groups": groups}, "zero_std_groups")
     mask, found, equal = np.empty(len(values), np.uint8), ctypes.c_int64(), ctypes.c_int64()
     check(lib.cgrpo_zero_std_groups(values, len(values), struct, mask, byref(found), byref(equal)))
     return ZeroStdGroups(_arrays.given_back(mask.astype(np.bool_), rewards), found.value, equal.value)
+
+
+def _of_samples(rewards: Any) -> Doubles:
+    values = rewards_of(rewards)
+    if values.ndim != 1:
+        raise InvalidArgument(f"rewards has shape {values.shape}; it must be (B,): give one of several rewards, or their sum")
+    return values
 
 
 @overload
@@ -194,7 +201,7 @@ def win_rates(rewards: Any, group_size: Optional[int] = None, *, groups: Any = N
     """The share of the others of its group that each of rewards (B,) beats, ties counting one half: (B,) in [0, 1], a
     reward that no outlier moves (Pref-GRPO, arXiv 2508.20751). Where a judge compares pairs, a sample's is the mean of
     its comparisons. A group of one gives 0."""
-    values = rewards_of(rewards)
+    values = _of_samples(rewards)
     struct = advantage_options(len(values), 1, group_size, {"groups": groups}, "win_rates")
     out = np.empty(len(values))
     check(lib.cgrpo_win_rates(values, len(values), struct, out))

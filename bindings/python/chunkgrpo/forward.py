@@ -14,6 +14,7 @@ have made them. d = mean |v - u|^2 with u = e - x0 is the loss of flow matching,
     d = forward.distances(x0, v, **draw, **others)
     out = forward.nft_loss(d, cg.advantages(reward(x0), group_size=4), times=t, kl=1e-4)
     grad_v = forward.distances_vjp(x0, v, out.grads, **draw, **others)      # into your model's backward pass
+    log = cg.metrics(out)
 
 Several draws of t and e per sample: distances (B, N), by `Distances.stack`. `chunkgrpo.torch.forward` has the same with
 autograd, and streamed: the activations of one draw.

@@ -28,10 +28,25 @@ from ._distances import GRADIENTS, NUMBERS, Distances, times
 from ._forward_losses import ForwardLoss, pairs
 from ._generated import ChunkStats, ForwardStats
 from ._jax_host import call as _call
+from ._methods import METHODS, Method
 from .errors import WrongType
 from .jax import Struct, _as, _dense, _differentiable, _floats, _latents, _split
 
-__all__ = ["awm_loss", "crd_loss", "dgpo_loss", "distances", "dpo_loss", "nft_loss", "noised", "pairs", "times"]
+__all__ = [
+    "Distances",
+    "ForwardLoss",
+    "METHODS",
+    "Method",
+    "awm_loss",
+    "crd_loss",
+    "dgpo_loss",
+    "distances",
+    "dpo_loss",
+    "nft_loss",
+    "noised",
+    "pairs",
+    "times",
+]
 
 jax.tree_util.register_dataclass(Distances, list(NUMBERS), ["beta"])
 jax.tree_util.register_dataclass(ForwardStats, [field.name for field in dataclasses.fields(ForwardStats)], [])

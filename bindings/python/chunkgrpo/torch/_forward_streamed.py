@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import contextlib
-from dataclasses import dataclass, fields, replace
+from dataclasses import dataclass, replace
 from typing import Any, Callable, Optional, Union
 
 import torch
@@ -12,7 +12,6 @@ from torch.utils.checkpoint import get_device_states
 
 from .. import _arrays
 from .._distances import GRADIENTS, NUMBERS, Distances, noised
-from .._generated import ChunkStats, ForwardStats
 from .._metrics import merge_stats
 from .._scalars import function, integer
 from ..errors import InvalidArgument, WrongType
@@ -132,12 +131,7 @@ def _joint(draws: _Draws, objective: Objective, factor: Tensor, sync: Callable[[
 
 def _together(stats: list[Any]) -> Any:
     """Of draws of the same samples."""
-    if all(isinstance(part, ChunkStats) for part in stats):
-        return merge_stats(stats)
-    if not all(isinstance(part, ForwardStats) for part in stats):
-        return None
-    names = [field.name for field in fields(ForwardStats)]
-    return ForwardStats(**{name: sum(getattr(part, name) for part in stats) / len(stats) for name in names})
+    return None if any(part is None for part in stats) else merge_stats(stats)
 
 
 def _detached(d: Distances[Tensor]) -> Distances[Tensor]:
