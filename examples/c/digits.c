@@ -183,7 +183,7 @@ static cgrpo_status post_train(cgrpo_trainer *trainer, int iterations) {
 
 int main(int argc, char **argv) {
     uint64_t seed = argc > 1 ? strtoull(argv[1], NULL, 10) : 0;
-    int iterations = argc > 2 ? atoi(argv[2]) : 500;
+    int iterations = argc > 2 ? atoi(argv[2]) : 1200;
     int64_t pretraining_steps = argc > 3 ? atoll(argv[3]) : 1000;
     const char *folder = argc > 4 ? argv[4] : "build/digits-checkpoint", *data = getenv("DIGITS");
     cgrpo_trainer_options options;
@@ -202,7 +202,7 @@ int main(int argc, char **argv) {
     options.seed = seed;
     /* Against collapse: close to the pretrained model, by the KL divergence of whole trajectories, all of whose steps
      * are trained. The average over more optimiser steps has less of their noise. */
-    options.reference_kl = 0.2, options.reference_divergence = CGRPO_DIVERGENCE_GAUSSIAN;
+    options.reference_kl = 0.35, options.reference_divergence = CGRPO_DIVERGENCE_GAUSSIAN;
     options.chunk_fraction = 1, options.ema_decay = 0.99;
     start = seconds();
     if (cgrpo_trainer_create(&options, &trainer) != CGRPO_OK ||

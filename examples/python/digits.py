@@ -114,7 +114,7 @@ def main():
     parser.add_argument("--output", type=Path, default=TREE / "build/digits-python")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pretrain-steps", type=int, default=1000)
-    parser.add_argument("--iterations", type=int, default=500)
+    parser.add_argument("--iterations", type=int, default=1200)
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in OUTPUT")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)
@@ -138,7 +138,7 @@ def main():
         trainer = cg.Trainer(
             latent_size=64,
             condition_size=10,
-            reference_kl=0.2,
+            reference_kl=0.35,
             reference_divergence="gaussian",
             chunk_fraction=1.0,
             ema_decay=0.99,

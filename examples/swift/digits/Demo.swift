@@ -7,7 +7,7 @@ private enum Setting {
   static let wrongPrompts = 0.3
   static let pretrainingSteps = 1000
   static let promptsPerIteration = 8
-  static let referenceKL = 0.2
+  static let referenceKL = 0.35
   static let evaluated = 2000
   static let iterationsPerCheckpoint = 50
 }

@@ -4,7 +4,7 @@ import DemoSupport
 struct Options {
   var seed: UInt64?
   var output = "build/demo"
-  var iterations = 500
+  var iterations = 1200
   var resume = false
   var data = "examples/data/digits.u8"
   var help = false
@@ -16,7 +16,7 @@ struct Options {
     learns from all of them with 30 % of the prompts wrong. Chunk-GRPO then puts it right by the reward alone.
 
       --seed N         of everything that is drawn (0)
-      --iterations N   of Chunk-GRPO (500)
+      --iterations N   of Chunk-GRPO (1200)
       --output DIR     for pictures, metrics and checkpoints (build/demo)
       --resume         go on from the checkpoint in DIR
       --data PATH      the digits (examples/data/digits.u8)
