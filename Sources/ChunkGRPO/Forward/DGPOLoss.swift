@@ -57,10 +57,7 @@ package func dgpoLoss(
   try checkAdvantages(advantages)
   try checkPositive(options.beta, "beta")
   if let old = options.oldDistance { try checkDistances(old, "old_distance", size: size, times) }
-  let (low, high) = (options.clip.low, options.clip.high)
-  try require(low >= 0 && low <= 1, "clip_low = \(low) is outside [0, 1]")
-  try require(high >= 0, "clip_high = \(high) must be at least 0")
-  try options.clip.checkDistances()
+  try options.clip.check()
   let groups = try Groups(
     count: advantages.count, size: options.groupSize, ids: options.groupIDs, of: "advantages")
   let kl = try ReferenceKL(options.kl, options.referenceDivergence, output, size: size, times)

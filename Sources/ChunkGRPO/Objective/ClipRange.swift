@@ -7,8 +7,12 @@ public struct ClipRange: Sendable, Equatable {
     self.high = high
   }
 
-  /// Refuses 1 − low and 1 + high in place of the distances, such as (0.999, 1.001): nothing would be clipped any more.
-  package func checkDistances() throws {
+  /// Refuses 1 − low and 1 + high in place of the distances too, such as (0.999, 1.001): nothing would be clipped any
+  /// more.
+  package func check(low bounds: ClosedRange<Double> = 0...1) throws {
+    let rule = bounds.upperBound.isFinite ? "is outside [0, 1]" : "must be at least 0"
+    try require(bounds.contains(low), "clip_low = \(low) \(rule)")
+    try require(high >= 0, "clip_high = \(high) must be at least 0")
     try require(
       !(low >= 0.5 && low < 1 && high > 1),
       "clip_low = \(low), clip_high = \(high) look like bounds; they are distances from 1: \(1 - low) and \(high - 1)")

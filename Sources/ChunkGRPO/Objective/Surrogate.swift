@@ -127,10 +127,7 @@ extension Surrogate {
   /// Throws where an option is out of the surrogate's bounds, or none that it takes.
   func check(_ o: ChunkLossOptions) throws {
     if let low = rules.low {
-      let bounds = low.upperBound.isFinite ? "is outside [0, 1]" : "must be at least 0"
-      try require(low.contains(o.clip.low), "clip_low = \(o.clip.low) \(bounds)")
-      try require(o.clip.high >= 0, "clip_high = \(o.clip.high) must be at least 0")
-      try o.clip.checkDistances()
+      try o.clip.check(low: low)
       try require(
         !rules.isStrict || o.clip.low > 0 && o.clip.high > 0 && o.clip.low < .infinity && o.clip.high < .infinity,
         "clip_low = \(o.clip.low), clip_high = \(o.clip.high) must be above 0 and finite: SPO divides by them")

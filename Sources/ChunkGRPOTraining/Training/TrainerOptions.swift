@@ -105,9 +105,7 @@ extension TrainerOptions {
     try requireBounds("group_size", groupSize, 2...1 << 20)
     try require(chunkFraction > 0 && chunkFraction <= 1, "chunk_fraction = \(chunkFraction) is outside (0, 1]")
     try require(advantageClamp > 0, "advantage_clamp = \(advantageClamp) must be positive")
-    try require(clipLow >= 0 && clipLow <= 1, "clip_low = \(clipLow) is outside [0, 1]")
-    try require(clipHigh >= 0, "clip_high = \(clipHigh) must be at least 0")
-    try ClipRange(low: clipLow, high: clipHigh).checkDistances()
+    try ClipRange(low: clipLow, high: clipHigh).check()
     try require(kl >= 0 && kl.isFinite, "kl = \(kl) must be at least 0 and finite")
     try require(
       referenceKL >= 0 && referenceKL.isFinite, "reference_kl = \(referenceKL) must be at least 0 and finite")

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from collections.abc import Sequence
 from dataclasses import dataclass
-from typing import Any, Generic, Optional, overload
+from typing import Any, Generic, Optional, TypedDict, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -128,36 +128,23 @@ def noised(
     return result
 
 
-@overload
-def distances(
-    clean: AnyArray,
-    velocity: Numbers,
-    *,
-    noise: Optional[AnyArray] = None,
-    seed: Optional[int] = None,
-    sample_ids: Optional[ArrayLike] = None,
-    draw: int = 0,
-    old_velocity: Optional[AnyArray] = None,
-    reference_velocity: Optional[AnyArray] = None,
-    beta: Optional[float] = None,
-    threads: int = 1,
-) -> Distances[Doubles]: ...
+class _Others(TypedDict, total=False):
+    noise: Optional[AnyArray]
+    seed: Optional[int]
+    sample_ids: Optional[ArrayLike]
+    draw: int
+    old_velocity: Optional[AnyArray]
+    reference_velocity: Optional[AnyArray]
+    beta: Optional[float]
+    threads: int
 
 
 @overload
-def distances(
-    clean: AnyArray,
-    velocity: A,
-    *,
-    noise: Optional[AnyArray] = None,
-    seed: Optional[int] = None,
-    sample_ids: Optional[ArrayLike] = None,
-    draw: int = 0,
-    old_velocity: Optional[AnyArray] = None,
-    reference_velocity: Optional[AnyArray] = None,
-    beta: Optional[float] = None,
-    threads: int = 1,
-) -> Distances[A]: ...
+def distances(clean: AnyArray, velocity: Numbers, **others: Unpack[_Others]) -> Distances[Doubles]: ...
+
+
+@overload
+def distances(clean: AnyArray, velocity: A, **others: Unpack[_Others]) -> Distances[A]: ...
 
 
 @not_compiled

@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from ctypes import byref
 from dataclasses import dataclass
-from typing import Any, Generic, Optional, overload
+from typing import Any, Generic, Optional, TypedDict, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -212,33 +212,24 @@ def win_rates(rewards: Any, group_size: Optional[int] = None, *, groups: Any = N
 # Rollouts made elsewhere
 
 
+class _Importance(TypedDict, total=False):
+    level: ImportanceLevel
+    mode: ImportanceMode
+    low: float
+    high: float
+    geometric: bool
+    mask: Optional[ArrayLike]
+
+
 @overload
 def importance_weights(
-    log_probs: Numbers,
-    behaviour_log_probs: ArrayLike,
-    plan: ChunkPlan,
-    *,
-    level: ImportanceLevel = "step",
-    mode: ImportanceMode = "truncate",
-    low: float = 0.0,
-    high: float = 2.0,
-    geometric: bool = False,
-    mask: Optional[ArrayLike] = None,
+    log_probs: Numbers, behaviour_log_probs: ArrayLike, plan: ChunkPlan, **options: Unpack[_Importance]
 ) -> Doubles: ...
 
 
 @overload
 def importance_weights(
-    log_probs: A,
-    behaviour_log_probs: ArrayLike,
-    plan: ChunkPlan,
-    *,
-    level: ImportanceLevel = "step",
-    mode: ImportanceMode = "truncate",
-    low: float = 0.0,
-    high: float = 2.0,
-    geometric: bool = False,
-    mask: Optional[ArrayLike] = None,
+    log_probs: A, behaviour_log_probs: ArrayLike, plan: ChunkPlan, **options: Unpack[_Importance]
 ) -> A: ...
 
 
