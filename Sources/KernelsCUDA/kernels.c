@@ -1,0 +1,3 @@
+#include "arguments.h"
+
+const char chunkgrpo_cuda_ptx[] = "";
