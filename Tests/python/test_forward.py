@@ -240,7 +240,7 @@ def test_distances_put_together_wrongly_are_refused_by_name():
 def test_numpy_torch_and_jax_have_the_same_names():
     pytest.importorskip("torch")
     pytest.importorskip("jax")
-    import chunkgrpo.jax_forward as of_jax
+    import chunkgrpo.jax.forward as of_jax
     import chunkgrpo.torch.forward as of_torch
 
     streamed = {"Streamed", "streamed_backward"}

@@ -15,7 +15,7 @@ import chunkgrpo as cg
 jax = pytest.importorskip("jax")
 jnp = pytest.importorskip("jax.numpy")
 cgj = pytest.importorskip("chunkgrpo.jax")
-_jax_host = pytest.importorskip("chunkgrpo._jax_host")
+_jax_host = pytest.importorskip("chunkgrpo.jax._host")
 
 SCHEDULE = cg.Schedule.shifted(9, 3.0)
 SAMPLER = cg.Sampler(SCHEDULE)

@@ -1,4 +1,4 @@
-"""chunkgrpo.jax_forward: values are the library's, gradients those of the formula in jnp, under jit, grad and vmap."""
+"""chunkgrpo.jax.forward: values are the library's, gradients those of the formula in jnp, under jit, grad and vmap."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from chunkgrpo import forward
 
 jax = pytest.importorskip("jax")
 jnp = pytest.importorskip("jax.numpy")
-jf = pytest.importorskip("chunkgrpo.jax_forward")
+jf = pytest.importorskip("chunkgrpo.jax.forward")
 
 B = 6
 CLEAN, NOISE, V, OLD, REF = np.random.default_rng(3).normal(size=(5, B, 2, 3)).astype(np.float32)

@@ -212,7 +212,7 @@ def test_torch_and_jax_have_the_metrics_of_the_forward_process_too():
     found = forward_losses(torch_forward, lent, advantages, times)
     assert {name: cg.metrics(out) for name, out in found.items()} == expected
     jax = pytest.importorskip("jax")
-    from chunkgrpo import jax_forward
+    from chunkgrpo.jax import forward as jax_forward
 
     put = {n: jax.numpy.asarray(v) for n, v in vars(d).items() if isinstance(v, np.ndarray)}
     for name, out in forward_losses(jax_forward, dataclasses.replace(d, **put), advantages, times).items():

@@ -1,6 +1,6 @@
 """Distances and losses of the forward process in JAX, under `jit`, `grad` and `vmap`: as `chunkgrpo.forward`.
 
-    from chunkgrpo import jax_forward as forward
+    from chunkgrpo.jax import forward
 
     def objective(params, x0, t, adv):
         x_t = forward.noised(x0, t, seed=7)
@@ -23,14 +23,14 @@ from typing import Any, Callable, Optional
 import jax
 import jax.numpy as jnp
 
-from . import _distances, _forward_losses
-from ._distances import GRADIENTS, NUMBERS, Distances, times
-from ._forward_losses import ForwardLoss, pairs
-from ._generated import ChunkStats, ForwardStats
-from ._jax_host import call as _call
-from ._methods import METHODS, Method
-from .errors import WrongType
-from .jax import Struct, _as, _dense, _differentiable, _floats, _latents, _split
+from .. import _distances, _forward_losses
+from .._distances import GRADIENTS, NUMBERS, Distances, times
+from .._forward_losses import ForwardLoss, pairs
+from .._generated import ChunkStats, ForwardStats
+from .._methods import METHODS, Method
+from ..errors import WrongType
+from ._host import Struct, call
+from ._transforms import as_latents, dense, differentiable, floats, latents_of, split
 
 __all__ = [
     "Distances",
@@ -57,10 +57,10 @@ def noised(
     clean: Any, times: Any, *, noise: Any = None, seed: Any = None, sample_ids: Any = None, draw: Any = 0
 ) -> jax.Array:
     """`chunkgrpo.forward.noised`: x_t of clean (B, ...) and times (B,). Data: there is no derivative through it."""
-    x = _latents(clean, "clean")
-    given = {"noise": _as(x, noise, "noise"), "seed": seed, "sample_ids": sample_ids, "draw": draw}
-    traced, fixed = _split(clean=x, times=times, **given)
-    out: jax.Array = _call(partial(_distances.noised, **fixed), Struct(x.shape, x.dtype), traced)
+    x = latents_of(clean, "clean")
+    given = {"noise": as_latents(x, noise, "noise"), "seed": seed, "sample_ids": sample_ids, "draw": draw}
+    traced, fixed = split(clean=x, times=times, **given)
+    out: jax.Array = call(partial(_distances.noised, **fixed), Struct(x.shape, x.dtype), traced)
     return out
 
 
@@ -77,10 +77,10 @@ def distances(
     beta: Optional[float] = None,
 ) -> Distances[jax.Array]:
     """`chunkgrpo.forward.distances` (B,) of a velocity like clean, differentiable in it. beta is a constant."""
-    x = _latents(clean, "clean")
+    x = latents_of(clean, "clean")
     others = {"noise": noise, "old_velocity": old_velocity, "reference_velocity": reference_velocity}
-    arrays = {name: _as(x, array, name) for name, array in {"velocity": velocity, **others}.items()}
-    traced, fixed = _split(clean=x, **arrays, seed=seed, sample_ids=sample_ids, draw=draw, beta=beta)
+    arrays = {name: as_latents(x, array, name) for name, array in {"velocity": velocity, **others}.items()}
+    traced, fixed = split(clean=x, **arrays, seed=seed, sample_ids=sample_ids, draw=draw, beta=beta)
     names = ["distance", "absolute"]
     names += [] if old_velocity is None else ["old_distance", "old_absolute", "old_divergence"]
     names += [] if reference_velocity is None else ["reference_distance", "reference_divergence"]
@@ -93,12 +93,12 @@ def distances(
         return _distances.distances_vjp(grads=Distances(**slopes), **fixed, **given)
 
     def gradient(given: dict[str, Any], _: Any, cotangents: Any) -> dict[str, Any]:
-        slopes = {f"grad_{name}": _dense(getattr(cotangents, name)) for name in GRADIENTS if name in names}
-        return {"velocity": _call(vjp, Struct(x.shape, x.dtype), {**given, **slopes})}
+        slopes = {f"grad_{name}": dense(getattr(cotangents, name)) for name in GRADIENTS if name in names}
+        return {"velocity": call(vjp, Struct(x.shape, x.dtype), {**given, **slopes})}
 
-    results: Any = {name: _floats(x.shape[0]) for name in names}
+    results: Any = {name: floats(x.shape[0]) for name in names}
     shapes = Distances(**results, beta=None if beta is None else float(beta))
-    out: Distances[jax.Array] = _differentiable(
+    out: Distances[jax.Array] = differentiable(
         partial(_distances.distances, **fixed), gradient, ("velocity",), traced, shapes
     )
     return out
@@ -138,7 +138,7 @@ def _loss(function: Callable[..., Any], distances: Any, gradients: list[str], **
     if not isinstance(distances, Distances):
         raise WrongType(f"distances must be a Distances, not {type(distances).__name__}; `distances` makes one")
     numbers = {name: getattr(distances, name) for name in NUMBERS if getattr(distances, name) is not None}
-    traced, fixed = _split(**arguments)
+    traced, fixed = split(**arguments)
     chunked = function is _forward_losses.awm_loss
     if fixed.get("reference_kl" if chunked else "kl"):
         gradients = [*gradients, "reference_divergence"]
@@ -149,23 +149,23 @@ def _loss(function: Callable[..., Any], distances: Any, gradients: list[str], **
         return out
 
     def gradient(_: Any, out: Any, cotangents: Any) -> dict[str, Any]:
-        return {name: _dense(cotangents.loss) * getattr(out.grads, name) for name in gradients}
+        return {name: dense(cotangents.loss) * getattr(out.grads, name) for name in gradients}
 
     missing = [name for name in gradients if name not in numbers]
     if missing:
         return value(**numbers)  # which says what is missing
     shape = jnp.shape(numbers[gradients[0]])
-    grads: Any = {name: _floats(*shape) for name in gradients}
+    grads: Any = {name: floats(*shape) for name in gradients}
     kind = ChunkStats if chunked else ForwardStats
-    stats: Any = {field.name: _floats() for field in dataclasses.fields(kind)}
+    stats: Any = {field.name: floats() for field in dataclasses.fields(kind)}
     plan = fixed.get("plan")
     chunks = shape[1:] if plan is None else (len(plan),)
     if chunked:
         stats["selected"] = Struct((), jnp.result_type(int))
-    ratios: Any = _floats(shape[0], *(chunks or (1,))) if chunked else None
-    loss: Any = _floats()
+    ratios: Any = floats(shape[0], *(chunks or (1,))) if chunked else None
+    loss: Any = floats()
     results = ForwardLoss(loss, Distances(**grads), kind(**stats), ratios)
     constants = {name: jax.lax.stop_gradient(number) for name, number in numbers.items() if name not in gradients}
-    out = _differentiable(value, gradient, tuple(gradients), {**numbers, **constants, **traced}, results)
+    out = differentiable(value, gradient, tuple(gradients), {**numbers, **constants, **traced}, results)
     constant: Any = jax.lax.stop_gradient(out)
     return dataclasses.replace(constant, loss=out.loss)

@@ -10,6 +10,7 @@ import jax
 import jax.numpy as jnp
 import numpy as np
 
+Struct: Any = jax.ShapeDtypeStruct
 
 _trial = threading.local()
 
