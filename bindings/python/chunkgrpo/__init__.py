@@ -41,6 +41,7 @@ Modules for those who have one. None is imported with the package, which needs n
     chunkgrpo.jax        steps, log-probabilities and the chunk loss under jit, grad and vmap
     chunkgrpo.forward    NFT, AWM, FPO, DGPO, CRD and DPO, which need no SDE; chunkgrpo.torch.forward has them with
                          autograd and streamed, chunkgrpo.jax.forward under jit and grad
+    chunkgrpo.distributed  a batch that is spread over processes: the numbers of one that has all of it
     chunkgrpo.compat     the names and signatures that Flow-GRPO's, DanceGRPO's and GCPO's scripts call
 
 Arrays. B samples, T sampling steps, S = T - 1 trained steps (the last one is left out), K chunks. Latents are

@@ -69,14 +69,20 @@ def noisy_vjp(sampler: Sampler, **arguments: Any) -> tuple[Any, ...]:
 def needed(plan: ChunkPlan, batch: int, options: Mapping[str, Any]) -> NDArray[np.bool_]:
     """(B, S): the steps that a sample has selected and has. Their log-probabilities make the loss; no others are read.
     """
+    steps = selected_steps(plan, batch, options)
+    if not steps.any():
+        raise InvalidArgument("selection: no step is selected in any sample")
+    return steps
+
+
+def selected_steps(plan: ChunkPlan, batch: int, options: Mapping[str, Any]) -> NDArray[np.bool_]:
+    """The same, and perhaps none."""
     steps = np.ones((batch, plan.steps), np.bool_)
     if options.get("selection") is not None:
         chosen = selection_mask(options["selection"], batch, len(plan)) != 0
         steps &= np.repeat(chosen, plan.sizes, axis=1)
     if options.get("mask") is not None:
         steps &= _arrays.flags(options["mask"], "mask", steps.shape)
-    if not steps.any():
-        raise InvalidArgument("selection: no step is selected in any sample")
     return steps
 
 

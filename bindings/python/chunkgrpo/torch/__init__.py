@@ -15,6 +15,7 @@ Log-probabilities and losses are float64, whatever autocast says. Inside torch.c
 """
 
 from .autograd import ChunkLoss, chunk_loss, chunk_policy_loss, divergence, divergences, log_prob, log_probs, step
+from ._parallel import no_sync
 from .norms import norm_hinge
 from .streamed import streamed_backward
 
@@ -26,6 +27,7 @@ __all__ = [
     "divergences",
     "log_prob",
     "log_probs",
+    "no_sync",
     "norm_hinge",
     "step",
     "streamed_backward",

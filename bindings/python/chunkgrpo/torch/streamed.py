@@ -4,23 +4,25 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, fields
 from typing import Any, Callable, Optional
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.checkpoint import get_device_states, set_device_states
 
 from .. import _arrays, _self_check
 from .. import objective as _objective
-from .._generated import ChunkLossKeywords, ChunkLossOptions
+from .._generated import ChunkLossKeywords, ChunkLossOptions, ChunkStats
 from .._options import Unpack, documented
 from .._scalars import bare, function
-from .._steps import first_of, kept, needed, plan_of, readable
+from .._steps import first_of, kept, plan_of, readable, selected_steps
 from ..chunks import ChunkPlan
 from ..errors import InvalidArgument, NonFinite, WrongType
 from ..sampler import Sampler
+from ._parallel import refuse_wrong
 from ._step_call import Guidance, Step
 from ._tensors import constant, floating
 from .autograd import ChunkLoss, eager
@@ -45,7 +47,7 @@ def streamed_backward(
     scale: float = 1.0,
     scaler: Any = None,
     no_sync: Optional[Callable[[], Any]] = None,
-    every_step: bool = False,
+    every_step: Any = False,
     preserve_rng_state: bool = True,
     penalty: Optional[Penalty] = None,
     ratio_bias: Optional[RatioBias] = None,
@@ -67,9 +69,10 @@ def streamed_backward(
     guidance    of a pair that `velocity` returns; one number, or (B,)
     scale       factor of the gradient: 1 / (number of micro-batches) where they are accumulated
     scaler      a torch.amp.GradScaler, whose scale is a factor too
-    no_sync     of DistributedDataParallel or FSDP, as in no_sync=model.no_sync: all steps but the last run inside it.
-                The last one runs on every rank, with a zero gradient where nothing is left to learn
-    every_step  both passes run all S steps, needed or not: for FSDP, whose ranks must run the same number of them
+    no_sync     of a model that several processes train, as in no_sync=cgt.no_sync(model): all steps but the last run
+                inside it. The last one runs on every process, with a zero gradient where nothing is left to learn
+    every_step  True: both passes run all S steps, needed or not. Or the steps that both run, (S,) bool, such as those that
+                some process needs. For sharded parameters, whose processes must run the same steps
     preserve_rng_state  both passes of a step draw the same dropout
     penalty     penalty(velocity, latents, sigma, step): a 0-dim tensor that is added to the loss, once for each step
                 that is needed. Of the pair that `velocity` returns it gets the first
@@ -81,6 +84,10 @@ def streamed_backward(
     Only the steps of chunks that some sample has selected, and has by `mask`, are run; the others have their old
     log-probability in `new_log_probs`. The loss that is returned has no graph, and is not multiplied by `scale`.
     Second-order steps are refused.
+
+    With several processes a `normaliser` of all makes the gradient that of one process (docs/distributed.md); one that
+    has selected nothing then has a loss of 0. Refused are a model of DistributedDataParallel or DeepSpeed without no_sync,
+    sharded parameters without every_step, and static graphs.
 
     An error of the first pass leaves the gradients as they were. One of the second pass, such as an out-of-memory
     error, leaves those of the steps before it in `.grad`: zero them before the batch is tried again.
@@ -94,11 +101,11 @@ def streamed_backward(
 
         for i, batch in enumerate(batches):                          # gradient accumulation, mixed precision, DDP
             last = i + 1 == len(batches)
-            with torch.autocast("cuda", torch.float16), contextlib.nullcontext() if last else model.no_sync():
+            with torch.autocast("cuda", torch.float16), contextlib.nullcontext() if last else cgt.no_sync(model):
                 cgt.streamed_backward(
                     lambda latents, sigma, step: model(latents, timesteps[step], batch.prompt),
                     sampler, batch.latents, batch.log_probs, batch.advantages, plan, selection=batch.chosen, kl=0.01,
-                    scale=1 / len(batches), scaler=scaler, no_sync=model.no_sync)
+                    scale=1 / len(batches), scaler=scaler, no_sync=cgt.no_sync(model))
         scaler.unscale_(optimiser)
         torch.nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         scaler.step(optimiser), scaler.update(), optimiser.zero_grad()
@@ -108,21 +115,25 @@ def streamed_backward(
     plan, velocity = plan_of(plan), function(velocity, "velocity")
     policy = _Policy(velocity, kept(sampler), constant(latents, "latents"), first_step, guidance, penalty, ratio_bias)
     old = policy.checked(constant(old_log_probs, "old_log_probs"), plan)
-    steps = needed(plan, len(old), options)
-    columns = [j for j in range(plan.steps) if every_step or steps[:, j].any()]
+    steps = selected_steps(plan, len(old), options)
+    _refuse_none(steps, options)
+    forced = _forced(every_step, plan)
+    columns = [j for j in range(plan.steps) if forced[j] or steps[:, j].any()] or [plan.steps - 1]
     known = torch.from_numpy(readable(_arrays.doubles(old, "old_log_probs"), steps)).to(policy.latents.device)
+    refuse_wrong(velocity, no_sync, bool(forced.any()))
     new, biases = policy.judge(columns, known)
-    out = _objective.chunk_loss(new, known, advantages, plan, ratio_bias=biases, **options)
+    out = _loss(new, known, advantages, plan, steps, ratio_bias=biases, **options)
     if check:
-        again: Any = {"first_step": policy.first_step, "velocity": velocity, "guidance": guidance}
-        _self_check.warn(sampler, policy.latents, known, new, steps, **again)
+        # Processes with sharded parameters must run the same steps.
+        again: Any = {"first_step": policy.first_step, "velocity": None if forced.any() else velocity}
+        _self_check.warn(sampler, policy.latents, known, new, steps, guidance=guidance, **again)
 
     factor = torch.tensor(float(scale), dtype=torch.float64, device=new.device)
     factor = factor if scaler is None else scaler.scale(factor)
     grads = out.grad_log_probs * factor
     grad_biases = torch.zeros_like(new) if out.grad_ratio_bias is None else out.grad_ratio_bias * factor
     moving = (grads.ne(0) | grad_biases.ne(0)).any(0).tolist()
-    active = [j for j in columns if moving[j] or every_step or penalty is not None] or columns[-1:]
+    active = [j for j in columns if moving[j] or forced[j] or penalty is not None] or columns[-1:]
     loss = torch.tensor(out.loss, dtype=torch.float64, device=new.device)
     for j in active:
         sync = contextlib.nullcontext() if no_sync is None or j == active[-1] else no_sync()
@@ -130,6 +141,38 @@ def streamed_backward(
             loss = loss + policy.backward(j, grads[:, j], grad_biases[:, j], factor, preserve_rng_state)
     absent = torch.tensor([j not in columns for j in range(plan.steps)], device=new.device)
     return ChunkLoss(loss, out.ratios, out.stats, torch.where(absent, old.to(new), new), out.grad_log_probs)
+
+
+def _forced(every_step: Any, plan: ChunkPlan) -> NDArray[np.bool_]:
+    """(S,): the steps that are run, needed or not."""
+    if isinstance(every_step, (bool, np.bool_)):
+        return np.full(plan.steps, every_step)
+    array = _arrays.plain(every_step, "every_step")
+    if array.dtype != np.bool_:
+        raise WrongType(f"every_step has element type {array.dtype}; it must be True, False or bool {(plan.steps,)}")
+    if array.shape != (plan.steps,):
+        raise InvalidArgument(f"every_step has shape {array.shape}; it must be True, False or {(plan.steps,)}")
+    return array
+
+
+def _refuse_none(steps: NDArray[np.bool_], options: Any) -> None:
+    """A process may have nothing to learn where others have: they know the count."""
+    if not steps.any() and options.get("normaliser") is None:
+        raise InvalidArgument(
+            "selection: no step is selected in any sample; where those of other processes are, give the normaliser of all"
+        )
+
+
+def _loss(
+    new: Tensor, old: Tensor, advantages: Any, plan: ChunkPlan, steps: NDArray[np.bool_], **options: Any
+) -> _objective.ChunkLoss[Tensor]:
+    """The chunk loss, and 0 for no steps."""
+    if steps.any():
+        return _objective.chunk_loss(new, old, advantages, plan, **options)
+    nothing, biases = torch.zeros_like(new), options["ratio_bias"]
+    stats = ChunkStats(**{part.name: 0 for part in fields(ChunkStats)})
+    ratios = torch.ones(len(new), len(plan), dtype=torch.float64, device=new.device)
+    return _objective.ChunkLoss(0.0, nothing, ratios, stats, None if biases is None else nothing)
 
 
 @dataclass

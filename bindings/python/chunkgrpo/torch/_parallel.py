@@ -1,0 +1,215 @@
+"""Models that several processes train: their gradients must be summed once, and in the same order everywhere."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import types
+import weakref
+from collections.abc import Iterator
+from typing import Any, Callable, Optional
+
+import torch
+from torch.nn import Module
+
+from ..errors import InvalidArgument, WrongType
+
+_CLASSES = {
+    ("torch", "DistributedDataParallel"): "ddp",
+    ("torch", "FullyShardedDataParallel"): "fsdp1",
+    ("torch", "FSDPModule"): "fsdp2",
+    ("deepspeed", "DeepSpeedEngine"): "deepspeed",
+}
+
+
+@functools.lru_cache(maxsize=4096)
+def _kind(of: Any) -> Optional[str]:
+    """Of a class, by names: a wrapper that is not imported has no instances."""
+    return next(filter(None, (_CLASSES.get((base.__module__.split(".")[0], base.__name__)) for base in of.__mro__)), None)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# no_sync
+
+
+class NoSync(contextlib.AbstractContextManager["NoSync"]):
+    """A context in which backward passes add to this process's gradients alone; called, it is itself. See `no_sync`."""
+
+    def __init__(self, wrappers: list[tuple[str, Any]]) -> None:
+        self._wrappers = wrappers
+        self._open: list[contextlib.ExitStack] = []
+
+    def __call__(self) -> NoSync:
+        return self
+
+    def __enter__(self) -> NoSync:
+        with contextlib.ExitStack() as stack:
+            for kind, module in self._wrappers:
+                stack.enter_context(_CONTEXTS[kind](module))
+            self._open.append(stack.pop_all())
+        return self
+
+    def __exit__(self, *error: Any) -> None:
+        self._open.pop().__exit__(*error)
+
+
+def no_sync(model: Module) -> NoSync:
+    """The context in which backward passes of a model do not sum gradients over processes, and the no_sync of
+    `streamed_backward`: no_sync=cgt.no_sync(model). The first backward pass after it sums what has been added up.
+
+    model  that which is called. It, or the modules in it, may be of
+
+           DistributedDataParallel, FullyShardedDataParallel (FSDP1): their own no_sync
+           fully_shard (FSDP2): set_requires_gradient_sync. Both kinds of FSDP keep whole gradients on every process for so
+           long: where those do not fit, give `streamed_backward` an every_step and no no_sync
+           a DeepSpeed engine, ZeRO 1 to 3: the boundary of its gradient accumulation. Without it the engine takes each
+           partial backward pass for a whole one. (ZeRO 0 knows engine.backward alone)
+           Accelerator.prepare: one of these
+           none of them: nothing is done
+    """
+    if not isinstance(model, Module):
+        raise WrongType(f"model must be a torch.nn.Module, not {type(model).__name__}")
+    return NoSync(_outermost(model))
+
+
+def _outermost(module: Module) -> list[tuple[str, Any]]:
+    kind = _kind(type(module))
+    if kind is not None:
+        return [(kind, module)]
+    return [found for child in module.children() for found in _outermost(child)]
+
+
+_depths: weakref.WeakKeyDictionary[Any, int] = weakref.WeakKeyDictionary()
+"""How many contexts a module is in, where it does not know."""
+
+
+@contextlib.contextmanager
+def _off(module: Any, switch: Callable[[Any], Any], value: Any) -> Iterator[None]:
+    """Switched off, and by the outermost context back to a value."""
+    depth = _depths.get(module, 0)
+    _depths[module] = depth + 1
+    try:
+        if not depth:
+            switch(False)
+        yield
+    finally:
+        _depths[module] = depth
+        if not depth:
+            switch(value)
+
+
+def _of_deepspeed(engine: Any) -> Any:
+    """The boundary, and then again what it was: None, where the engine counts micro-batches by itself."""
+    return _off(engine, engine.set_gradient_accumulation_boundary, getattr(engine, "_is_gradient_accumulation_boundary", True))
+
+
+_CONTEXTS: dict[str, Callable[[Any], Any]] = {
+    "ddp": lambda module: module.no_sync(),
+    "fsdp1": lambda module: module.no_sync(),
+    "fsdp2": lambda module: _off(module, module.set_requires_gradient_sync, True),
+    "deepspeed": _of_deepspeed,
+}
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# What would be trained wrongly
+
+
+def wrappers_in(function: Any) -> dict[str, Any]:
+    """The wrappers that a function can call by names that it has: one of each kind. No hook on modules, which a compiler
+    would trace."""
+    found: dict[str, Any] = {}
+    seen: set[int] = set()
+
+    def look(value: Any, depth: int) -> None:
+        if id(value) in seen or depth > _DEPTH:
+            return
+        seen.add(id(value))
+        if isinstance(value, Module):
+            for kind, module in _outermost(value):
+                found.setdefault(kind, module)
+            return
+        for held in _held(value, depth):
+            look(held, depth + 1)
+
+    look(function, 0)
+    return found
+
+
+_DEPTH = 4
+
+
+def _held(value: Any, depth: int) -> list[Any]:
+    """What a function, a method or an object can reach."""
+    if isinstance(value, functools.partial):
+        return [value.func, *value.args, *value.keywords.values()]
+    if isinstance(value, types.MethodType):
+        return [value.__self__, value.__func__]
+    if isinstance(value, types.FunctionType):
+        cells = [cell.cell_contents for cell in value.__closure__ or () if not _is_empty(cell)]
+        own = [value.__globals__[name] for name in _names(value.__code__) if name in value.__globals__]
+        wrapped = [value.__wrapped__] if hasattr(value, "__wrapped__") else []
+        # Of another file's functions, only those that are handed over.
+        others = [v for v in own if not isinstance(v, types.FunctionType) or v.__globals__ is value.__globals__]
+        return cells + others + wrapped
+    if isinstance(value, (type, types.ModuleType, torch.Tensor, str, bytes)):
+        return []
+    if isinstance(value, (list, tuple)):
+        return list(value) if len(value) <= 16 else []
+    held = list(value.values()) if isinstance(value, dict) else list(getattr(value, "__dict__", {}).values())
+    call = getattr(type(value), "__call__", None)
+    if not depth and isinstance(call, types.FunctionType):
+        held.append(call)
+    return [v for v in held if isinstance(v, Module) or not depth or callable(v) and isinstance(v, types.FunctionType)]
+
+
+def _is_empty(cell: Any) -> bool:
+    try:
+        cell.cell_contents
+    except ValueError:
+        return True
+    return False
+
+
+def _names(code: types.CodeType) -> list[str]:
+    """Of a function and of those within it."""
+    inner = [name for const in code.co_consts if isinstance(const, types.CodeType) for name in _names(const)]
+    return [*code.co_names, *inner]
+
+
+def refuse_wrong(velocity: Any, no_sync: Any, every_step: bool, steps: str = "steps") -> None:
+    """Refuses a model that would make processes wait for each other without end, or whose gradient would be another than
+    one process's. every_step: all processes run the same steps."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return
+    wrappers = wrappers_in(velocity)
+    engine = wrappers.get("deepspeed")
+    if engine is not None and engine.zero_optimization_stage() == 0:
+        raise InvalidArgument(
+            "the velocity's DeepSpeed engine has ZeRO stage 0, which takes no backward pass but engine.backward; choose stage "
+            "1, 2 or 3, or use engine.backward(chunk_policy_loss(...).loss)"
+        )
+    if engine is not None and no_sync is None:
+        raise InvalidArgument(
+            "no_sync is missing: a DeepSpeed engine takes each step's backward pass for a whole one, and its gradient would "
+            "be wrong; give no_sync=chunkgrpo.torch.no_sync(engine)"
+        )
+    ddp = wrappers.get("ddp")
+    if ddp is not None and getattr(ddp, "static_graph", False):
+        raise InvalidArgument(
+            "the velocity's DistributedDataParallel has static_graph=True, which allows one backward pass for each update; "
+            "leave it out, or use chunk_policy_loss"
+        )
+    if torch.distributed.get_world_size() == 1 or every_step:
+        return
+    sharded = {"fsdp1", "fsdp2"} & wrappers.keys()
+    if sharded or engine is not None and engine.zero_optimization_stage() == 3:
+        raise InvalidArgument(
+            f"every_step is missing: the velocity's parameters are sharded, and processes that run other {steps} wait for "
+            "each other without end; give every_step=True, or chunkgrpo.distributed's needed_steps"
+        )
+    if ddp is not None and no_sync is None and ddp.require_backward_grad_sync:
+        raise InvalidArgument(
+            f"no_sync is missing: the velocity's DistributedDataParallel sums gradients in each step, and processes that run "
+            f"other {steps} wait for each other without end; give no_sync=chunkgrpo.torch.no_sync(model)"
+        )
