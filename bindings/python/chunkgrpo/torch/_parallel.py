@@ -73,7 +73,8 @@ def no_sync(model: Module) -> NoSync:
 
 
 def _outermost(module: Module) -> list[tuple[str, Any]]:
-    kind = _kind(type(module))
+    of: Any = type(module)
+    kind = _kind(of)
     if kind is not None:
         return [(kind, module)]
     return [found for child in module.children() for found in _outermost(child)]
