@@ -1444,6 +1444,10 @@ typedef struct cgrpo_trainer_options {
                             about as strong with VELOCITY */
     cgrpo_divergence reference_divergence; /* CGRPO_DIVERGENCE_VELOCITY */
     int32_t reserved;                      /* 0 */
+    /* of the objective, too */
+    const double *chunk_weights; /* null: 1; one for each chunk, finite, >= 0: weights of the policy terms, as those of
+                                    cgrpo_chunk_loss_options; copied */
+    int64_t chunk_weights_count; /* 0 with null weights */
 } cgrpo_trainer_options;
 
 void cgrpo_trainer_options_init(cgrpo_trainer_options *options, size_t struct_size);
@@ -1456,8 +1460,8 @@ void cgrpo_trainer_destroy(cgrpo_trainer *trainer); /* null is fine */
 /**
  * Each of these may be null.
  *
- * options          what the trainer was made with: set its struct_size before the call. chunk_sizes are the trainer's
- *                  own memory, valid until it is destroyed
+ * options          what the trainer was made with: set its struct_size before the call. chunk_sizes and chunk_weights
+ *                  are the trainer's own memory, valid until it is destroyed
  * parameter_count  numbers that the network learns
  * iterations       Chunk-GRPO iterations done so far
  */

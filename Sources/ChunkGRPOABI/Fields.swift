@@ -256,6 +256,9 @@ extension cgrpo_trainer_options: OptionStruct {
     .number(\.reference_kl, \.referenceKL),
     .choice("reference_divergence", \.reference_divergence, \.referenceDivergence),
     .reserved(\.reserved),
+    .array("chunk_weights", \.chunk_weights, "chunk_weights_count", \.chunk_weights_count, \.chunkWeights) { _ in
+      Schedule.maxSteps
+    },
   ]
 }
 

@@ -58,6 +58,9 @@ public func cgrpo_trainer_info(
       if let sizes = trainer.options.chunkSizes {
         (made.chunk_sizes, made.chunk_count) = (sizes.pointer.map(int64s), Int64(sizes.count))
       }
+      if let weights = trainer.options.chunkWeights {
+        (made.chunk_weights, made.chunk_weights_count) = (weights.pointer, Int64(weights.count))
+      }
       try writeStruct(made, to: options, "options")
     }
     parameterCount?.pointee = Int64(trainer.parameterCount)

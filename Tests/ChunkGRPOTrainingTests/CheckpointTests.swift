@@ -136,6 +136,7 @@ struct CheckpointTests {
     options.dynamics = .danceSDE
     options.weightedSelection = true
     (options.referenceKL, options.referenceDivergence) = (0.1 + 0.2, .gaussianPerTime)
+    options.chunkWeights = [0, 1.0 / 3, 1e300]
     try ChunkGRPOTrainer(options).save(to: directory.path)
     #expect(try ChunkGRPOTrainer(loading: directory.path).options == options)
   }

@@ -10,6 +10,8 @@ struct TrainerOptionsTests {
       ("latent_size", { $0.latentSize = 0 }), ("width", { $0.width = .max }), ("steps", { $0.steps = 1 }),
       ("shift", { $0.shift = -1 }), ("eta", { $0.eta = 0 }), ("dynamics", { $0.dynamics = .ode }),
       ("chunk_sizes", { $0.chunkSizes = [1, 2] }), ("group_size", { $0.groupSize = 1 }),
+      ("chunk_weights has 1 numbers", { $0.chunkWeights = [1] }),
+      ("chunk_weights[1] = inf", { $0.chunkWeights = [0, .infinity] }),
       ("chunk_fraction", { $0.chunkFraction = 0.1 }), ("clip_low", { $0.clipLow = 2 }), ("kl", { $0.kl = .nan }),
       ("learning_rate", { $0.learningRate = -1 }), ("beta1", { $0.beta1 = 1 }), ("beta2", { $0.beta2 = -1 }),
       ("adam_epsilon", { $0.adamEpsilon = 1e-60 }), ("weight_decay", { $0.weightDecay = .nan }),

@@ -1011,6 +1011,7 @@ static void objective_options(void) {
 
 static void trainer_options(void) {
     static const int64_t short_sum[2] = {2, 2}, half[1] = {8};
+    static const double weights[4] = {1, -0.5, 1, 1};
     cgrpo_trainer *none = NULL;
     cgrpo_trainer_options o;
     CHECK_REFUSED(cgrpo_trainer_create(NULL, &none), BAD, "options|latent_size");
@@ -1077,6 +1078,11 @@ static void trainer_options(void) {
     EXPECT(o.reference_divergence = 0, "reference_divergence");
     EXPECT(o.reference_divergence = 5, "reference_divergence");
     EXPECT(o.reserved = 1, "reserved");
+    EXPECT((o.chunk_weights = weights, o.chunk_weights_count = 3), "chunk_weights has 3 numbers for 4 chunks");
+    EXPECT((o.chunk_weights = weights, o.chunk_weights_count = 4), "chunk_weights[1] = -0.5");
+    EXPECT((o.chunk_weights = weights, o.chunk_weights_count = 0), "chunk_weights_count");
+    EXPECT((o.chunk_weights = weights, o.chunk_weights_count = INT64_MAX), "chunk_weights_count");
+    EXPECT((o.chunk_weights = NULL, o.chunk_weights_count = 4), "chunk_weights is null");
 #undef EXPECT
 #undef BOUNDS
     CHECK(none == NULL);

@@ -10,6 +10,7 @@
 
 enum { D = 6, C = 3, P = 4, N = 40, STEPS = 5 };
 static const int64_t chunk_sizes[2] = {1, 3};
+static const double chunk_weights[2] = {0.1, 2};
 static char folder[512];
 static array *conditions; /* (P, C) */
 
@@ -149,6 +150,7 @@ static void iterations_report_and_raise_the_reward(void) {
 static void info_tells_the_options(void) {
     cgrpo_trainer_options wanted = tiny(), told;
     wanted.reference_kl = 0.01, wanted.reference_divergence = CGRPO_DIVERGENCE_MEAN;
+    wanted.chunk_weights = chunk_weights, wanted.chunk_weights_count = 2;
     cgrpo_trainer *trainer, *loaded;
     CHECK_OK(cgrpo_trainer_create(&wanted, &trainer));
     CHECK_OK(cgrpo_trainer_save(trainer, folder));
@@ -159,7 +161,9 @@ static void info_tells_the_options(void) {
         CHECK_OK(cgrpo_trainer_info(i ? loaded : trainer, &told, NULL, NULL));
         CHECK(told.chunk_count == 2 && told.chunk_sizes != chunk_sizes);
         CHECK_SAME_BITS(told.chunk_sizes, chunk_sizes, sizeof chunk_sizes);
-        told.chunk_sizes = chunk_sizes;
+        CHECK(told.chunk_weights_count == 2 && told.chunk_weights != chunk_weights);
+        CHECK_SAME_BITS(told.chunk_weights, chunk_weights, sizeof chunk_weights);
+        told.chunk_sizes = chunk_sizes, told.chunk_weights = chunk_weights;
         CHECK_SAME_BITS(&told, &wanted, sizeof told);
     }
     cgrpo_trainer_destroy(trainer), cgrpo_trainer_destroy(loaded);

@@ -340,9 +340,10 @@ def test_bad_calls(trainer, call, kind, words):
 
 
 def test_the_options_of_a_trainer_make_its_equal(tmp_path):
-    trainer = make(eta=0.25, chunk_sizes=[8, 8], clip=(0.1, 0.2))
+    trainer = make(eta=0.25, chunk_sizes=[8, 8], chunk_weights=[0.5, 3], clip=(0.1, 0.2))
     options = trainer.options
     assert (options["eta"], options["chunk_sizes"], options["clip"]) == (0.25, [8, 8], (0.1, 0.2))
+    assert options["chunk_weights"] == [0.5, 3]
     twin = cg.Trainer(**options)
     np.testing.assert_array_equal(twin.sample(CONDITIONS), trainer.sample(CONDITIONS))
     trainer.save(tmp_path)

@@ -130,6 +130,35 @@ def test_a_larger_weight_keeps_the_policy_nearer():
     assert divergences[0] > 2 * divergences[1] > 4 * divergences[2] > 0
 
 
+def gradient(folder, **options):
+    """Of one optimiser step on the policy that sampled, all chunks trained."""
+    folder.mkdir()
+    options = {"chunk_fraction": 1.0, "updates_per_rollout": 1, "beta1": 0.0, "max_grad_norm": float("inf"), **options}
+    trainer = pretrained(**options)
+    trainer.iterate(CONDITIONS, reward)
+    every = tensors(trainer, folder, "first_moment")
+    return np.concatenate([value.ravel() for value in every.values()]).astype(float)
+
+
+def test_chunk_weights_weigh_the_chunks_gradients(tmp_path):
+    first, second, both, one = (
+        gradient(tmp_path / str(weights), chunk_weights=weights) for weights in ([1, 0], [0, 1], [0.5, 3], [1, 1])
+    )
+    assert np.abs(first).max() > 1e-4 and np.abs(second).max() > 1e-4
+    np.testing.assert_allclose(both, 0.5 * first + 3 * second, rtol=0, atol=1e-5 * np.abs(both).max())
+    np.testing.assert_array_equal(one, gradient(tmp_path / "none"))
+
+
+def test_steps_that_weigh_as_in_their_chunks_have_the_chunks_gradient_on_the_policy_that_sampled(tmp_path):
+    steps, chunks = sum(SIZES), len(SIZES)
+    weights = [steps / (chunks * size) for size in SIZES for _ in range(size)]
+    of_steps = gradient(tmp_path / "steps", chunk_sizes=[1] * steps, chunk_weights=weights)
+    of_chunks = gradient(tmp_path / "chunks")
+    np.testing.assert_allclose(of_steps, of_chunks, rtol=0, atol=1e-5 * np.abs(of_chunks).max())
+    plain = gradient(tmp_path / "plain", chunk_sizes=[1] * steps)
+    assert np.abs(plain - of_chunks).max() > 0.1 * np.abs(of_chunks).max()
+
+
 def test_without_a_weight_there_is_no_reference(tmp_path):
     trainer = pretrained(reference_divergence="gaussian")
     report = trainer.iterate(CONDITIONS, reward)

@@ -88,7 +88,14 @@ extension ShortText where Self: RawRepresentable<Int32> {
 extension Dynamics: ShortText {}
 extension Divergence: ShortText {}
 
-extension Numbers<Int>?: TextValue {
+/// Numbers that a checkpoint holds as a list.
+protocol NumberList: RandomAccessCollection where Element: ShortText & BitwiseCopyable {
+  init(_ buffer: Buffer<Element>, count: Int?)
+}
+
+extension Numbers: NumberList where Element: ShortText {}
+
+extension Optional: TextValue where Wrapped: NumberList {
   /// Such as "2,3,4,7"; "default" where there are none.
   func write(_ write: (String) throws -> Void) throws {
     guard let self else { return try write("default") }
@@ -98,14 +105,15 @@ extension Numbers<Int>?: TextValue {
   static func read(_ text: JSON.Bytes) throws -> Self? {
     if text.elementsEqual("default".utf8) { return .some(nil) }
     let comma = UInt8(ascii: ",")
-    let values = try Buffer<Int>(count: text.count(where: { $0 == comma }) + 1, for: "the chunk sizes of a checkpoint")
+    let values = try Buffer<Wrapped.Element>(
+      count: text.count(where: { $0 == comma }) + 1, for: "the options of a checkpoint")
     var start = 0
     for i in 0..<values.count {
       let end = text[start...].firstIndex(of: comma) ?? text.endIndex
-      guard let value = try Int.read(JSON.Bytes(rebasing: text[start..<end])) else { return nil }
+      guard let value = try Wrapped.Element.read(JSON.Bytes(rebasing: text[start..<end])) else { return nil }
       values[i] = value
       start = end + 1
     }
-    return .some(Numbers(values))
+    return .some(Wrapped(values, count: nil))
   }
 }

@@ -34,6 +34,7 @@ public final class ChunkGRPOTrainer {
   public init(_ options: TrainerOptions) throws {
     var own = options
     own.chunkSizes = try options.chunkSizes?.owned(for: "the chunk sizes of a trainer")
+    own.chunkWeights = try options.chunkWeights?.owned(for: "the chunk weights of a trainer")
     self.options = own
     plan = try TrainingPlan(options)
     try BLAS.prepare()

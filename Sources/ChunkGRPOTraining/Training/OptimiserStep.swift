@@ -63,7 +63,8 @@ extension ChunkGRPOTrainer {
         new: rows(new, steps), old: rows(experience.logProbs, steps), advantages: rows(experience.advantages, 1),
         plan: chunks,
         options: ChunkLossOptions {
-          ($0.clip, $0.kl, $0.selection) = (plan.clip, options.kl, Flags(rows(experience.selection, chunks.count)))
+          ($0.clip, $0.kl, $0.weights) = (plan.clip, options.kl, self.options.chunkWeights)
+          $0.selection = Flags(rows(experience.selection, chunks.count))
         },
         to: ChunkLossOutput(
           gradLogProbs: gradLogProbs.map { $0.base + samples.lowerBound * steps }, gradRatioBias: nil, ratios: nil))

@@ -69,6 +69,10 @@ public struct TrainerOptions: Equatable, Sendable {
   public var referenceKL = 0.0
   public var referenceDivergence = Divergence.velocity
 
+  // Of the objective, too
+  /// Weights ≥ 0 of the policy terms of each chunk; nil = 1.
+  public var chunkWeights: Numbers<Double>? = nil
+
   public init(latentSize: Int, conditionSize: Int) {
     self.latentSize = latentSize
     self.conditionSize = conditionSize
@@ -93,6 +97,7 @@ extension TrainerOptions {
       .init("seed", \.seed),
       .init("reference_kl", \.referenceKL, unless: 0),
       .init("reference_divergence", \.referenceDivergence, unless: .velocity),
+      .init("chunk_weights", \.chunkWeights, unless: nil),
     ]
   }
 

@@ -28,6 +28,14 @@ struct TrainingPlan {
       Double(chunks.count) * o.chunkFraction + 1e-9 >= 1,
       "chunk_fraction = \(o.chunkFraction) of \(chunks.count) chunks is none: "
         + "at least \(1 / Double(chunks.count)) trains one")
+    if let weights = o.chunkWeights {
+      try require(
+        weights.count == chunks.count,
+        "chunk_weights has \(weights.count) numbers for \(chunks.count) chunks: give one for each")
+      if let j = weights.firstIndex(where: { !($0 >= 0 && $0.isFinite) }) {
+        throw ChunkGRPOError.invalidArgument("chunk_weights[\(j)] = \(weights[j]) must be at least 0 and finite")
+      }
+    }
     clip = ClipRange(low: o.clipLow, high: o.clipHigh)
   }
 }

@@ -703,6 +703,8 @@ class TrainerOptions(ctypes.Structure):
         ("reference_kl", c_double),
         ("reference_divergence", c_int32),
         ("reserved", c_int32),
+        ("chunk_weights", c_void_p),
+        ("chunk_weights_count", c_int64),
     ]
     init = "cgrpo_trainer_options_init"
     keywords = {
@@ -735,6 +737,7 @@ class TrainerOptions(ctypes.Structure):
         "seed": Field("seed", "uint64"),
         "reference_kl": Field("reference_kl", "float64"),
         "reference_divergence": Field("reference_divergence", "choice", DIVERGENCE),
+        "chunk_weights": Field("chunk_weights", "float64*", optional=True, counted="chunk_weights_count"),
     }
 
 
@@ -1131,6 +1134,9 @@ class TrainerKeywords(TypedDict, total=False):
     pretraining left it, or a fresh one. In the demo 0.2 with GAUSSIAN; 0.005 is about as strong with VELOCITY"""
     reference_divergence: Divergence
     """'velocity'"""
+    chunk_weights: Optional[Any]
+    """None: 1; one for each chunk, finite, >= 0: weights of the policy terms, as those of cgrpo_chunk_loss_options;
+    copied"""
 
 
 class PretrainKeywords(TypedDict, total=False):

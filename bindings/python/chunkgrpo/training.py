@@ -61,6 +61,7 @@ class Trainer:
     Objective
         chunk_sizes                   None: 2, 3, 4, 7 where T = 17, else chunks of 4
         group_size                    samples per prompt, >= 2
+        chunk_weights                 None: 1; >= 0 for each chunk, of the policy terms: `weights` of `chunk_loss`
         chunk_fraction                of the chunks of each sample that are trained, in (0, 1]
         weighted_selection            chunks drawn by relative L1
         advantage_clamp, clip, kl     as in `advantages` and `chunk_loss`; the default clip is for small images
