@@ -48,7 +48,7 @@ let package = Package(
     .target(name: "CChunkGRPO", path: "include", sources: ["shim.c"], publicHeadersPath: "."),
     .target(name: "KernelTable", dependencies: ["CKernelTable"]),
     .target(name: "CKernelTable"),
-    .target(name: "KernelsCUDA"),
+    .target(name: "KernelsCUDA", exclude: ["README.md", "kernels.cu", "ptx"]),
     .target(name: "KernelsBaseline", dependencies: ["KernelTable", "CVectors"], exclude: ["README.md"]),
     .target(name: "CVectors"),
     .target(name: "Platform"),

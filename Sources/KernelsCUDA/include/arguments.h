@@ -19,7 +19,7 @@
    - trajectory, trajectory_gradient, DifferenceArguments: the same with numbers[step of the launch], grid.z steps.
    - difference_any, DifferenceArguments: any of them, one step.
    - distance, DistanceArguments: both types of the name are the velocities'. mean_distance, DistanceArguments.
-   - forward (without other velocities) and forward_extras, ForwardArguments.
+   - forward, with or without other velocities, ForwardArguments.
    - change, ChangeArguments; normal, NormalArguments: both types of the name are the latents'.
 
    Launch: grid (chunkgrpo_cuda_grid(elements, size of a latent's element), samples, steps), CHUNKGRPO_CUDA_THREADS
@@ -125,6 +125,8 @@ CHUNKGRPO_CUDA_STRUCT(DifferenceArguments) {
     struct chunkgrpo_cuda_Shape shape;
     struct chunkgrpo_cuda_Workspace workspace;
     uint32_t each;
+    uint32_t
+        idle_zeros; /* trajectory_gradient: where upstream is 0 for all samples of the launch, the gradient is +0 */
     struct chunkgrpo_cuda_Numbers numbers[CHUNKGRPO_CUDA_SAMPLES];
 };
 
@@ -152,8 +154,8 @@ CHUNKGRPO_CUDA_STRUCT(ForwardUpstream) {
     const double *distance, *positive_distance, *negative_distance, *old_divergence, *reference_divergence;
 };
 
-/* d = v - u with u = noise - clean, and distances of other velocities from u and from v. forward writes `distance` and
-   `absolute`, with the gradient 2/total upstream.distance d; forward_extras all of them. Mixtures where beta != 0. */
+/* d = v - u with u = noise - clean, and distances of other velocities from u and from v: what has a place to go to.
+   Those of the mixtures where beta != 0. The gradient is that of all with an upstream. */
 CHUNKGRPO_CUDA_STRUCT(ForwardArguments) {
     struct chunkgrpo_cuda_Rows clean, v;
     struct chunkgrpo_cuda_Rows old, reference; /* base null: without */
@@ -208,7 +210,15 @@ static inline void chunkgrpo_cuda_divide(struct chunkgrpo_cuda_Workspace *to, vo
     to->partial = (double *)((char *)workspace + ((bytes / 3 + 15) & ~(size_t)15));
 }
 
-/* The text of the kernels, PTX 7.0 for compute capability 7.5 and later, with a zero at its end. */
-extern const char chunkgrpo_cuda_ptx[];
+/* The text of the kernels of one pair of types, PTX 7.0 for compute capability 7.5 and later, packed. */
+CHUNKGRPO_CUDA_STRUCT(Text) {
+    const uint8_t *packed;
+    size_t packed_size, size;
+};
+
+/* Types by their names: "f32", ... False where there are no kernels for the pair. */
+bool chunkgrpo_cuda_text(const char *latents, const char *velocity, struct chunkgrpo_cuda_Text *text);
+/* Writes size + 1 bytes, the last of them a zero. False where the packed ones are damaged. */
+bool chunkgrpo_cuda_unpack(const struct chunkgrpo_cuda_Text *text, char *to);
 
 #endif

@@ -1,0 +1,141 @@
+// d = next - m of given next latents and the gradients: DifferencePass, TrajectoryPass.
+#pragma once
+#include "step.h"
+
+typedef chunkgrpo_cuda_DifferenceArguments DifferenceArguments;
+
+// Writes the log-probability of a sample at a step.
+struct DifferenceResult {
+    const DifferenceArguments &k;
+    const Numbers &n;
+
+    CHUNKGRPO_DEVICE void operator()(const double *sums) const {
+        const double value = result(n, k.shape, sums[0]);
+        if (k.log_prob) k.log_prob[(i64)blockIdx.y * k.stride + blockIdx.z] = value;
+        if (!is_finite(value)) report(k.workspace, k.shape, n.place);
+    }
+};
+
+// The first elements of all rows are on a boundary of four, and all of this block's are there.
+template <class T, class V, bool gradient> struct Difference {
+    typedef typename T::Compute C;
+    static constexpr int each = blocks_each<C>();
+
+    const DifferenceArguments &k;
+    const Numbers &n;
+    C *tile; // (each)
+    const Row<T> x, next;
+    const Row<V> v, out;
+
+    CHUNKGRPO_DEVICE Difference(const DifferenceArguments &k, const Numbers &n, C *tile)
+        : k(k), n(n), tile(tile), x(k.x, blockIdx.z), next(k.next, blockIdx.z), v(k.v, blockIdx.z),
+          out(k.gradient, blockIdx.z) {}
+
+    // Whether no sample of the launch has a gradient at this step: then the CPU writes zeros.
+    CHUNKGRPO_DEVICE bool is_idle(double upstream) const {
+        if (!k.idle_zeros || upstream != 0) return false;
+        for (u32 i = 0; i < gridDim.y; i++)
+            if (k.upstream[(i64)i * k.upstream_stride + blockIdx.z] != 0) return false;
+        return true;
+    }
+
+    template <bool whole> CHUNKGRPO_DEVICE bool differences(C scale) const {
+        const i64 first = (i64)blockIdx.x * (each * kBlock) + 4 * threadIdx.x, count = k.shape.elements;
+        const i64 end = whole ? first + each * kBlock : count;
+        C xs[each][4], vs[each][4], ns[each][4];
+        bool broken = false;
+#pragma unroll
+        for (int block = 0; block < each; block++) {
+            const i64 e = first + block * kBlock;
+            get<whole>(x, e, end, xs[block]);
+            get<whole>(v, e, end, vs[block]);
+            get<whole>(next, e, end, ns[block]);
+        }
+#pragma unroll
+        for (int block = 0; block < each; block++) {
+            C mean[4], d[4];
+            affine(real<C>(n.a), xs[block], real<C>(n.b), vs[block], mean);
+            minus(ns[block], mean, d);
+            if (gradient) broken |= put<whole>(first + block * kBlock, end, scale, d);
+            C *place = tile + block * kTile + (threadIdx.x >> 4) * kGroup + 4 * (threadIdx.x & 15);
+#pragma unroll
+            for (int i = 0; i < 4; i++) place[i] = mul(d[i], d[i]);
+        }
+        return broken;
+    }
+
+    CHUNKGRPO_DEVICE void run() const {
+        const double upstream = gradient ? k.upstream[(i64)blockIdx.y * k.upstream_stride + blockIdx.z] : 0;
+        if (gradient && is_idle(upstream)) return clear();
+        const C scale = rounded<C>(mul(n.slope, upstream));
+        const bool whole = x.wide && v.wide && next.wide && (!gradient || out.wide) &&
+                           ((i64)blockIdx.x + 1) * (each * kBlock) <= k.shape.elements;
+        const bool broken = whole ? differences<true>(scale) : differences<false>(scale);
+        if (gradient && broken) report(k.workspace, k.shape, n.place);
+        if (!k.workspace.partial) return;
+        barrier();
+        finish_sums();
+    }
+
+  private:
+    template <bool whole, class E> CHUNKGRPO_DEVICE static void get(const Row<E> &row, i64 e, i64 end, C (&to)[4]) {
+        (whole ? row.as_wide() : row).load(e, end, to);
+    }
+
+    template <bool whole> CHUNKGRPO_DEVICE bool put(i64 e, i64 end, C scale, const C (&d)[4]) const {
+        return store_scaled(whole ? out.as_wide() : out, e, end, scale, d);
+    }
+
+    CHUNKGRPO_DEVICE void clear() const {
+        const typename V::Store zeros[4] = {};
+        const i64 first = (i64)blockIdx.x * (each * kBlock) + 4 * threadIdx.x;
+#pragma unroll
+        for (int block = 0; block < each; block++) out.store(first + block * kBlock, k.shape.elements, zeros);
+    }
+
+    CHUNKGRPO_DEVICE void finish_sums() const {
+        if (threadIdx.x >= 32) return;
+        const i64 blocks = block_count(k.shape), first = (i64)blockIdx.x * each;
+        const double sum = sum_of<T>(tile + (each == 2 ? threadIdx.x >> 4 : 0) * kTile), second = shuffle_from(sum, 16);
+        if (threadIdx.x == 0) {
+            double *partial = partial_sums(k.workspace, 0, blocks) + first;
+            publish(partial, sum);
+            if (each == 2 && first + 1 < blocks) publish(partial + 1, second);
+        }
+        finish<1>(k.workspace, gridDim.x, blocks, DifferenceResult{k, n});
+    }
+};
+
+template <class T, class V, bool gradient, bool by_step>
+CHUNKGRPO_DEVICE void difference(const DifferenceArguments &k) {
+    typedef typename T::Compute C;
+    CHUNKGRPO_SHARED(C, tile, blocks_each<C>() * kTile);
+    Difference<T, V, gradient>(k, k.numbers[by_step ? blockIdx.z : 0], tile).run();
+}
+
+template <class T, class V> CHUNKGRPO_DEVICE void any_difference(const DifferenceArguments &k) {
+    typedef typename T::Compute C;
+    CHUNKGRPO_SHARED(C, tile, kTile);
+    const Numbers &n = k.numbers[k.each ? blockIdx.y : 0];
+    const Row<T> x(k.x, 0), next(k.next, 0);
+    const Row<V> v(k.v, 0), gradient(k.gradient, 0), unconditional(k.unconditional, 0);
+    const Terms<T, V> terms(k.y, k.z, n);
+    const double upstream = k.upstream ? k.upstream[(i64)blockIdx.y * k.upstream_stride] : 0;
+    const C scale = rounded<C>(mul(n.slope, upstream)), other = rounded<C>(mul(n.unconditional, upstream));
+    const i64 count = k.shape.elements, blocks = block_count(k.shape);
+    bool broken = false;
+    each_block<C>(blocks, [&](i64 block, i64 e) CHUNKGRPO_LAMBDA {
+        C xs[4], vs[4], mean[4], d[4];
+        x.load(e, count, xs);
+        v.load(e, count, vs);
+        affine(real<C>(n.a), xs, real<C>(n.b), vs, mean);
+        terms.add_to(mean, e, count);
+        next.load(e, count, xs);
+        minus(xs, mean, d);
+        if (k.unconditional.base) broken |= store_scaled(unconditional, e, count, other, d);
+        if (k.gradient.base) broken |= store_scaled(gradient, e, count, scale, d);
+        if (k.workspace.partial) BlockSum<T>{k.workspace, tile, block, blocks}.add_squares(0, d);
+    });
+    if (broken) report(k.workspace, k.shape, n.place);
+    if (k.workspace.partial && threadIdx.x < 32) finish<1>(k.workspace, gridDim.x, blocks, DifferenceResult{k, n});
+}

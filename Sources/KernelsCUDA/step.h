@@ -1,0 +1,241 @@
+// next = a x + b v + p y + q z + s noise: StepPass and NoisedPass.
+#pragma once
+#include "noise.h"
+#include "rows.h"
+#include "sums.h"
+
+typedef chunkgrpo_cuda_StepArguments StepArguments;
+
+// Writes the numbers of a sample from its sums of (next - m)^2, |next - x| and |x|.
+struct StepResult {
+    const StepArguments &k;
+    const Numbers &n;
+    bool change;
+
+    CHUNKGRPO_DEVICE void operator()(const double *sums) const {
+        const i64 at = (i64)blockIdx.y * k.stride;
+        const double value = result(n, k.shape, sums[0]);
+        double check = add(sums[0], value);
+        if (k.log_prob) k.log_prob[at] = value;
+        if (change) {
+            const double change = relative_change(k.shape, sums[1], sums[2]);
+            check = add(check, change);
+            k.relative_l1[at] = change;
+        }
+        if (!is_finite(check)) report(k.workspace, k.shape, n.place);
+    }
+};
+
+// The library's noise stays in registers: a thread has four elements of each block, 16 apart, as one counter of Philox
+// does.
+template <class T, class V, bool change> struct NoisyStep {
+    typedef typename T::Compute C;
+    static constexpr int each = blocks_each<C>(), sums = change ? 3 : 1;
+
+    const StepArguments &k;
+    C *tile; // (sums, each)
+    C x[each][4], v[each][4];
+    int left; // elements from this thread's first one on
+
+    CHUNKGRPO_DEVICE bool has(int block, int q) const { return left > block * kBlock + 16 * q; }
+
+    CHUNKGRPO_DEVICE void load(const typename T::Store *xs, const typename V::Store *vs) {
+#pragma unroll
+        for (int block = 0; block < each; block++)
+#pragma unroll
+            for (int q = 0; q < 4; q++) {
+                const int at = block * kBlock + 16 * q;
+                x[block][q] = has(block, q) ? T::load(xs[at]) : (C)0;
+                v[block][q] = has(block, q) ? V::load(vs[at]) : (C)0;
+            }
+    }
+
+    CHUNKGRPO_DEVICE void step(int block, const float (&noise)[4], typename T::Store *next, int place) {
+        const Numbers &n = k.numbers[0];
+#pragma unroll
+        for (int q = 0; q < 4; q++) {
+            const bool in = has(block, q);
+            const C mean = add(mul(real<C>(n.a), x[block][q]), mul(real<C>(n.b), v[block][q]));
+            const typename T::Store stored = T::store(add(mean, mul(real<C>(n.s), widened<C>(noise[q]))));
+            if (in) next[block * kBlock + 16 * q] = stored;
+            const C d = sub(T::load(stored), mean); // rounded: what a later recomputation will see
+            C *at = tile + block * kTile + place + 16 * q;
+            at[0] = in ? mul(d, d) : (C)0;
+            if (change) {
+                at[each * kTile] = in ? magnitude(sub(T::load(stored), x[block][q])) : (C)0;
+                at[2 * each * kTile] = magnitude(x[block][q]);
+            }
+        }
+    }
+
+    // Two blocks' sums at a time: a half of a warp has one.
+    CHUNKGRPO_DEVICE void finish_sums() const {
+        const int which = threadIdx.x >> 5, half = each == 2 ? threadIdx.x >> 4 & 1 : 0;
+        if (which >= sums) return;
+        const i64 blocks = block_count(k.shape), first = (i64)blockIdx.x * each;
+        const double sum = sum_of<T>(tile + (which * each + half) * kTile), second = shuffle_from(sum, 16);
+        if ((threadIdx.x & 31) == 0) {
+            double *partial = partial_sums(k.workspace, which, blocks) + first;
+            publish(partial, sum);
+            if (each == 2 && first + 1 < blocks) publish(partial + 1, second);
+        }
+        finish<sums>(k.workspace, sums * gridDim.x, blocks, StepResult{k, k.numbers[0], change});
+    }
+
+    CHUNKGRPO_DEVICE void run() {
+        const int t = threadIdx.x, lane = t & 15, group = t >> 4;
+        const i64 first = (i64)blockIdx.x * each * kBlock + 64 * group + lane, rest = k.shape.elements - first;
+        left = rest < 0 ? 0 : rest < each * kBlock ? (int)rest : each * kBlock;
+        load(Row<T>(k.x, 0).p + first, Row<V>(k.v, 0).p + first);
+        const u64 id = sample_id(k.noise, k.shape, blockIdx.y);
+        const u32 counter = (u32)(k.shape.first_element >> 2) + blockIdx.x * (each * 256) + t;
+        typename T::Store *next = Row<T>(k.next, 0).p + first;
+#pragma unroll
+        for (int block = 0; block < each; block++) {
+            float noise[4];
+            normals(philox(counter + 256 * block, k.numbers[0].step, id, k.noise.keys), noise);
+            step(block, noise, next, group * kGroup + lane);
+        }
+        if (!k.workspace.partial) return;
+        barrier();
+        finish_sums();
+    }
+};
+
+template <class T, class V, bool change> CHUNKGRPO_DEVICE void noisy_step(const StepArguments &k) {
+    typedef typename T::Compute C;
+    CHUNKGRPO_SHARED(C, tile, (change ? 3 : 1) * blocks_each<C>() * kTile);
+    NoisyStep<T, V, change> step = {k, tile};
+    step.run();
+}
+
+// Noise of four neighbours, or zeros.
+template <class T> struct NoiseOfBlock {
+    typedef typename T::Compute C;
+    const chunkgrpo_cuda_Noise &noise;
+    const Shape &shape;
+    u32 step;
+    float *shared; // kNormals
+
+    CHUNKGRPO_DEVICE void get(i64 block, i64 e, C (&to)[4]) const {
+        if (noise.kind == CHUNKGRPO_CUDA_LIBRARY) {
+            const i64 first = shape.first_element + block * kBlock;
+            draw_normals(noise, shape, step, first, shared);
+#pragma unroll
+            for (int i = 0; i < 4; i++)
+                to[i] = e + i < shape.elements ? widened<C>(shared[(first & 63) + 4 * threadIdx.x + i]) : (C)0;
+        } else if (noise.kind == CHUNKGRPO_CUDA_GIVEN) {
+            Row<T>(noise.given, step).load(e, shape.elements, to);
+        } else {
+#pragma unroll
+            for (int i = 0; i < 4; i++) to[i] = 0;
+        }
+    }
+};
+
+// What a mean has beside a x + b v. q z only where q != 0.
+template <class T, class V> struct Terms {
+    typedef typename T::Compute C;
+    const Row<V> y;
+    const Row<T> z;
+    const C p, q;
+
+    CHUNKGRPO_DEVICE Terms(const Rows &y, const Rows &z, const Numbers &n)
+        : y(y, 0), z(z, 0), p(real<C>(n.p)), q(real<C>(n.q)) {
+        if (!y.base) this_y = false;
+        if (!z.base || q == 0) this_z = false;
+    }
+
+    CHUNKGRPO_DEVICE void add_to(C (&mean)[4], i64 e, i64 n) const {
+        if (!this_y && !this_z) return;
+        C sum[4], other[4];
+        if (this_y) {
+            y.load(e, n, sum);
+#pragma unroll
+            for (int i = 0; i < 4; i++) sum[i] = mul(p, sum[i]);
+        }
+        if (this_z) {
+            z.load(e, n, other);
+#pragma unroll
+            for (int i = 0; i < 4; i++) sum[i] = this_y ? add(sum[i], mul(q, other[i])) : mul(q, other[i]);
+        }
+#pragma unroll
+        for (int i = 0; i < 4; i++) mean[i] = add(mean[i], sum[i]);
+    }
+
+    bool this_y = true, this_z = true;
+};
+
+// m = a x + b v of four neighbours
+template <class C> CHUNKGRPO_DEVICE void affine(C a, const C (&x)[4], C b, const C (&v)[4], C (&mean)[4]) {
+#pragma unroll
+    for (int i = 0; i < 4; i++) mean[i] = add(mul(a, x[i]), mul(b, v[i]));
+}
+
+template <class C> CHUNKGRPO_DEVICE void minus(const C (&u)[4], const C (&v)[4], C (&to)[4]) {
+#pragma unroll
+    for (int i = 0; i < 4; i++) to[i] = sub(u[i], v[i]);
+}
+
+template <class T, class V> struct AnyStep {
+    typedef typename T::Compute C;
+    const StepArguments &k;
+    C *tile;
+    float *shared;
+    double *totals;
+
+    CHUNKGRPO_DEVICE void run() const {
+        const Numbers &n = k.numbers[k.each ? blockIdx.y : 0];
+        C a = real<C>(n.a), b = real<C>(n.b), s = real<C>(n.s);
+        if (k.times) {
+            const double t = k.times[blockIdx.y];
+            a = rounded<C>(sub(1.0, t));
+            b = 0;
+            s = rounded<C>(t);
+        }
+        const Row<T> x(k.x, 0), next(k.next, 0);
+        const Row<V> v(k.v, 0);
+        const Terms<T, V> terms(k.y, k.z, n);
+        const NoiseOfBlock<T> noise = {k.noise, k.shape, n.step, shared};
+        const i64 blocks = block_count(k.shape);
+        const int sums = k.relative_l1 ? 3 : 1;
+        each_block<C>(blocks, [&](i64 block, i64 e) CHUNKGRPO_LAMBDA {
+            C xs[4], vs[4], mean[4], ns[4], d[4];
+            x.load(e, k.shape.elements, xs);
+            v.load(e, k.shape.elements, vs);
+            affine(a, xs, b, vs, mean);
+            terms.add_to(mean, e, k.shape.elements);
+            if (s != 0) noise.get(block, e, ns);
+            typename T::Store stored[4];
+#pragma unroll
+            for (int i = 0; i < 4; i++) {
+                stored[i] = T::store(add(mean[i], mul(s, s != 0 ? ns[i] : (C)0)));
+                ns[i] = T::load(stored[i]);
+            }
+            next.store(e, k.shape.elements, stored);
+            if (!k.workspace.partial) return;
+            const BlockSum<T> sum = {k.workspace, tile, block, blocks};
+#pragma unroll 1
+            for (int which = 0; which < sums; which++) {
+#pragma unroll
+                for (int i = 0; i < 4; i++) {
+                    const C difference = sub(ns[i], mean[i]);
+                    d[i] = which == 0   ? mul(difference, difference)
+                           : which == 1 ? magnitude(sub(ns[i], xs[i]))
+                                        : magnitude(xs[i]);
+                }
+                sum.add_up(which, d);
+            }
+        });
+        if (k.workspace.partial && threadIdx.x < 32)
+            finish_each(k.workspace, sums, gridDim.x, blocks, totals, StepResult{k, n, sums == 3});
+    }
+};
+
+template <class T, class V> CHUNKGRPO_DEVICE void any_step(const StepArguments &k) {
+    typedef typename T::Compute C;
+    CHUNKGRPO_SHARED(C, tile, kTile);
+    CHUNKGRPO_SHARED(float, shared, kNormals);
+    CHUNKGRPO_SHARED(double, totals, 3);
+    AnyStep<T, V>{k, tile, shared, totals}.run();
+}

@@ -1,0 +1,210 @@
+// Blocks of threads on the CPU. Each thread is a fiber, which a barrier, a shuffle or an atomic operation leaves; which
+// one goes on is drawn anew each time, in several blocks at once, so that a missing barrier or a race between blocks
+// shows. What a thread publishes is seen by others only after it has arrived, as on a device without a fence.
+#pragma once
+#include <setjmp.h>
+#include <ucontext.h>
+#include <cstdint>
+#include <cstdio>
+#include <cstdlib>
+#include <cstring>
+#include <map>
+#include <memory>
+#include <string>
+#include <utility>
+#include <vector>
+
+struct Dimensions {
+    unsigned x, y, z;
+};
+
+namespace cta {
+
+enum Wait { nothing, block, warp };
+
+struct Fiber {
+    jmp_buf context;
+    std::unique_ptr<char[]> stack;
+    bool begun = false, done = false;
+    Wait wait = nothing;
+    uint64_t slot = 0;
+    std::vector<std::pair<uint64_t *, uint64_t>> unseen; // written, and not yet visible to others
+};
+
+struct Block {
+    std::vector<Fiber> fibers;
+    Dimensions index;
+    std::map<const void *, std::vector<char>> shared;
+    std::vector<char> memory; // of the PTX's shared variables
+};
+
+typedef void (*Kernel)(const void *arguments);
+
+struct Entry {
+    Kernel run;
+    size_t size; // of the arguments
+};
+
+inline std::map<std::string, Entry> &kernels() {
+    static std::map<std::string, Entry> all;
+    return all;
+}
+struct Register {
+    Register(const char *name, Entry entry) { kernels()[name] = entry; }
+};
+
+inline constexpr int threads = 256, warp_size = 32, at_once = 3;
+inline constexpr size_t stack_size = 96 << 10;
+
+inline Dimensions thread_index, block_index, grid;
+inline Kernel kernel;
+inline const void *arguments;
+inline jmp_buf scheduler;
+inline Block *current_block;
+inline Fiber *current;
+
+inline uint64_t random_state = 88172645463325252ull;
+inline unsigned draw() {
+    random_state ^= random_state << 13;
+    random_state ^= random_state >> 7;
+    random_state ^= random_state << 17;
+    return (unsigned)(random_state >> 32);
+}
+
+inline void yield(Wait wait) {
+    current->wait = wait;
+    if (!_setjmp(current->context)) _longjmp(scheduler, 1);
+}
+
+inline void flush(Fiber &fiber) {
+    for (auto &[to, value] : fiber.unseen) *to = value;
+    fiber.unseen.clear();
+}
+
+inline void entry() {
+    kernel(arguments);
+    flush(*current);
+    current->done = true;
+    current->wait = nothing;
+    _longjmp(scheduler, 1);
+}
+
+inline void resume(Block &b, int t) {
+    Fiber &f = b.fibers[t];
+    current_block = &b;
+    current = &f;
+    thread_index = {(unsigned)t, 0, 0};
+    block_index = b.index;
+    if (_setjmp(scheduler)) return;
+    if (f.begun) _longjmp(f.context, 1);
+    f.begun = true;
+    ucontext_t context;
+    getcontext(&context);
+    context.uc_stack.ss_sp = f.stack.get();
+    context.uc_stack.ss_size = stack_size;
+    context.uc_link = nullptr;
+    makecontext(&context, entry, 0);
+    setcontext(&context);
+}
+
+inline void begin(Block &b, Dimensions index) {
+    b.index = index;
+    b.fibers.resize(threads);
+    for (auto &[tag, memory] : b.shared) memset(memory.data(), 0xff, memory.size());
+    b.memory.assign(64 << 10, (char)0xff);
+    for (auto &f : b.fibers) {
+        if (!f.stack) f.stack.reset(new char[stack_size]);
+        f.begun = f.done = false;
+        f.wait = nothing;
+    }
+}
+
+// A warp goes on when all of its threads that live wait for it; the block likewise. False when all are done.
+inline bool release(Block &b, bool ran) {
+    int living = 0, waiting = 0;
+    for (int w = 0; w < threads; w += warp_size) {
+        int living_here = 0, at = 0;
+        for (int t = w; t < w + warp_size; t++)
+            if (!b.fibers[t].done) living_here++, at += b.fibers[t].wait == warp, waiting += b.fibers[t].wait == block;
+        living += living_here;
+        if (!at || at != living_here) continue;
+        for (int t = w; t < w + warp_size; t++) b.fibers[t].wait = nothing;
+        ran = true;
+    }
+    if (!living) return false;
+    if (waiting == living)
+        for (auto &f : b.fibers) f.wait = nothing;
+    else if (!ran) fprintf(stderr, "deadlock: %d threads, %d at the barrier\n", living, waiting), abort();
+    return true;
+}
+
+// Runs each thread that can, in an order that is drawn, up to where it next waits.
+inline bool turn(Block &b) {
+    static std::vector<int> order;
+    order.clear();
+    for (int t = 0; t < threads; t++)
+        if (!b.fibers[t].done && b.fibers[t].wait == nothing) order.push_back(t);
+    for (size_t i = order.size(); i > 1; i--) std::swap(order[i - 1], order[draw() % i]);
+    for (int t : order) resume(b, t);
+    return release(b, !order.empty());
+}
+
+inline bool launch(const std::string &name, const void *given, unsigned x, unsigned y, unsigned z) {
+    static Block blocks[at_once];
+    auto found = kernels().find(name);
+    if (found == kernels().end()) return false;
+    kernel = found->second.run;
+    arguments = given;
+    grid = {x, y, z};
+    std::vector<Dimensions> left;
+    for (unsigned i = 0; i < x * y * z; i++) left.push_back({i % x, i / x % y, i / x / y});
+    for (size_t i = left.size(); i > 1; i--) std::swap(left[i - 1], left[draw() % i]);
+    std::vector<Block *> active;
+    for (auto &b : blocks)
+        if (!left.empty()) begin(b, left.back()), left.pop_back(), active.push_back(&b);
+    while (!active.empty()) {
+        const unsigned i = draw() % active.size();
+        if (turn(*active[i])) continue;
+        if (left.empty()) active.erase(active.begin() + i);
+        else begin(*active[i], left.back()), left.pop_back();
+    }
+    return true;
+}
+
+inline uint64_t shuffle(uint64_t value, int lane) {
+    current->slot = value;
+    const int own = thread_index.x;
+    yield(warp);
+    const uint64_t other = current_block->fibers[(own & ~31) | lane].slot;
+    yield(warp);
+    return other;
+}
+
+inline void publish(uint64_t *to, uint64_t value) { current->unseen.push_back({to, value}); }
+
+inline uint64_t published(const uint64_t *from) {
+    for (auto i = current->unseen.rbegin(); i != current->unseen.rend(); i++)
+        if (i->first == from) return i->second;
+    return *from;
+}
+
+inline uint32_t arrive(uint32_t *counter, bool releases = true) {
+    if (releases) flush(*current);
+    const uint32_t before = (*counter)++;
+    yield(nothing);
+    return before;
+}
+
+inline uint64_t claim(uint64_t *word, uint64_t expected, uint64_t value) {
+    const uint64_t before = *word;
+    if (before == expected) *word = value;
+    return before;
+}
+
+template <class T> T *shared(const void *tag, size_t count) {
+    auto &memory = current_block->shared[tag];
+    if (memory.empty()) memory.assign(count * sizeof(T) + 16, (char)0xff);
+    return (T *)(((uintptr_t)memory.data() + 15) & ~(uintptr_t)15);
+}
+
+} // namespace cta
