@@ -14,7 +14,10 @@ static constexpr int kBlock = 1024, kThreads = CHUNKGRPO_CUDA_THREADS;
 static constexpr int kGroup = 80, kTile = 16 * kGroup + 16;
 
 // Blocks of a sample that a block of threads takes; see chunkgrpo_cuda_grid().
-template <class C> constexpr int blocks_each() { return sizeof(C) == 8 ? 1 : 2; }
+#ifndef CHUNKGRPO_BLOCKS_EACH
+#define CHUNKGRPO_BLOCKS_EACH 2
+#endif
+template <class C> constexpr int blocks_each() { return sizeof(C) == 8 ? 1 : CHUNKGRPO_BLOCKS_EACH; }
 
 // The lanes' sums, of which each half of a warp has one, to that of the block.
 template <bool splits> CHUNKGRPO_DEVICE double fold(float lane) {

@@ -10,6 +10,9 @@
         if ((call) != CGRPO_OK) fprintf(stderr, "%s: %s\n", #call, cgrpo_last_error()), exit(2); \
     } while (0)
 
+// Runs a kernel to its end: on the CPU (emulated.cpp) or on a device (device.cpp). False if there is none of that name.
+bool run_kernel(const std::string &name, const void *arguments, unsigned x, unsigned y, unsigned z);
+
 inline int comparisons = 0, differences = 0;
 
 struct Layout {

@@ -28,7 +28,8 @@ struct Run {
     int64_t batch, elements;
     Layout layout;
     std::vector<double> workspace;
-    uint64_t status = 0;
+    std::vector<uint64_t> word = {0}; // status: not on the stack, which a device does not see
+    uint64_t &status() { return word[0]; }
     std::vector<uint64_t> ids;
 
     Run(cgrpo_type type, cgrpo_type velocity, int64_t batch, int64_t elements, Layout layout, int64_t steps = 1)
@@ -54,7 +55,7 @@ struct Run {
         chunkgrpo_cuda_Workspace to;
         chunkgrpo_cuda_divide(&to, workspace.data(), (workspace.size() - 1) * 8);
         memset(to.partial, 0xff, chunkgrpo_cuda_partial_count(batch, elements, 1) * 8);
-        to.status = &status;
+        to.status = word.data();
         return to;
     }
 
@@ -100,7 +101,7 @@ struct Run {
                  (long long)elements, (long long)(elements + layout.gap));
         test_case = text;
         const unsigned blocks = chunkgrpo_cuda_grid(elements, size_of(type));
-        if (!cta::launch(name, arguments, blocks, (unsigned)batch, (unsigned)steps))
+        if (!run_kernel(name, arguments, blocks, (unsigned)batch, (unsigned)steps))
             printf("There is no kernel %s.\n", name.c_str()), exit(2);
         chunkgrpo_cuda_Workspace to;
         chunkgrpo_cuda_divide(&to, workspace.data(), (workspace.size() - 1) * 8);
@@ -155,7 +156,7 @@ static void test_step(Run run, const Sampler &sampler, int64_t step) {
         same("log-probabilities", own, log_prob);
         if (k.relative_l1) same("relative L1", own_change, change);
     }
-    check("status", run.status == 0);
+    check("status", run.status() == 0);
 }
 
 // step_any and difference_any with a step and a guidance of each sample, noise from device memory or given, and
@@ -184,7 +185,8 @@ static void test_any(Run run, const Sampler &sampler, bool given, bool guided) {
     k.noise = run.library(), k.each = 1;
     chunkgrpo_cuda_seed(&k.noise, 1); // what is in device memory counts
     k.noise.has_ids = 0;
-    k.noise.seed_at = &seed, k.noise.ids_at = run.ids.data();
+    const std::vector<uint64_t> seeds = {seed};
+    k.noise.seed_at = seeds.data(), k.noise.ids_at = run.ids.data();
     if (given) k.noise.kind = CHUNKGRPO_CUDA_GIVEN, k.noise.given = e.rows(), k.noise.given.step_stride = 0;
     for (int64_t i = 0; i < run.batch; i++) k.numbers[i] = run.numbers(sampler, steps[i], guided ? guidances[i] : 1);
     run.launch("step_any", &k);
@@ -214,7 +216,7 @@ static void test_any(Run run, const Sampler &sampler, bool given, bool guided) {
     same("log-probabilities", own, log_prob);
     if (!run.mixed() || run.layout.gap == 0) same("gradient", own_grad, expected);
     if (guided && (!run.mixed() || run.layout.gap == 0)) same("unconditional gradient", own_grad_u, expected_u);
-    check("status", run.status == 0);
+    check("status", run.status() == 0);
 }
 
 // difference and difference_gradient, trajectory and trajectory_gradient, change.
@@ -242,7 +244,7 @@ static void test_trajectory(Run run, const Sampler &sampler, int64_t steps, bool
     run.launch(steps == 1 ? "difference_gradient" : "trajectory_gradient", &k, steps);
     Array expected = run.expected(grad);
     if (!run.mixed() || run.layout.gap == 0) same("gradients", own_grad, expected);
-    check("status", run.status == 0);
+    check("status", run.status() == 0);
     if (run.mixed()) return;
 
     chunkgrpo_cuda_ChangeArguments c = {};
@@ -287,7 +289,7 @@ static void test_divergences(Run run, const Sampler &sampler, int64_t step) {
     Array expected = run.expected(grad);
     same("divergences", own, divergence);
     if (!run.mixed() || run.layout.gap == 0) same("gradient", own_grad, expected);
-    check("status", run.status == 0);
+    check("status", run.status() == 0);
 }
 
 // step_any for noised latents and predicted images, normal.
@@ -376,7 +378,7 @@ static void test_forward(Run run, bool given, bool extra) {
     for (int i = 0; i < 11; i++) same("distances", own[i], numbers[i]);
     Array expected = run.expected(grad);
     if (!run.mixed() || run.layout.gap == 0) same("gradient", own_grad, expected);
-    check("status", run.status == 0);
+    check("status", run.status() == 0);
 }
 
 // What is not finite is named by sample and step.
@@ -390,20 +392,20 @@ static void test_status(cgrpo_type type, const Sampler &sampler) {
     k.shape = run.shape(), k.shape.first_sample = 40, k.workspace = run.space(), k.noise = run.library();
     k.numbers[0] = run.numbers(sampler, 6);
     run.launch("step", &k);
-    check("a NaN is named", run.status == (7ull << 32 | 42));
+    check("a NaN is named", run.status() == (7ull << 32 | 42));
     v.set(v.stride * 1 + 2500, 1);
     run.launch("step", &k);
-    check("the first one stays", run.status == (7ull << 32 | 42));
-    run.status = 0;
+    check("the first one stays", run.status() == (7ull << 32 | 42));
+    run.status() = 0;
     run.launch("step", &k);
-    check("no NaN", run.status == 0);
+    check("no NaN", run.status() == 0);
     chunkgrpo_cuda_DifferenceArguments d = {};
     d.x = k.x, d.v = k.v, d.next = k.next, d.gradient = grad.rows(), d.upstream = upstream.data();
     d.upstream_stride = 1, d.log_prob = log_prob.data(), d.stride = 1, d.shape = run.shape(), d.workspace = run.space();
     d.numbers[0] = run.numbers(sampler, 6);
     upstream[2] = INFINITY;
     run.launch("difference_gradient", &d);
-    check("a gradient too large is named", run.status == (7ull << 32 | 3));
+    check("a gradient too large is named", run.status() == (7ull << 32 | 3));
 }
 
 static void test_pair(cgrpo_type type, cgrpo_type velocity) {
@@ -427,11 +429,10 @@ static void test_pair(cgrpo_type type, cgrpo_type velocity) {
     if (type == velocity) test_status(type, sde);
 }
 
-int main(int argc, char **argv) {
-    if (argc > 2) cta::random_state ^= strtoull(argv[2], nullptr, 10) << 32;
+int compare_all(const char *name) {
     const cgrpo_type f32 = CGRPO_TYPE_F32, f64 = CGRPO_TYPE_F64, bf16 = CGRPO_TYPE_BF16, f16 = CGRPO_TYPE_F16;
     const cgrpo_type pairs[][2] = {{f32, f32}, {f64, f64}, {bf16, bf16}, {f16, f16}, {f32, bf16}, {f32, f16}};
     for (auto &pair : pairs) test_pair(pair[0], pair[1]);
-    printf("%s: %d comparisons of bits, %d different\n", argc > 1 ? argv[1] : "kernels", comparisons, differences);
+    printf("%s: %d comparisons of bits, %d different\n", name, comparisons, differences);
     return differences != 0;
 }

@@ -1,0 +1,13 @@
+// Kernels on the CPU, for kernels.cpp.
+#include "arrays.h"
+
+bool run_kernel(const std::string &name, const void *arguments, unsigned x, unsigned y, unsigned z) {
+    return cta::launch(name, arguments, x, y, z);
+}
+
+int compare_all(const char *name);
+
+int main(int argc, char **argv) {
+    if (argc > 2) cta::random_state ^= strtoull(argv[2], nullptr, 10) << 32;
+    return compare_all(argc > 1 ? argv[1] : "kernels");
+}
