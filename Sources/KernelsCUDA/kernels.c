@@ -2,6 +2,8 @@
 
 #include <string.h>
 
+#pragma clang diagnostic ignored "-Wc23-extensions" /* #embed */
+
 /* scripts/build-ptx writes these files and says what is in them. */
 static const uint8_t f32_f32[] = {
 #embed "ptx/f32_f32.lz4"
