@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import functools
 import math
 from collections.abc import Sequence
 from typing import Any, Optional, TypeVar, Union
@@ -12,8 +11,10 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _frameworks, _storage
+from ._borrowed import Borrowed, fresh
 from ._frameworks import NUMPY, Family
-from ._generated import DEVICE, Tensor
+from ._generated import Tensor
+from ._layouts import layout as _layout
 from ._library import address
 from ._scalars import bare, integer
 from ._storage import CARRIED, FLOAT32, FLOAT64, Storage
@@ -150,9 +151,9 @@ def sample_ids(value: Any, batch: int) -> Optional[Array]:
     return ids
 
 
-def point(struct: ctypes.Structure, field: str, array: Array) -> None:
+def point(struct: ctypes.Structure, field: str, array: Any) -> None:
     """Points a struct's field at an array, and keeps the array alive as long as the struct."""
-    setattr(struct, field, address(array))
+    setattr(struct, field, address(array) if isinstance(array, np.ndarray) else array.pointer)
     setattr(struct, "_array_of_" + field, array)
 
 
@@ -165,27 +166,6 @@ def empty(shape: tuple[int, ...], dtype: Any = np.float64) -> Array:
 # Latents, velocities, noise: borrowed as they lie
 
 
-@functools.lru_cache(maxsize=1024)
-def _layout(shape: tuple[int, ...], steps: tuple[int, ...], dtype: np.dtype[Any], leading: int) -> Any:
-    """The library's descriptor for arrays of this layout, without their address; None if the library cannot read it:
-    it takes any strides for the `leading` dimensions (batch, step), and contiguous elements in the others."""
-    if dtype not in CARRIED or len(shape) < leading:
-        return None
-    strides, contiguous = [0] * len(shape), 1
-    for i in reversed(range(len(shape))):
-        # numpy's stride of a single element means nothing.
-        step = contiguous * dtype.itemsize if shape[i] == 1 else steps[i]
-        if step % dtype.itemsize or (i >= leading and step != contiguous * dtype.itemsize):
-            return None
-        strides[i] = step // dtype.itemsize
-        contiguous *= shape[i]
-    numbers = ctypes.c_int64 * max(len(shape), 1)
-    memory = numbers(*shape), numbers(*strides)
-    layout = Tensor(None, *map(ctypes.addressof, memory), len(shape), CARRIED[dtype].number, DEVICE["cpu"])
-    layout.memory = memory
-    return layout
-
-
 def tensor(array: Array, leading: int = 1) -> Tensor:
     """The library's view of a carried array whose layout it can read. It keeps the array alive."""
     borrowed = Borrowed(array, NUMPY)
@@ -194,81 +174,15 @@ def tensor(array: Array, leading: int = 1) -> Tensor:
     return view
 
 
-_described = Tensor.from_buffer_copy
-
-
-class Borrowed:
-    """An array that the library reads or writes where it lies.
-
-    array    the elements as numpy carries them (_storage.py)
-    family   the framework that it came from, or that it is made for
-    native   of memory that `new` gave: the framework's own array
-    layout   the library's descriptor, where it is known
-    """
-
-    __slots__ = ("array", "family", "native", "layout")
-
-    def __init__(self, array: Array, family: Family, native: Any = None, layout: Any = None) -> None:
-        self.array, self.family, self.native, self.layout = array, family, native, layout
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self.array.shape
-
-    @property
-    def storage(self) -> Storage:
-        return CARRIED[self.array.dtype]
-
-    def new(self, shape: Optional[tuple[int, ...]] = None) -> Borrowed:
-        """Fresh memory of the same family and type."""
-        return _fresh(self.family, self.array.shape if shape is None else shape, self.storage)
-
-    def new_doubles(self, shape: tuple[int, ...]) -> Borrowed:
-        """Fresh float64 memory of the same family."""
-        return _fresh(self.family, shape, FLOAT64)
-
-    def give(self, values: Array) -> Any:
-        """A small fresh array of numpy's, such as log-probabilities, as one of the same family."""
-        return self.family.give(values)
-
-    def result(self) -> Any:
-        """The user's array, of memory that `new` gave and the library has written."""
-        return self.family.result(self.array, self.native)
-
-    def at(self, index: Any) -> Borrowed:
-        native = None if self.native is None else self.native[index]
-        return Borrowed(self.array[index], self.family, native)
-
-    def ready(self) -> Borrowed:
-        """Waits until `array` holds the elements, where they had to be copied from a device."""
-        self.family.ready()
-        return self
-
-    def tensor(self, leading: int = 1) -> Tensor:
-        """For an argument of type `const cgrpo_tensor *`, valid as long as this is."""
-        self.family.ready()
-        array = self.array
-        if self.layout is None:
-            self.layout = _layout(array.shape, array.strides, array.dtype, leading)
-        described: Tensor = _described(self.layout)
-        described.data = address(array)
-        return described
-
-
-def _fresh(family: Family, shape: tuple[int, ...], storage: Storage) -> Borrowed:
-    array, native = family.empty(shape, storage.dtype)
-    return Borrowed(array, family, native)
-
-
 def new_like(like: Any, shape: tuple[int, ...], dtype: Any) -> Borrowed:
     """Fresh memory of the family and type of an array, or for numpy of a dtype (None = float32)."""
     if like is None:
         storage = FLOAT32 if dtype is None else _storage_of_dtype(dtype)
-        return _fresh(NUMPY, shape, storage)
+        return fresh(NUMPY, shape, storage)
     if dtype is not None:
         raise InvalidArgument("like and dtype exclude each other; give one of them")
     family = _frameworks.of(like, "like")
-    return _fresh(family, shape, family.storage(like, "like"))
+    return fresh(family, shape, family.storage(like, "like"))
 
 
 def _storage_of_dtype(value: Any) -> Storage:
@@ -281,18 +195,30 @@ def _storage_of_dtype(value: Any) -> Storage:
     return _storage.named(dtype.name if dtype.isnative else str(dtype), "dtype")
 
 
-def borrow(value: Any, name: str, leading: int = 1) -> Borrowed:
+def borrow(value: Any, name: str, leading: int = 1, *, on_host: bool = False) -> Borrowed:
     """`value` itself where the library can read its layout, else a contiguous copy.
 
     leading: how many dimensions before those of a sample: 1 = batch, 2 = batch and step.
+    on_host: of a device, a copy on the CPU: for what has no kernel there.
     """
     family = _frameworks.of(value, name)
+    if family.on_device and not on_host:
+        return _on_device(family, value, name, leading)
     array = family.read(value, name)
     layout = _layout(array.shape, array.strides, array.dtype, leading) if array.flags.aligned else None
     if layout is None or not array.size or array.ndim <= leading:
         array = _readable(array, family, name, leading)
         layout = _layout(array.shape, array.strides, array.dtype, leading)
-    return Borrowed(array, family, None, layout)
+    return Borrowed(array, _frameworks.Copied(family) if family.on_device else family, None, layout)
+
+
+def _on_device(family: Any, value: Any, name: str, leading: int) -> Borrowed:
+    borrowed: Borrowed = family.borrow(value, name, leading)
+    if borrowed.layout is None:
+        raise InvalidArgument(f"{name} has shape {borrowed.shape}; it must be {_expected(len(borrowed.shape), leading)}")
+    if 0 in borrowed.shape:
+        raise InvalidArgument(f"{name} has shape {borrowed.shape}; each size must be at least 1")
+    return borrowed
 
 
 def _readable(array: Array, family: Family, name: str, leading: int) -> Array:
@@ -317,10 +243,12 @@ def _expected(dimensions: int, leading: int) -> str:
     return "(B, steps, ...) with dimensions beside these" + (f": {ways}" if dimensions == 2 else "")
 
 
-def borrow_like(value: Any, like: Borrowed, name: str, like_name: str, leading: int = 1) -> Borrowed:
+def borrow_like(
+    value: Any, like: Borrowed, name: str, like_name: str, leading: int = 1, *, on_host: bool = False
+) -> Borrowed:
     """`borrow` of exactly the shape and device of another. The library compares only B and D."""
-    other = borrow(value, name, leading)
-    if other.array.shape != like.array.shape:
+    other = borrow(value, name, leading, on_host=on_host)
+    if other.shape != like.shape:
         raise InvalidArgument(f"{name} has shape {other.shape}; it must be {like.shape}, like {like_name}")
     if other.family is not like.family:
         same_device(other, like, name, like_name)
@@ -330,6 +258,21 @@ def borrow_like(value: Any, like: Borrowed, name: str, like_name: str, leading: 
 def same_device(other: Borrowed, like: Borrowed, name: str, like_name: str) -> None:
     if other.family.device != like.family.device:
         raise WrongType(f"{name} is on {other.family.device}; it must be on {like.family.device}, like {like_name}")
+    if like.on_device:
+        if type(other.family) is not type(like.family):
+            names = [f"chunkgrpo knows it as an array of {b.family.framework}" for b in (other, like)]  # type: ignore[attr-defined]
+            raise WrongType(
+                f"{name}: {names[0]}, and {like_name} of another framework, whose streams do not wait for each other; "
+                "convert one of them by DLPack"
+            )
+        other.family = like.family  # whose stream and noise are those of the call
+
+
+def upstream(value: Any, name: str, shape: tuple[int, ...], beside: Borrowed) -> Any:
+    """Numbers in float64, for a call on other arrays: in the memory of their device."""
+    if beside.on_device:
+        return beside.family.doubles(value, name, shape)  # type: ignore[attr-defined]
+    return doubles(value, name, shape)
 
 
 def borrow_trajectories(

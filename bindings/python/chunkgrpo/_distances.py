@@ -118,10 +118,8 @@ def noised(
     threads     0 = one per core; the result is the same for any number
     """
     x = _arrays.borrow(clean, "clean")
-    t = _arrays.doubles(times, "times")
-    if t.ndim == 0:
-        t = np.full(x.shape[0], float(t))
-    t = _arrays.doubles(t, "times", x.shape[:1])
+    t = times if _arrays.per_sample(times) else np.full(x.shape[0], real(times, "times"))
+    t = _arrays.upstream(t, "times", x.shape[:1], x)
     out, at = x.new(), _drawn(x, noise, seed, sample_ids, draw, threads)
     check(lib.cgrpo_forward_noised(x.tensor(), t, *at, out.tensor()))
     result: A = out.result()
@@ -172,7 +170,7 @@ def distances(
     x = _arrays.borrow(clean, "clean")
     v = _arrays.borrow_like(velocity, x, "velocity", "clean")
     struct, names = _extras(v, old_velocity, reference_velocity, beta)
-    values = {name: np.empty(x.shape[0]) for name in ("distance", *names)}
+    values = {name: x.numbers(x.shape[:1]) for name in ("distance", *names)}
     for name in names:
         _arrays.point(struct, name, values[name])
     at = _drawn(x, noise, seed, sample_ids, draw, threads)
@@ -213,7 +211,7 @@ def distances_vjp(
     if not given:
         raise InvalidArgument(f"grads has no number; it must have one of {', '.join(GRADIENTS)}")
     struct, _ = _extras(v, old_velocity, reference_velocity, beta)
-    upstream = {name: _arrays.doubles(value, f"grads.{name}", x.shape[:1]) for name, value in given.items()}
+    upstream = {name: _arrays.upstream(value, f"grads.{name}", x.shape[:1], x) for name, value in given.items()}
     for name, value in upstream.items():
         if name != "distance":
             _arrays.point(struct, f"grad_{name}", value)
@@ -262,7 +260,7 @@ def _drawn(x: Borrowed, noise: Any, seed: Optional[int], sample_ids: Any, draw: 
     if noise is None and seed is None:
         raise InvalidArgument("there is no noise; give seed, or noise like clean")
     given = None if noise is None else _arrays.borrow_like(noise, x, "noise", "clean")
-    origin = source(x.shape[0], given, seed, sample_ids)
+    origin = source(x.shape[0], given, seed, sample_ids, x)
     return origin, integer(draw, "draw"), int32(threads, "threads")
 
 

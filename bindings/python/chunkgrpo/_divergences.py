@@ -10,6 +10,7 @@ from numpy.typing import ArrayLike
 
 from . import _arrays
 from ._arrays import A, AnyArray, Borrowed, Doubles, Numbers
+from ._borrowed import row, transposed
 from ._frameworks import not_compiled
 from ._generated import DIVERGENCE, Divergence
 from ._library import lib
@@ -173,10 +174,10 @@ def _of_one(
     steps = _arrays.steps(step, "step", v.shape[0])
     at = sampler._handle, *steps, choice(kind, DIVERGENCE, "kind"), v.tensor(), w.tensor()
     if grad is None:
-        values = np.empty(v.shape[0])
+        values = v.numbers(v.shape[:1])
         check(lib.cgrpo_divergence_from_velocity(*at, values, None, None))
         return v.give(values)
-    out, upstream = v.new(), _arrays.doubles(grad, "grad", v.shape[:1])
+    out, upstream = v.new(), _arrays.upstream(grad, "grad", v.shape[:1], v)
     check(lib.cgrpo_divergence_from_velocity(*at, None, upstream, out.tensor()))
     return out.result()
 
@@ -213,7 +214,7 @@ def _from_sampled(
     number = choice(kind, DIVERGENCE, "kind")
 
     def call(t: int, steps: Any, value: Any, upstream: Any, out: Any) -> Any:
-        origin = source(v.shape[0], None if given is None else given.at((slice(None), t)), seed, sample_ids)
+        origin = source(v.shape[0], None if given is None else given.at((slice(None), t)), seed, sample_ids, v)
         at = _at(x, t), _at(v, t), origin, _at(x, t + 1), value, upstream, out
         return lib.cgrpo_divergence_from_sampled(sampler._handle, *steps, number, *at)
 
@@ -234,16 +235,19 @@ def _each(sampler: Sampler, v: Borrowed, grad: Optional[ArrayLike], first_step: 
         )
     at = [(number + t, None) if each is None else (0, each + t) for t in range(count)]
     if grad is None:
-        rows = np.empty((count, batch))
+        columns = v.numbers((count, batch))
         for t in range(count):
-            check(call(t, at[t], rows[t], None, None))
-        return v.give(np.ascontiguousarray(rows.T))
-    upstream = np.ascontiguousarray(_arrays.doubles(grad, "grad", (batch, count)).T)
+            check(call(t, at[t], row(columns, t), None, None))
+        return v.give(transposed(columns))
+    upstream = transposed(_arrays.upstream(grad, "grad", (batch, count), v))
     out = v.new()
     for t in range(count):
-        check(call(t, at[t], None, upstream[t], _at(out, t)))
+        check(call(t, at[t], None, row(upstream, t), _at(out, t)))
     return out.result()
 
 
 def _at(trajectory: Borrowed, t: int) -> Any:
-    return _arrays.tensor(trajectory.ready().array[:, t])
+    at = trajectory.ready().at((slice(None), t))
+    tensor = at.tensor()
+    tensor.borrowed = at
+    return tensor

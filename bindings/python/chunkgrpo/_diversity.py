@@ -30,7 +30,7 @@ def diversity(features: Any, group_size: Optional[int] = None, *, threads: int =
     group_size  samples per prompt, >= 2; they are neighbours, and it must divide B. None = all are one group
     threads     0 = one per core; the results are the same for any number
     """
-    x = _arrays.borrow(features, "features", 1)
+    x = _arrays.borrow(features, "features", 1, on_host=True)
     size = 0 if group_size is None else integer(group_size, "group_size")
     if group_size is not None and size < 1:
         raise InvalidArgument(f"group_size = {size}: a group has at least two samples, or there is no pair")

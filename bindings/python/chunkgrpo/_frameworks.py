@@ -12,7 +12,7 @@ from typing import Any, Callable, Optional, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _dlpack, _storage
+from . import _dlpack, _status, _storage
 from ._storage import CARRIED, FLOAT64, NAMED, Storage
 from .errors import InvalidArgument, OutOfMemory, WrongType
 
@@ -36,6 +36,8 @@ class Family:
     """numpy, and the interface of the others. Arrays of numpy are carried ones (_storage.py) here."""
 
     device: str = "cpu"
+    on_device = False
+    """Whether the library's kernels run where the arrays lie, in the memory of a device."""
 
     def read(self, value: Any, name: str, target: Optional[Storage] = None) -> NDArray[Any]:
         """Where the array lies if the CPU can read it there, else a copy that is complete after `ready`.
@@ -100,12 +102,12 @@ def refuse_arrays(value: Any, name: str) -> None:
 
 
 class Staging:
-    """Copies between a device of PyTorch's and pinned memory of the CPU, asynchronous on the device's current stream.
-    The library's own arrays lie there: this is the place for a native path on the device."""
+    """Copies between a device of PyTorch's and pinned memory of the CPU, asynchronous on the device's current stream."""
 
     def __init__(self, torch: Any, device: Any) -> None:
         self.torch, self.device, self._cuda = torch, device, device.type == "cuda"
         self._events: list[Any] = []
+        self._word: Any = None
 
     def empty(self, shape: Any, dtype: Any) -> Any:
         return self.torch.empty(shape, dtype=dtype, device="cpu", pin_memory=self._cuda)
@@ -114,6 +116,7 @@ class Staging:
         """A tensor of the CPU that has the elements after `wait`."""
         host = self.empty(tensor.shape, tensor.dtype)
         host.copy_(tensor, non_blocking=self._cuda)
+        self._look()
         self._record()
         return host
 
@@ -122,6 +125,17 @@ class Staging:
         tensor = host.to(self.device, non_blocking=self._cuda)
         self._record()
         return tensor
+
+    def send(self, host: Any) -> Any:
+        """The same elements on the device; `host` may change at once, and nothing is waited for."""
+        return host.pin_memory().to(self.device, non_blocking=True) if self._cuda else host.to(self.device)
+
+    def _look(self) -> None:
+        """Copies the word that tells what was not finite (_status.py), so that it is known after `wait`."""
+        word = _status.of("torch", self.device.index) if self._cuda and _status.words else None
+        if word is not None and self._word is None:
+            self._word = self.empty(1, word.dtype)
+            self._word.copy_(word, non_blocking=True)
 
     def _record(self) -> None:
         if self._cuda:
@@ -132,6 +146,9 @@ class Staging:
         """Until the copies are made; what the device does after them goes on."""
         while self._events:
             self._events.pop().synchronize()
+        word, self._word = self._word, None
+        if word is not None:
+            _status.check(int(word), "torch", self.device.index)
 
 
 def staging(torch: Any, device: Any) -> Optional[Staging]:
@@ -142,6 +159,19 @@ def staging(torch: Any, device: Any) -> Optional[Staging]:
 _DATA = ("rewards", "scores", "old_log_probs", "reference_log_probs", "advantages", "weights", "mask")
 
 
+@functools.lru_cache(maxsize=1)
+def _types_of_torch() -> tuple[dict[Any, Any], dict[Any, Any]]:
+    """Its types by the dtypes that carry them; and of those that numpy has not, (the integers, the dtype)."""
+    torch: Any = sys.modules["torch"]
+    types = {storage.dtype: getattr(torch, storage.name) for storage in NAMED.values()}
+    bits = {
+        types[storage.dtype]: (getattr(torch, storage.bits), storage.dtype)
+        for storage in NAMED.values()
+        if storage.bits
+    }
+    return types, bits
+
+
 class Torch(Family):
     """Tensors of one device."""
 
@@ -150,14 +180,21 @@ class Torch(Family):
         self.device = str(device)
         self._device = device
         self._staging = staging(self.torch, device)
-        self._types = {storage.dtype: getattr(self.torch, storage.name) for storage in NAMED.values()}
-        self._bits = {
-            self._types[storage.dtype]: (getattr(self.torch, storage.bits), storage.dtype)
-            for storage in NAMED.values()
-            if storage.bits
-        }
+        self._types, self._bits = _types_of_torch()
 
     def read(self, value: Any, name: str, target: Optional[Storage] = None) -> NDArray[Any]:
+        try:
+            value = self._constant(value, name, target)
+            if target is not None and not value.is_complex():
+                value = value.to(getattr(self.torch, target.name))
+            return self._carried(value if self._staging is None else self._staging.down(value))
+        except (RuntimeError, TypeError) as error:
+            if value.is_neg() or value.is_conj():  # which numpy cannot read, and says so
+                return self.read(value.resolve_conj().resolve_neg(), name, target)
+            raise self._unreadable(value, name, error) from None
+
+    def _constant(self, value: Any, name: str, target: Optional[Storage] = None) -> Any:
+        """The tensor without its graph, refused where one wants a gradient of it or its memory is gone."""
         if value.requires_grad:
             if target is None and self.torch.is_grad_enabled():
                 hint = ", or see what chunkgrpo.torch has" if name not in _DATA else ""
@@ -169,13 +206,9 @@ class Torch(Family):
                 extent = 1 + sum((size - 1) * stride for size, stride in zip(value.shape, value.stride()))
             if extent and value.untyped_storage().nbytes() < (value.storage_offset() + extent) * value.element_size():
                 raise InvalidArgument(f"{name} has lost its memory: its storage was freed or made smaller")
-            if target is not None and not value.is_complex():
-                value = value.to(getattr(self.torch, target.name))
-            return self._carried(value if self._staging is None else self._staging.down(value))
         except (RuntimeError, TypeError) as error:
-            if value.is_neg() or value.is_conj():  # which numpy cannot read, and says so
-                return self.read(value.resolve_conj().resolve_neg(), name, target)
             raise self._unreadable(value, name, error) from None
+        return value
 
     def _unreadable(self, value: Any, name: str, error: Exception) -> WrongType:
         if value.layout is not self.torch.strided:
@@ -212,7 +245,7 @@ class Torch(Family):
 
     def give(self, array: NDArray[Any]) -> Any:
         tensor = self._outside_inference(self.torch.from_numpy, array)
-        return tensor if self._staging is None else self._outside_inference(tensor.to, self._device)
+        return tensor if self._staging is None else self._outside_inference(self._staging.send, tensor)
 
     def _outside_inference(self, make: Callable[..., Any], *arguments: Any, **options: Any) -> Any:
         """A tensor that autograd may save: made as if there were no inference mode."""
@@ -286,17 +319,41 @@ class _Exported(Family):
         return shown if self._namespace is None else self._namespace.asarray(shown, copy=True)
 
 
-class _CuPy(Family):
+class CuPy(Family):
     def __init__(self, value: Any) -> None:
+        self.cupy: Any = sys.modules["cupy"]
         self._device = value.device
         self.device = f"cuda:{value.device.id}"
 
     def read(self, value: Any, name: str, target: Optional[Storage] = None) -> NDArray[Any]:
-        return _storage.carried(value.get())  # on the current stream, which it waits for
+        array = _storage.carried(value.get())  # on the current stream, which it waits for
+        word = _status.of("cupy", value.device.id)
+        if word is not None:
+            _status.check(int(word.get()[0]), "cupy", value.device.id)
+        return array
 
     def result(self, array: NDArray[Any], native: Any) -> Any:
         with self._device:
-            return sys.modules["cupy"].asarray(_storage.shown(array))
+            return self.cupy.asarray(_storage.shown(array))
+
+
+class Copied(Family):
+    """Arrays of a device that were copied to the CPU, for functions that have no kernel there."""
+
+    def __init__(self, family: Family) -> None:
+        self._family, self.device = family, family.device
+
+    def ready(self) -> None:
+        self._family.ready()
+
+    def empty(self, shape: tuple[int, ...], dtype: np.dtype[Any]) -> tuple[NDArray[Any], Any]:
+        return self._family.empty(shape, dtype)
+
+    def result(self, array: NDArray[Any], native: Any) -> Any:
+        return self._family.result(array, native)
+
+    def give(self, array: NDArray[Any]) -> Any:
+        return self._family.give(array)
 
 
 NUMPY = Family()
@@ -312,13 +369,33 @@ def _make_torch_on_cpu(value: Any) -> list[Torch]:
     return _torch_on_cpu
 
 
+kernels = ["torch", "cupy"]
+"""The frameworks whose arrays on CUDA devices kernels take in place. Those of the others are copied to the CPU."""
+
+
+def _torch_on(value: Any) -> Family:
+    if not value.is_cuda or "torch" not in kernels:
+        return Torch(value.device)
+    from . import _cuda
+
+    return _cuda.TorchCuda(value.device)
+
+
+def _cupy(value: Any) -> Family:
+    if "cupy" not in kernels:
+        return CuPy(value)
+    from . import _cuda
+
+    return _cuda.CuPyCuda(value)
+
+
 def of(value: Any, name: str) -> Family:
     """The family of an array; numpy's for lists and numbers."""
     if isinstance(value, _OF_NUMPY):
         return NUMPY
     torch = sys.modules.get("torch")
     if torch is not None and isinstance(value, torch.Tensor):
-        return (_torch_on_cpu or _make_torch_on_cpu(value))[0] if value.is_cpu else Torch(value.device)
+        return (_torch_on_cpu or _make_torch_on_cpu(value))[0] if value.is_cpu else _torch_on(value)
     jax = sys.modules.get("jax")
     if jax is not None and isinstance(value, jax.Array):
         if isinstance(value, jax.core.Tracer):
@@ -328,5 +405,5 @@ def of(value: Any, name: str) -> Family:
         return _Jax(value)
     package = type(value).__module__.partition(".")[0]
     if package in ("mlx", "cupy"):
-        return _MLX() if package == "mlx" else _CuPy(value)
+        return _MLX() if package == "mlx" else _cupy(value)
     return _Exported(value) if hasattr(value, "__dlpack__") else NUMPY

@@ -168,7 +168,7 @@ class _Case:
 
     @property
     def type(self) -> str:
-        return _arrays.borrow(self.latents[:, 0], "latents").storage.name
+        return _arrays.borrow(self.latents[:, :1], "latents").storage.name
 
     @property
     def frames(self) -> int:
@@ -184,7 +184,7 @@ class _Case:
 
     def numbers(self, j: int) -> Values:
         """A frame in float64."""
-        borrowed = _arrays.borrow(self.latents[:, j], "latents").ready()
+        borrowed = _arrays.borrow(self.latents[:, j], "latents", on_host=True).ready()
         return np.array(_storage.floats(borrowed.array), np.float64)
 
     def run(self, j: int, sigma: Optional[float] = None, frame: Optional[int] = None) -> tuple[Any, Any]:
@@ -198,7 +198,7 @@ class _Case:
         return self._stored(v, x), None if u is None else self._stored(u, x)
 
     def _stored(self, value: Any, like: Any) -> Values:
-        target = np.empty_like(_arrays.borrow(like, "latents").ready().array)
+        target = np.empty_like(_arrays.borrow(like, "latents", on_host=True).ready().array)
         _arrays.assign(target, value, "the velocity returned")
         return np.array(_storage.floats(target), np.float64)
 

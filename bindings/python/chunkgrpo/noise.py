@@ -62,6 +62,8 @@ def normal(
     """
     size = sizes(shape)
     out = _arrays.new_like(like, size, dtype)
+    if out.on_device:
+        seed, sample_ids = out.family.draw(seed, sample_ids, size[0])  # type: ignore[attr-defined]
     ids = _arrays.sample_ids(sample_ids, size[0])
     numbers = integer(step, "step"), int32(threads, "threads")
     check(lib.cgrpo_normal(seed_number(seed), ids, *numbers, out.tensor()))
@@ -98,9 +100,15 @@ def initial_noise(
     return normal(shape, seed, INITIAL_NOISE, ids, dtype=dtype, like=like, threads=threads)
 
 
-def source(batch: int, noise: Optional[Borrowed], seed: Optional[int], sample_ids: Optional[ArrayLike]) -> Any:
+def source(
+    batch: int,
+    noise: Optional[Borrowed],
+    seed: Optional[int],
+    sample_ids: Optional[ArrayLike],
+    beside: Optional[Borrowed] = None,
+) -> Any:
     """Where steps take their noise from, for an argument of type `const cgrpo_noise *`: the caller's array, the
-    library's by seed, or none."""
+    library's by seed, or none. beside: the arrays of the call, whose device may hold seed and ids."""
     if noise is not None and seed is not None:
         raise InvalidArgument("noise and seed exclude each other; give one of them")
     if seed is None and sample_ids is not None:
@@ -109,9 +117,11 @@ def source(batch: int, noise: Optional[Borrowed], seed: Optional[int], sample_id
         return None
     struct = new(Noise)
     if noise is not None:
-        struct.given = ctypes.pointer(noise.tensor(min(2, noise.array.ndim)))
+        struct.given = ctypes.pointer(noise.tensor(min(2, len(noise.shape))))
         struct.borrowed = noise  # which lives as long
     else:
+        if beside is not None and beside.on_device:
+            seed, sample_ids = beside.family.draw(seed, sample_ids, batch)  # type: ignore[attr-defined]
         struct.seed = seed_number(seed)
         ids = _arrays.sample_ids(sample_ids, batch)
         if ids is not None:

@@ -43,8 +43,8 @@ def norm_hinge(velocity: Any, reference: AnyArray, *, threads: int = 1) -> NormH
     Log the ratios; add beta mean(hinges) to the loss. `norm_hinge_vjp` is the gradient, and
     `chunkgrpo.torch.norm_hinge` is differentiable.
     """
-    v = _arrays.borrow(velocity, "velocity")
-    w = _arrays.borrow_like(reference, v, "reference", "velocity")
+    v = _arrays.borrow(velocity, "velocity", on_host=True)
+    w = _arrays.borrow_like(reference, v, "reference", "velocity", on_host=True)
     ratios, hinges = np.empty(v.shape[0]), np.empty(v.shape[0])
     check(lib.cgrpo_norm_hinge(v.tensor(), w.tensor(), int32(threads, "threads"), ratios, hinges, None, None))
     return NormHinge(v.give(ratios), v.give(hinges))
@@ -54,8 +54,8 @@ def norm_hinge(velocity: Any, reference: AnyArray, *, threads: int = 1) -> NormH
 def norm_hinge_vjp(velocity: A, reference: AnyArray, grad: ArrayLike, *, threads: int = 1) -> A:
     """Vector-Jacobian product of the hinges of `norm_hinge`: grad (B,) to gradients like velocity, zero where the norm is
     at most the reference's. `reference` has none."""
-    v = _arrays.borrow(velocity, "velocity")
-    w = _arrays.borrow_like(reference, v, "reference", "velocity")
+    v = _arrays.borrow(velocity, "velocity", on_host=True)
+    w = _arrays.borrow_like(reference, v, "reference", "velocity", on_host=True)
     out, upstream = v.new(), _arrays.doubles(grad, "grad", v.shape[:1])
     at = v.tensor(), w.tensor(), int32(threads, "threads")
     check(lib.cgrpo_norm_hinge(*at, None, None, upstream, out.tensor()))

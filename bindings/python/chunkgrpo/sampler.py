@@ -188,9 +188,9 @@ class Sampler:
         """
         x, v = _pair(latents, velocity)
         given = None if noise is None else _arrays.borrow_like(noise, x, "noise", "latents")
-        origin = source(len(x.array), given, seed, sample_ids)
+        origin = source(x.shape[0], given, seed, sample_ids, x)
         number, extras = _extras(x, step, unconditional, guidance, previous_image)
-        out, log_prob = x.new(), np.empty(len(x.array))
+        out, log_prob = x.new(), x.numbers(x.shape[:1])
         taken = lib.cgrpo_step(
             self._handle, number, x.tensor(), v.tensor(), extras, origin, out.tensor(), log_prob, None
         )
@@ -246,7 +246,7 @@ class Sampler:
         x, v = _pair(latents, velocity)
         end = _arrays.borrow_like(next_latents, x, "next_latents", "latents")
         number, extras = _extras(x, step, unconditional, guidance, previous_image)
-        log_prob = np.empty(len(x.array))
+        log_prob = x.numbers(x.shape[:1])
         check(lib.cgrpo_log_prob(self._handle, number, x.tensor(), v.tensor(), extras, end.tensor(), log_prob))
         return x.give(log_prob)
 
@@ -295,7 +295,7 @@ class Sampler:
         With `unconditional`, a pair: the gradients of the velocity and of the unconditional one."""
         x, v = _pair(latents, velocity)
         end = _arrays.borrow_like(next_latents, x, "next_latents", "latents")
-        upstream = _arrays.doubles(grad_log_prob, "grad_log_prob", x.array.shape[:1])
+        upstream = _arrays.upstream(grad_log_prob, "grad_log_prob", x.shape[:1], x)
         number, extras = _extras(x, step, unconditional, guidance, previous_image)
         grad, grad_u = v.new(), None if unconditional is None else v.new()
         out = grad.tensor(), None if grad_u is None else grad_u.tensor()
@@ -357,7 +357,7 @@ class Sampler:
         first_step  one number; or (B,), so that one batch mixes windows: latents[i, 0] is what step first_step[i] takes
         """
         x, v, first = _arrays.borrow_trajectories(latents, velocities, self.schedule.steps, first_step)
-        out = np.empty(v.shape[:2])
+        out = v.numbers(v.shape[:2])
         check(lib.cgrpo_trajectory_log_probs(self._handle, *first, x.tensor(2), v.tensor(2), out))
         return x.give(out)
 
@@ -368,7 +368,7 @@ class Sampler:
         Steps whose gradient is zero (chunk not selected, or clipped) cost nothing but the zeros.
         """
         x, v, first = _arrays.borrow_trajectories(latents, velocities, self.schedule.steps, first_step)
-        grad, upstream = v.new(), _arrays.doubles(grad_log_probs, "grad_log_probs", v.shape[:2])
+        grad, upstream = v.new(), _arrays.upstream(grad_log_probs, "grad_log_probs", v.shape[:2], v)
         at = x.tensor(2), v.tensor(2), upstream, grad.tensor(2)
         check(lib.cgrpo_trajectory_log_probs_vjp(self._handle, *first, *at))
         result: A = grad.result()
@@ -382,8 +382,8 @@ def _pair(latents: Any, velocity: Any) -> tuple[Borrowed, Borrowed]:
 
 def _extras(x: Borrowed, step: Any, unconditional: Any, guidance: Any, previous_image: Any) -> tuple[int, Any]:
     """For arguments of type `int64_t step` and `const cgrpo_step_extras *`."""
-    number, steps = _arrays.steps(step, "step", len(x.array))
-    each = _arrays.doubles(guidance, "guidance", x.array.shape[:1]) if _arrays.per_sample(guidance) else None
+    number, steps = _arrays.steps(step, "step", x.shape[0])
+    each = _arrays.doubles(guidance, "guidance", x.shape[:1]) if _arrays.per_sample(guidance) else None
     factor = 1.0 if each is not None else real(guidance, "guidance")
     if unconditional is None and previous_image is None and steps is None and each is None and factor == 1:
         return number, None

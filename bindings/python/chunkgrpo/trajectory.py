@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Callable, Generic, Optional, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _arrays
+from . import _arrays, _device_rollout
 from . import _generated as _structs
 from . import sampler as _samplers  # which imports this module: for the annotation alone
 from ._arrays import A, AnyArray, Borrowed, Doubles, Numbers
@@ -68,15 +68,18 @@ class Trajectory(Generic[A]):
             if given.shape != expected:
                 raise InvalidArgument(f"noise has shape {given.shape}; it must be {expected}, (B, T, ...)")
             _arrays.same_device(given, first, "noise", "x_init")
-        ids = _arrays.sample_ids(sample_ids, batch)  # a copy: the caller may write to his own
-        self._noise, self._given = source(batch, given, seed, ids), (seed, ids, noise)
+        if not (first.on_device and first.family.owns(sample_ids)):
+            sample_ids = _arrays.sample_ids(sample_ids, batch)  # a copy: the caller may write to his own
+        self._given = seed, sample_ids, noise
+        origin = source(batch, given, seed, sample_ids, first)
+        self._noise = given if first.on_device else origin
         self._frames = first.new((steps + 1, *first.shape))
-        self._frames.storage.fill_nan(self._frames.array)
-        self._frames.array[self._position] = first.ready().array
+        self._frames.fill_nan()
+        self._frames.put(self._position, first)
         self._previous = self._first_image(first, previous_image)
         self._log_probs, self._relative_l1 = (first.new_doubles((batch, steps - 1)) for _ in range(2))
         for rows in (self._log_probs, self._relative_l1):
-            rows.storage.fill_nan(rows.array)
+            rows.fill_nan()
         self._shown: dict[str, Any] = {}
 
     def _first_image(self, first: Borrowed, previous_image: Optional[AnyArray]) -> Optional[Borrowed]:
@@ -85,15 +88,16 @@ class Trajectory(Generic[A]):
         if not any(coefficients(step).c for step in range(steps)):
             return None
         previous = first.new()
-        previous.array.fill(0)
         if previous_image is not None:
             image = _arrays.borrow_like(previous_image, first, "previous_image", "x_init")
             if image.storage is not first.storage:
                 kinds = image.storage.name, first.storage.name
                 raise WrongType(f"previous_image has element type {kinds[0]}; it must be {kinds[1]}, like x_init")
-            previous.array[...] = image.ready().array
-        elif self._position < steps and coefficients(self._position).c:
+            previous.put(..., image)
+            return previous
+        if self._position < steps and coefficients(self._position).c:
             raise InvalidArgument(f"previous_image: step {self._position} is of second order and needs it")
+        previous.fill(0)
         return previous
 
     def _show(self, name: str, buffer: Borrowed) -> Any:
@@ -165,6 +169,14 @@ class Trajectory(Generic[A]):
         """
         end = self._end(until, steps)
         function(velocity, "velocity")
+        if self._frames.on_device:
+            _device_rollout.advance(self, velocity, end)
+        else:
+            self._advance(velocity, end)
+        self._position = end
+
+    def _advance(self, velocity: VelocityFunction[A], end: int) -> None:
+        """On the CPU: one call for all steps."""
 
         def call(step: int, sigma: float, _: Any, out: Any) -> None:
             frame = self._frames.at(step)  # what the library passes, but it outlives the call
@@ -185,7 +197,6 @@ class Trajectory(Generic[A]):
             callback = guard.callback(_structs.VelocityFn, call)
             status = lib.cgrpo_rollout(self.sampler._handle, state, end, self._noise, callback, None)
         guard.check(status, calls=end - self._position)
-        self._position = end
 
     @not_compiled
     def fork(
@@ -223,15 +234,14 @@ class Trajectory(Generic[A]):
         ids: Any = sample_ids
         if ids is None and noise is None:
             ids = np.empty(batch * branches, np.uint64)
-            check(lib.cgrpo_forked_ids(own_ids, batch, step, branches, ids))
-        frame = self._frames.at(step)
-        first = frame.new((batch * branches, *frame.shape[1:]))
-        first.array[...] = np.repeat(frame.ready().array, branches, axis=0)
+            check(lib.cgrpo_forked_ids(_arrays.sample_ids(own_ids, batch), batch, step, branches, ids))
         own_seed = None if noise is not None else own_seed if seed is None else seed
+        first = self._frames.at(step).repeated(branches, 0)
         forked = type(self)(self.sampler, first.result(), own_seed, ids, noise, step, None)
-        forked._frames.array[:step] = np.repeat(self._frames.array[:step], branches, axis=1)
+        forked._frames.put(slice(step), self._frames.at(slice(step)).repeated(branches, 1))
         for mine, theirs in ((self._log_probs, forked._log_probs), (self._relative_l1, forked._relative_l1)):
-            theirs.array[:, :step] = np.repeat(mine.array[:, :step], branches, axis=0)
+            before = slice(None), slice(step)
+            theirs.put(before, mine.at(before).repeated(branches, 0))
         return forked
 
     def _end(self, until: Optional[int], steps: Optional[int]) -> int:
@@ -265,7 +275,10 @@ def _again(
     )
     frames = trajectory._frames.array.swapaxes(0, 1)
     for target, value in zip((frames, trajectory._log_probs.array, trajectory._relative_l1.array), arrays):
-        _arrays.assign(target, value, "a pickled array")
+        if trajectory._frames.on_device:
+            target[...] = value
+        else:
+            _arrays.assign(target, value, "a pickled array")
     return trajectory
 
 
@@ -281,6 +294,6 @@ def relative_l1(latents: A, *, threads: int = 1) -> A: ...
 def relative_l1(latents: Any, *, threads: int = 1) -> Any:
     """(B, n) of latents (B, n + 1, ...): mean|x_{t+1} - x_t| / (mean|x_t| + 1e-8), how far each step moves."""
     x = _arrays.borrow(latents, "latents", 2)
-    out = _arrays.empty((x.shape[0], max(x.shape[1] - 1, 0)))
+    out = x.numbers((x.shape[0], max(x.shape[1] - 1, 0)))
     check(lib.cgrpo_relative_l1(x.tensor(2), int32(threads, "threads"), out))
     return x.give(out)

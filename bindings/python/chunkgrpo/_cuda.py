@@ -1,0 +1,415 @@
+"""Arrays in the memory of a CUDA device: kernels read and write them where they lie, on the framework's current stream.
+Nothing here waits for the device."""
+
+from __future__ import annotations
+
+import ctypes
+import functools
+import math
+from typing import Any, Optional
+
+import numpy as np
+
+from . import _status
+from ._borrowed import Borrowed
+from ._frameworks import CuPy, Torch
+from ._generated import DEVICE, Cuda, Tensor
+from ._layouts import described, layout
+from ._library import lib, new
+from ._storage import CARRIED, FLOAT64, Storage, named
+from .errors import InvalidArgument, OutOfMemory, WrongType, check
+
+
+class OnDevice(Borrowed):
+    """An array on a device.
+
+    pointer  of its first element
+    strides  in bytes
+    """
+
+    __slots__ = ("pointer", "strides", "_storage", "_shape")
+
+    on_device = True
+
+    def __init__(self, array: Any, family: Any, pointer: int, strides: tuple[int, ...], storage: Storage) -> None:
+        super().__init__(array, family)
+        self.pointer, self.strides, self._storage, self._shape = pointer, strides, storage, tuple(array.shape)
+
+    @property
+    def shape(self) -> tuple[int, ...]:
+        return self._shape
+
+    @property
+    def storage(self) -> Storage:
+        return self._storage
+
+    @property
+    def _as_parameter_(self) -> Any:
+        """For an argument of type `double *`."""
+        return ctypes.c_void_p(self.pointer)
+
+    def new_doubles(self, shape: tuple[int, ...]) -> Borrowed:
+        """Of rows (B, S) whose columns are contiguous: each is one call's result."""
+        rows = self.family.fresh(shape[::-1], FLOAT64)
+        return self.family.lend(rows.array.T, "rows")
+
+    def numbers(self, shape: tuple[int, ...]) -> Any:
+        return self.family.fresh(shape, FLOAT64)
+
+    def transposed(self) -> OnDevice:
+        turned: OnDevice = self.family.lend(self.family.contiguous(self.array.T), "numbers")
+        return turned
+
+    def give(self, values: Any) -> Any:
+        return self.family.give(values) if isinstance(values, np.ndarray) else values.array
+
+    def result(self) -> Any:
+        return self.array
+
+    def at(self, index: Any) -> Borrowed:
+        return self.family.lend(self.array[index], "array")
+
+    def fill(self, number: float) -> None:
+        self.family.fill(self.array, number)
+
+    def fill_nan(self) -> None:
+        self.family.fill(self.array, math.nan)
+
+    def put(self, index: Any, other: Borrowed) -> None:
+        self.array[index] = other.array
+
+    def repeated(self, count: int, axis: int) -> Borrowed:
+        return self.family.lend(self.family.repeat(self.array, count, axis), "array")
+
+    def ready(self) -> Borrowed:
+        return self
+
+    def tensor(self, leading: int = 1) -> Tensor:
+        if self.layout is None:
+            self.layout = layout(self._shape, self.strides, self._storage.dtype, leading)
+        view: Tensor = described(self.layout)
+        view.data, view.device = self.pointer, DEVICE["cuda"]
+        view.cuda = self.family.queue(self._shape, leading)
+        return view
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Stream, workspace and status word of a call
+
+
+class _Queue:
+    """What a call needs beside its tensors: a struct of the library's and the memory that it points at."""
+
+    def __init__(self, struct: Any, memory: Any, size: int) -> None:
+        self.struct, self.memory, self.size = struct, memory, size
+        self.pointer = ctypes.pointer(struct)
+
+    def with_noise(self, seed: Any, sample_ids: Any) -> _Queue:
+        """The same for one call, whose noise follows from numbers on the device."""
+        struct = Cuda.from_buffer_copy(self.struct)
+        struct.seed = None if seed is None else seed.pointer
+        struct.sample_ids = None if sample_ids is None else sample_ids.pointer
+        return _Queue(struct, (self.memory, seed, sample_ids), self.size)
+
+
+_queues: dict[tuple[str, int, int, int], _Queue] = {}
+"""By framework, device, stream and, in the capture of a CUDA graph, its number. The kernels of a stream run one after
+the other, so that they share a workspace. A graph has one of its own, zeroed by each replay, which may be elsewhere."""
+
+
+@functools.lru_cache(maxsize=1024)
+def _workspace(batch: int, elements: int, steps: int) -> int:
+    size = ctypes.c_size_t()
+    check(lib.cgrpo_cuda_workspace(batch, elements, steps, ctypes.byref(size)))
+    return size.value
+
+
+def _queue_of(family: Any, shape: tuple[int, ...], leading: int) -> _Queue:
+    steps = shape[1] if leading == 2 else 1
+    size = _workspace(shape[0], math.prod(shape[leading:]), steps)
+    stream, capture = family.stream(), family.capture()
+    key = family.framework, family.index, stream, capture
+    queue = _queues.get(key)
+    if queue is None or queue.size < size:
+        queue = _made(family, stream, size, capture != 0)
+        for old in [k for k in _queues if k[3] not in (0, capture)]:  # of captures that have ended
+            del _queues[old]
+        _queues[key] = queue
+    return queue
+
+
+@functools.lru_cache(maxsize=1)
+def _driver() -> Any:
+    return ctypes.CDLL("libcuda.so.1")
+
+
+def _capture(stream: int) -> int:
+    """The number of the capture that a stream is in."""
+    status, number = ctypes.c_int(), ctypes.c_uint64()
+    pointers = ctypes.c_void_p(stream), ctypes.byref(status), ctypes.byref(number)
+    if _driver().cuStreamGetCaptureInfo(*pointers) or not number.value:
+        raise InvalidArgument("the driver does not tell which CUDA graph is being captured")
+    return number.value
+
+
+def _made(family: Any, stream: int, size: int, capturing: bool) -> _Queue:
+    word = family.framework, family.index
+    if word not in _status.words:
+        if capturing:
+            raise InvalidArgument(
+                f"the first call on {family.device} is inside the capture of a CUDA graph, where kernels cannot be "
+                "loaded; make one call before it"
+            )
+        _status.words[word] = family.zeros(1)
+    struct, memory = new(Cuda), family.zeros((size + 7) // 8)
+    struct.stream, struct.workspace, struct.workspace_size = stream, family.pointer(memory), size
+    struct.status = family.pointer(_status.words[word])
+    return _Queue(struct, memory, size)
+
+
+class _Device:
+    """What the frameworks with arrays on a device have in common. One object serves the arrays of one call.
+
+    framework  its name
+    index      the number of the device
+    """
+
+    on_device = True
+    framework: str
+    index: int
+    device: str
+    _queue: Optional[_Queue] = None
+    _seed: Optional[OnDevice] = None
+    _sample_ids: Optional[OnDevice] = None
+
+    def queue(self, shape: tuple[int, ...], leading: int) -> Any:
+        """For the field `cuda` of a tensor of this call."""
+        if self._queue is None:
+            queue = _queue_of(self, shape, leading)
+            if self._seed is not None or self._sample_ids is not None:
+                queue = queue.with_noise(self._seed, self._sample_ids)
+            self._queue = queue
+        return self._queue.pointer
+
+    def again(self) -> None:
+        """Before another call with the same arrays: the current stream may have changed."""
+        self._queue = None
+
+    def lend(self, value: Any, name: str, leading: int = 1) -> OnDevice:
+        """An array of this framework, where it lies if the library can read its layout there."""
+        borrowed = self.described(value, name)
+        shape = borrowed.shape
+        borrowed.layout = layout(shape, borrowed.strides, borrowed.storage.dtype, leading)
+        return borrowed
+
+    def borrow(self, value: Any, name: str, leading: int) -> OnDevice:
+        """`lend` of a caller's array, checked; a contiguous copy where its layout cannot be read."""
+        value = self.checked(value, name)
+        borrowed = self.lend(value, name, leading)
+        if borrowed.layout is None and len(borrowed.shape) > leading:
+            borrowed = self.lend(self.contiguous(value), name, leading)
+        return borrowed
+
+    def doubles(self, value: Any, name: str, shape: tuple[int, ...]) -> OnDevice:
+        """Numbers of any real type as contiguous float64 on this device."""
+        native = self.as_doubles(value, name)
+        if tuple(native.shape) != shape:
+            raise InvalidArgument(f"{name} has shape {tuple(native.shape)}; it must be {shape}")
+        return self.described(native, name)
+
+    def draw(self, seed: Any, sample_ids: Any, batch: int) -> tuple[Any, Any]:
+        """Keeps a seed or sample ids that lie on the device for the kernels to read; gives back those that do not."""
+        if self.owns(seed):
+            self._seed = self._words(seed, "seed")
+            if math.prod(self._seed.shape) != 1:
+                raise InvalidArgument(f"seed has shape {self._seed.shape}; it must be one number")
+            seed = 0
+        if self.owns(sample_ids):
+            self._sample_ids = self._words(sample_ids, "sample_ids")
+            if self._sample_ids.shape != (batch,):
+                raise InvalidArgument(f"sample_ids has shape {self._sample_ids.shape}; it must be ({batch},)")
+            sample_ids = None
+        return seed, sample_ids
+
+    def _words(self, value: Any, name: str) -> OnDevice:
+        kind = str(value.dtype).rpartition(".")[2]
+        if kind not in ("int64", "uint64"):
+            raise WrongType(f"{name} has element type {kind}; on a device it must be int64 or uint64")
+        native = self.contiguous(value)
+        return OnDevice(native, self, self.pointer(native), (), FLOAT64)
+
+    # What a framework adds:
+
+    def described(self, value: Any, name: str) -> OnDevice:
+        raise NotImplementedError
+
+    def checked(self, value: Any, name: str) -> Any:
+        """The array, refused where it cannot be read."""
+        raise NotImplementedError
+
+    def contiguous(self, value: Any) -> Any:
+        raise NotImplementedError
+
+    def as_doubles(self, value: Any, name: str) -> Any:
+        raise NotImplementedError
+
+    def owns(self, value: Any) -> bool:
+        """Whether a value is an array of this framework on this device."""
+        raise NotImplementedError
+
+    def pointer(self, native: Any) -> int:
+        raise NotImplementedError
+
+    def stream(self) -> int:
+        raise NotImplementedError
+
+
+class TorchCuda(_Device, Torch):
+    """Tensors of a CUDA device."""
+
+    framework = "torch"
+
+    def __init__(self, device: Any) -> None:
+        super().__init__(device)
+        self.index = device.index
+
+    def stream(self) -> int:
+        stream: int = self.torch._C._cuda_getCurrentRawStream(self.index)
+        return stream
+
+    def capture(self) -> int:
+        return _capture(self.stream()) if self.torch.cuda.is_current_stream_capturing() else 0
+
+    def pointer(self, native: Any) -> int:
+        pointer: int = native.data_ptr()
+        return pointer
+
+    def owns(self, value: Any) -> bool:
+        return isinstance(value, self.torch.Tensor) and value.device == self._device
+
+    def described(self, value: Any, name: str) -> OnDevice:
+        size, storage = value.element_size(), self.storage(value, name)
+        strides = tuple([step * size for step in value.stride()])
+        try:
+            return OnDevice(value, self, value.data_ptr(), strides, storage)
+        except RuntimeError as error:
+            raise self._unreadable(value, name, error) from None
+
+    def checked(self, value: Any, name: str) -> Any:
+        value = self._constant(value, name)
+        if value.layout is not self.torch.strided or value.is_quantized:
+            raise self._unreadable(value, name, TypeError())
+        if value.is_neg() or value.is_conj():
+            value = value.resolve_conj().resolve_neg()
+        return value
+
+    def contiguous(self, value: Any) -> Any:
+        return value.contiguous()
+
+    def as_doubles(self, value: Any, name: str) -> Any:
+        if not isinstance(value, self.torch.Tensor):
+            from . import _arrays
+
+            return self.give(_arrays.doubles(value, name))
+        if not value.is_floating_point() and (value.is_complex() or value.is_quantized):
+            raise WrongType(f"{name} has element type {value.dtype}; it must hold real numbers")
+        value = self._constant(value, name)
+        return value.to(self._device, self.torch.float64, non_blocking=True).contiguous()
+
+    def fresh(self, shape: tuple[int, ...], storage: Storage) -> OnDevice:
+        try:
+            native = self._outside_inference(
+                self.torch.empty, shape, dtype=self._types[storage.dtype], device=self._device
+            )
+        except RuntimeError as error:
+            raise OutOfMemory(f"no memory for a tensor of shape {shape} on {self.device}: {error}") from None
+        return self.described(native, "result")
+
+    def zeros(self, count: int) -> Any:
+        return self._outside_inference(self.torch.zeros, count, dtype=self.torch.int64, device=self._device)
+
+    def fill(self, native: Any, number: float) -> None:
+        native.fill_(number)
+
+    def repeat(self, native: Any, count: int, axis: int) -> Any:
+        return native.repeat_interleave(count, axis)
+
+    def velocity(self, value: Any, like: OnDevice) -> OnDevice:
+        """What a model returned, as a kernel takes it."""
+        value = self.torch.as_tensor(value).detach()
+        if value.is_complex():
+            raise WrongType(f"the velocity returned has element type {value.dtype}; it must hold real numbers")
+        if tuple(value.shape) != like.shape:
+            raise InvalidArgument(f"the velocity returned has shape {tuple(value.shape)}; it must be {like.shape}")
+        value = value.to(self._device, self._types[like.storage.dtype], non_blocking=True)
+        return self.borrow(value, "the velocity returned", 1)
+
+
+class CuPyCuda(_Device, CuPy):
+    """Arrays of CuPy."""
+
+    framework = "cupy"
+
+    def __init__(self, value: Any) -> None:
+        super().__init__(value)
+        self.index = value.device.id
+
+    def stream(self) -> int:
+        with self._device:
+            stream: int = self.cupy.cuda.get_current_stream().ptr
+        return stream
+
+    def capture(self) -> int:
+        with self._device:
+            stream = self.cupy.cuda.get_current_stream()
+            return _capture(stream.ptr) if stream.is_capturing() else 0
+
+    def pointer(self, native: Any) -> int:
+        pointer: int = native.data.ptr
+        return pointer
+
+    def owns(self, value: Any) -> bool:
+        return isinstance(value, self.cupy.ndarray) and value.device == self._device
+
+    def described(self, value: Any, name: str) -> OnDevice:
+        return OnDevice(value, self, value.data.ptr, tuple(value.strides), named(value.dtype.name, name))
+
+    def checked(self, value: Any, name: str) -> Any:
+        return value
+
+    def contiguous(self, value: Any) -> Any:
+        with self._device:
+            return self.cupy.ascontiguousarray(value)
+
+    def as_doubles(self, value: Any, name: str) -> Any:
+        if not isinstance(value, self.cupy.ndarray):
+            from . import _arrays
+
+            value = _arrays.doubles(value, name)
+        with self._device:
+            return self.cupy.ascontiguousarray(value, dtype=np.float64)
+
+    def fresh(self, shape: tuple[int, ...], storage: Storage) -> OnDevice:
+        with self._device:
+            return self.described(self.cupy.empty(shape, storage.shown(np.empty(0, storage.dtype)).dtype), "result")
+
+    def zeros(self, count: int) -> Any:
+        with self._device:
+            return self.cupy.zeros(count, np.int64)
+
+    def fill(self, native: Any, number: float) -> None:
+        native.fill(number)
+
+    def repeat(self, native: Any, count: int, axis: int) -> Any:
+        with self._device:
+            return self.cupy.repeat(native, count, axis)
+
+    def velocity(self, value: Any, like: OnDevice) -> OnDevice:
+        with self._device:
+            value = self.cupy.asarray(value)
+            if value.dtype.kind not in "fiub" and value.dtype.name != "bfloat16":
+                raise WrongType(f"the velocity returned has element type {value.dtype}; it must hold real numbers")
+            if value.shape != like.shape:
+                raise InvalidArgument(f"the velocity returned has shape {value.shape}; it must be {like.shape}")
+            value = value.astype(like.array.dtype, copy=False)
+        return self.borrow(value, "the velocity returned", 1)

@@ -1,0 +1,30 @@
+"""What was not finite on a CUDA device. A kernel cannot raise: it writes where into a word in the device's memory, which
+is looked at where numbers are waited for anyway."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from .errors import NonFinite
+
+words: dict[tuple[str, int], Any] = {}
+"""By framework and number of the device: an int64 of one element there, 0 or (step + 1) << 32 | (sample + 1)."""
+
+
+def of(framework: str, index: int) -> Any:
+    """The word of a device, None before the first call on it."""
+    return words.get((framework, index))
+
+
+def check(code: int, framework: str, index: int) -> None:
+    """Raises NonFinite for a word that is not 0, and clears it."""
+    if not code:
+        return
+    words[framework, index].fill_(0) if framework == "torch" else words[framework, index].fill(0)
+    step, sample = (code >> 32) - 1, (code & 0xFFFFFFFF) - 1
+    who = "the batch" if sample < 0 else f"sample {sample}"
+    when = "" if step < 0 else f", step {step}"
+    raise NonFinite(
+        f"an earlier call on cuda:{index} had or made numbers that are not finite: {who}{when} was the first. "
+        "Kernels cannot raise; chunkgrpo looks where it waits for numbers"
+    )
