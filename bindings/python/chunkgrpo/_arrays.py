@@ -68,6 +68,21 @@ def _converted(value: Any, name: str, dtype: Any, shape: Optional[tuple[int, ...
     return np.ascontiguousarray(array, dtype).reshape(array.shape)
 
 
+def fetched(**named: Any) -> list[Any]:
+    """Arguments as they are, but tensors of a CUDA device as numpy's arrays: copied together, with one wait for all."""
+    first: dict[Any, Any] = {}
+    found = []
+    for name, value in named.items():
+        family = _frameworks.of(value, name)
+        if family.on_device:
+            family = first.setdefault((type(family), family.device), family)
+            value = family.read(value, name)
+        found.append(value)
+    for family in first.values():
+        family.ready()
+    return found
+
+
 def given_back(array: Array, like: Any) -> Any:
     """A fresh array in the framework and on the device of an argument."""
     return _frameworks.of(like, "like").give(array)

@@ -4,20 +4,18 @@ Nothing here waits for the device."""
 from __future__ import annotations
 
 import ctypes
-import functools
 import math
 from typing import Any, Optional
 
 import numpy as np
 
-from . import _status
 from ._borrowed import Borrowed
 from ._frameworks import CuPy, Torch
-from ._generated import DEVICE, Cuda, Tensor
+from ._generated import DEVICE, Tensor
 from ._layouts import described, layout
-from ._library import lib, new
-from ._storage import CARRIED, FLOAT64, Storage, named
-from .errors import InvalidArgument, OutOfMemory, WrongType, check
+from ._queues import Queue, capture_of, queue_of
+from ._storage import FLOAT64, Storage, named
+from .errors import InvalidArgument, OutOfMemory, WrongType
 
 
 class OnDevice(Borrowed):
@@ -93,80 +91,6 @@ class OnDevice(Borrowed):
         return view
 
 
-# ----------------------------------------------------------------------------------------------------------------------
-# Stream, workspace and status word of a call
-
-
-class _Queue:
-    """What a call needs beside its tensors: a struct of the library's and the memory that it points at."""
-
-    def __init__(self, struct: Any, memory: Any, size: int) -> None:
-        self.struct, self.memory, self.size = struct, memory, size
-        self.pointer = ctypes.pointer(struct)
-
-    def with_noise(self, seed: Any, sample_ids: Any) -> _Queue:
-        """The same for one call, whose noise follows from numbers on the device."""
-        struct = Cuda.from_buffer_copy(self.struct)
-        struct.seed = None if seed is None else seed.pointer
-        struct.sample_ids = None if sample_ids is None else sample_ids.pointer
-        return _Queue(struct, (self.memory, seed, sample_ids), self.size)
-
-
-_queues: dict[tuple[str, int, int, int], _Queue] = {}
-"""By framework, device, stream and, in the capture of a CUDA graph, its number. The kernels of a stream run one after
-the other, so that they share a workspace. A graph has one of its own, zeroed by each replay, which may be elsewhere."""
-
-
-@functools.lru_cache(maxsize=1024)
-def _workspace(batch: int, elements: int, steps: int) -> int:
-    size = ctypes.c_size_t()
-    check(lib.cgrpo_cuda_workspace(batch, elements, steps, ctypes.byref(size)))
-    return size.value
-
-
-def _queue_of(family: Any, shape: tuple[int, ...], leading: int) -> _Queue:
-    steps = shape[1] if leading == 2 else 1
-    size = _workspace(shape[0], math.prod(shape[leading:]), steps)
-    stream, capture = family.stream(), family.capture()
-    key = family.framework, family.index, stream, capture
-    queue = _queues.get(key)
-    if queue is None or queue.size < size:
-        queue = _made(family, stream, size, capture != 0)
-        for old in [k for k in _queues if k[3] not in (0, capture)]:  # of captures that have ended
-            del _queues[old]
-        _queues[key] = queue
-    return queue
-
-
-@functools.lru_cache(maxsize=1)
-def _driver() -> Any:
-    return ctypes.CDLL("libcuda.so.1")
-
-
-def _capture(stream: int) -> int:
-    """The number of the capture that a stream is in."""
-    status, number = ctypes.c_int(), ctypes.c_uint64()
-    pointers = ctypes.c_void_p(stream), ctypes.byref(status), ctypes.byref(number)
-    if _driver().cuStreamGetCaptureInfo(*pointers) or not number.value:
-        raise InvalidArgument("the driver does not tell which CUDA graph is being captured")
-    return number.value
-
-
-def _made(family: Any, stream: int, size: int, capturing: bool) -> _Queue:
-    word = family.framework, family.index
-    if word not in _status.words:
-        if capturing:
-            raise InvalidArgument(
-                f"the first call on {family.device} is inside the capture of a CUDA graph, where kernels cannot be "
-                "loaded; make one call before it"
-            )
-        _status.words[word] = family.zeros(1)
-    struct, memory = new(Cuda), family.zeros((size + 7) // 8)
-    struct.stream, struct.workspace, struct.workspace_size = stream, family.pointer(memory), size
-    struct.status = family.pointer(_status.words[word])
-    return _Queue(struct, memory, size)
-
-
 class _Device:
     """What the frameworks with arrays on a device have in common. One object serves the arrays of one call.
 
@@ -178,14 +102,14 @@ class _Device:
     framework: str
     index: int
     device: str
-    _queue: Optional[_Queue] = None
+    _queue: Optional[Queue] = None
     _seed: Optional[OnDevice] = None
     _sample_ids: Optional[OnDevice] = None
 
     def queue(self, shape: tuple[int, ...], leading: int) -> Any:
         """For the field `cuda` of a tensor of this call."""
         if self._queue is None:
-            queue = _queue_of(self, shape, leading)
+            queue = queue_of(self, shape, leading)
             if self._seed is not None or self._sample_ids is not None:
                 queue = queue.with_noise(self._seed, self._sample_ids)
             self._queue = queue
@@ -277,8 +201,11 @@ class TorchCuda(_Device, Torch):
         stream: int = self.torch._C._cuda_getCurrentRawStream(self.index)
         return stream
 
+    def wait(self) -> None:
+        self.torch.cuda.current_stream(self._device).synchronize()
+
     def capture(self) -> int:
-        return _capture(self.stream()) if self.torch.cuda.is_current_stream_capturing() else 0
+        return capture_of(self.stream()) if self.torch.cuda.is_current_stream_capturing() else 0
 
     def pointer(self, native: Any) -> int:
         pointer: int = native.data_ptr()
@@ -359,10 +286,14 @@ class CuPyCuda(_Device, CuPy):
             stream: int = self.cupy.cuda.get_current_stream().ptr
         return stream
 
+    def wait(self) -> None:
+        with self._device:
+            self.cupy.cuda.get_current_stream().synchronize()
+
     def capture(self) -> int:
         with self._device:
             stream = self.cupy.cuda.get_current_stream()
-            return _capture(stream.ptr) if stream.is_capturing() else 0
+            return capture_of(stream.ptr) if stream.is_capturing() else 0
 
     def pointer(self, native: Any) -> int:
         pointer: int = native.data.ptr

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import ctypes
 from ctypes import byref
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any, Generic, Optional
 
 import numpy as np
@@ -12,7 +12,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from . import _arrays
 from ._arrays import A, Doubles
-from ._distances import Distances
+from ._distances import NUMBERS, Distances
 from ._frameworks import not_compiled
 from ._generated import (
     MATCHING_WEIGHTING,
@@ -285,13 +285,13 @@ class _Numbers:
     def __init__(self, distances: Any, *needed: str) -> None:
         if not isinstance(distances, Distances):
             raise WrongType(f"distances must be a Distances, not {type(distances).__name__}; `distances` makes one")
-        self._distances = distances
+        self._like = getattr(distances, needed[0])
+        self._distances = _on_host(distances)
         first = self._read(needed[0])
         if first.ndim not in (1, 2) or not first.size:
             raise InvalidArgument(f"{needed[0]} has shape {first.shape}; it must be (B,) or (B, N)")
         self.shape = first.shape
         self.rows = (first.shape[0], first.size // first.shape[0])
-        self._like = getattr(distances, needed[0])
         for name in needed:
             self[name]
 
@@ -330,6 +330,12 @@ class _Numbers:
         check(function(*arguments, byref(loss), *own, stats))
         given: dict[str, Any] = {name: self.give(grad) for name, grad in grads.items()}
         return ForwardLoss(loss.value, Distances(**given), record(stats))
+
+
+def _on_host(distances: Any) -> Any:
+    """Those on a device as numpy's arrays, with one wait for all."""
+    named = {name: getattr(distances, name) for name in NUMBERS}
+    return replace(distances, **dict(zip(named, _arrays.fetched(**named))))
 
 
 _ROWS = (

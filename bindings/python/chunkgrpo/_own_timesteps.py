@@ -38,6 +38,18 @@ def step_of_each(
     return result
 
 
+def numbers_of(timestep: Any, timesteps: torch.Tensor, times: list[float]) -> list[float]:
+    """The numbers of a timestep. Those of an element of `timesteps` are known: no device is waited for."""
+    if not isinstance(timestep, torch.Tensor):
+        return [float(timestep)]
+    if timestep.is_cuda and timestep.numel() == 1:
+        memory = timestep.untyped_storage().data_ptr()
+        if timestep.dtype == timesteps.dtype and memory == timesteps.untyped_storage().data_ptr():
+            return [times[timestep.storage_offset() - timesteps.storage_offset()]]
+    values: list[float] = timestep.flatten().tolist()
+    return values
+
+
 def _step_of(times: list[float], timestep: float) -> int:
     """The step of a timestep, which may have been rounded to bfloat16 where that leaves no doubt."""
     close = [k for k, own in enumerate(times) if own == timestep]

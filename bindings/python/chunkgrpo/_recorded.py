@@ -31,6 +31,7 @@ class RecordedTrajectory:
             self._frames = latents.new_empty((sampler.schedule.steps - first_step + 1, *latents.shape))
         self._frames[0] = latents
         self._log_probs: list[torch.Tensor] = []
+        self._own: tuple[Any, int] = (None, 0)
 
     @property
     def position(self) -> int:
@@ -83,6 +84,8 @@ class RecordedTrajectory:
             )
         if step != self.position:
             raise InvalidArgument(f"step {step} after step {self.position - 1}: a recorded run takes every step once")
+        if self._is_own(latents):
+            return
         if latents.dtype != last.dtype or latents.device != last.device or not torch.equal(latents, last):
             raise InvalidArgument(
                 f"the latents were changed between steps {step - 1} and {step} "
@@ -90,9 +93,20 @@ class RecordedTrajectory:
                 "with record=False they may be"
             )
 
+    def _is_own(self, latents: torch.Tensor) -> bool:
+        """Whether these are the latents of the last step, unchanged: known without a look at the elements, for which a
+        device would have to be waited for."""
+        own, version = self._own
+        return own is not None and latents is own and own._version == version
+
     def _append(self, latents: torch.Tensor, log_prob: torch.Tensor) -> None:
         self._log_probs.append(log_prob)
         self._frames[len(self._log_probs)] = latents
+        if latents.is_cuda and not latents.is_inference():
+            self._own = latents, latents._version
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {**self.__dict__, "_own": (None, 0)}
 
 
 def outside_inference() -> Any:

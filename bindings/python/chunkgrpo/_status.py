@@ -3,7 +3,7 @@ is looked at where numbers are waited for anyway."""
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Optional
 
 from .errors import NonFinite
 
@@ -16,14 +16,26 @@ def of(framework: str, index: int) -> Any:
     return words.get((framework, index))
 
 
+_MIXED = 2**31 - 1
+"""Stands for a step of a batch that mixes them."""
+
+
+def note(fine: Any, step: Optional[int]) -> None:
+    """Writes that the penalty of a step is not finite, where it is not and the word is 0. fine: a 0-dim tensor."""
+    word = of("torch", fine.device.index)
+    code = (_MIXED if step is None else step + 1) << 32
+    if word is not None:
+        word.copy_(word.where(fine | (word != 0), code))
+
+
 def check(code: int, framework: str, index: int) -> None:
     """Raises NonFinite for a word that is not 0, and clears it."""
     if not code:
         return
     words[framework, index].fill_(0) if framework == "torch" else words[framework, index].fill(0)
     step, sample = (code >> 32) - 1, (code & 0xFFFFFFFF) - 1
-    who = "the batch" if sample < 0 else f"sample {sample}"
-    when = "" if step < 0 else f", step {step}"
+    who = "the penalty" if sample < 0 else f"sample {sample}"
+    when = "" if step < 0 or step + 1 == _MIXED else f", step {step}"
     raise NonFinite(
         f"an earlier call on cuda:{index} had or made numbers that are not finite: {who}{when} was the first. "
         "Kernels cannot raise; chunkgrpo looks where it waits for numbers"

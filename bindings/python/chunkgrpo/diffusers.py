@@ -23,7 +23,7 @@ from diffusers.utils.torch_utils import randn_tensor
 
 from ._generated import Dynamics, SamplerKeywords, SamplerOptions
 from ._options import F, Unpack, documented, unknown
-from ._own_timesteps import step_of_each
+from ._own_timesteps import numbers_of, step_of_each
 from ._recorded import RecordedTrajectory, outside_inference
 from ._scalars import seed_number
 from .errors import InvalidArgument
@@ -260,7 +260,8 @@ class FlowMatchSDEScheduler(FlowMatchEulerDiscreteScheduler):
         if isinstance(timestep, int) or (isinstance(timestep, torch.Tensor) and not timestep.is_floating_point()):
             raise InvalidArgument(f"timestep is {timestep}; it must be one of scheduler.timesteps, not an index")
         next_latents: Any
-        if isinstance(timestep, torch.Tensor) and bool((timestep != timestep.flatten()[:1]).any()):
+        several = isinstance(timestep, torch.Tensor) and timestep.numel() > 1
+        if several and bool((timestep != timestep.flatten()[:1]).any()):
             next_latents, self.log_prob = step_of_each(self, model_output, timestep, sample, generator)
             return FlowMatchEulerDiscreteSchedulerOutput(prev_sample=next_latents) if return_dict else (next_latents,)
         if self.step_index is None:
@@ -306,7 +307,7 @@ class FlowMatchSDEScheduler(FlowMatchEulerDiscreteScheduler):
     def _check_timestep(self, step: int, timestep: Any) -> None:
         """That a timestep is that of the step. Rounding to bfloat16 is let through, if it does not make it another's."""
         own = self._times[step] if step < len(self._times) else None
-        for given in timestep.flatten().tolist() if isinstance(timestep, torch.Tensor) else [float(timestep)]:
+        for given in numbers_of(timestep, self.timesteps, self._times):
             close = own is not None and abs(given - own) <= 2**-8 * abs(own)
             if given != own and (given in self._times or not close):
                 raise InvalidArgument(

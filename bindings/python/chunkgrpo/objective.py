@@ -290,7 +290,9 @@ def chunk_loss(
     vespo_k_pos, vespo_lambda_pos, vespo_k_neg, vespo_lambda_neg  k >= 0 and lambda > 0 of "vespo" where A >= 0, elsewhere
     """
     plan = plan_of(plan)
-    new_rows = _arrays.matrix(new_log_probs, "new_log_probs")
+    seen: Any = {"new_log_probs": new_log_probs, "old_log_probs": old_log_probs, "advantages": advantages}
+    new_given, old_log_probs, advantages, ratio_bias = _arrays.fetched(**seen, ratio_bias=ratio_bias)
+    new_rows = _arrays.matrix(new_given, "new_log_probs")
     batch, steps = shape = new_rows.shape
     if batch == plan.steps != steps:
         raise InvalidArgument(f"new_log_probs has shape {shape}; it must be (B, {plan.steps}), so transpose it")

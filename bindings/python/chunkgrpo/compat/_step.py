@@ -7,6 +7,7 @@ import math
 from typing import Any, Optional
 
 import torch
+from torch.utils.weak import WeakIdKeyDictionary
 
 from .. import torch as cgt
 from ..errors import InvalidArgument
@@ -21,7 +22,21 @@ def _sampler(sigmas: tuple[float, ...], options: tuple[tuple[str, Any], ...]) ->
 
 def sampler(sigmas: torch.Tensor, **options: Any) -> Sampler:
     """A Sampler over sigmas (T + 1,); the same object for the same numbers."""
-    return _sampler(tuple(sigmas.tolist()), tuple(options.items()))
+    return _sampler(_numbers(sigmas), tuple(options.items()))
+
+
+_read: Any = WeakIdKeyDictionary()
+"""The numbers of sigmas on a device: while they are the same tensor, unchanged, nobody waits for it."""
+
+
+def _numbers(sigmas: torch.Tensor) -> tuple[float, ...]:
+    if not sigmas.is_cuda or sigmas.is_inference():
+        return tuple(sigmas.tolist())
+    known = _read.get(sigmas)
+    if known is None or known[0] != sigmas._version:
+        known = _read[sigmas] = sigmas._version, tuple(sigmas.tolist())
+    numbers: tuple[float, ...] = known[1]
+    return numbers
 
 
 def mean(sampler: Sampler, steps: list[int], x: torch.Tensor, v: torch.Tensor) -> torch.Tensor:

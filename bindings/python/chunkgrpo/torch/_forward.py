@@ -140,7 +140,7 @@ def _differentiable(loss: Callable[..., Any], distances: Any, *arguments: Any, *
     out = loss(replace(distances, **constants), *arguments, **options)
     known = {name: getattr(out.grads, name) for name in GRADIENTS if getattr(out.grads, name) is not None}
     variables = [own[name] for name in known]
-    value = torch.tensor(out.loss, dtype=torch.float64, device=variables[0].device)
+    value = torch.full((), out.loss, dtype=torch.float64, device=variables[0].device)
     return ForwardLoss(_apply(_Known, value, len(variables), *variables, *known.values()), out.stats, out.ratios)
 
 

@@ -6,6 +6,7 @@ import contextlib
 from dataclasses import dataclass, replace
 from typing import Any, Callable, Optional, Union
 
+import numpy as np
 import torch
 from torch import Tensor
 from torch.utils.checkpoint import get_device_states
@@ -86,7 +87,7 @@ def streamed_backward(
         function(velocity, "velocity"), constant(clean, "clean"), times, noise, seed, sample_ids, first_draw,
         old, reference, beta, threads,
     )  # fmt: skip
-    factor = torch.tensor(float(scale), dtype=torch.float64, device=clean.device)
+    factor = torch.full((), float(scale), dtype=torch.float64, device=clean.device)
     factor = factor if scaler is None else scaler.scale(factor)
     objective, sync = function(objective, "objective"), no_sync or contextlib.nullcontext
     if joint:
@@ -120,7 +121,8 @@ def _joint(draws: _Draws, objective: Objective, factor: Tensor, sync: Callable[[
         loss = _scalar(value)
         slopes = torch.autograd.grad(loss, list(leaves.values()), factor.to(loss.dtype), allow_unused=True)
     grads = {name: slope for name, slope in zip(leaves, slopes) if slope is not None}
-    moving = [j for j in range(draws.count) if any(bool(g[:, j].any()) for g in grads.values())] or [draws.count - 1]
+    found = [np.asarray(slope) for slope in _arrays.fetched(**grads)]
+    moving = [j for j in range(draws.count) if any(slope[:, j].any() for slope in found)] or [draws.count - 1]
     for j in moving:
         with contextlib.nullcontext() if j == moving[-1] else sync(), torch.enable_grad():
             with _random_state(draws.clean, *states[j]) if same_random else contextlib.nullcontext():
@@ -171,7 +173,7 @@ class _Draws:
                 f"times has shape {values.shape}; for clean {tuple(self.clean.shape)} it must be ({len(self.clean)}, N)"
             )
         self.times, self.count = values, values.shape[1]
-        self.t = torch.from_numpy(values).to(self.clean.device)
+        self.t = _arrays.given_back(values, self.clean)
         self.first_draw = integer(self.first_draw, "first_draw", 0)
         given = {"noise": self.noise, "old": self.old, "reference": self.reference}
         wanted = (len(self.clean), self.count, *self.clean.shape[1:])

@@ -59,7 +59,7 @@ class StepCall(NamedTuple):
             grads = self.sampler.log_prob_vjp(self.step, latents, velocity, next_latents, upstream, **extras)
             return (grads,) if unconditional is None else grads
         samples = np.flatnonzero(moving)
-        some = torch.from_numpy(samples).to(latents.device)
+        some = _arrays.given_back(samples, latents)
         at = latents, velocity, next_latents, upstream, unconditional, previous_image
         parts: Any = [None if tensor is None else tensor.index_select(0, some) for tensor in at]
         return tuple(

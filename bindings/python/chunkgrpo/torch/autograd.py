@@ -12,7 +12,7 @@ from .. import _arrays, _divergences, _self_check
 from .. import objective as _objective
 from .._generated import ChunkLossKeywords, ChunkLossOptions, ChunkStats, Divergence
 from .._options import Unpack, documented
-from .._steps import first_of, frames, kept, needed, noisy, plan_of, readable, runs
+from .._steps import first_of, frames, kept, needed, noisy, plan_of, runs
 from ..chunks import ChunkPlan
 from ..errors import InvalidArgument
 from ..sampler import Sampler
@@ -171,7 +171,7 @@ class _LogProbs(torch.autograd.Function):
         ctx: Any, velocities: Tensor, sampler: Sampler, latents: Tensor, first_step: Any, columns: list[slice]
     ) -> Tensor:
         _save(ctx, velocities, latents)
-        ctx.call = sampler, first_step
+        ctx.call = sampler, first_step, columns
         if columns == [slice(0, velocities.shape[1])]:
             return sampler.log_probs(latents, velocities.to(latents.dtype), first_step)
         values = torch.zeros(velocities.shape[:2], dtype=torch.float64, device=velocities.device)
@@ -183,9 +183,10 @@ class _LogProbs(torch.autograd.Function):
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         velocities, latents = _saved(ctx)
-        sampler, first_step = ctx.call
+        sampler, first_step, columns = ctx.call
         with torch.no_grad():
-            moving = runs(grad.ne(0).any(0).cpu().numpy())  # a step without noise has no gradient to be asked for
+            # A step whose gradient is 0 is left out, but on a device, where the host would have to wait to know.
+            moving = columns if grad.is_cuda else runs(grad.ne(0).any(0).cpu().numpy())
             grads = torch.zeros_like(velocities)
             for run in moving:
                 v = velocities[:, run].to(latents.dtype)
@@ -268,7 +269,7 @@ def chunk_loss(
     checked(new_log_probs, "new_log_probs")
     bias = None if ratio_bias is None else checked(ratio_bias, "ratio_bias").detach()
     out = _objective.chunk_loss(new_log_probs.detach(), old_log_probs, advantages, plan, ratio_bias=bias, **options)
-    value = torch.tensor(out.loss, dtype=torch.float64, device=new_log_probs.device)
+    value = torch.full((), out.loss, dtype=torch.float64, device=new_log_probs.device)
     loss = _apply(_Known, value, new_log_probs, out.grad_log_probs, ratio_bias, out.grad_ratio_bias)
     return ChunkLoss(loss, out.ratios, out.stats, new_log_probs.detach(), out.grad_log_probs)
 
@@ -337,14 +338,20 @@ def chunk_policy_loss(
     steps = needed(plan, len(x), options)
     columns = runs(steps.any(0))
     new = _apply(_LogProbs, v, sampler, x, first_step, columns)
-    absent = torch.from_numpy(~steps.any(0)).to(new.device)
-    known = torch.from_numpy(readable(_arrays.doubles(old, "old_log_probs"), steps)).to(new.device)
+    absent = _arrays.given_back(~steps.any(0), new)
+    known = _readable(old, _arrays.given_back(steps, new))
     new = torch.where(absent, known, new)
     out = chunk_loss(new, known, advantages, plan, ratio_bias=ratio_bias, **options)
     shown = torch.where(absent, old.to(new), new.detach())
     if check:
         _self_check.warn(sampler, x, known, new.detach(), steps, first_step=first_step, velocities=v.detach())
     return replace(out, new_log_probs=shown)
+
+
+def _readable(old: Tensor, steps: Tensor) -> Tensor:
+    """`readable`, on the device of the steps (B, S)."""
+    values = old.to(steps.device, torch.float64)
+    return torch.where(steps | values.isfinite(), values, 0.0)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

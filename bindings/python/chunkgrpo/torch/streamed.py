@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 from torch.utils.checkpoint import get_device_states, set_device_states
 
-from .. import _arrays, _self_check
+from .. import _arrays, _frameworks, _self_check, _status
 from .. import objective as _objective
 from .._generated import ChunkLossKeywords, ChunkLossOptions, ChunkStats
 from .._options import Unpack, documented
@@ -119,28 +119,32 @@ def streamed_backward(
     _refuse_none(steps, options)
     forced = _forced(every_step, plan)
     columns = [j for j in range(plan.steps) if forced[j] or steps[:, j].any()] or [plan.steps - 1]
-    known = torch.from_numpy(readable(_arrays.doubles(old, "old_log_probs"), steps)).to(policy.latents.device)
     refuse_wrong(velocity, no_sync, bool(forced.any()))
-    new, biases = policy.judge(columns, known)
-    out = _loss(new, known, advantages, plan, steps, ratio_bias=biases, **options)
+    new, biases = policy.judge(columns, old)
+    # On a device this is what the host waits for.
+    seen: Any = _arrays.fetched(new=new, old_log_probs=old, ratio_bias=biases, advantages=advantages)
+    judged, known = (readable(_arrays.doubles(rows, "old_log_probs"), steps) for rows in seen[:2])
+    out = _loss(judged, known, seen[3], plan, steps, ratio_bias=seen[2], **options)
     if check:
         # Processes with sharded parameters must run the same steps.
         again: Any = {"first_step": policy.first_step, "velocity": None if forced.any() else velocity}
-        _self_check.warn(sampler, policy.latents, known, new, steps, guidance=guidance, **again)
+        _self_check.warn(sampler, policy.latents, known, judged, steps, guidance=guidance, **again)
 
-    factor = torch.tensor(float(scale), dtype=torch.float64, device=new.device)
+    factor = torch.full((), float(scale), dtype=torch.float64, device=new.device)
     factor = factor if scaler is None else scaler.scale(factor)
-    grads = out.grad_log_probs * factor
-    grad_biases = torch.zeros_like(new) if out.grad_ratio_bias is None else out.grad_ratio_bias * factor
-    moving = (grads.ne(0) | grad_biases.ne(0)).any(0).tolist()
+    slopes = np.zeros_like(judged) if out.grad_ratio_bias is None else np.asarray(out.grad_ratio_bias)
+    moving = ((out.grad_log_probs != 0) | (slopes != 0)).any(0)
+    own_grads = _arrays.given_back(out.grad_log_probs, new)
+    grads, grad_biases = own_grads * factor, _arrays.given_back(slopes, new) * factor
     active = [j for j in columns if moving[j] or forced[j] or penalty is not None] or columns[-1:]
-    loss = torch.tensor(out.loss, dtype=torch.float64, device=new.device)
+    loss = torch.full((), out.loss, dtype=torch.float64, device=new.device)
     for j in active:
         sync = contextlib.nullcontext() if no_sync is None or j == active[-1] else no_sync()
         with sync, torch.enable_grad():
             loss = loss + policy.backward(j, grads[:, j], grad_biases[:, j], factor, preserve_rng_state)
-    absent = torch.tensor([j not in columns for j in range(plan.steps)], device=new.device)
-    return ChunkLoss(loss, out.ratios, out.stats, torch.where(absent, old.to(new), new), out.grad_log_probs)
+    absent = _arrays.given_back(np.array([j not in columns for j in range(plan.steps)]), new)
+    ratios = _arrays.given_back(out.ratios, new)
+    return ChunkLoss(loss, ratios, out.stats, torch.where(absent, old.to(new), new), own_grads)
 
 
 def _forced(every_step: Any, plan: ChunkPlan) -> NDArray[np.bool_]:
@@ -164,14 +168,14 @@ def _refuse_none(steps: NDArray[np.bool_], options: Any) -> None:
 
 
 def _loss(
-    new: Tensor, old: Tensor, advantages: Any, plan: ChunkPlan, steps: NDArray[np.bool_], **options: Any
-) -> _objective.ChunkLoss[Tensor]:
+    new: NDArray[Any], old: NDArray[Any], advantages: Any, plan: ChunkPlan, steps: NDArray[np.bool_], **options: Any
+) -> _objective.ChunkLoss[NDArray[Any]]:
     """The chunk loss, and 0 for no steps."""
     if steps.any():
         return _objective.chunk_loss(new, old, advantages, plan, **options)
-    nothing, biases = torch.zeros_like(new), options["ratio_bias"]
+    nothing, biases = np.zeros_like(new), options["ratio_bias"]
     stats = ChunkStats(**{part.name: 0 for part in fields(ChunkStats)})
-    ratios = torch.ones(len(new), len(plan), dtype=torch.float64, device=new.device)
+    ratios = np.ones((len(new), len(plan)))
     return _objective.ChunkLoss(0.0, nothing, ratios, stats, None if biases is None else nothing)
 
 
@@ -233,8 +237,8 @@ class _Policy:
         sigma = self.sampler.schedule.sigmas[step]
         if isinstance(step, int):
             return float(sigma), step
-        device = self.latents.device
-        return torch.tensor(sigma, dtype=torch.float32, device=device), torch.from_numpy(step).to(device)
+        give = _frameworks.of(self.latents, "latents").give
+        return give(sigma.astype(np.float32)), give(step)
 
     def extras(self, u: Optional[Tensor]) -> dict[str, Any]:
         return {} if u is None else {"unconditional": u.detach().to(self.latents.dtype), "guidance": self.guidance}
@@ -249,7 +253,9 @@ class _Policy:
         if lent._version != version:
             raise InvalidArgument("the penalty has written to its latents; it must leave them as they are")
         value = _returned(returned, "the penalty returned", ())
-        if not value.isfinite():
+        if value.is_cuda:  # looked at where the host waits
+            _status.note(value.detach().isfinite(), step if isinstance(step, int) else None)
+        elif not value.isfinite():
             raise NonFinite(f"the penalty returned for step {step} is {value.item()}")
         return value
 
