@@ -11,7 +11,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _frameworks, _storage
-from ._borrowed import Borrowed, fresh
+from ._borrowed import Borrowed as Borrowed
+from ._borrowed import fresh
 from ._frameworks import NUMPY, Family
 from ._generated import Tensor
 from ._layouts import layout as _layout
@@ -275,7 +276,7 @@ def same_device(other: Borrowed, like: Borrowed, name: str, like_name: str) -> N
         raise WrongType(f"{name} is on {other.family.device}; it must be on {like.family.device}, like {like_name}")
     if like.on_device:
         if type(other.family) is not type(like.family):
-            names = [f"chunkgrpo knows it as an array of {b.family.framework}" for b in (other, like)]  # type: ignore[attr-defined]
+            names = [f"chunkgrpo knows it as an array of {b.family.framework}" for b in (other, like)]
             raise WrongType(
                 f"{name}: {names[0]}, and {like_name} of another framework, whose streams do not wait for each other; "
                 "convert one of them by DLPack"
@@ -286,7 +287,7 @@ def same_device(other: Borrowed, like: Borrowed, name: str, like_name: str) -> N
 def upstream(value: Any, name: str, shape: tuple[int, ...], beside: Borrowed) -> Any:
     """Numbers in float64, for a call on other arrays: in the memory of their device."""
     if beside.on_device:
-        return beside.family.doubles(value, name, shape)  # type: ignore[attr-defined]
+        return beside.family.doubles(value, name, shape)
     return doubles(value, name, shape)
 
 

@@ -25,6 +25,7 @@ class Borrowed:
 
     __slots__ = ("array", "family", "native", "layout")
 
+    family: Any
     on_device = False
 
     def __init__(self, array: Any, family: Family, native: Any = None, layout: Any = None) -> None:
@@ -99,7 +100,8 @@ class Borrowed:
 def fresh(family: Family, shape: tuple[int, ...], storage: Storage) -> Borrowed:
     """Memory that the library writes."""
     if family.on_device:
-        borrowed: Borrowed = family.fresh(shape, storage)
+        on_device: Any = family
+        borrowed: Borrowed = on_device.fresh(shape, storage)
         return borrowed
     array, native = family.empty(shape, storage.dtype)
     return Borrowed(array, family, native)

@@ -4,7 +4,9 @@ Nothing here waits for the device."""
 from __future__ import annotations
 
 import ctypes
+import functools
 import math
+import sys
 from typing import Any, Optional
 
 import numpy as np
@@ -49,7 +51,8 @@ class OnDevice(Borrowed):
     def new_doubles(self, shape: tuple[int, ...]) -> Borrowed:
         """Of rows (B, S) whose columns are contiguous: each is one call's result."""
         rows = self.family.fresh(shape[::-1], FLOAT64)
-        return self.family.lend(rows.array.T, "rows")
+        columns: Borrowed = self.family.lend(rows.array.T, "rows")
+        return columns
 
     def numbers(self, shape: tuple[int, ...]) -> Any:
         return self.family.fresh(shape, FLOAT64)
@@ -65,7 +68,8 @@ class OnDevice(Borrowed):
         return self.array
 
     def at(self, index: Any) -> Borrowed:
-        return self.family.lend(self.array[index], "array")
+        part: Borrowed = self.family.lend(self.array[index], "array")
+        return part
 
     def fill(self, number: float) -> None:
         self.family.fill(self.array, number)
@@ -77,7 +81,8 @@ class OnDevice(Borrowed):
         self.array[index] = other.array
 
     def repeated(self, count: int, axis: int) -> Borrowed:
-        return self.family.lend(self.family.repeat(self.array, count, axis), "array")
+        copy: Borrowed = self.family.lend(self.family.repeat(self.array, count, axis), "array")
+        return copy
 
     def ready(self) -> Borrowed:
         return self
@@ -186,6 +191,12 @@ class _Device:
 
     def stream(self) -> int:
         raise NotImplementedError
+
+
+@functools.lru_cache(maxsize=64)
+def has_kernels(index: int) -> bool:
+    """Whether the library's kernels run on a device: those before Turing get copies to the CPU."""
+    return bool(sys.modules["torch"].cuda.get_device_capability(index) >= (7, 5))
 
 
 class TorchCuda(_Device, Torch):

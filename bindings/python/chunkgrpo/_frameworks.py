@@ -12,7 +12,7 @@ from typing import Any, Callable, Optional, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _dlpack, _status, _storage
+from . import _dlpack, _generated, _status, _storage
 from ._staging import Staging, staging
 from ._storage import CARRIED, FLOAT64, NAMED, Storage
 from .errors import InvalidArgument, OutOfMemory, WrongType
@@ -315,7 +315,7 @@ def _make_torch_on_cpu(value: Any) -> list[Torch]:
     return _torch_on_cpu
 
 
-kernels = ["torch", "cupy"]
+kernels = ["torch", "cupy"] if hasattr(_generated, "Cuda") else []
 """The frameworks whose arrays on CUDA devices kernels take in place. Those of the others are copied to the CPU."""
 
 
@@ -324,7 +324,7 @@ def _torch_on(value: Any) -> Family:
         return Torch(value.device)
     from . import _cuda
 
-    return _cuda.TorchCuda(value.device)
+    return _cuda.TorchCuda(value.device) if _cuda.has_kernels(value.device.index) else Torch(value.device)
 
 
 def _cupy(value: Any) -> Family:

@@ -8,10 +8,11 @@ import math
 import threading
 from typing import Any
 
-from . import _status
-from ._generated import Cuda
+from . import _generated, _status
 from ._library import lib, new
 from .errors import InvalidArgument, check
+
+Cuda: Any = getattr(_generated, "Cuda", None)
 
 
 class Queue:

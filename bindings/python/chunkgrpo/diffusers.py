@@ -260,8 +260,7 @@ class FlowMatchSDEScheduler(FlowMatchEulerDiscreteScheduler):
         if isinstance(timestep, int) or (isinstance(timestep, torch.Tensor) and not timestep.is_floating_point()):
             raise InvalidArgument(f"timestep is {timestep}; it must be one of scheduler.timesteps, not an index")
         next_latents: Any
-        several = isinstance(timestep, torch.Tensor) and timestep.numel() > 1
-        if several and bool((timestep != timestep.flatten()[:1]).any()):
+        if isinstance(timestep, torch.Tensor) and timestep.numel() > 1 and bool((timestep != timestep.flatten()[0]).any()):
             next_latents, self.log_prob = step_of_each(self, model_output, timestep, sample, generator)
             return FlowMatchEulerDiscreteSchedulerOutput(prev_sample=next_latents) if return_dict else (next_latents,)
         if self.step_index is None:

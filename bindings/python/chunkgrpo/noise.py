@@ -63,7 +63,7 @@ def normal(
     size = sizes(shape)
     out = _arrays.new_like(like, size, dtype)
     if out.on_device:
-        seed, sample_ids = out.family.draw(seed, sample_ids, size[0])  # type: ignore[attr-defined]
+        seed, sample_ids = out.family.draw(seed, sample_ids, size[0])
     ids = _arrays.sample_ids(sample_ids, size[0])
     numbers = integer(step, "step"), int32(threads, "threads")
     check(lib.cgrpo_normal(seed_number(seed), ids, *numbers, out.tensor()))
@@ -121,7 +121,7 @@ def source(
         struct.borrowed = noise  # which lives as long
     else:
         if beside is not None and beside.on_device:
-            seed, sample_ids = beside.family.draw(seed, sample_ids, batch)  # type: ignore[attr-defined]
+            seed, sample_ids = beside.family.draw(seed, sample_ids, batch)
         struct.seed = seed_number(seed)
         ids = _arrays.sample_ids(sample_ids, batch)
         if ids is not None:

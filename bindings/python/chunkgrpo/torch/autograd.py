@@ -5,6 +5,7 @@ from __future__ import annotations
 from dataclasses import dataclass, replace
 from typing import Any, Callable, Optional, TypeVar, cast
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -338,7 +339,7 @@ def chunk_policy_loss(
     steps = needed(plan, len(x), options)
     columns = runs(steps.any(0))
     new = _apply(_LogProbs, v, sampler, x, first_step, columns)
-    absent = _arrays.given_back(~steps.any(0), new)
+    absent = _arrays.given_back(np.logical_not(steps.any(0)), new)
     known = _readable(old, _arrays.given_back(steps, new))
     new = torch.where(absent, known, new)
     out = chunk_loss(new, known, advantages, plan, ratio_bias=ratio_bias, **options)
