@@ -46,7 +46,7 @@ LIBRARY_FLAGS := --disable-local-rpath -Xswiftc -static-stdlib -Xswiftc -use-ld=
 LIBRARY_BUILD := swift build -c release --product chunkgrpo --scratch-path .build-lib $(LIBRARY_FLAGS)
 
 .PHONY: help setup setup-native setup-python demo test test-text test-swift test-c test-python test-budget bench lib wheel \
-    install format clean test-faults faults test-fuzz fuzz fuzz-guided \
+    install format clean gpu-check test-faults faults test-fuzz fuzz fuzz-guided \
     test-sanitize sanitize coverage mutants
 
 help: ## This list
@@ -92,6 +92,13 @@ $(HEADER): include/chunkgrpo.h
 $(PC): bindings/c/chunkgrpo.pc.in Makefile
 	@mkdir -p $(@D)
 	@sed -e 's|@PREFIX@|$${pcfiledir}/../..|' -e 's|@VERSION@|$(VERSION)|' $< > $@
+
+gpu-check: $(WHEEL) ## Check bits and times on a GPU; without one, pack build/gpu-check for a machine that has one
+	@rm -rf build/gpu-check && mkdir -p build/gpu-check/check
+	@cp dist/*.whl build/gpu-check/ && cp Tests/gpu/check/*.py build/gpu-check/check/
+	@if [ -d build/gpu/bin ]; then cp -r build/gpu/bin build/gpu-check/; fi
+	@du -sh build/gpu-check
+	@$$(command -v .venv/bin/python || command -v python3) scripts/gpu-check build/gpu-check
 
 install: lib ## Install library, header and .pc file. PREFIX=/usr/local DESTDIR=
 	@install -d '$(DESTDIR)$(PREFIX)/lib/pkgconfig' '$(DESTDIR)$(PREFIX)/include'
