@@ -36,7 +36,7 @@ let package = Package(
     // Public API
     .target(
       name: "ChunkGRPO",
-      dependencies: ["KernelTable", "KernelsBaseline", "CSupport", "Platform"]
+      dependencies: ["KernelTable", "KernelsBaseline", "KernelsCUDA", "CSupport", "Platform"]
         + (dispatch ? ["KernelsAVX2", "KernelsAVX512"] : []),
       swiftSettings: dispatch ? [.define("CHUNKGRPO_DISPATCH")] : []),
     .target(

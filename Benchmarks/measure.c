@@ -66,8 +66,8 @@ static int no_model(void *user, int64_t step, double sigma, const cgrpo_tensor *
 static cgrpo_status call(job *j) {
     int64_t one[] = {j->batch, j->elements}, n[] = {j->batch, j->steps, j->elements};
     int64_t n2[] = {j->batch, j->steps + 2, j->elements};
-    cgrpo_tensor x = {j->x, one, NULL, 2, j->type, CGRPO_DEVICE_CPU, 0}, v = x, next = x, grad = x, given = x;
-    cgrpo_tensor xs = {j->x, n2, NULL, 3, j->type, CGRPO_DEVICE_CPU, 0}, vs = xs, grads = xs;
+    cgrpo_tensor x = {.data = j->x, .shape = one, .ndim = 2, .type = j->type}, v = x, next = x, grad = x, given = x;
+    cgrpo_tensor xs = {.data = j->x, .shape = n2, .ndim = 3, .type = j->type}, vs = xs, grads = xs;
     cgrpo_noise noise;
     v.data = j->v, next.data = j->next, grad.data = j->grad, given.data = j->noise;
     vs.data = j->v, grads.data = j->grad, vs.shape = grads.shape = n;

@@ -78,7 +78,8 @@ enum {
     CGRPO_NON_FINITE = 3,       /* NaN or infinity in latents, velocity, reward, log-probability or ratio */
     CGRPO_OUT_OF_MEMORY = 4,    /* for what grows with the arguments; see below */
     CGRPO_CALLBACK_FAILED = 5,  /* a callback returned non-zero */
-    CGRPO_IO_ERROR = 6          /* a file could not be read or written, or is not what it should be */
+    CGRPO_IO_ERROR = 6,         /* a file could not be read or written, or is not what it should be */
+    CGRPO_DEVICE_FAILED = 7     /* no CUDA driver, or it refused a call */
 };
 
 /** Message of the last error on this thread, one sentence; "" before any. Valid until the next failing call of this
@@ -123,7 +124,27 @@ typedef int32_t cgrpo_type;
 enum { CGRPO_TYPE_F32 = 1, CGRPO_TYPE_F64 = 2, CGRPO_TYPE_BF16 = 3, CGRPO_TYPE_F16 = 4 };
 
 typedef int32_t cgrpo_device;
-enum { CGRPO_DEVICE_CPU = 0 };
+enum { CGRPO_DEVICE_CPU = 0, CGRPO_DEVICE_CUDA = 1 };
+
+/**
+ * The queue of calls on tensors of a CUDA device; below is more of them. Set struct_size and defaults with
+ * cgrpo_cuda_init.
+ *
+ * A workspace serves one stream at a time: calls that run at the same time need one each.
+ */
+typedef struct cgrpo_cuda {
+    size_t struct_size;
+    void *stream;          /* null, the legacy default stream; or a CUstream, or cudaStream_t, of the tensors' device */
+    void *workspace;       /* null, where a call gives no numbers; else device memory, on a 16-byte boundary, of
+                              cgrpo_cuda_workspace bytes, which the caller has once filled with zeros */
+    size_t workspace_size; /* 0; in bytes. It stays the same for a workspace, and so does its address */
+    uint64_t *status;      /* null, or a number in device memory, 0 at first, which a kernel that finds something not
+                              finite sets, the first one alone. Read it with cgrpo_cuda_status where the host waits
+                              anyway, and set it to 0 again */
+    const uint64_t *seed;  /* null, or in device memory: read by the kernels instead of a noise's seed, so that the
+                              replay of a CUDA graph draws new noise */
+    const uint64_t *sample_ids; /* null, or (B) in device memory: likewise instead of a noise's sample_ids */
+} cgrpo_cuda;
 
 /**
  * A borrowed array. Storage is f32, f64, bf16 or f16; arithmetic is f64 for f64 and f32 for the others. All latents,
@@ -144,8 +165,40 @@ typedef struct cgrpo_tensor {
     int32_t ndim;
     cgrpo_type type;
     cgrpo_device device;
-    int32_t reserved; /* 0 */
+    int32_t reserved;       /* 0 */
+    const cgrpo_cuda *cuda; /* null on the CPU; on a CUDA device null for the default stream without a workspace */
 } cgrpo_tensor;
+
+/*
+ * CUDA. The functions of sections 3 and 4, the divergences, and the noised latents and distances of the forward process
+ * also take tensors whose memory is a CUDA device's. They give the CPU's bits. Each puts kernels on the call's stream
+ * and returns: it waits for nothing and allocates nothing, so that it can be captured in a CUDA graph. Not yet run on a
+ * device. docs/gpu.md has an example.
+ *
+ * - All tensors of a call lie on one device, and have the same `cuda` or equal ones.
+ * - Arrays of double, read or written, are device pointers then: log_prob(s), relative_l1, grad_log_prob(s), times,
+ *   distances, divergences and their gradients. `steps`, `first_steps`, `guidances` and a noise's seed and sample_ids
+ *   stay in host memory, and are copied before the call returns.
+ * - What is not finite cannot be seen by the call: it goes into `status`. So do numbers of device arrays that a call on
+ *   the CPU would refuse.
+ * - The number of threads does not count. cgrpo_norm_hinge, cgrpo_diversity and the trainer refuse such tensors.
+ * - The driver is looked up when the first such tensor comes: libcuda.so.1, of CUDA 11 or later. The kernels are then
+ *   compiled for the device, which the driver keeps for the next process. Calls use the primary context of the tensors'
+ *   device, as PyTorch, CuPy and JAX do, whatever context is current.
+ */
+
+void cgrpo_cuda_init(cgrpo_cuda *cuda, size_t struct_size);
+
+/** Bytes of a workspace for any call on latents of such a size. steps: 1, but of a trajectory those that it holds. */
+cgrpo_status cgrpo_cuda_workspace(int64_t batch, int64_t elements, int64_t steps, size_t *bytes);
+
+/** Loads the driver and compiles the kernels for a device, which the first call there would do: a stream that is being
+ *  captured cannot wait for it. CGRPO_DEVICE_FAILED where there is no driver or no such device. */
+cgrpo_status cgrpo_cuda_prepare(int32_t device);
+
+/** The sentence for a status word that was copied from the device: CGRPO_OK for 0, else CGRPO_NON_FINITE, and
+ *  cgrpo_last_error names sample and step. */
+cgrpo_status cgrpo_cuda_status(uint64_t word);
 
 /* ==================================================================================================================
  * 2. Schedules

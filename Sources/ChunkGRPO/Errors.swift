@@ -13,6 +13,8 @@ public struct ChunkGRPOError: Error, Equatable, Sendable, CustomStringConvertibl
     case callbackFailed = 5
     /// A file could not be read or written, or is not what it should be.
     case io = 6
+    /// There is no CUDA driver, or it refused a call.
+    case deviceFailed = 7
   }
 
   public let code: Code

@@ -4,7 +4,7 @@ import ChunkGRPO
 private func defaultTrajectory() -> cgrpo_trajectory {
   cgrpo_trajectory(
     struct_size: MemoryLayout<cgrpo_trajectory>.stride,
-    latents: cgrpo_tensor(data: nil, shape: nil, strides: nil, ndim: 0, type: 0, device: 0, reserved: 0),
+    latents: cgrpo_tensor(data: nil, shape: nil, strides: nil, ndim: 0, type: 0, device: 0, reserved: 0, cuda: nil),
     log_probs: nil, relative_l1: nil, position: 0, previous_image: nil)
 }
 

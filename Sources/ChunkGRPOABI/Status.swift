@@ -59,7 +59,7 @@ public func cgrpo_abi_version() -> UInt32 { UInt32(CGRPO_ABI_VERSION) }
 
 private let names: [StaticString] = [
   "CGRPO_OK", "CGRPO_INVALID_ARGUMENT", "CGRPO_WRONG_TYPE", "CGRPO_NON_FINITE", "CGRPO_OUT_OF_MEMORY",
-  "CGRPO_CALLBACK_FAILED", "CGRPO_IO_ERROR",
+  "CGRPO_CALLBACK_FAILED", "CGRPO_IO_ERROR", "CGRPO_DEVICE_FAILED",
 ]
 
 private func cString(_ text: StaticString) -> UnsafePointer<CChar> {

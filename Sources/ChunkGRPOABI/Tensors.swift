@@ -6,6 +6,8 @@ import ChunkGRPO
 private struct Layout {
   let base: UnsafeMutableRawPointer
   let type: ElementType
+  /// nil in the CPU's memory
+  let queue: CUDAQueue?
   /// The leading axes, strides in elements; then D contiguous elements. The second is 1 where only one leads.
   var batch = Axis(), steps = Axis()
   var elements = 1
@@ -25,9 +27,7 @@ private func layout(
   guard let type = ElementType(rawValue: tensor.type) else {
     throw ChunkGRPOError.wrongType("\(name).type = \(tensor.type) is none of the element types")
   }
-  guard tensor.device == 0 else {
-    throw ChunkGRPOError.wrongType("\(name).device = \(tensor.device) is not the CPU")
-  }
+  let queue = tensor.device == CGRPO_DEVICE_CPU ? nil : try deviceQueue(tensor, name)
   try require(tensor.reserved == 0, "\(name).reserved = \(tensor.reserved) must be 0")
   let rank = Int(tensor.ndim)
   try require(rank >= leading && rank <= 64, "\(name).ndim = \(rank) is outside \(leading) … 64")
@@ -35,7 +35,7 @@ private func layout(
   try require(
     Int(bitPattern: base) & (type.size - 1) == 0, "\(name).data is not aligned to its elements of \(type.size) bytes")
 
-  var layout = Layout(base: base, type: type)
+  var layout = Layout(base: base, type: type, queue: queue)
   var axis = rank
   while axis > leading {
     axis -= 1
@@ -53,6 +53,14 @@ private func layout(
     try layout.take(strides, shape, rank: rank, leading: leading, name, writable: writable)
   }
   return layout
+}
+
+@inline(never)
+private func deviceQueue(_ tensor: cgrpo_tensor, _ name: String) throws -> CUDAQueue {
+  guard tensor.device == CGRPO_DEVICE_CUDA else {
+    throw ChunkGRPOError.wrongType("\(name).device = \(tensor.device) is neither the CPU nor a CUDA device")
+  }
+  return try cudaQueue(tensor.cuda, name)
 }
 
 /// Elements of `axis` and of those behind it, which have `behind`.
@@ -112,7 +120,11 @@ func latentsView(
   _ tensor: UnsafePointer<cgrpo_tensor>?, _ name: String, writable: Bool = false
 ) throws -> LatentsView {
   let l = try layout(tensor, name, leading: 1, writable: writable)
-  return LatentsView(l.base, type: l.type, batch: l.batch.size, elements: l.elements, batchStride: l.batch.stride)
+  guard let queue = l.queue else {
+    return LatentsView(l.base, type: l.type, batch: l.batch.size, elements: l.elements, batchStride: l.batch.stride)
+  }
+  return LatentsView(
+    l.base, type: l.type, batch: l.batch.size, elements: l.elements, batchStride: l.batch.stride, cuda: queue)
 }
 
 /// (B, n, …)
@@ -120,14 +132,20 @@ func trajectoryView(
   _ tensor: UnsafePointer<cgrpo_tensor>?, _ name: String, writable: Bool = false
 ) throws -> TrajectoryView {
   let l = try layout(tensor, name, leading: 2, writable: writable)
+  guard let queue = l.queue else {
+    return TrajectoryView(
+      l.base, type: l.type, batch: l.batch.size, count: l.steps.size, elements: l.elements,
+      batchStride: l.batch.stride, stepStride: l.steps.stride)
+  }
   return TrajectoryView(
     l.base, type: l.type, batch: l.batch.size, count: l.steps.size, elements: l.elements, batchStride: l.batch.stride,
-    stepStride: l.steps.stride)
+    stepStride: l.steps.stride, cuda: queue)
 }
 
 /// A contiguous f32 matrix (rows, columns): the trainer's tensors.
 func matrix(_ tensor: UnsafePointer<cgrpo_tensor>?, _ name: String) throws -> UnsafeMutableBufferPointer<Float> {
   let view = try latentsView(tensor, name)
+  try view.checkOnCPU(name, "the trainer")
   guard view.type == .float32 else {
     throw ChunkGRPOError.wrongType("\(name) is \(view.type), but the trainer takes float32")
   }
@@ -149,7 +167,8 @@ extension LatentsView {
       try strides.withUnsafeBufferPointer { strides in
         var tensor = cgrpo_tensor(
           data: base, shape: shape.baseAddress, strides: strides.baseAddress, ndim: Int32(shape.count),
-          type: type.rawValue, device: 0, reserved: 0)
+          type: type.rawValue, device: Int32(cuda == nil ? CGRPO_DEVICE_CPU : CGRPO_DEVICE_CUDA), reserved: 0,
+          cuda: cuda?.host?.assumingMemoryBound(to: cgrpo_cuda.self))
         return try withUnsafePointer(to: &tensor) { try body($0) }
       }
     }

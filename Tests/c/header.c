@@ -17,7 +17,8 @@ static void every_status_has_its_name(void) {
     CHECK(strcmp(cgrpo_status_name(CGRPO_OUT_OF_MEMORY), "CGRPO_OUT_OF_MEMORY") == 0);
     CHECK(strcmp(cgrpo_status_name(CGRPO_CALLBACK_FAILED), "CGRPO_CALLBACK_FAILED") == 0);
     CHECK(strcmp(cgrpo_status_name(CGRPO_IO_ERROR), "CGRPO_IO_ERROR") == 0);
-    CHECK(strcmp(cgrpo_status_name(7), "unknown status") == 0);
+    CHECK(strcmp(cgrpo_status_name(CGRPO_DEVICE_FAILED), "CGRPO_DEVICE_FAILED") == 0);
+    CHECK(strcmp(cgrpo_status_name(8), "unknown status") == 0);
     CHECK(strcmp(cgrpo_status_name(-2147483647 - 1), "unknown status") == 0);
 }
 

@@ -292,7 +292,7 @@ static void a_batch_that_is_one_sample_many_times_costs_no_memory(void) {
     static const int64_t shape[] = {100000, 1}, strides[] = {0, 1};
     static double divergence[100000];
     cgrpo_sampler *sampler = sampler_new(5, CGRPO_DYNAMICS_FLOW_SDE, 0.7, 1);
-    cgrpo_tensor one = {&value, shape, strides, 2, CGRPO_TYPE_F64, CGRPO_DEVICE_CPU, 0};
+    cgrpo_tensor one = {.data = &value, .shape = shape, .strides = strides, .ndim = 2, .type = CGRPO_TYPE_F64};
     CHECK_OK(
         cgrpo_divergence_from_velocity(sampler, 0, NULL, CGRPO_DIVERGENCE_MEAN, &one, &one, divergence, NULL, NULL));
     CHECK(divergence[0] == 0 && divergence[99999] == 0);

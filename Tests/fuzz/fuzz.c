@@ -142,7 +142,7 @@ static int done(cgrpo_status result) {
     status = result;
     add(&result, sizeof result);
     if (result != CGRPO_OK) add(cgrpo_last_error(), strlen(cgrpo_last_error()));
-    if (result < 0 || result > CGRPO_IO_ERROR) doing = "a status that does not exist", abort();
+    if (result < 0 || result > CGRPO_DEVICE_FAILED) doing = "a status that does not exist", abort();
     return result == CGRPO_OK;
 }
 static void wrote_numbers(const double *values, int64_t count) {

@@ -45,7 +45,7 @@ static int load(const char *path) {
 
 /* A dense f32 matrix as the library sees it. `shape` must live as long. */
 static cgrpo_tensor matrix(float *data, int64_t rows, int64_t columns, int64_t shape[2]) {
-    cgrpo_tensor tensor = {NULL, NULL, NULL, 2, CGRPO_TYPE_F32, CGRPO_DEVICE_CPU, 0};
+    cgrpo_tensor tensor = {.ndim = 2, .type = CGRPO_TYPE_F32};
     shape[0] = rows, shape[1] = columns;
     tensor.data = data, tensor.shape = shape;
     return tensor;

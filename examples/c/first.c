@@ -33,10 +33,11 @@ int main(void) {
     static double sigmas[T + 1], log_probs[B * S], rewards[B], advantages[B], grads[B * S];
     const int64_t start_shape[] = {B, D}, start_strides[] = {(T + 1) * D, 1};
     const int64_t x_shape[] = {B, T + 1, D}, v_shape[] = {B, S, D}, chunks[] = {2, 3, 4, 7};
-    const cgrpo_tensor start = {x, start_shape, start_strides, 2, CGRPO_TYPE_F32, CGRPO_DEVICE_CPU, 0};
-    const cgrpo_tensor latents = {x, x_shape, NULL, 3, CGRPO_TYPE_F32, CGRPO_DEVICE_CPU, 0};
-    const cgrpo_tensor v = {velocities, v_shape, NULL, 3, CGRPO_TYPE_F32, CGRPO_DEVICE_CPU, 0};
-    const cgrpo_tensor dv = {gradient, v_shape, NULL, 3, CGRPO_TYPE_F32, CGRPO_DEVICE_CPU, 0};
+    const cgrpo_tensor start = {
+        .data = x, .shape = start_shape, .strides = start_strides, .ndim = 2, .type = CGRPO_TYPE_F32};
+    const cgrpo_tensor latents = {.data = x, .shape = x_shape, .ndim = 3, .type = CGRPO_TYPE_F32};
+    const cgrpo_tensor v = {.data = velocities, .shape = v_shape, .ndim = 3, .type = CGRPO_TYPE_F32};
+    const cgrpo_tensor dv = {.data = gradient, .shape = v_shape, .ndim = 3, .type = CGRPO_TYPE_F32};
     cgrpo_schedule_options spacing;
     cgrpo_sampler *sampler;
     cgrpo_noise noise;

@@ -27,6 +27,7 @@ struct ForwardPass: Pass {
   let gradient: DistanceGradient?
   /// Stores the gradient past the caches.
   let streams: Bool
+  let numbers: ForwardNumbers
 
   func run(_ block: Block, _ kernels: any LatentKernels.Type, _ sums: inout BlockSums) {
     var arguments = ForwardArguments(
@@ -80,7 +81,7 @@ struct ForwardExtrasPass: Pass {
   let nftBeta: Double?
   let wanted: ForwardTerms
   let gradient: Rows?
-  let upstream: ForwardUpstream
+  let numbers: ForwardNumbers
 
   func run(_ block: Block, _ kernels: any LatentKernels.Type, _ sums: inout ForwardSums) {
     let (v, u) = (UnsafeRawPointer(x.at(block)), block.extra)
@@ -111,7 +112,7 @@ struct ForwardExtrasPass: Pass {
       if wanted.contains(.fromReference) { divergence(from: reference, &sums.fromReference) }
     }
     if let gradient {
-      let c = upstream.coefficients(block.sample, elements: x.elements, nftBeta: nftBeta ?? 0)
+      let c = numbers.upstream.coefficients(block.sample, elements: x.elements, nftBeta: nftBeta ?? 0)
       var arguments = ForwardGradientArguments(
         policy: c.policy, old: c.old, reference: c.reference, v: v, oldVelocity: old, referenceVelocity: reference,
         u: u,

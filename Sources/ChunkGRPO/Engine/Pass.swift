@@ -35,6 +35,9 @@ protocol Pass {
   /// that the last one has read is still in the cache. 1 by default.
   var steps: Int { get }
   func run(_ block: Block, _ kernels: any LatentKernels.Type, _ sums: inout Sums)
+  /// The same for latents of a CUDA device: puts kernels on the queue, which also write the numbers. Without this method a
+  /// pass refuses them.
+  func launch(on queue: CUDAQueue) throws
 }
 
 /// A pass over some of the units of a batch: the segments of its samples, in order.
@@ -86,14 +89,26 @@ func throwIfBroken(_ broken: Broken?, from steps: BatchSteps, _ what: String) th
 extension Pass {
   var steps: Int { 1 }
 
+  func launch(on queue: CUDAQueue) throws { try refuseDevice() }
+
+  func refuseDevice() throws {
+    throw ChunkGRPOError.wrongType("the arrays lie on a CUDA device, and this call takes the CPU's memory alone")
+  }
+
   /// Runs over every sample on up to `threads` threads, then calls `finish` with each sample's sums of each step: all steps
-  /// of a sample, then the next sample. Returns the first for which it gave no finite number.
+  /// of a sample, then the next sample. Returns the first for which it gave no finite number. On a CUDA device nobody waits
+  /// for sums: kernels write the numbers, and `finish` is not called.
   ///
   /// - Parameter owners: the views behind the rows of this pass, which lives on their memory.
   @discardableResult
   func run<Owners>(
     threads: Int, keeping owners: Owners, finish: (_ sample: Int, _ step: Int, Sums) -> Double
-  ) -> Broken? {
+  ) throws -> Broken? {
+    if let queue = x.queue {
+      try launch(on: queue.takeUnretainedValue())
+      withExtendedLifetime(owners) {}
+      return nil
+    }
     let mode = chunkgrpo_support_use_mode(UInt(CHUNKGRPO_SUPPORT_DEFAULT_MODE))
     defer { chunkgrpo_support_use_mode(mode) }
     let (batch, elements, steps) = (x.batch, x.elements, steps)

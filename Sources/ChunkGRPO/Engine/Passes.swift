@@ -20,6 +20,13 @@ struct LinearTerms {
   }
 }
 
+/// Where the numbers of samples go, `stride` apart, or nowhere. On a CUDA device, which the pass tells of them, they are
+/// addresses there.
+struct StepNumbers {
+  var logProb, relativeL1: UnsafeMutablePointer<Double>?
+  var stride = 1
+}
+
 /// next = m + s·ε with m = a·x + b·v + terms; the sums are taken from `next` as stored.
 struct StepPass: Pass {
   let numbers: BatchNumbers
@@ -27,8 +34,10 @@ struct StepPass: Pass {
   let terms: LinearTerms?
   let noise: NoiseRows
   let next: Rows
+  let results: StepNumbers
+
   /// Whether sums for the relative L1 change are wanted.
-  let change: Bool
+  var change: Bool { results.relativeL1 != nil }
 
   func run(_ block: Block, _ kernels: any LatentKernels.Type, _ sums: inout BlockSums) {
     let n = numbers[block.sample]
@@ -68,7 +77,8 @@ struct DifferencePass: Pass {
   let x, v: Rows
   let terms: LinearTerms?
   let next: Rows
-  var output: GradientOutput?
+  let output: GradientOutput?
+  let logProb: UnsafeMutablePointer<Double>?
 
   func run(_ block: Block, _ kernels: any LatentKernels.Type, _ sums: inout BlockSums) {
     let n = numbers[block.sample]
@@ -109,6 +119,9 @@ struct TrajectoryPass: Pass {
   let first: BatchSteps
   let steps: Int
   let output: Output?
+  /// Of the first step, a sample's `stride` apart.
+  let logProbs: UnsafeMutablePointer<Double>?
+  let stride: Int
 
   var x: Rows { latents.first }
 
@@ -146,6 +159,9 @@ struct DistanceGradient {
 struct VelocityDistancePass: Pass {
   let x, w: Rows
   let gradient: DistanceGradient?
+  /// What becomes of the distances, and where; on a CUDA device it is asked for.
+  var factors: DistanceFactors?
+  var distance: UnsafeMutablePointer<Double>?
 
   func run(_ block: Block, _ kernels: any LatentKernels.Type, _ sums: inout BlockSums) {
     var arguments = DistanceArguments(
@@ -163,6 +179,8 @@ struct MeanDistancePass: Pass {
   let x, v, next: Rows
   let noise: NoiseRows
   let gradient: DistanceGradient?
+  let factors: DistanceFactors
+  let distance: UnsafeMutablePointer<Double>?
 
   func run(_ block: Block, _ kernels: any LatentKernels.Type, _ sums: inout BlockSums) {
     let c = table[steps[block.sample]].coefficients
@@ -177,6 +195,9 @@ struct MeanDistancePass: Pass {
 /// Σ |x' − x| and Σ |x|.
 struct ChangePass: Pass {
   let x, next: Rows
+  /// The number of the first, in messages.
+  let step: Int
+  let results: StepNumbers
 
   func run(_ block: Block, _ kernels: any LatentKernels.Type, _ sums: inout BlockSums) {
     kernels.change(from: x.at(block), to: next.at(block), count: block.count, &sums)

@@ -12,6 +12,8 @@ struct Rows {
   let batch, elements: Int
   /// Distance of two samples, and size of an element, in bytes.
   private let stride, size: Int
+  /// On a CUDA device; see `LatentsView`.
+  let queue: Unmanaged<CUDAQueue>?
 
   init(_ view: LatentsView) {
     base = view.base
@@ -20,9 +22,13 @@ struct Rows {
     elements = view.elements
     size = view.type.size
     stride = view.batchStride &* size
+    queue = view.queue
   }
 
   func row(_ sample: Int) -> UnsafeMutableRawPointer { base + sample &* stride }
+
+  /// Distance of two samples, in elements.
+  var batchStride: Int { stride / size }
 
   func at(_ block: Block) -> UnsafeMutableRawPointer {
     base + (block.sample &* stride &+ block.offset &* size)
@@ -43,7 +49,7 @@ extension LatentsView {
 struct StepRows {
   let first: Rows
   /// Distance of two steps, in bytes.
-  private let stride: Int
+  let stride: Int
 
   init(_ view: TrajectoryView, from step: Int) {
     first = view.latents(step).rows

@@ -81,8 +81,13 @@ struct BatchNumbers {
     one = SampleNumbers(c: ofImages ? at.pointee.image : at.pointee.coefficients, guidance: guidance)
   }
 
+  /// Whether each sample has numbers of its own.
+  var areOwn: Bool { steps.isMixed || guidances != nil }
+
+  func step(_ sample: Int) -> Int { steps[sample] }
+
   @inline(__always)
-  subscript(sample: Int) -> SampleNumbers { steps.isMixed || guidances != nil ? own(sample) : one }
+  subscript(sample: Int) -> SampleNumbers { areOwn ? own(sample) : one }
 
   @inline(never)
   private func own(_ sample: Int) -> SampleNumbers {

@@ -187,7 +187,7 @@ package func forwardDistance(
       : "grad_velocity is given, but no gradient of a distance: grad_distance, or one of the extras")
   if let gradVelocity {
     try clean.checkSame(gradVelocity, "grad_velocity", own: ("clean is", "clean has"))
-    try upstream.check(batch: clean.batch)
+    if clean.queue == nil { try upstream.check(batch: clean.batch) }
     try gradVelocity.checkApart("grad_velocity", from: clean, "clean")
     try gradVelocity.checkApart("grad_velocity", from: velocity, "velocity")
     try gradVelocity.checkApart("grad_velocity", from: noise, at: BatchSteps(0))
@@ -196,14 +196,16 @@ package func forwardDistance(
   }
   let owners = (clean, velocity, noise, extras, gradVelocity)
   var result = ForwardResult(elements: clean.elements, output, upstream, gradVelocity?.rows, beta: extras.nftBeta ?? 0)
+  let numbers = ForwardNumbers(output: output, upstream: upstream)
   let broken: Broken?
   if extras.oldVelocity == nil && extras.referenceVelocity == nil {
     let gradient = gradVelocity.flatMap { view in
       upstream.distance.map { DistanceGradient(view: view.rows, upstream: $0, slope: 2 / Double(clean.elements)) }
     }
     let pass = ForwardPass(
-      x: velocity.rows, clean: clean.rows, noise: rows, gradient: gradient, streams: clean.exceedsCache(count: 4))
-    broken = pass.run(threads: threads, keeping: owners) { sample, _, sums in
+      x: velocity.rows, clean: clean.rows, noise: rows, gradient: gradient, streams: clean.exceedsCache(count: 4),
+      numbers: numbers)
+    broken = try pass.run(threads: threads, keeping: owners) { sample, _, sums in
       var all = ForwardSums()
       all.policy = sums
       return result.take(sample, all)
@@ -212,8 +214,8 @@ package func forwardDistance(
     let pass = ForwardExtrasPass(
       x: velocity.rows, clean: clean.rows, noise: rows, old: extras.oldVelocity?.rows,
       reference: extras.referenceVelocity?.rows, nftBeta: extras.nftBeta,
-      wanted: output.terms(withGradient: gradVelocity != nil), gradient: gradVelocity?.rows, upstream: upstream)
-    broken = pass.run(threads: threads, keeping: owners) { sample, _, sums in result.take(sample, sums) }
+      wanted: output.terms(withGradient: gradVelocity != nil), gradient: gradVelocity?.rows, numbers: numbers)
+    broken = try pass.run(threads: threads, keeping: owners) { sample, _, sums in result.take(sample, sums) }
   }
   try throwIfBroken(broken, "clean, velocities or noise")
   try result.check.throwIfBroken("the gradient of the loss", clean)

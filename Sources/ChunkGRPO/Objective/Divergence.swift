@@ -46,11 +46,11 @@ extension Sampler {
     let table = table
     let factors = DistanceFactors(kind: kind, ofMeans: false, steps: steps, table: table.base)
     let output = try output(steps, velocity, factors, gradient)
-    let pass = VelocityDistancePass(x: velocity.rows, w: other.rows, gradient: output)
+    let pass = VelocityDistancePass(x: velocity.rows, w: other.rows, gradient: output, factors: factors, distance: divergence)
     try gradient?.gradVelocity.checkApart("grad_velocity", from: velocity, "velocity")
     try gradient?.gradVelocity.checkApart("grad_velocity", from: other, "other_velocity")
     var check = GradientCheck()
-    let broken = pass.run(threads: threads, keeping: (velocity, other, gradient?.gradVelocity)) { sample, _, sums in
+    let broken = try pass.run(threads: threads, keeping: (velocity, other, gradient?.gradVelocity)) { sample, _, sums in
       let value = factors.factor(sample) * (sums.squares / Double(velocity.elements))
       divergence?[sample] = value
       look(at: gradient, output, sample, squares: sums.squares, &check)
@@ -108,7 +108,7 @@ extension Sampler {
     let output = try output(steps, velocity, factors, gradient)
     let pass = MeanDistancePass(
       table: table.base, steps: steps, x: latents.rows, v: velocity.rows, next: next.rows, noise: source ?? .none,
-      gradient: output)
+      gradient: output, factors: factors, distance: divergence)
     if let view = gradient?.gradVelocity {
       try view.checkApart("grad_velocity", from: latents, "latents")
       try view.checkApart("grad_velocity", from: velocity, "velocity")
@@ -117,7 +117,7 @@ extension Sampler {
     }
     let owners = (latents, velocity, next, noise, gradient?.gradVelocity)
     var check = GradientCheck()
-    let broken = pass.run(threads: threads, keeping: owners) { sample, _, sums in
+    let broken = try pass.run(threads: threads, keeping: owners) { sample, _, sums in
       let value = factors.factor(sample) * (sums.squares / Double(velocity.elements))
       divergence?[sample] = value
       look(at: gradient, output, sample, squares: sums.squares, &check)
@@ -169,7 +169,7 @@ extension Sampler {
   ) throws -> DistanceGradient? {
     guard let (upstream, view) = gradient else { return nil }
     try velocity.checkSame(view, "grad_velocity")
-    try checkUpstream(upstream, "grad_divergence", batch: velocity.batch, steps: steps)
+    if velocity.queue == nil { try checkUpstream(upstream, "grad_divergence", batch: velocity.batch, steps: steps) }
     return DistanceGradient(view: view.rows, upstream: upstream, factors: factors)
   }
 }

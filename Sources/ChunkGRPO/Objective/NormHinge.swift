@@ -34,6 +34,7 @@ package func normHinge(
 ) throws {
   let threads = try resolvedThreads(threads)
   try velocity.checkSame(reference, "reference_velocity", own: ("velocity is", "velocity has"))
+  try velocity.checkOnCPU("velocity", "the norm hinge")
   let batch = velocity.batch
   if let gradient {
     try velocity.checkSame(gradient.gradVelocity, "grad_velocity")
@@ -62,7 +63,7 @@ package func normHinge(
   let output = DistanceGradient(
     view: gradient.gradVelocity.rows, upstream: UnsafePointer(active.base), slope: 2 / Double(velocity.elements))
   var check = GradientCheck()
-  VelocityDistancePass(x: velocity.rows, w: zero.rows, gradient: output).run(
+  try VelocityDistancePass(x: velocity.rows, w: zero.rows, gradient: output).run(
     threads: threads, keeping: (velocity, zero, gradient.gradVelocity, active)
   ) { sample, _, sums in
     check.look(at: output.view, sample, scale: output.slope * output.upstream[sample], squares: sums.squares)
@@ -75,7 +76,7 @@ package func normHinge(
 private func meanSquares(
   _ velocity: LatentsView, _ zero: LatentsView, _ name: String, _ threads: Int, _ result: Buffer<Double>
 ) throws {
-  let broken = VelocityDistancePass(x: velocity.rows, w: zero.rows, gradient: nil).run(
+  let broken = try VelocityDistancePass(x: velocity.rows, w: zero.rows, gradient: nil).run(
     threads: threads, keeping: (velocity, zero)
   ) { sample, _, sums in
     result[sample] = sums.squares / Double(velocity.elements)

@@ -13,18 +13,41 @@ public struct LatentsView {
   public let batchStride: Int
   /// The holder of the memory, or nil.
   public let owner: AnyObject?
+  /// Of memory of a CUDA device, which no code of the CPU reads; alive as long as `owner`.
+  let queue: Unmanaged<CUDAQueue>?
 
   /// - Parameter batchStride: in elements; by default the samples follow one another.
   public init(
     _ base: UnsafeMutableRawPointer, type: ElementType, batch: Int, elements: Int, batchStride: Int? = nil,
     owner: AnyObject? = nil
   ) {
+    self.init(
+      base, type: type, batch: batch, elements: elements, batchStride: batchStride ?? elements, owner: owner, queue: nil)
+  }
+
+  /// The same in memory of a CUDA device.
+  ///
+  /// - Parameter cuda: where calls put their kernels; all views of a call have the same.
+  public init(
+    _ base: UnsafeMutableRawPointer, type: ElementType, batch: Int, elements: Int, batchStride: Int? = nil,
+    owner: AnyObject? = nil, cuda: CUDAQueue
+  ) {
+    self.init(
+      base, type: type, batch: batch, elements: elements, batchStride: batchStride ?? elements,
+      owner: owner.map { Pair(first: $0, second: cuda) } ?? cuda, queue: .passUnretained(cuda))
+  }
+
+  init(
+    _ base: UnsafeMutableRawPointer, type: ElementType, batch: Int, elements: Int, batchStride: Int, owner: AnyObject?,
+    queue: Unmanaged<CUDAQueue>?
+  ) {
     self.base = base
     self.type = type
     self.batch = batch
     self.elements = elements
-    self.batchStride = batchStride ?? elements
+    self.batchStride = batchStride
     self.owner = owner
+    self.queue = queue
   }
 
   /// The D values of a sample of f32 latents, copied.
@@ -50,6 +73,7 @@ public struct LatentsView {
   public func doubles(_ sample: Int) throws -> UnsafeMutableBufferPointer<Double> { try values(sample, .float64) }
 
   private func values<V>(_ sample: Int, _ type: ElementType) throws -> UnsafeMutableBufferPointer<V> {
+    try checkOnCPU("the view", "access to its elements")
     guard type == self.type else { throw ChunkGRPOError.wrongType("latents are \(self.type), not \(type)") }
     try require((0..<batch).contains(sample), "sample = \(sample) is outside 0 … \(batch - 1)")
     return UnsafeMutableBufferPointer(
@@ -62,6 +86,7 @@ extension LatentsView {
   func checkSame(
     _ other: LatentsView, _ name: String, own: (are: String, have: String) = ("the latents are", "the latents have")
   ) throws {
+    try checkSamePlace(other, name, own: own.are)
     if other.type != type { throw ChunkGRPOError.wrongType("\(name) is \(other.type), but \(own.are) \(type)") }
     try require(
       other.batch == batch && other.elements == elements,

@@ -20,9 +20,7 @@ extension Sampler {
     let steps = try check(firstStep, firstSteps, latents, velocities)
     let n = velocities.count
     for first in stride(from: 0, to: n, by: maxSteps) {
-      try run(steps, first..<min(n, first + maxSteps), latents, velocities, output: nil) { sample, t, value in
-        logProbs[sample &* n &+ t] = value
-      }
+      try run(steps, first..<min(n, first + maxSteps), latents, velocities, output: nil, logProbs)
     }
   }
 
@@ -59,26 +57,33 @@ extension Sampler {
     var first = 0
     for t in 0..<n {
       let column = gradLogProbs + t
-      try checkUpstream(column, "grad_log_prob", batch: latents.batch, steps: steps.later(t), stride: n)
-      let isZero = (0..<latents.batch).allSatisfy { column[$0 &* n] == 0 }
+      // On a CUDA device nobody waits for the gradients to look at them.
+      let isZero = try latents.queue == nil && areZero(column, batch: latents.batch, steps: steps.later(t), stride: n)
       if isZero { gradVelocities.latents(t).clear() }
       let end = isZero ? t : t + 1
       if isZero || end - first == maxSteps || end == n {
         if first < end {
-          try run(steps, first..<end, latents, velocities, output: (gradLogProbs, gradVelocities)) { _, _, _ in }
+          try run(steps, first..<end, latents, velocities, output: (gradLogProbs, gradVelocities), nil)
         }
         first = t + 1
       }
     }
   }
 
-  /// Takes columns `range` of a trajectory, up to `maxSteps`, through one pass. `finish` gets sample, column and
-  /// log-probability.
+  private func areZero(
+    _ column: UnsafePointer<Double>, batch: Int, steps: BatchSteps, stride: Int
+  ) throws -> Bool {
+    try checkUpstream(column, "grad_log_prob", batch: batch, steps: steps, stride: stride)
+    return (0..<batch).allSatisfy { column[$0 &* stride] == 0 }
+  }
+
+  /// Takes columns `range` of a trajectory, up to `maxSteps`, through one pass.
   private func run(
     _ steps: BatchSteps, _ range: Range<Int>, _ latents: TrajectoryView, _ velocities: TrajectoryView,
-    output: (upstream: UnsafePointer<Double>, gradients: TrajectoryView)?, finish: (Int, Int, Double) -> Void
+    output: (upstream: UnsafePointer<Double>, gradients: TrajectoryView)?,
+    _ logProbs: UnsafeMutablePointer<Double>?
   ) throws {
-    let first = range.lowerBound
+    let (first, n) = (range.lowerBound, velocities.count)
     let steps = steps.later(first)
     let table = table
     let base = table.base
@@ -89,12 +94,12 @@ extension Sampler {
         TrajectoryPass.Output(
           gradients: StepRows($0.gradients, from: first), upstream: $0.upstream + first,
           upstreamStride: velocities.count, streams: latents.latents(0).exceedsCache(count: 4 * velocities.count))
-      })
+      }, logProbs: logProbs.map { $0 + first }, stride: n)
     var check = GradientCheck()
-    let broken = pass.run(threads: threads, keeping: (latents, velocities, output?.gradients)) { sample, j, sums in
+    let broken = try pass.run(threads: threads, keeping: (latents, velocities, output?.gradients)) { sample, j, sums in
       let at = base + (steps[sample] &+ j)
       let value = at.pointee.density.logProb(squaredError: sums.squares, elements: latents.elements)
-      finish(sample, first + j, value)
+      logProbs?[sample &* n &+ first &+ j] = value
       if let output {
         let slope = at.pointee.density.slope(b: at.pointee.coefficients.b, elements: latents.elements)
         check.look(

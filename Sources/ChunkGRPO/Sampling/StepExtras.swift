@@ -45,7 +45,8 @@ public struct StepExtras {
   }
 }
 
-private final class Pair {
+/// Two that one owner stands for.
+final class Pair {
   let first, second: AnyObject?
 
   init(first: AnyObject?, second: AnyObject?) {

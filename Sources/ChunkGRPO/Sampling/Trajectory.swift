@@ -35,6 +35,7 @@ public final class Trajectory: @unchecked Sendable {
   public init(
     _ sampler: Sampler, initial: LatentsView, noise: Noise?, position: Int = 0, previousImage image: LatentsView? = nil
   ) throws {
+    try initial.checkOnCPU("initial", "a Trajectory")
     try noise?.checkIDs(batch: initial.batch)
     if case .given(let noise) = noise?.source { try noise.checkSteps(sampler) }
     try require((0...sampler.steps).contains(position), "position = \(position) is outside 0 … \(sampler.steps)")

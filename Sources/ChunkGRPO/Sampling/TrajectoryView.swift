@@ -10,10 +10,31 @@ public struct TrajectoryView {
   public let batchStride: Int, stepStride: Int
   /// The holder of the memory, or nil.
   public let owner: AnyObject?
+  /// As a `LatentsView` has it.
+  let queue: Unmanaged<CUDAQueue>?
 
   public init(
     _ base: UnsafeMutableRawPointer, type: ElementType, batch: Int, count: Int, elements: Int, batchStride: Int,
     stepStride: Int, owner: AnyObject? = nil
+  ) {
+    self.init(
+      base, type: type, batch: batch, count: count, elements: elements, batchStride: batchStride, stepStride: stepStride,
+      owner: owner, queue: nil)
+  }
+
+  /// The same in memory of a CUDA device.
+  public init(
+    _ base: UnsafeMutableRawPointer, type: ElementType, batch: Int, count: Int, elements: Int, batchStride: Int,
+    stepStride: Int, owner: AnyObject? = nil, cuda: CUDAQueue
+  ) {
+    self.init(
+      base, type: type, batch: batch, count: count, elements: elements, batchStride: batchStride, stepStride: stepStride,
+      owner: owner.map { Pair(first: $0, second: cuda) } ?? cuda, queue: .passUnretained(cuda))
+  }
+
+  private init(
+    _ base: UnsafeMutableRawPointer, type: ElementType, batch: Int, count: Int, elements: Int, batchStride: Int,
+    stepStride: Int, owner: AnyObject?, queue: Unmanaged<CUDAQueue>?
   ) {
     self.base = base
     self.type = type
@@ -23,13 +44,14 @@ public struct TrajectoryView {
     self.batchStride = batchStride
     self.stepStride = stepStride
     self.owner = owner
+    self.queue = queue
   }
 
   /// Those of one step.
   init(_ view: LatentsView) {
     self.init(
       view.base, type: view.type, batch: view.batch, count: 1, elements: view.elements, batchStride: view.batchStride,
-      stepStride: 0, owner: view.owner)
+      stepStride: 0, owner: view.owner, queue: view.queue)
   }
 
   /// The latents before step `step`.
@@ -44,7 +66,7 @@ public struct TrajectoryView {
   package func latents(_ step: Int) -> LatentsView {
     LatentsView(
       base + step &* stepStride &* type.size, type: type, batch: batch, elements: elements, batchStride: batchStride,
-      owner: owner)
+      owner: owner, queue: queue)
   }
 }
 

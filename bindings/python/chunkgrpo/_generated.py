@@ -26,15 +26,18 @@ INITIAL_NOISE = -1
 
 STATUS = {
     "ok": 0, "invalid_argument": 1, "wrong_type": 2, "non_finite": 3, "out_of_memory": 4,
-    "callback_failed": 5, "io_error": 6
+    "callback_failed": 5, "io_error": 6, "device_failed": 7
 }
-Status = Literal["ok", "invalid_argument", "wrong_type", "non_finite", "out_of_memory", "callback_failed", "io_error"]
+Status = Literal[
+    "ok", "invalid_argument", "wrong_type", "non_finite", "out_of_memory", "callback_failed", "io_error",
+    "device_failed"
+]
 
 TYPE = {"f32": 1, "f64": 2, "bf16": 3, "f16": 4}
 Type = Literal["f32", "f64", "bf16", "f16"]
 
-DEVICE = {"cpu": 0}
-Device = Literal["cpu"]
+DEVICE = {"cpu": 0, "cuda": 1}
+Device = Literal["cpu", "cuda"]
 
 SCHEDULE_BASE = {"linear": 1, "diffusers": 2}
 ScheduleBase = Literal["linear", "diffusers"]
@@ -133,6 +136,24 @@ PARAMETERS = {"trained": 1, "averaged": 2}
 Parameters = Literal["trained", "averaged"]
 
 
+class Cuda(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("stream", c_void_p),
+        ("workspace", c_void_p),
+        ("workspace_size", c_size_t),
+        ("status", c_void_p),
+        ("seed", c_void_p),
+        ("sample_ids", c_void_p),
+    ]
+    init = "cgrpo_cuda_init"
+    keywords = {
+        "workspace_size": Field("workspace_size", "size"),
+        "seed": Field("seed", "uint64*", optional=True),
+        "sample_ids": Field("sample_ids", "uint64*", optional=True),
+    }
+
+
 class Tensor(ctypes.Structure):
     _fields_ = [
         ("data", c_void_p),
@@ -142,6 +163,7 @@ class Tensor(ctypes.Structure):
         ("type", c_int32),
         ("device", c_int32),
         ("reserved", c_int32),
+        ("cuda", POINTER(Cuda)),
     ]
 
 
@@ -1162,6 +1184,10 @@ FUNCTIONS = {
     "cgrpo_status_name": "text int32",
     "cgrpo_set_thread_limit": "int32 int32",
     "cgrpo_instruction_set": "text",
+    "cgrpo_cuda_init": "nothing Cuda* size",
+    "cgrpo_cuda_workspace": "int32 int64 int64 int64 size*",
+    "cgrpo_cuda_prepare": "int32 int32",
+    "cgrpo_cuda_status": "int32 uint64",
     "cgrpo_schedule_options_init": "nothing ScheduleOptions* size",
     "cgrpo_schedule_make": "int32 int64 ScheduleOptions* float64*",
     "cgrpo_schedule_flash": "int32 int64 float64 int64 float64 float64* int64 int64*",
