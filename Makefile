@@ -45,7 +45,7 @@ LIBRARY_FLAGS := --disable-local-rpath -Xswiftc -static-stdlib -Xswiftc -use-ld=
 # A scratch path of its own: other flags in the same one would build everything anew at each turn.
 LIBRARY_BUILD := swift build -c release --product chunkgrpo --scratch-path .build-lib $(LIBRARY_FLAGS)
 
-.PHONY: help setup setup-native setup-python demo test test-text test-swift test-c test-python test-budget bench lib wheel \
+.PHONY: help setup setup-native setup-python demo test test-text test-swift test-c test-gpu test-python test-budget bench lib wheel \
     install format clean gpu-check test-faults faults test-fuzz fuzz fuzz-guided \
     test-sanitize sanitize coverage mutants
 
@@ -119,7 +119,7 @@ $(WHEEL): $(LIBRARY) $(LIBRARY_NAMES) $(WHEEL_SOURCES)
 	@scripts/phase wheel 'Building the wheel' scripts/wheel
 	@touch $@
 
-test: setup-native setup-python test-text lib test-swift test-c test-budget test-python test-faults test-fuzz \
+test: setup-native setup-python test-text lib test-swift test-c test-gpu test-budget test-python test-faults test-fuzz \
     test-sanitize ## Run every test: Swift, C, Python
 	@printf '\nAll tests passed.\n'
 
@@ -145,6 +145,10 @@ test-swift: setup-native ## Run the Swift tests
 test-c: setup-native lib ## Run the C tests
 	@printf '\n== C tests ==\n'
 	@$(MAKE) --no-print-directory -C Tests/c || { echo 'FAILED: the C tests'; exit 1; }
+
+test-gpu: setup-native lib ## Run the CUDA kernels, their source and their PTX, on the CPU; no GPU is needed
+	@printf '\n== CUDA kernels ==\n'
+	@$(MAKE) --no-print-directory -C Tests/gpu || { echo 'FAILED: the CUDA kernels'; exit 1; }
 
 test-budget: setup-native lib ## Count the instructions of the hot kernels against their budget
 	@printf '\n== Instructions ==\n'

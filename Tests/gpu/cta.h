@@ -8,6 +8,7 @@
 #include <cstdio>
 #include <cstdlib>
 #include <cstring>
+#include <functional>
 #include <map>
 #include <memory>
 #include <string>
@@ -38,7 +39,7 @@ struct Block {
     std::vector<char> memory; // of the PTX's shared variables
 };
 
-typedef void (*Kernel)(const void *arguments);
+typedef std::function<void(const void *arguments)> Kernel;
 
 struct Entry {
     Kernel run;
@@ -50,14 +51,14 @@ inline std::map<std::string, Entry> &kernels() {
     return all;
 }
 struct Register {
-    Register(const char *name, Entry entry) { kernels()[name] = entry; }
+    Register(const std::string &name, Entry entry) { kernels()[name] = entry; }
 };
 
 inline constexpr int threads = 256, warp_size = 32, at_once = 3;
-inline constexpr size_t stack_size = 96 << 10;
+inline constexpr size_t stack_size = 96 << 10, shared_room = 256 << 10;
 
 inline Dimensions thread_index, block_index, grid;
-inline Kernel kernel;
+inline const Kernel *kernel;
 inline const void *arguments;
 inline jmp_buf scheduler;
 inline Block *current_block;
@@ -82,7 +83,7 @@ inline void flush(Fiber &fiber) {
 }
 
 inline void entry() {
-    kernel(arguments);
+    (*kernel)(arguments);
     flush(*current);
     current->done = true;
     current->wait = nothing;
@@ -111,7 +112,7 @@ inline void begin(Block &b, Dimensions index) {
     b.index = index;
     b.fibers.resize(threads);
     for (auto &[tag, memory] : b.shared) memset(memory.data(), 0xff, memory.size());
-    b.memory.assign(64 << 10, (char)0xff);
+    b.memory.assign(shared_room, (char)0xff);
     for (auto &f : b.fibers) {
         if (!f.stack) f.stack.reset(new char[stack_size]);
         f.begun = f.done = false;
@@ -153,7 +154,7 @@ inline bool launch(const std::string &name, const void *given, unsigned x, unsig
     static Block blocks[at_once];
     auto found = kernels().find(name);
     if (found == kernels().end()) return false;
-    kernel = found->second.run;
+    kernel = &found->second.run;
     arguments = given;
     grid = {x, y, z};
     std::vector<Dimensions> left;

@@ -181,7 +181,7 @@ static void times(const char *types, size_t size, size_t velocity_size, int sets
     fflush(stdout);
 }
 
-int compare_all(const char *name);
+int compare_all(const char *name, bool first_pair_alone);
 
 int main(int argc, char **argv) {
     if (argc < 2) return fprintf(stderr, "device PTX-FOLDER ...\n"), 2;
@@ -203,7 +203,7 @@ int main(int argc, char **argv) {
     CUDA(cuMemAllocManaged(&p, pool_size, 1));
     pool = (char *)p;
     folder = argv[1];
-    const int wrong = compare_all("device");
+    const int wrong = compare_all("device", false);
     fflush(stdout);
     for (int i = 1; i < argc; i++) {
         folder = argv[i];

@@ -216,9 +216,17 @@ CHUNKGRPO_CUDA_STRUCT(Text) {
     size_t packed_size, size;
 };
 
+#ifdef __cplusplus
+extern "C" {
+#endif
+
 /* Types by their names: "f32", ... False where there are no kernels for the pair. */
 bool chunkgrpo_cuda_text(const char *latents, const char *velocity, struct chunkgrpo_cuda_Text *text);
 /* Writes size + 1 bytes, the last of them a zero. False where the packed ones are damaged. */
 bool chunkgrpo_cuda_unpack(const struct chunkgrpo_cuda_Text *text, char *to);
+
+#ifdef __cplusplus
+}
+#endif
 
 #endif
