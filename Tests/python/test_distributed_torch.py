@@ -179,6 +179,21 @@ def first_update(wrap, ranks, **options):
     return first, ranks.mean(out.loss), gradients(model), ranks.merge_stats(out.stats)
 
 
+def by_autograd(wrap, ranks):
+    """One backward pass on each rank, of all its steps; that of the rank with nothing, too."""
+    trajectory, advantages, _, _ = expected()
+    own = ranks.share(B)
+    model, sigmas = wrap(moved(Net())), SAMPLER.schedule.sigmas.tolist()
+    v = torch.stack([model(trajectory.latents[own, k], sigmas[k]) for k in range(PLAN.steps)], 1)
+    rows = trajectory.latents[own], v, trajectory.log_probs[own], advantages[own]
+    n = ranks.normaliser(PLAN, selection=SELECTION[own])
+    out = cgt.chunk_policy_loss(
+        SAMPLER, *rows, PLAN, selection=SELECTION[own], normaliser=n, clip=0.2, kl=0.1, check=False
+    )
+    out.loss.backward()
+    return ranks.mean(out.loss), gradients(model)
+
+
 def trained(wrap, ranks, folder, resumed):
     """The weights after all iterations; resumed: from a checkpoint after the first, in fresh objects."""
 
@@ -270,11 +285,17 @@ def process(number, size, folder):
     for name, wrap in WRAPPERS.items():
         found[name] = first_update(wrap, ranks)
     found["without no_sync"] = first_update(sharded, ranks, no_sync=None)
+    found["autograd"] = {name: by_autograd(WRAPPERS[name], ranks) for name in ("ddp", "fsdp2")}
     found["accumulated"] = {name: accumulated(WRAPPERS[name], ranks) for name in ("ddp", "fsdp2")}
     for name in ("ddp", "fsdp2"):
         found["trained", name] = [trained(WRAPPERS[name], ranks, f"{folder}/{name}", again) for again in (False, True)]
     if size > 1:
         found["refused"] = refused(ranks)
+    if size == 4:  # two pairs that have the same samples, as with tensor parallel
+        pairs = [torch.distributed.new_group(pair) for pair in ([0, 2], [1, 3])]
+        own = cgd.of_torch(pairs[number % 2])
+        found["of a group"] = own.rank, own.size, own.total(number)
+    if size > 1:
         found["failed"] = failed(ranks)
     torch.save(found, f"{folder}/{number}")
     os._exit(0)  # PyTorch's own destructors may wait for each other here
@@ -308,6 +329,14 @@ def test_trajectories_loss_and_gradients_are_those_of_one_process(processes, nam
 
 
 @pytest.mark.parametrize("name", ["ddp", "fsdp2"])
+def test_one_backward_pass_of_all_steps_has_the_gradient_of_one_process(processes, name):
+    _, _, out, grads = expected()
+    for found in processes:
+        loss, own = found["autograd"][name]
+        assert abs(loss - float(out.loss.detach())) <= 1e-12 and relative_difference(own, grads) <= 1e-6
+
+
+@pytest.mark.parametrize("name", ["ddp", "fsdp2"])
 def test_micro_batches_add_up_to_one_process(processes, name):
     for found in processes:
         assert relative_difference(found["accumulated"][name], expected()[3]) <= 1e-6
@@ -328,9 +357,15 @@ def test_what_would_hang_or_be_wrong_is_refused(processes):
         pytest.skip("one process waits for nobody")
     for found in processes:
         said = found["refused"]
-        assert "DistributedDataParallel sums gradients in each step" in said["ddp"]
+        assert "DistributedDataParallel sums gradients in each backward pass" in said["ddp"]
         assert "static_graph=True" in said["static"]
-        assert "every_step is missing: the velocity's parameters are sharded" in said["fsdp2"]
+        assert "every_step is missing: the velocity's parameters or gradients are sharded" in said["fsdp2"]
+
+
+def test_ranks_may_be_of_a_group(processes):
+    if len(processes) < 4:
+        pytest.skip("needs four processes")
+    assert [found["of a group"] for found in processes] == [(0, 2, 2), (0, 2, 4), (1, 2, 2), (1, 2, 4)]
 
 
 def test_others_hear_of_an_error_and_of_a_death(processes):

@@ -75,6 +75,16 @@ def needed(plan: ChunkPlan, batch: int, options: Mapping[str, Any]) -> NDArray[n
     return steps
 
 
+def needed_here(plan: ChunkPlan, batch: int, options: Mapping[str, Any]) -> NDArray[np.bool_]:
+    """The same. A process may need none where others do: they know the count."""
+    steps = selected_steps(plan, batch, options)
+    if not steps.any() and options.get("normaliser") is None:
+        raise InvalidArgument(
+            "selection: no step is selected in any sample; where other processes have some, give the normaliser of all"
+        )
+    return steps
+
+
 def selected_steps(plan: ChunkPlan, batch: int, options: Mapping[str, Any]) -> NDArray[np.bool_]:
     """The same, and perhaps none."""
     steps = np.ones((batch, plan.steps), np.bool_)

@@ -17,6 +17,7 @@ from .._metrics import merge_stats
 from .._scalars import function, integer
 from ..errors import InvalidArgument, WrongType
 from ._forward import distances
+from ._parallel import refuse_wrong, sharded
 from ._tensors import constant, floating
 from .autograd import eager
 from .streamed import _random_state
@@ -76,13 +77,17 @@ def streamed_backward(
                 with one where its gradient is not zero
     scale       factor of the gradient: 1 / (number of micro-batches) where they are accumulated
     scaler      a torch.amp.GradScaler, whose scale is a factor too
-    no_sync     of DistributedDataParallel or FSDP, as in no_sync=model.no_sync: all draws but the last run inside it
+    no_sync     of a model that several processes train, as in no_sync=cgt.no_sync(model): all draws but the last run
+                inside it. A DeepSpeed engine needs it, and with joint DistributedDataParallel does; static graphs are
+                refused. Give all processes as many draws
     preserve_rng_state  with joint: both runs of a draw have the same dropout
 
     An error leaves the gradients of the draws before it in `.grad`: zero them before the batch is tried again.
     """
     if torch.is_inference_mode_enabled():
         raise InvalidArgument("streamed_backward cannot run under torch.inference_mode")
+    every = sharded(velocity)
+    refuse_wrong(velocity, no_sync, every or not joint, "draws")
     draws = _Draws(
         function(velocity, "velocity"), constant(clean, "clean"), times, noise, seed, sample_ids, first_draw,
         old, reference, beta, threads,
@@ -91,7 +96,7 @@ def streamed_backward(
     factor = factor if scaler is None else scaler.scale(factor)
     objective, sync = function(objective, "objective"), no_sync or contextlib.nullcontext
     if joint:
-        return _joint(draws, objective, factor, sync, preserve_rng_state)
+        return _joint(draws, objective, factor, sync, preserve_rng_state, every)
     total, seen, stats = torch.zeros((), dtype=torch.float64, device=clean.device), [], []
     for j in range(draws.count):
         with contextlib.nullcontext() if j + 1 == draws.count else sync(), torch.enable_grad():
@@ -105,7 +110,10 @@ def streamed_backward(
     return Streamed(total, Distances.stack(seen), _together(stats))
 
 
-def _joint(draws: _Draws, objective: Objective, factor: Tensor, sync: Callable[[], Any], same_random: bool) -> Streamed:
+def _joint(
+    draws: _Draws, objective: Objective, factor: Tensor, sync: Callable[[], Any], same_random: bool, every: bool
+) -> Streamed:
+    """every: draws are run again where nothing is left to learn, too."""
     states, seen = [], []
     with torch.no_grad():
         for j in range(draws.count):
@@ -122,7 +130,7 @@ def _joint(draws: _Draws, objective: Objective, factor: Tensor, sync: Callable[[
         slopes = torch.autograd.grad(loss, list(leaves.values()), factor.to(loss.dtype), allow_unused=True)
     grads = {name: slope for name, slope in zip(leaves, slopes) if slope is not None}
     found = [np.asarray(slope) for slope in _arrays.fetched(**grads)]
-    moving = [j for j in range(draws.count) if any(slope[:, j].any() for slope in found)] or [draws.count - 1]
+    moving = [j for j in range(draws.count) if every or any(slope[:, j].any() for slope in found)] or [draws.count - 1]
     for j in moving:
         with contextlib.nullcontext() if j == moving[-1] else sync(), torch.enable_grad():
             with _random_state(draws.clean, *states[j]) if same_random else contextlib.nullcontext():

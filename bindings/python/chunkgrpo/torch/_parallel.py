@@ -3,16 +3,23 @@
 from __future__ import annotations
 
 import contextlib
+import dataclasses
 import functools
 import types
 import weakref
 from collections.abc import Iterator
 from typing import Any, Callable, Optional
 
+import numpy as np
 import torch
+from torch import Tensor
 from torch.nn import Module
 
+from .._arrays import Doubles
+from .._generated import ChunkStats
+from ..chunks import ChunkPlan
 from ..errors import InvalidArgument, WrongType
+from ..objective import ChunkLoss
 
 _CLASSES = {
     ("torch", "DistributedDataParallel"): "ddp",
@@ -153,7 +160,7 @@ def _held(value: Any, depth: int) -> list[Any]:
         # Of another file's functions, only those that are handed over.
         others = [v for v in own if not isinstance(v, types.FunctionType) or v.__globals__ is value.__globals__]
         return cells + others + wrapped
-    if isinstance(value, (type, types.ModuleType, torch.Tensor, str, bytes)):
+    if isinstance(value, (type, types.ModuleType, Tensor, str, bytes)):
         return []
     if isinstance(value, (list, tuple)):
         return list(value) if len(value) <= 16 else []
@@ -178,13 +185,29 @@ def _names(code: types.CodeType) -> list[str]:
     return [*code.co_names, *inner]
 
 
+def sharded(function: Any) -> bool:
+    """Whether it runs parameters whose processes must run the same steps: they exchange something in each."""
+    return _together() and _sharded(wrappers_in(function))
+
+
+def _sharded(wrappers: dict[str, Any]) -> bool:
+    engine = wrappers.get("deepspeed")
+    return bool({"fsdp1", "fsdp2"} & wrappers.keys()) or engine is not None and engine.zero_optimization_stage() > 1
+
+
+def _together() -> bool:
+    """Whether there are processes to wait for."""
+    ready = torch.distributed.is_available() and torch.distributed.is_initialized()
+    return ready and torch.distributed.get_world_size() > 1
+
+
 def refuse_wrong(velocity: Any, no_sync: Any, every_step: bool, steps: str = "steps") -> None:
     """Refuses a model that would make processes wait for each other without end, or whose gradient would be another than
     one process's. every_step: all processes run the same steps."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
         return
     wrappers = wrappers_in(velocity)
-    engine = wrappers.get("deepspeed")
+    engine, ddp = wrappers.get("deepspeed"), wrappers.get("ddp")
     if engine is not None and engine.zero_optimization_stage() == 0:
         raise InvalidArgument(
             "the velocity's DeepSpeed engine has ZeRO stage 0, which takes no backward pass but engine.backward; choose stage "
@@ -192,25 +215,30 @@ def refuse_wrong(velocity: Any, no_sync: Any, every_step: bool, steps: str = "st
         )
     if engine is not None and no_sync is None:
         raise InvalidArgument(
-            "no_sync is missing: a DeepSpeed engine takes each step's backward pass for a whole one, and its gradient would "
-            "be wrong; give no_sync=chunkgrpo.torch.no_sync(engine)"
+            "no_sync is missing: the velocity's DeepSpeed engine takes each backward pass for a whole one, and its gradient "
+            "would be wrong; give no_sync=chunkgrpo.torch.no_sync(engine)"
         )
-    ddp = wrappers.get("ddp")
     if ddp is not None and getattr(ddp, "static_graph", False):
         raise InvalidArgument(
             "the velocity's DistributedDataParallel has static_graph=True, which allows one backward pass for each update; "
             "leave it out, or use chunk_policy_loss"
         )
-    if torch.distributed.get_world_size() == 1 or every_step:
+    if every_step or not _together():
         return
-    sharded = {"fsdp1", "fsdp2"} & wrappers.keys()
-    if sharded or engine is not None and engine.zero_optimization_stage() == 3:
+    if _sharded(wrappers):
         raise InvalidArgument(
-            f"every_step is missing: the velocity's parameters are sharded, and processes that run other {steps} wait for "
-            "each other without end; give every_step=True, or chunkgrpo.distributed's needed_steps"
+            "every_step is missing: the velocity's parameters or gradients are sharded, and processes that run other "
+            f"{steps} wait for each other without end; give every_step=True, or chunkgrpo.distributed's needed_steps"
         )
     if ddp is not None and no_sync is None and ddp.require_backward_grad_sync:
         raise InvalidArgument(
-            f"no_sync is missing: the velocity's DistributedDataParallel sums gradients in each step, and processes that run "
-            f"other {steps} wait for each other without end; give no_sync=chunkgrpo.torch.no_sync(model)"
+            "no_sync is missing: the velocity's DistributedDataParallel sums gradients in each backward pass, and processes "
+            f"that run other {steps} wait for each other without end; give no_sync=chunkgrpo.torch.no_sync(model)"
         )
+
+
+def nothing(batch: int, plan: ChunkPlan, biased: bool = False) -> ChunkLoss[Doubles]:
+    """The loss of a process that has selected nothing."""
+    zeros = np.zeros((batch, plan.steps))
+    stats = ChunkStats(**{part.name: 0 for part in dataclasses.fields(ChunkStats)})
+    return ChunkLoss(0.0, zeros, np.ones((batch, len(plan))), stats, zeros if biased else None)

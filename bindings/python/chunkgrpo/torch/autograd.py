@@ -13,10 +13,11 @@ from .. import _arrays, _divergences, _self_check
 from .. import objective as _objective
 from .._generated import ChunkLossKeywords, ChunkLossOptions, ChunkStats, Divergence
 from .._options import Unpack, documented
-from .._steps import first_of, frames, kept, needed, noisy, plan_of, runs
+from .._steps import first_of, frames, kept, needed_here, noisy, plan_of, runs
 from ..chunks import ChunkPlan
 from ..errors import InvalidArgument
 from ..sampler import Sampler
+from ._parallel import nothing
 from ._step_call import Guidance, Step, StepCall
 from ._tensors import checked, constant, floating
 
@@ -316,7 +317,8 @@ def chunk_policy_loss(
     velocities. options: those of `chunkgrpo.chunk_loss`.
 
     Only the steps that selection and mask leave to some sample are computed: the others may be deterministic, or have
-    been taken elsewhere. They have their old log-probability in `new_log_probs`.
+    been taken elsewhere. They have their old log-probability in `new_log_probs`. One of several processes may have selected
+    nothing, where it has the `normaliser` of all: its loss is 0, with a graph.
 
     first_step  that latents[:, 0] takes; or (B,): latents[i, 0] takes step first_step[i], so that one batch mixes
                 windows
@@ -336,7 +338,11 @@ def chunk_policy_loss(
         )
     first_step = first_of(first_step, len(x))
     _arrays.fitting_frames(sampler.schedule.steps, x.shape[1], first_step, x.shape)
-    steps = needed(plan, len(x), options)
+    steps = needed_here(plan, len(x), options)
+    if not steps.any():  # with a graph, so that its backward pass takes part
+        none = nothing(len(x), plan)
+        ratios, grads = (_arrays.given_back(rows, old) for rows in (none.ratios, none.grad_log_probs))
+        return ChunkLoss(v.flatten()[:0].sum().double(), ratios, none.stats, old, grads)
     columns = runs(steps.any(0))
     new = _apply(_LogProbs, v, sampler, x, first_step, columns)
     absent = _arrays.given_back(np.logical_not(steps.any(0)), new)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
-from dataclasses import dataclass, field, fields
+from dataclasses import dataclass, field
 from typing import Any, Callable, Optional
 
 import numpy as np
@@ -15,14 +15,15 @@ from torch.utils.checkpoint import get_device_states, set_device_states
 
 from .. import _arrays, _frameworks, _self_check, _status
 from .. import objective as _objective
-from .._generated import ChunkLossKeywords, ChunkLossOptions, ChunkStats
+from .._arrays import Doubles
+from .._generated import ChunkLossKeywords, ChunkLossOptions
 from .._options import Unpack, documented
 from .._scalars import bare, function
-from .._steps import first_of, kept, plan_of, readable, selected_steps
+from .._steps import first_of, kept, needed_here, plan_of, readable
 from ..chunks import ChunkPlan
 from ..errors import InvalidArgument, NonFinite, WrongType
 from ..sampler import Sampler
-from ._parallel import refuse_wrong
+from ._parallel import nothing, refuse_wrong
 from ._step_call import Guidance, Step
 from ._tensors import constant, floating
 from .autograd import ChunkLoss, eager
@@ -72,7 +73,7 @@ def streamed_backward(
     no_sync     of a model that several processes train, as in no_sync=cgt.no_sync(model): all steps but the last run
                 inside it. The last one runs on every process, with a zero gradient where nothing is left to learn
     every_step  True: both passes run all S steps, needed or not. Or the steps that both run, (S,) bool, such as those that
-                some process needs. For sharded parameters, whose processes must run the same steps
+                some process needs. For sharded parameters or gradients, whose processes must run the same steps
     preserve_rng_state  both passes of a step draw the same dropout
     penalty     penalty(velocity, latents, sigma, step): a 0-dim tensor that is added to the loss, once for each step
                 that is needed. Of the pair that `velocity` returns it gets the first
@@ -87,7 +88,7 @@ def streamed_backward(
 
     With several processes a `normaliser` of all makes the gradient that of one process (docs/distributed.md); one that
     has selected nothing then has a loss of 0. Refused are a model of DistributedDataParallel or DeepSpeed without no_sync,
-    sharded parameters without every_step, and static graphs.
+    sharded parameters or gradients without every_step, and static graphs.
 
     An error of the first pass leaves the gradients as they were. One of the second pass, such as an out-of-memory
     error, leaves those of the steps before it in `.grad`: zero them before the batch is tried again.
@@ -115,8 +116,7 @@ def streamed_backward(
     plan, velocity = plan_of(plan), function(velocity, "velocity")
     policy = _Policy(velocity, kept(sampler), constant(latents, "latents"), first_step, guidance, penalty, ratio_bias)
     old = policy.checked(constant(old_log_probs, "old_log_probs"), plan)
-    steps = selected_steps(plan, len(old), options)
-    _refuse_none(steps, options)
+    steps = needed_here(plan, len(old), options)
     forced = _forced(every_step, plan)
     columns = [j for j in range(plan.steps) if forced[j] or steps[:, j].any()] or [plan.steps - 1]
     refuse_wrong(velocity, no_sync, bool(forced.any()))
@@ -159,24 +159,13 @@ def _forced(every_step: Any, plan: ChunkPlan) -> NDArray[np.bool_]:
     return array
 
 
-def _refuse_none(steps: NDArray[np.bool_], options: Any) -> None:
-    """A process may have nothing to learn where others have: they know the count."""
-    if not steps.any() and options.get("normaliser") is None:
-        raise InvalidArgument(
-            "selection: no step is selected in any sample; where those of other processes are, give the normaliser of all"
-        )
-
-
 def _loss(
-    new: NDArray[Any], old: NDArray[Any], advantages: Any, plan: ChunkPlan, steps: NDArray[np.bool_], **options: Any
-) -> _objective.ChunkLoss[NDArray[Any]]:
-    """The chunk loss, and 0 for no steps."""
+    new: Doubles, old: Doubles, advantages: Any, plan: ChunkPlan, steps: NDArray[np.bool_], **options: Any
+) -> _objective.ChunkLoss[Doubles]:
+    """The chunk loss, and 0 of no steps."""
     if steps.any():
         return _objective.chunk_loss(new, old, advantages, plan, **options)
-    nothing, biases = np.zeros_like(new), options["ratio_bias"]
-    stats = ChunkStats(**{part.name: 0 for part in fields(ChunkStats)})
-    ratios = np.ones((len(new), len(plan)))
-    return _objective.ChunkLoss(0.0, nothing, ratios, stats, None if biases is None else nothing)
+    return nothing(len(new), plan, options["ratio_bias"] is not None)
 
 
 @dataclass
