@@ -230,7 +230,7 @@ def borrow(value: Any, name: str, leading: int = 1, *, on_host: bool = False) ->
 
 def _on_device(family: Any, value: Any, name: str, leading: int) -> Borrowed:
     borrowed: Borrowed = family.borrow(value, name, leading)
-    if borrowed.layout is None:
+    if len(borrowed.shape) <= leading:
         raise InvalidArgument(f"{name} has shape {borrowed.shape}; it must be {_expected(len(borrowed.shape), leading)}")
     if 0 in borrowed.shape:
         raise InvalidArgument(f"{name} has shape {borrowed.shape}; each size must be at least 1")
