@@ -390,3 +390,42 @@ def test_arrays_of_cupy_are_taken_in_place_on_their_current_stream(monkeypatch):
     with pytest.raises(cg.WrongType, match="velocity is on cpu; it must be on cuda:1, like latents"):
         SAMPLER.log_prob(2, cupy.asarray(x), v, cupy.asarray(x))
     assert _arrays.doubles(cupy.asarray(e), "e").dtype == np.float64
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Arrays that PyTorch borrows by DLPack
+
+
+@pytest.mark.parametrize("kind", ["float32", "bfloat16"])
+def test_arrays_of_jax_on_a_device_are_lent_to_torch_and_results_are_its_own(kind, request, monkeypatch):
+    jax = pytest.importorskip("jax")
+    arrays = [jax.numpy.asarray(tensor.numpy()).astype(kind) for tensor in tensors()]
+
+    def work():
+        x, v, e = arrays
+        after, value = SAMPLER.step(2, x, v, seed=1)
+        trajectory = SAMPLER.rollout(lambda latents, sigma, step: latents * 0.5, x, seed=1)
+        return [
+            after, value, SAMPLER.log_prob(2, x, v, e), SAMPLER.log_prob_vjp(2, x, v, e, jax.numpy.ones(3)),
+            trajectory.latents, trajectory.log_probs, cg.forward.distances(x, v, noise=e).distance,
+            cg.forward.noised(x, jax.numpy.full((3,), 0.5), seed=1), cg.normal((3, 4), 1, 2, like=x),
+            SAMPLER.log_probs(trajectory.latents, trajectory.latents[:, :5]),
+        ]  # fmt: skip
+
+    expected = work()
+    lent = []
+    request.getfixturevalue("device")
+    from chunkgrpo import _bridged
+
+    class OnDevice(_bridged.Bridged, Device):
+        def __init__(self, value, back, copied):
+            Device.__init__(self, torch.device("cpu"))
+            self._back, self.copied = back, copied
+            lent.append(self)
+
+    monkeypatch.setattr(_bridged, "on_cuda", lambda value: isinstance(value, jax.Array))
+    monkeypatch.setattr(_bridged, "Bridged", OnDevice)
+    for one, other in zip(work(), expected):
+        assert isinstance(one, jax.Array) and one.dtype == other.dtype
+        np.testing.assert_array_equal(np.asarray(one), np.asarray(other))
+    assert len(lent) > 10

@@ -220,12 +220,20 @@ def borrow(value: Any, name: str, leading: int = 1, *, on_host: bool = False) ->
     family = _frameworks.of(value, name)
     if family.on_device and not on_host:
         return _on_device(family, value, name, leading)
+    if family.on_device:
+        family = getattr(family, "copied", None) or _frameworks.Copied(family)
     array = family.read(value, name)
     layout = _layout(array.shape, array.strides, array.dtype, leading) if array.flags.aligned else None
     if layout is None or not array.size or array.ndim <= leading:
         array = _readable(array, family, name, leading)
         layout = _layout(array.shape, array.strides, array.dtype, leading)
-    return Borrowed(array, _frameworks.Copied(family) if family.on_device else family, None, layout)
+    return Borrowed(array, family, None, layout)
+
+
+def rolls_in_place(value: Any) -> bool:
+    """Whether a rollout from these latents is made where they lie."""
+    rolls: bool = getattr(_frameworks.of(value, "x_init"), "rollouts", True)
+    return rolls
 
 
 def _on_device(family: Any, value: Any, name: str, leading: int) -> Borrowed:

@@ -62,10 +62,10 @@ class OnDevice(Borrowed):
         return turned
 
     def give(self, values: Any) -> Any:
-        return self.family.give(values) if isinstance(values, np.ndarray) else values.array
+        return self.family.give(values) if isinstance(values, np.ndarray) else self.family.shown(values.array)
 
     def result(self) -> Any:
-        return self.array
+        return self.family.shown(self.array)
 
     def at(self, index: Any) -> Borrowed:
         part: Borrowed = self.family.lend(self.array[index], "array")
@@ -104,6 +104,8 @@ class _Device:
     """
 
     on_device = True
+    rollouts = True
+    """Whether its arrays can be written step by step, as a rollout does; else one is made on the CPU."""
     framework: str
     index: int
     device: str
@@ -166,6 +168,10 @@ class _Device:
             raise WrongType(f"{name} has element type {kind}; on a device it must be int64 or uint64")
         native = self.contiguous(value)
         return OnDevice(native, self, self.pointer(native), (), FLOAT64)
+
+    def shown(self, native: Any) -> Any:
+        """The user's array of one that was made here."""
+        return native
 
     # What a framework adds:
 

@@ -289,6 +289,9 @@ class Copied(Family):
     def __init__(self, family: Family) -> None:
         self._family, self.device = family, family.device
 
+    def read(self, value: Any, name: str, target: Optional[Storage] = None) -> NDArray[Any]:
+        return self._family.read(value, name, target)
+
     def ready(self) -> None:
         self._family.ready()
 
@@ -315,7 +318,7 @@ def _make_torch_on_cpu(value: Any) -> list[Torch]:
     return _torch_on_cpu
 
 
-kernels = ["torch", "cupy"] if hasattr(_generated, "Cuda") else []
+kernels = ["torch", "cupy", "dlpack"] if hasattr(_generated, "Cuda") else []
 """The frameworks whose arrays on CUDA devices kernels take in place. Those of the others are copied to the CPU."""
 
 
@@ -335,6 +338,19 @@ def _cupy(value: Any) -> Family:
     return _cuda.CuPyCuda(value)
 
 
+def _bridged(value: Any, copied: Callable[[Any], Family]) -> Family:
+    """Of arrays that PyTorch can borrow on a device, else of those that are copied to the CPU."""
+    if "torch" not in sys.modules or "dlpack" not in kernels:
+        return copied(value)
+    from . import _bridged as bridged
+
+    if not bridged.on_cuda(value):
+        return copied(value)
+    namespace = getattr(value, "__array_namespace__", None)
+    back = bridged.jax_of if copied is _Jax else None if namespace is None else namespace().from_dlpack
+    return copied(value) if back is None else bridged.Bridged(value, back, copied(value))
+
+
 def of(value: Any, name: str) -> Family:
     """The family of an array; numpy's for lists and numbers."""
     if isinstance(value, _OF_NUMPY):
@@ -348,8 +364,8 @@ def of(value: Any, name: str) -> Family:
             raise WrongType(f"{name} is a tracer of JAX; inside jit, grad and vmap use chunkgrpo.jax")
         if value.is_deleted():
             raise InvalidArgument(f"{name} has lost its memory: the array was deleted or donated")
-        return _Jax(value)
+        return _bridged(value, _Jax)
     package = type(value).__module__.partition(".")[0]
     if package in ("mlx", "cupy"):
         return _MLX() if package == "mlx" else _cupy(value)
-    return _Exported(value) if hasattr(value, "__dlpack__") else NUMPY
+    return _bridged(value, _Exported) if hasattr(value, "__dlpack__") else NUMPY

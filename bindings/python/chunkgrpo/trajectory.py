@@ -58,11 +58,11 @@ class Trajectory(Generic[A]):
         position: int,
         previous_image: Any,
     ) -> None:
-        first = _arrays.borrow(x_init, "x_init")
+        first = _arrays.borrow(x_init, "x_init", on_host=not _arrays.rolls_in_place(x_init))
         batch, steps = first.shape[0], sampler.schedule.steps
         self.sampler = sampler
         self._position = integer(position, "position", 0, steps)
-        given = None if noise is None else _arrays.borrow(noise, "noise", 2)
+        given = None if noise is None else _arrays.borrow(noise, "noise", 2, on_host=not first.on_device)
         if given is not None:
             expected = (batch, steps, *first.shape[1:])
             if given.shape != expected:
@@ -89,7 +89,9 @@ class Trajectory(Generic[A]):
             return None
         previous = first.new()
         if previous_image is not None:
-            image = _arrays.borrow_like(previous_image, first, "previous_image", "x_init")
+            image = _arrays.borrow_like(
+                previous_image, first, "previous_image", "x_init", on_host=not first.on_device
+            )
             if image.storage is not first.storage:
                 kinds = image.storage.name, first.storage.name
                 raise WrongType(f"previous_image has element type {kinds[0]}; it must be {kinds[1]}, like x_init")
