@@ -86,6 +86,7 @@ from .credit import (
 )
 from .errors import (
     CallbackFailed,
+    DeviceFailed,
     Error,
     InvalidArgument,
     IOFailure,
@@ -115,6 +116,7 @@ __version__: str = lib.cgrpo_version().decode()
 
 __all__ = [
     "CallbackFailed",
+    "DeviceFailed",
     "ChunkFit",
     "ChunkLoss",
     "ChunkPlan",

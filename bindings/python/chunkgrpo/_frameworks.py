@@ -12,7 +12,7 @@ from typing import Any, Callable, Optional, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _dlpack, _generated, _status, _storage
+from . import _dlpack, _status, _storage
 from ._staging import Staging, staging
 from ._storage import CARRIED, FLOAT64, NAMED, Storage
 from .errors import InvalidArgument, OutOfMemory, WrongType
@@ -318,7 +318,7 @@ def _make_torch_on_cpu(value: Any) -> list[Torch]:
     return _torch_on_cpu
 
 
-kernels = ["torch", "cupy", "dlpack"] if hasattr(_generated, "Cuda") else []
+kernels = ["torch", "cupy", "dlpack"]
 """The frameworks whose arrays on CUDA devices kernels take in place. Those of the others are copied to the CPU."""
 
 

@@ -8,11 +8,10 @@ import math
 import threading
 from typing import Any
 
-from . import _generated, _status
+from . import _status
+from ._generated import Cuda
 from ._library import lib, new
 from .errors import InvalidArgument, check
-
-Cuda: Any = getattr(_generated, "Cuda", None)
 
 
 class Queue:

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 from typing import Any, Optional
 
+from ._library import lib
 from .errors import NonFinite
 
 words: dict[tuple[str, int], Any] = {}
@@ -33,10 +34,12 @@ def check(code: int, framework: str, index: int) -> None:
     if not code:
         return
     words[framework, index].fill_(0) if framework == "torch" else words[framework, index].fill(0)
-    step, sample = (code >> 32) - 1, (code & 0xFFFFFFFF) - 1
-    who = "the penalty" if sample < 0 else f"sample {sample}"
-    when = "" if step < 0 or step + 1 == _MIXED else f", step {step}"
-    raise NonFinite(
-        f"an earlier call on cuda:{index} had or made numbers that are not finite: {who}{when} was the first. "
-        "Kernels cannot raise; chunkgrpo looks where it waits for numbers"
-    )
+    raise NonFinite(f"in an earlier call on cuda:{index}: {_sentence(code)}")
+
+
+def _sentence(code: int) -> str:
+    if code & 0xFFFFFFFF:
+        lib.cgrpo_cuda_status(code)
+        return str(lib.cgrpo_last_error().decode())
+    step = (code >> 32) - 1
+    return "the penalty" + ("" if step + 1 == _MIXED else f" of step {step}") + " is not finite"

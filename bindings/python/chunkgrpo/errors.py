@@ -54,8 +54,15 @@ class IOFailure(Error, OSError):
     status = STATUS["io_error"]
 
 
+class DeviceFailed(Error, RuntimeError):
+    """There is no CUDA driver, or it refused a call."""
+
+    status = STATUS["device_failed"]
+
+
 _CLASSES = {
-    kind.status: kind for kind in (InvalidArgument, WrongType, NonFinite, OutOfMemory, CallbackFailed, IOFailure)
+    kind.status: kind
+    for kind in (InvalidArgument, WrongType, NonFinite, OutOfMemory, CallbackFailed, IOFailure, DeviceFailed)
 }
 
 

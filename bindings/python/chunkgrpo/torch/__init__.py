@@ -10,7 +10,8 @@
 keeps the activations of every step. `streamed_backward` gives the same gradient and keeps those of one step.
 
 Gradients are closed forms of the library's (no graph is built for them), and can be taken once: a second derivative is
-refused. Tensors are on any device; what is not on the CPU is staged through pinned memory on its current stream.
+refused. Tensors are on the CPU or a CUDA device, where kernels take them on the current stream; of other devices they are
+copied to the CPU and back.
 Log-probabilities and losses are float64, whatever autocast says. Inside torch.compile these functions break the graph.
 """
 
