@@ -249,10 +249,14 @@ def refused(ranks):
         "fsdp2": (sharded(moved(Net())), {"every_step": False}),
     }
     said = {}
+    trajectory, advantages, _, _ = expected()
+    for name, wrap in (("ddp, unequal", DistributedDataParallel), ("fsdp2, unequal", sharded)):
+        cases[name] = wrap(moved(Net())), {"normaliser": None, "every_step": True}
+    rows = np.roll(SELECTION, ranks.rank, axis=0)[:7]
+    part = type("Part", (), {"latents": trajectory.latents[:7], "log_probs": trajectory.log_probs[:7]})
     for name, (model, options) in cases.items():
-        trajectory, advantages, _, _ = expected()
         try:
-            streamed(model, ranks, trajectory, advantages, SELECTION, **options)
+            streamed(model, ranks, part, advantages[:7], rows, **options)
         except cg.InvalidArgument as error:
             said[name] = str(error)
     return said
@@ -359,6 +363,8 @@ def test_what_would_hang_or_be_wrong_is_refused(processes):
         said = found["refused"]
         assert "DistributedDataParallel sums gradients in each backward pass" in said["ddp"]
         assert "static_graph=True" in said["static"]
+        for name in ("ddp, unequal", "fsdp2, unequal"):
+            assert "normaliser is missing: the loss is a mean over" in said[name]
         assert "every_step is missing: the velocity's parameters or gradients are sharded" in said["fsdp2"]
 
 

@@ -85,6 +85,8 @@ def two(monkeypatch):
     """As if there were two processes."""
     monkeypatch.setattr(torch.distributed, "is_initialized", lambda: True)
     monkeypatch.setattr(torch.distributed, "get_world_size", lambda group=None: 2)
+    monkeypatch.setattr(torch.distributed, "get_backend", lambda group=None: "gloo")
+    monkeypatch.setattr(torch.distributed, "all_reduce", lambda *_: None)  # the other has the same count
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -156,6 +158,16 @@ class Policy:
         return self.net(x)
 
 
+class Trainer:
+    def __init__(self, net):
+        self.pipe = type("Pipe", (), {})()
+        self.pipe.transformer = net
+        self.judge = DeepSpeedEngine()  # which the velocity does not name
+
+    def velocity(self, x, sigma, step):
+        return self.pipe.transformer(x)
+
+
 def closure():
     net = torch.nn.Sequential(FSDPModule())
     return lambda x, sigma, step: net(x)
@@ -176,6 +188,8 @@ WAYS = {
     "a function within": lambda: inner,
     "a closure": closure,
     "a method": lambda: Policy().velocity,
+    "an attribute of an attribute": lambda: Trainer(FSDPModule()).velocity,
+    "an attribute in a closure": lambda: (lambda trainer: lambda x, *_: trainer.pipe.transformer(x))(Trainer(FSDPModule())),
     "an object": lambda: Policy(),
     "a partial": lambda: functools.partial(lambda net, x, sigma, step: net(x), FSDPModule()),
     "a wrapped function": decorated,
@@ -194,6 +208,28 @@ def test_sharded_parameters_are_found_however_the_function_has_them(two, way):
 def test_a_function_that_calls_no_wrapper_is_taken(two):
     net = Wrapper()
     streamed(lambda x, sigma, step: net(x))
+    streamed(Trainer(net).velocity)
+
+
+@pytest.mark.parametrize("average, count", [("chunk", 5), ("sample", 4), ("step", 7)])
+def test_other_counts_on_another_process_are_refused_without_a_normaliser(two, monkeypatch, average, count):
+    asked = []
+
+    def all_reduce(ends, how, group):
+        asked.append(ends.tolist())
+        ends += 1 if len(asked) > 1 else 0  # of a process that has one more
+
+    monkeypatch.setattr(torch.distributed, "all_reduce", all_reduce)
+    model = DistributedDataParallel()
+    options = {"no_sync": cgt.no_sync(model), "selection": [[0], [0], [0, 1], [0]], "average": average}
+    streamed(model, **options)
+    with pytest.raises(cg.InvalidArgument, match=rf"a mean over {count} here.*to weigh processes alike"):
+        streamed(model, **options)
+    assert asked == [[count, -count]] * 2
+    streamed(model, **options, normaliser=5)
+    model.require_backward_grad_sync = False  # in a context of the caller's: others may not be here
+    streamed(model, **options)
+    assert len(asked) == 2
 
 
 REFUSED = {
@@ -212,7 +248,7 @@ REFUSED = {
 def test_what_would_be_wrong_is_refused_before_the_model_runs(two, wrapper, attributes, options, says):
     model = wrapper()
     vars(model).update(attributes)
-    model.layer.register_forward_hook(lambda *_: pytest.fail("the model has run"))
+    model.layer.register_forward_pre_hook(lambda *_: pytest.fail("the model has run"))
     with pytest.raises(cg.InvalidArgument, match=says):
         streamed(model, **options)
 

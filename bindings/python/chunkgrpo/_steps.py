@@ -96,6 +96,15 @@ def selected_steps(plan: ChunkPlan, batch: int, options: Mapping[str, Any]) -> N
     return steps
 
 
+def loss_count(plan: ChunkPlan, steps: NDArray[np.bool_], average: str) -> float:
+    """The number that a loss of these steps (B, S) divides by (Objective/ChunkLoss.swift, Shares)."""
+    if average == "step":
+        return float(steps.sum())
+    if average == "sample":
+        return float(steps.any(1).sum())
+    return float(sum(steps[:, chunk].any(1).sum() for chunk in plan.slices))
+
+
 def runs(columns: Any) -> list[slice]:
     """The columns (S,) that are true, as runs of neighbours."""
     edges = np.flatnonzero(np.diff(np.concatenate([[0], np.asarray(columns, np.int8), [0]])))

@@ -37,7 +37,7 @@ from ._groups import group_ids
 from ._metrics import Stats, merge_stats
 from ._options import Unpack, documented
 from ._scalars import choice, integer, seed_number
-from ._steps import plan_of, selected_steps
+from ._steps import loss_count, plan_of, selected_steps
 from .chunks import ChunkPlan
 from .errors import InvalidArgument, NonFinite, WrongType
 from .objective import advantages, rewards_of
@@ -203,7 +203,7 @@ class Ranks:
             choice(average, AVERAGE, "average")
             choice(reduction, {"mean": 0, "sum": 1}, "reduction")
             chunks = plan_of(plan)
-            return _count(chunks, _own_steps(chunks, selection, mask, batch), average)
+            return loss_count(chunks, _own_steps(chunks, selection, mask, batch), average)
 
         count: float = sum(self._exchange(f"normaliser({average!r})", own))
         if not count:
@@ -314,15 +314,6 @@ def _own_steps(plan: ChunkPlan, selection: Any, mask: Any, batch: Optional[int])
         raise InvalidArgument("batch: give the number of samples of this rank, or its selection or mask")
     count = len(mask if selection is None else selection) if batch is None else integer(batch, "batch", 0)
     return selected_steps(plan, count, {"selection": selection, "mask": mask})
-
-
-def _count(plan: ChunkPlan, steps: NDArray[np.bool_], average: str) -> float:
-    """What a loss of these steps (B, S) divides by (Objective/ChunkLoss.swift, Shares)."""
-    if average == "step":
-        return float(steps.sum())
-    if average == "sample":
-        return float(steps.any(1).sum())
-    return float(sum(steps[:, chunk].any(1).sum() for chunk in plan.slices))
 
 
 def _order(ids: Any, parts: Sequence[dict[str, Any]]) -> NDArray[np.int64]:

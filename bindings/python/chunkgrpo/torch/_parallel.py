@@ -124,51 +124,59 @@ _CONTEXTS: dict[str, Callable[[Any], Any]] = {
 
 
 def wrappers_in(function: Any) -> dict[str, Any]:
-    """The wrappers that a function can call by names that it has: one of each kind. No hook on modules, which a compiler
-    would trace."""
+    """The wrappers that a function can call, one of each kind, found by the names in its code. No hook on modules, which a
+    compiler would trace."""
     found: dict[str, Any] = {}
     seen: set[int] = set()
 
-    def look(value: Any, depth: int) -> None:
-        if id(value) in seen or depth > _DEPTH:
+    def look(value: Any, names: frozenset[str], depth: int) -> None:
+        if id(value) in seen or depth > 5:
             return
         seen.add(id(value))
         if isinstance(value, Module):
             for kind, module in _outermost(value):
                 found.setdefault(kind, module)
             return
-        for held in _held(value, depth):
-            look(held, depth + 1)
+        names = names | _names(value)
+        for held in _held(value, names, depth):
+            look(held, names, depth + 1)
 
-    look(function, 0)
+    look(function, frozenset(), 0)
     return found
 
 
-_DEPTH = 4
+def _names(value: Any) -> frozenset[str]:
+    """Those in the code of a function, a method or an object that is called, and of the functions within."""
+    value = getattr(value, "__func__", value)
+    if not isinstance(value, types.FunctionType):
+        value = getattr(type(value), "__call__", None)
+    found: set[str] = set()
+    codes = [value.__code__] if isinstance(value, types.FunctionType) else []
+    while codes:
+        code = codes.pop()
+        found.update(code.co_names)
+        codes += [const for const in code.co_consts if isinstance(const, types.CodeType)]
+    return frozenset(found)
 
 
-def _held(value: Any, depth: int) -> list[Any]:
-    """What a function, a method or an object can reach."""
+def _held(value: Any, names: frozenset[str], depth: int) -> list[Any]:
+    """What a function, a method or an object reaches by the names."""
     if isinstance(value, functools.partial):
         return [value.func, *value.args, *value.keywords.values()]
     if isinstance(value, types.MethodType):
-        return [value.__self__, value.__func__]
+        return [value.__func__, value.__self__]
     if isinstance(value, types.FunctionType):
         cells = [cell.cell_contents for cell in value.__closure__ or () if not _is_empty(cell)]
-        own = [value.__globals__[name] for name in _names(value.__code__) if name in value.__globals__]
-        wrapped = [value.__wrapped__] if hasattr(value, "__wrapped__") else []
-        # Of another file's functions, only those that are handed over.
-        others = [v for v in own if not isinstance(v, types.FunctionType) or v.__globals__ is value.__globals__]
-        return cells + others + wrapped
+        own = [value.__globals__[name] for name in names if name in value.__globals__]
+        # Of another file's functions, those alone that are handed over.
+        own = [v for v in own if not isinstance(v, types.FunctionType) or v.__globals__ is value.__globals__]
+        return cells + own
     if isinstance(value, (type, types.ModuleType, Tensor, str, bytes)):
         return []
-    if isinstance(value, (list, tuple)):
-        return list(value) if len(value) <= 16 else []
-    held = list(value.values()) if isinstance(value, dict) else list(getattr(value, "__dict__", {}).values())
-    call = getattr(type(value), "__call__", None)
-    if not depth and isinstance(call, types.FunctionType):
-        held.append(call)
-    return [v for v in held if isinstance(v, Module) or not depth or callable(v) and isinstance(v, types.FunctionType)]
+    if isinstance(value, (list, tuple, dict)):
+        items = list(value.values() if isinstance(value, dict) else value)
+        return [item for item in items if isinstance(item, Module)] if len(items) <= 64 else []
+    return [held for name, held in getattr(value, "__dict__", {}).items() if name in names]
 
 
 def _is_empty(cell: Any) -> bool:
@@ -177,12 +185,6 @@ def _is_empty(cell: Any) -> bool:
     except ValueError:
         return True
     return False
-
-
-def _names(code: types.CodeType) -> list[str]:
-    """Of a function and of those within it."""
-    inner = [name for const in code.co_consts if isinstance(const, types.CodeType) for name in _names(const)]
-    return [*code.co_names, *inner]
 
 
 def sharded(function: Any) -> bool:
@@ -201,11 +203,11 @@ def _together() -> bool:
     return ready and torch.distributed.get_world_size() > 1
 
 
-def refuse_wrong(velocity: Any, no_sync: Any, every_step: bool, steps: str = "steps") -> None:
+def refuse_wrong(velocity: Any, no_sync: Any, every_step: bool, steps: str = "steps") -> dict[str, Any]:
     """Refuses a model that would make processes wait for each other without end, or whose gradient would be another than
-    one process's. every_step: all processes run the same steps."""
+    one process's. every_step: all processes run the same steps. Returns the wrappers."""
     if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return
+        return {}
     wrappers = wrappers_in(velocity)
     engine, ddp = wrappers.get("deepspeed"), wrappers.get("ddp")
     if engine is not None and engine.zero_optimization_stage() == 0:
@@ -224,7 +226,7 @@ def refuse_wrong(velocity: Any, no_sync: Any, every_step: bool, steps: str = "st
             "leave it out, or use chunk_policy_loss"
         )
     if every_step or not _together():
-        return
+        return wrappers
     if _sharded(wrappers):
         raise InvalidArgument(
             "every_step is missing: the velocity's parameters or gradients are sharded, and processes that run other "
@@ -235,6 +237,38 @@ def refuse_wrong(velocity: Any, no_sync: Any, every_step: bool, steps: str = "st
             "no_sync is missing: the velocity's DistributedDataParallel sums gradients in each backward pass, and processes "
             f"that run other {steps} wait for each other without end; give no_sync=chunkgrpo.torch.no_sync(model)"
         )
+    return wrappers
+
+
+def refuse_unequal(wrappers: dict[str, Any], count: float, device: torch.device) -> None:
+    """Refuses losses whose mean is not the loss of all: means over other counts on each process. All of those that sum
+    gradients in this call ask each other."""
+    if not _together():
+        return
+    for group in [group for kind, module in wrappers.items() for group in _groups(kind, module)]:
+        where = "cpu" if torch.distributed.get_backend(group) in ("gloo", "mpi") else device
+        ends = torch.tensor([count, -count], dtype=torch.int64, device=where)
+        torch.distributed.all_reduce(ends, torch.distributed.ReduceOp.MAX, group)
+        most, least = ends.tolist()
+        if most != -least:
+            raise InvalidArgument(
+                f"normaliser is missing: the loss is a mean over {count:g} here, and over {-least} to {most} on the processes "
+                "that sum gradients, so the mean of their losses is not that of one process; give the normaliser of "
+                f"chunkgrpo.distributed's Ranks, or each process's own count, here {count:g}, to weigh processes alike"
+            )
+
+
+def _groups(kind: str, module: Any) -> list[Any]:
+    """The process groups over which a backward pass sums gradients now; None is all."""
+    if kind == "ddp":
+        return [getattr(module, "process_group", None)] if module.require_backward_grad_sync else []
+    if kind == "deepspeed":
+        end = getattr(module, "_is_gradient_accumulation_boundary", None) is not False
+        return [getattr(module, "data_parallel_group", None)] if end else []
+    if kind == "fsdp1":
+        return [getattr(module, "process_group", None)]
+    mesh = getattr(next(module.parameters(), None), "device_mesh", None)
+    return [None] if mesh is None else list(mesh.get_all_groups())
 
 
 def nothing(batch: int, plan: ChunkPlan, biased: bool = False) -> ChunkLoss[Doubles]:

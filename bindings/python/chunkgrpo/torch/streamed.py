@@ -19,11 +19,11 @@ from .._arrays import Doubles
 from .._generated import ChunkLossKeywords, ChunkLossOptions
 from .._options import Unpack, documented
 from .._scalars import bare, function
-from .._steps import first_of, kept, needed_here, plan_of, readable
+from .._steps import first_of, kept, loss_count, needed_here, plan_of, readable, selected_steps
 from ..chunks import ChunkPlan
 from ..errors import InvalidArgument, NonFinite, WrongType
 from ..sampler import Sampler
-from ._parallel import nothing, refuse_wrong
+from ._parallel import nothing, refuse_unequal, refuse_wrong
 from ._step_call import Guidance, Step
 from ._tensors import constant, floating
 from .autograd import ChunkLoss, eager
@@ -88,7 +88,7 @@ def streamed_backward(
 
     With several processes a `normaliser` of all makes the gradient that of one process (docs/distributed.md); one that
     has selected nothing then has a loss of 0. Refused are a model of DistributedDataParallel or DeepSpeed without no_sync,
-    sharded parameters or gradients without every_step, and static graphs.
+    sharded parameters or gradients without every_step, static graphs, and without a normaliser other counts on each process.
 
     An error of the first pass leaves the gradients as they were. One of the second pass, such as an out-of-memory
     error, leaves those of the steps before it in `.grad`: zero them before the batch is tried again.
@@ -116,10 +116,13 @@ def streamed_backward(
     plan, velocity = plan_of(plan), function(velocity, "velocity")
     policy = _Policy(velocity, kept(sampler), constant(latents, "latents"), first_step, guidance, penalty, ratio_bias)
     old = policy.checked(constant(old_log_probs, "old_log_probs"), plan)
-    steps = needed_here(plan, len(old), options)
     forced = _forced(every_step, plan)
+    wrappers = refuse_wrong(velocity, no_sync, bool(forced.any()))
+    if options.get("normaliser") is None:
+        count = loss_count(plan, selected_steps(plan, len(old), options), options.get("average", "chunk"))
+        refuse_unequal(wrappers, count, policy.latents.device)
+    steps = needed_here(plan, len(old), options)
     columns = [j for j in range(plan.steps) if forced[j] or steps[:, j].any()] or [plan.steps - 1]
-    refuse_wrong(velocity, no_sync, bool(forced.any()))
     new, biases = policy.judge(columns, old)
     # On a device this is what the host waits for.
     seen: Any = _arrays.fetched(new=new, old_log_probs=old, ratio_bias=biases, advantages=advantages)
