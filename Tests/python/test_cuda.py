@@ -55,7 +55,7 @@ class Device(_cuda.TorchCuda):
 
     def __init__(self, device):
         super().__init__(device)
-        self.index, self.device, self._staging = 0, "cuda:0", Copies(torch, device)
+        self.index, self.device, self._copies = 0, "cuda:0", Copies(torch, device)
 
     def stream(self):
         return Device.stream_number

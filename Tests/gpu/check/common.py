@@ -1,7 +1,9 @@
 """What the parts of `make gpu-check` share: the device, and how a result is reported.
 
-With GPU_CHECK_DEVICE=pretended, tensors of the CPU stand for those of a device and the CPU's functions for its kernels:
-so these programs run where there is no GPU, and every call that they make is known to be one that the library has.
+Where there is no GPU, tensors of the CPU can stand for those of a device. GPU_CHECK_DEVICE says who computes:
+
+pretended  the CPU's functions: every call that these programs make is known to be one that the library has
+emulated   the kernels, by a driver that runs them on the CPU (Tests/gpu/driver), FAKE_CUDA_ANY_POINTER=1
 """
 
 from __future__ import annotations
@@ -20,7 +22,8 @@ import chunkgrpo as cg
 import chunkgrpo.forward  # noqa: F401
 from chunkgrpo import _frameworks
 
-PRETENDED = os.environ.get("GPU_CHECK_DEVICE", "cuda") == "pretended"
+MODE = os.environ.get("GPU_CHECK_DEVICE", "cuda")
+PRETENDED = MODE != "cuda"
 DEVICE = torch.device("cpu" if PRETENDED else "cuda:0")
 START = time.monotonic()
 
@@ -56,10 +59,14 @@ if PRETENDED:
         def capture(self) -> int:
             return 0
 
-        def queue(self, shape: Any, leading: int) -> None:
-            return None
+        def wait(self) -> None:
+            pass
 
-    _cuda.DEVICE = {"cuda": 0}
+        def queue(self, shape: Any, leading: int) -> Any:
+            return super().queue(shape, leading) if MODE == "emulated" else None
+
+    if MODE == "pretended":
+        _cuda.DEVICE = {"cuda": 0}
     _on_cpu = _frameworks._make_torch_on_cpu
 
 

@@ -12,11 +12,12 @@ from typing import Any, Optional
 import numpy as np
 
 from ._borrowed import Borrowed
-from ._frameworks import CuPy, Torch
+from ._frameworks import CuPy, Torch, types_of_torch
 from ._generated import DEVICE, Tensor
 from ._layouts import described, layout
 from ._queues import Queue, capture_of, queue_of
-from ._storage import FLOAT64, Storage, named
+from ._staging import Staging
+from ._storage import CARRIED, FLOAT64, Storage, named
 from .errors import InvalidArgument, OutOfMemory, WrongType
 
 
@@ -205,14 +206,29 @@ def has_kernels(index: int) -> bool:
     return bool(sys.modules["torch"].cuda.get_device_capability(index) >= (7, 5))
 
 
+@functools.lru_cache(maxsize=64)
+def _known(device: Any) -> Any:
+    torch: Any = sys.modules["torch"]
+    types, bits = types_of_torch()
+    return torch, str(device), {kind: CARRIED[dtype] for dtype, kind in types.items()}, types, bits
+
+
 class TorchCuda(_Device, Torch):
     """Tensors of a CUDA device."""
 
     framework = "torch"
 
     def __init__(self, device: Any) -> None:
-        super().__init__(device)
-        self.index = device.index
+        # One is made for each tensor of a call: what is seldom needed is made when it is.
+        self.torch, self.device, self._storages, self._types, self._bits = _known(device)
+        self._device, self.index = device, device.index
+        self._copies: Any = None
+
+    @property
+    def _staging(self) -> Any:
+        if self._copies is None:
+            self._copies = Staging(self.torch, self._device)
+        return self._copies
 
     def stream(self) -> int:
         stream: int = self.torch._C._cuda_getCurrentRawStream(self.index)
@@ -232,7 +248,8 @@ class TorchCuda(_Device, Torch):
         return isinstance(value, self.torch.Tensor) and value.device == self._device
 
     def described(self, value: Any, name: str) -> OnDevice:
-        size, storage = value.element_size(), self.storage(value, name)
+        storage = self._storages.get(value.dtype) or self.storage(value, name)
+        size = storage.dtype.itemsize
         strides = tuple([step * size for step in value.stride()])
         try:
             return OnDevice(value, self, value.data_ptr(), strides, storage)

@@ -106,7 +106,7 @@ _DATA = ("rewards", "scores", "old_log_probs", "reference_log_probs", "advantage
 
 
 @functools.lru_cache(maxsize=1)
-def _types_of_torch() -> tuple[dict[Any, Any], dict[Any, Any]]:
+def types_of_torch() -> tuple[dict[Any, Any], dict[Any, Any]]:
     """Its types by the dtypes that carry them; and of those that numpy has not, (the integers, the dtype)."""
     torch: Any = sys.modules["torch"]
     types = {storage.dtype: getattr(torch, storage.name) for storage in NAMED.values()}
@@ -125,8 +125,8 @@ class Torch(Family):
         self.torch: Any = sys.modules["torch"]
         self.device = str(device)
         self._device = device
-        self._staging = staging(self.torch, device)
-        self._types, self._bits = _types_of_torch()
+        self._staging: Any = staging(self.torch, device)
+        self._types, self._bits = types_of_torch()
 
     def read(self, value: Any, name: str, target: Optional[Storage] = None) -> NDArray[Any]:
         try:
