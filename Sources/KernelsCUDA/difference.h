@@ -16,7 +16,7 @@ struct DifferenceResult {
     }
 };
 
-// The first elements of all rows are on a boundary of four, and all of this block's are there.
+// Fastest where all rows begin on a boundary of four elements and all elements of this block of threads are there.
 template <class T, class V, bool gradient> struct Difference {
     typedef typename T::Compute C;
     static constexpr int each = blocks_each<C>();
@@ -39,28 +39,36 @@ template <class T, class V, bool gradient> struct Difference {
         return true;
     }
 
-    template <bool whole> CHUNKGRPO_DEVICE bool differences(C scale) const {
-        const i64 first = (i64)blockIdx.x * (each * kBlock) + 4 * threadIdx.x, count = k.shape.elements;
-        const i64 end = whole ? first + each * kBlock : count;
-        C xs[each][4], vs[each][4], ns[each][4];
+    // Of so many blocks from block `from` of this block of threads: all of them are loaded before one is needed.
+    template <bool whole, int count> CHUNKGRPO_DEVICE bool differences(int from, C scale) const {
+        const i64 block = (i64)blockIdx.x * each + from, first = block * kBlock + 4 * threadIdx.x;
+        const i64 end = whole ? first + count * kBlock : k.shape.elements;
+        C xs[count][4], vs[count][4], ns[count][4];
         bool broken = false;
 #pragma unroll
-        for (int block = 0; block < each; block++) {
-            const i64 e = first + block * kBlock;
-            get<whole>(x, e, end, xs[block]);
-            get<whole>(v, e, end, vs[block]);
-            get<whole>(next, e, end, ns[block]);
+        for (int i = 0; i < count; i++) {
+            get<whole>(x, first + i * kBlock, end, xs[i]);
+            get<whole>(v, first + i * kBlock, end, vs[i]);
+            get<whole>(next, first + i * kBlock, end, ns[i]);
         }
 #pragma unroll
-        for (int block = 0; block < each; block++) {
+        for (int i = 0; i < count; i++) {
             C mean[4], d[4];
-            affine(real<C>(n.a), xs[block], real<C>(n.b), vs[block], mean);
-            minus(ns[block], mean, d);
-            if (gradient) broken |= put<whole>(first + block * kBlock, end, scale, d);
-            C *place = tile + block * kTile + (threadIdx.x >> 4) * kGroup + 4 * (threadIdx.x & 15);
-#pragma unroll
-            for (int i = 0; i < 4; i++) place[i] = mul(d[i], d[i]);
+            affine(real<C>(n.a), xs[i], real<C>(n.b), vs[i], mean);
+            minus(ns[i], mean, d);
+            if (gradient) broken |= put<whole>(first + i * kBlock, end, scale, d);
+            keep_squares(tile + (from + i) * kTile, d);
         }
+        return broken;
+    }
+
+    CHUNKGRPO_DEVICE bool all_differences(C scale) const {
+        if (x.wide && v.wide && next.wide && (!gradient || out.wide) &&
+            ((i64)blockIdx.x + 1) * (each * kBlock) <= k.shape.elements)
+            return differences<true, each>(0, scale);
+        bool broken = false;
+#pragma unroll 1
+        for (int i = 0; i < each; i++) broken |= differences<false, 1>(i, scale);
         return broken;
     }
 
@@ -68,13 +76,11 @@ template <class T, class V, bool gradient> struct Difference {
         const double upstream = gradient ? k.upstream[(i64)blockIdx.y * k.upstream_stride + blockIdx.z] : 0;
         if (gradient && is_idle(upstream)) return clear();
         const C scale = rounded<C>(mul(n.slope, upstream));
-        const bool whole = x.wide && v.wide && next.wide && (!gradient || out.wide) &&
-                           ((i64)blockIdx.x + 1) * (each * kBlock) <= k.shape.elements;
-        const bool broken = whole ? differences<true>(scale) : differences<false>(scale);
+        const bool broken = all_differences(scale);
         if (gradient && broken) report(k.workspace, k.shape, n.place);
         if (!k.workspace.partial) return;
         barrier();
-        finish_sums();
+        finish_tiles<T, 1>(k.workspace, k.shape, tile, DifferenceResult{k, n});
     }
 
   private:
@@ -92,30 +98,17 @@ template <class T, class V, bool gradient> struct Difference {
 #pragma unroll
         for (int block = 0; block < each; block++) out.store(first + block * kBlock, k.shape.elements, zeros);
     }
-
-    CHUNKGRPO_DEVICE void finish_sums() const {
-        if (threadIdx.x >= 32) return;
-        const i64 blocks = block_count(k.shape), first = (i64)blockIdx.x * each;
-        const double sum = sum_of<T>(tile + (each == 2 ? threadIdx.x >> 4 : 0) * kTile), second = shuffle_from(sum, 16);
-        if (threadIdx.x == 0) {
-            double *partial = partial_sums(k.workspace, 0, blocks) + first;
-            publish(partial, sum);
-            if (each == 2 && first + 1 < blocks) publish(partial + 1, second);
-        }
-        finish<1>(k.workspace, gridDim.x, blocks, DifferenceResult{k, n});
-    }
 };
 
-template <class T, class V, bool gradient, bool by_step>
-CHUNKGRPO_DEVICE void difference(const DifferenceArguments &k) {
+template <class T, class V, bool gradient> CHUNKGRPO_DEVICE void difference(const DifferenceArguments &k) {
     typedef typename T::Compute C;
     CHUNKGRPO_SHARED(C, tile, blocks_each<C>() * kTile);
-    Difference<T, V, gradient>(k, k.numbers[by_step ? blockIdx.z : 0], tile).run();
+    Difference<T, V, gradient>(k, k.numbers[blockIdx.z], tile).run();
 }
 
 template <class T, class V> CHUNKGRPO_DEVICE void any_difference(const DifferenceArguments &k) {
     typedef typename T::Compute C;
-    CHUNKGRPO_SHARED(C, tile, kTile);
+    CHUNKGRPO_SHARED(C, tile, blocks_each<C>() * kTile);
     const Numbers &n = k.numbers[k.each ? blockIdx.y : 0];
     const Row<T> x(k.x, 0), next(k.next, 0);
     const Row<V> v(k.v, 0), gradient(k.gradient, 0), unconditional(k.unconditional, 0);
@@ -134,8 +127,10 @@ template <class T, class V> CHUNKGRPO_DEVICE void any_difference(const Differenc
         minus(xs, mean, d);
         if (k.unconditional.base) broken |= store_scaled(unconditional, e, count, other, d);
         if (k.gradient.base) broken |= store_scaled(gradient, e, count, scale, d);
-        if (k.workspace.partial) BlockSum<T>{k.workspace, tile, block, blocks}.add_squares(0, d);
+        keep_squares(tile_of(tile, block), d);
     });
     if (broken) report(k.workspace, k.shape, n.place);
-    if (k.workspace.partial && threadIdx.x < 32) finish<1>(k.workspace, gridDim.x, blocks, DifferenceResult{k, n});
+    if (!k.workspace.partial) return;
+    barrier();
+    finish_tiles<T, 1>(k.workspace, k.shape, tile, DifferenceResult{k, n});
 }

@@ -31,15 +31,17 @@ CHUNKGRPO_DEVICE void distances(const DistanceArguments &k, const Numbers &n, ty
         C d[4];
         differ(block, e, d);
         if (k.gradient.base) broken |= store_scaled(gradient, e, k.shape.elements, scale, d);
-        if (k.workspace.partial) BlockSum<T>{k.workspace, tile, block, blocks}.add_squares(0, d);
+        keep_squares(tile_of(tile, block), d);
     });
     if (broken) report(k.workspace, k.shape, n.place);
-    if (k.workspace.partial && threadIdx.x < 32) finish<1>(k.workspace, gridDim.x, blocks, DistanceResult{k, n});
+    if (!k.workspace.partial) return;
+    barrier();
+    finish_tiles<T, 1>(k.workspace, k.shape, tile, DistanceResult{k, n});
 }
 
 template <class T> CHUNKGRPO_DEVICE void velocity_distance(const DistanceArguments &k) {
     typedef typename T::Compute C;
-    CHUNKGRPO_SHARED(C, tile, kTile);
+    CHUNKGRPO_SHARED(C, tile, blocks_each<C>() * kTile);
     const Numbers &n = k.numbers[k.each ? blockIdx.y : 0];
     const Row<T> v(k.v, 0), w(k.w, 0);
     distances<T, T>(k, n, tile, [&](i64, i64 e, C(&d)[4]) CHUNKGRPO_LAMBDA {
@@ -52,7 +54,7 @@ template <class T> CHUNKGRPO_DEVICE void velocity_distance(const DistanceArgumen
 
 template <class T, class V> CHUNKGRPO_DEVICE void mean_distance(const DistanceArguments &k) {
     typedef typename T::Compute C;
-    CHUNKGRPO_SHARED(C, tile, kTile);
+    CHUNKGRPO_SHARED(C, tile, blocks_each<C>() * kTile);
     CHUNKGRPO_SHARED(float, shared, kNormals);
     const Numbers &n = k.numbers[k.each ? blockIdx.y : 0];
     const Row<T> x(k.x, 0), next(k.next, 0);

@@ -61,13 +61,19 @@ CHUNKGRPO_DEVICE u64 sample_id(const chunkgrpo_cuda_Noise &noise, const chunkgrp
     return noise.has_ids ? noise.ids[sample] : (u64)(shape.first_sample + sample);
 }
 
-// The keys of a seed in device memory.
+// The keys of the seed, wherever it is.
 struct Keys {
     u32 k0, k1;
     CHUNKGRPO_DEVICE u32 operator[](int i) const {
         return i & 1 ? k1 + (u32)(i / 2) * 0xBB67AE85u : k0 + (u32)(i / 2) * 0x9E3779B9u;
     }
 };
+
+CHUNKGRPO_DEVICE Keys keys_of(const chunkgrpo_cuda_Noise &noise) {
+    if (!noise.seed_at) return {noise.keys[0], noise.keys[1]};
+    const u64 seed = device_number(noise.seed_at);
+    return {(u32)seed, (u32)(seed >> 32)};
+}
 
 // Room for the normals of a block, wherever in 64 elements it begins.
 static constexpr int kNormals = 1024 + 64;
@@ -78,11 +84,7 @@ CHUNKGRPO_DEVICE void draw_normals(const chunkgrpo_cuda_Noise &noise, const chun
                                    i64 first, float *shared) {
     const u32 sample = blockIdx.y, t = threadIdx.x, count = first & 63 ? 272 : 256;
     const u64 id = sample_id(noise, shape, sample);
-    Keys keys = {noise.keys[0], noise.keys[1]};
-    if (noise.seed_at) {
-        const u64 seed = device_number(noise.seed_at);
-        keys = {(u32)seed, (u32)(seed >> 32)};
-    }
+    const Keys keys = keys_of(noise);
     barrier(); // the last block's normals have been read
 #pragma unroll 1
     for (u32 c = t; c < count; c += 256) {

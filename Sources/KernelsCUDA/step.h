@@ -28,7 +28,8 @@ struct StepResult {
 
 // The library's noise stays in registers: a thread has four elements of each block, 16 apart, as one counter of Philox
 // does.
-template <class T, class V, bool change> struct NoisyStep {
+// `whole`: all elements of this block of threads are there.
+template <class T, class V, bool change, bool whole> struct NoisyStep {
     typedef typename T::Compute C;
     static constexpr int each = blocks_each<C>(), sums = change ? 3 : 1;
 
@@ -37,7 +38,7 @@ template <class T, class V, bool change> struct NoisyStep {
     C x[each][4], v[each][4];
     int left; // elements from this thread's first one on
 
-    CHUNKGRPO_DEVICE bool has(int block, int q) const { return left > block * kBlock + 16 * q; }
+    CHUNKGRPO_DEVICE bool has(int block, int q) const { return whole || left > block * kBlock + 16 * q; }
 
     CHUNKGRPO_DEVICE void load(const typename T::Store *xs, const typename V::Store *vs) {
 #pragma unroll
@@ -68,20 +69,6 @@ template <class T, class V, bool change> struct NoisyStep {
         }
     }
 
-    // Two blocks' sums at a time: a half of a warp has one.
-    CHUNKGRPO_DEVICE void finish_sums() const {
-        const int which = threadIdx.x >> 5, half = each == 2 ? threadIdx.x >> 4 & 1 : 0;
-        if (which >= sums) return;
-        const i64 blocks = block_count(k.shape), first = (i64)blockIdx.x * each;
-        const double sum = sum_of<T>(tile + (which * each + half) * kTile), second = shuffle_from(sum, 16);
-        if ((threadIdx.x & 31) == 0) {
-            double *partial = partial_sums(k.workspace, which, blocks) + first;
-            publish(partial, sum);
-            if (each == 2 && first + 1 < blocks) publish(partial + 1, second);
-        }
-        finish<sums>(k.workspace, sums * gridDim.x, blocks, StepResult{k, k.numbers[0], change});
-    }
-
     CHUNKGRPO_DEVICE void run() {
         const int t = threadIdx.x, lane = t & 15, group = t >> 4;
         const i64 first = (i64)blockIdx.x * each * kBlock + 64 * group + lane, rest = k.shape.elements - first;
@@ -96,17 +83,18 @@ template <class T, class V, bool change> struct NoisyStep {
             normals(philox(counter + 256 * block, k.numbers[0].step, id, k.noise.keys), noise);
             step(block, noise, next, group * kGroup + lane);
         }
-        if (!k.workspace.partial) return;
-        barrier();
-        finish_sums();
     }
 };
 
 template <class T, class V, bool change> CHUNKGRPO_DEVICE void noisy_step(const StepArguments &k) {
     typedef typename T::Compute C;
-    CHUNKGRPO_SHARED(C, tile, (change ? 3 : 1) * blocks_each<C>() * kTile);
-    NoisyStep<T, V, change> step = {k, tile};
-    step.run();
+    constexpr int each = blocks_each<C>();
+    CHUNKGRPO_SHARED(C, tile, (change ? 3 : 1) * each * kTile);
+    if (((i64)blockIdx.x + 1) * (each * kBlock) <= k.shape.elements) NoisyStep<T, V, change, true>{k, tile}.run();
+    else NoisyStep<T, V, change, false>{k, tile}.run();
+    if (!k.workspace.partial) return;
+    barrier();
+    finish_tiles<T, change ? 3 : 1>(k.workspace, k.shape, tile, StepResult{k, k.numbers[0], change});
 }
 
 // Noise of four neighbours, or zeros.
@@ -177,65 +165,105 @@ template <class C> CHUNKGRPO_DEVICE void minus(const C (&u)[4], const C (&v)[4],
     for (int i = 0; i < 4; i++) to[i] = sub(u[i], v[i]);
 }
 
+// The elements are laid out as in NoisyStep, one block at a time.
 template <class T, class V> struct AnyStep {
     typedef typename T::Compute C;
+    static constexpr int each = blocks_each<C>();
     const StepArguments &k;
-    C *tile;
+    const Numbers &n;
+    C *tile; // (3, each)
     float *shared;
-    double *totals;
+    C a, b, s;
+
+    CHUNKGRPO_DEVICE AnyStep(const StepArguments &k, C *tile, float *shared)
+        : k(k), n(k.numbers[k.each ? blockIdx.y : 0]), tile(tile), shared(shared), a(real<C>(n.a)), b(real<C>(n.b)),
+          s(real<C>(n.s)) {
+        if (!k.times) return;
+        const double t = k.times[blockIdx.y];
+        a = rounded<C>(sub(1.0, t));
+        b = 0;
+        s = rounded<C>(t);
+    }
+
+    // Elements e, e + 16, e + 32 and e + 48 of a row, of which `left` are there.
+    template <class E> CHUNKGRPO_DEVICE void load(const Rows &rows, u32 step, i64 e, i64 left, C (&to)[4]) const {
+        const typename E::Store *from = Row<E>(rows, step).p + e;
+#pragma unroll
+        for (int q = 0; q < 4; q++) to[q] = left > 16 * q ? E::load(from[16 * q]) : (C)0;
+    }
+
+    CHUNKGRPO_DEVICE void noise_of(i64 block, i64 e, i64 left, C (&to)[4]) const {
+        const i64 first = k.shape.first_element + block * kBlock;
+        float noise[4] = {};
+        if (s == 0 || k.noise.kind == CHUNKGRPO_CUDA_NO_NOISE) {
+#pragma unroll
+            for (int q = 0; q < 4; q++) to[q] = 0;
+            return;
+        }
+        if (k.noise.kind == CHUNKGRPO_CUDA_GIVEN) return load<T>(k.noise.given, n.step, e, left, to);
+        if (first & 63) {
+            draw_normals(k.noise, k.shape, n.step, first, shared);
+#pragma unroll
+            for (int q = 0; q < 4; q++) noise[q] = shared[(first & 63) + (e & (kBlock - 1)) + 16 * q];
+        } else {
+            const u64 id = sample_id(k.noise, k.shape, blockIdx.y);
+            normals(philox((u32)(first >> 2) + threadIdx.x, n.step, id, keys_of(k.noise)), noise);
+        }
+#pragma unroll
+        for (int q = 0; q < 4; q++) to[q] = widened<C>(noise[q]);
+    }
+
+    CHUNKGRPO_DEVICE void add_terms(i64 e, i64 left, C (&mean)[4]) const {
+        const bool with_y = k.y.base, with_z = k.z.base && real<C>(n.q) != 0;
+        if (!with_y && !with_z) return;
+        C y[4], z[4];
+        if (with_y) load<V>(k.y, 0, e, left, y);
+        if (with_z) load<T>(k.z, 0, e, left, z);
+#pragma unroll
+        for (int q = 0; q < 4; q++) {
+            const C first = mul(real<C>(n.p), y[q]), second = mul(real<C>(n.q), z[q]);
+            mean[q] = add(mean[q], !with_z ? first : with_y ? add(first, second) : second);
+        }
+    }
+
+    CHUNKGRPO_DEVICE void step(int i, i64 block) const {
+        const int t = threadIdx.x, lane = t & 15, group = t >> 4;
+        const i64 e = block * kBlock + 64 * group + lane, left = k.shape.elements - e;
+        C x[4], v[4], mean[4], noise[4];
+        load<T>(k.x, 0, e, left, x);
+        load<V>(k.v, 0, e, left, v);
+        noise_of(block, e, left, noise);
+        affine(a, x, b, v, mean);
+        add_terms(e, left, mean);
+        typename T::Store *next = Row<T>(k.next, 0).p + e;
+#pragma unroll
+        for (int q = 0; q < 4; q++) {
+            const bool in = left > 16 * q;
+            const typename T::Store stored = T::store(add(mean[q], mul(s, noise[q])));
+            if (in) next[16 * q] = stored;
+            const C d = sub(T::load(stored), mean[q]);
+            C *at = tile + i * kTile + group * kGroup + lane + 16 * q;
+            at[0] = in ? mul(d, d) : (C)0;
+            if (!k.relative_l1) continue;
+            at[each * kTile] = in ? magnitude(sub(T::load(stored), x[q])) : (C)0;
+            at[2 * each * kTile] = magnitude(x[q]);
+        }
+    }
 
     CHUNKGRPO_DEVICE void run() const {
-        const Numbers &n = k.numbers[k.each ? blockIdx.y : 0];
-        C a = real<C>(n.a), b = real<C>(n.b), s = real<C>(n.s);
-        if (k.times) {
-            const double t = k.times[blockIdx.y];
-            a = rounded<C>(sub(1.0, t));
-            b = 0;
-            s = rounded<C>(t);
-        }
-        const Row<T> x(k.x, 0), next(k.next, 0);
-        const Row<V> v(k.v, 0);
-        const Terms<T, V> terms(k.y, k.z, n);
-        const NoiseOfBlock<T> noise = {k.noise, k.shape, n.step, shared};
-        const i64 blocks = block_count(k.shape);
-        const int sums = k.relative_l1 ? 3 : 1;
-        each_block<C>(blocks, [&](i64 block, i64 e) CHUNKGRPO_LAMBDA {
-            C xs[4], vs[4], mean[4], ns[4], d[4];
-            x.load(e, k.shape.elements, xs);
-            v.load(e, k.shape.elements, vs);
-            affine(a, xs, b, vs, mean);
-            terms.add_to(mean, e, k.shape.elements);
-            if (s != 0) noise.get(block, e, ns);
-            typename T::Store stored[4];
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
-                stored[i] = T::store(add(mean[i], mul(s, s != 0 ? ns[i] : (C)0)));
-                ns[i] = T::load(stored[i]);
-            }
-            next.store(e, k.shape.elements, stored);
-            if (!k.workspace.partial) return;
-            const BlockSum<T> sum = {k.workspace, tile, block, blocks};
+        const i64 blocks = block_count(k.shape), first = (i64)blockIdx.x * each;
 #pragma unroll 1
-            for (int which = 0; which < sums; which++) {
-#pragma unroll
-                for (int i = 0; i < 4; i++) {
-                    const C difference = sub(ns[i], mean[i]);
-                    d[i] = which == 0   ? mul(difference, difference)
-                           : which == 1 ? magnitude(sub(ns[i], xs[i]))
-                                        : magnitude(xs[i]);
-                }
-                sum.add_up(which, d);
-            }
-        });
-        if (k.workspace.partial && threadIdx.x < 32)
-            finish_each(k.workspace, sums, gridDim.x, blocks, totals, StepResult{k, n, sums == 3});
+        for (int i = 0; i < each && first + i < blocks; i++) step(i, first + i);
+        if (!k.workspace.partial) return;
+        barrier();
+        if (k.relative_l1) finish_tiles<T, 3>(k.workspace, k.shape, tile, StepResult{k, n, true});
+        else finish_tiles<T, 1>(k.workspace, k.shape, tile, StepResult{k, n, false});
     }
 };
 
 template <class T, class V> CHUNKGRPO_DEVICE void any_step(const StepArguments &k) {
     typedef typename T::Compute C;
-    CHUNKGRPO_SHARED(C, tile, kTile);
+    CHUNKGRPO_SHARED(C, tile, 3 * blocks_each<C>() * kTile);
     CHUNKGRPO_SHARED(float, shared, kNormals);
-    CHUNKGRPO_SHARED(double, totals, 3);
-    AnyStep<T, V>{k, tile, shared, totals}.run();
+    AnyStep<T, V>(k, tile, shared).run();
 }

@@ -73,8 +73,15 @@ CHUNKGRPO_DEVICE double sum_of_blocks(const double *partial, i64 blocks) {
             for (int i = 0; i < 8; i++) segment = add(segment, block[i]);
         }
         const i64 left = (blocks - first + 15) / 16;
-        const int segments = left < 32 ? (int)left : 32;
-        for (int l = 0; l < segments; l++) sum = add(sum, shuffle_from(segment, l));
+        // Eight at a time, so that the shuffles do not wait for the sum: past the end are zeros, which add nothing.
+#pragma unroll 1
+        for (int l = 0; l < 32 && l < left; l += 8) {
+            double segments[8];
+#pragma unroll
+            for (int i = 0; i < 8; i++) segments[i] = shuffle_from(segment, l + i);
+#pragma unroll
+            for (int i = 0; i < 8; i++) sum = add(sum, segments[i]);
+        }
     }
     return sum;
 }
@@ -97,6 +104,36 @@ CHUNKGRPO_DEVICE void finish(const Workspace &w, u32 arrivals, i64 blocks, const
 #pragma unroll
     for (int which = 0; which < sums; which++) sum[which] = sum_of_blocks(partial_sums(w, which, blocks), blocks);
     if ((threadIdx.x & 31) == 0) use(sum);
+}
+
+// The tile of a sample's block, where each block of this block of threads has its own.
+template <class C> CHUNKGRPO_DEVICE C *tile_of(C *tiles, i64 block) {
+    return tiles + (block & (blocks_each<C>() - 1)) * kTile;
+}
+
+// The squares of a thread's four neighbours into a block's tile.
+template <class C> CHUNKGRPO_DEVICE void keep_squares(C *tile, const C (&d)[4]) {
+    C *place = tile + (threadIdx.x >> 4) * kGroup + 4 * (threadIdx.x & 15);
+#pragma unroll
+    for (int i = 0; i < 4; i++) place[i] = mul(d[i], d[i]);
+}
+
+// What all threads do after a barrier when the squares of all blocks lie in `tile` (sums, blocks_each): a half of a
+// warp adds up one of two blocks.
+template <class T, int sums, class Use>
+CHUNKGRPO_DEVICE void finish_tiles(const Workspace &w, const Shape &shape, const typename T::Compute *tile,
+                                   const Use &use) {
+    constexpr int each = blocks_each<typename T::Compute>();
+    const int which = threadIdx.x >> 5, half = each == 2 ? threadIdx.x >> 4 & 1 : 0;
+    if (which >= sums) return;
+    const i64 blocks = block_count(shape), first = (i64)blockIdx.x * each;
+    const double sum = sum_of<T>(tile + (which * each + half) * kTile), second = shuffle_from(sum, 16);
+    if ((threadIdx.x & 31) == 0) {
+        double *partial = partial_sums(w, which, blocks) + first;
+        publish(partial, sum);
+        if (each == 2 && first + 1 < blocks) publish(partial + 1, second);
+    }
+    finish<sums>(w, sums * gridDim.x, blocks, use);
 }
 
 // The same for any number of sums, which `totals` in shared memory has room for.
@@ -132,13 +169,6 @@ template <class E> struct BlockSum {
             if (t == 0) publish(partial_sums(w, which, blocks) + block, sum);
         }
         barrier();
-    }
-
-    CHUNKGRPO_DEVICE void add_squares(int which, const C (&d)[4]) const {
-        C squares[4];
-#pragma unroll
-        for (int i = 0; i < 4; i++) squares[i] = mul(d[i], d[i]);
-        add_up(which, squares);
     }
 };
 

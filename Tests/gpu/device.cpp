@@ -170,7 +170,6 @@ static void times(const char *types, size_t size, size_t velocity_size, int sets
     time("step_change", three, &k, step);
     time("step_any", three, &k, step);
     time("difference", three, &d, difference);
-    time("trajectory", three, &d, difference);
     time("difference_gradient", three + (double)velocity_size, &d, difference);
     const double us = microseconds([&](int i) {
         CUDA(cuMemcpyDtoDAsync_v2((unsigned long long)next[i % sets], (unsigned long long)x[i % sets], count * size,

@@ -219,7 +219,7 @@ static void test_any(Run run, const Sampler &sampler, bool given, bool guided) {
     check("status", run.status() == 0);
 }
 
-// difference and difference_gradient, trajectory and trajectory_gradient, change.
+// difference and difference_gradient of one step or several, change.
 static void test_trajectory(Run run, const Sampler &sampler, int64_t steps, bool squared) {
     const int64_t first = 2;
     Array x = run.latents(1, steps + 1), v = run.velocities(1.5, steps), wide = v.as(run.reference());
@@ -238,10 +238,10 @@ static void test_trajectory(Run run, const Sampler &sampler, int64_t steps, bool
     k.log_prob = own.data(), k.stride = steps, k.upstream_stride = steps, k.idle_zeros = 1;
     k.shape = run.shape(), k.workspace = run.space();
     for (int64_t t = 0; t < steps; t++) k.numbers[t] = run.numbers(sampler, first + t, 1, squared);
-    run.launch(steps == 1 ? "difference" : "trajectory", &k, steps);
+    run.launch("difference", &k, steps);
     same("log-probabilities", own, log_prob);
     k.gradient = own_grad.rows(), k.upstream = upstream.data(), k.log_prob = nullptr;
-    run.launch(steps == 1 ? "difference_gradient" : "trajectory_gradient", &k, steps);
+    run.launch("difference_gradient", &k, steps);
     Array expected = run.expected(grad);
     if (!run.mixed() || run.layout.gap == 0) same("gradients", own_grad, expected);
     check("status", run.status() == 0);

@@ -8,13 +8,11 @@
     static void run_##name(const void *k) { CHUNKGRPO_KERNEL(name)(*(const arguments *)k); } \
     static const cta::Register of_##name(NAME(CHUNKGRPO_KERNEL(name)), {run_##name, sizeof(arguments)});
 
-REGISTER(step, Head<StepArguments>)
-REGISTER(step_change, Head<StepArguments>)
+REGISTER(step, StepArguments)
+REGISTER(step_change, StepArguments)
 REGISTER(step_any, StepArguments)
-REGISTER(difference, Head<DifferenceArguments>)
-REGISTER(difference_gradient, Head<DifferenceArguments>)
-REGISTER(trajectory, DifferenceArguments)
-REGISTER(trajectory_gradient, DifferenceArguments)
+REGISTER(difference, DifferenceArguments)
+REGISTER(difference_gradient, DifferenceArguments)
 REGISTER(difference_any, DifferenceArguments)
 REGISTER(mean_distance, DistanceArguments)
 REGISTER(forward, ForwardArguments)

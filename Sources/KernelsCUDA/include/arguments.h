@@ -15,8 +15,7 @@
    - step, step_change (with the relative L1), StepArguments: the library's noise, s != 0, first_element a multiple of
      64, no p y + q z, no `times`, one set of numbers for all, no seed_at.
    - step_any, StepArguments: any of them.
-   - difference, difference_gradient, DifferenceArguments: no p y + q z, one set of numbers for all.
-   - trajectory, trajectory_gradient, DifferenceArguments: the same with numbers[step of the launch], grid.z steps.
+   - difference, difference_gradient, DifferenceArguments: no p y + q z; step t of the launch has numbers[t].
    - difference_any, DifferenceArguments: any of them, one step.
    - distance, DistanceArguments: both types of the name are the velocities'. mean_distance, DistanceArguments.
    - forward, with or without other velocities, ForwardArguments.
@@ -126,7 +125,7 @@ CHUNKGRPO_CUDA_STRUCT(DifferenceArguments) {
     struct chunkgrpo_cuda_Workspace workspace;
     uint32_t each;
     uint32_t
-        idle_zeros; /* trajectory_gradient: where upstream is 0 for all samples of the launch, the gradient is +0 */
+        idle_zeros; /* difference_gradient: where upstream is 0 for all samples of the launch, the gradient is +0 */
     struct chunkgrpo_cuda_Numbers numbers[CHUNKGRPO_CUDA_SAMPLES];
 };
 
