@@ -36,6 +36,8 @@ def test_accuracy_at_equal_spread_is_read_off_between_two_points():
     curve = [(0, 0.0, 0.6, 0.30, 1.0), (10, 0.0, 0.8, 0.28, 2.0), (20, 0.0, 0.9, 0.24, 3.0)]
     assert collapse.accuracy_at(curve, 0.9) == pytest.approx(0.825)  # 0.27, a quarter of the way
     assert collapse.accuracy_at(curve, 0.5) == 0.9
+    back = [*curve, (30, 0.0, 0.95, 0.28, 2.0), (40, 0.0, 0.7, 0.29, 2.0)]  # the spread returns, then the accuracy falls
+    assert collapse.accuracy_at(back, 0.9) == 0.95 and collapse.accuracy_at(back, 0.95) == pytest.approx(0.825)
 
 
 def test_a_short_run_measures_both_models_and_goes_on(tmp_path, monkeypatch, capsys):
