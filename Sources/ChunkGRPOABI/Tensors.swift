@@ -6,8 +6,6 @@ import ChunkGRPO
 private struct Layout {
   let base: UnsafeMutableRawPointer
   let type: ElementType
-  /// nil in the CPU's memory
-  let queue: CUDAQueue?
   /// The leading axes, strides in elements; then D contiguous elements. The second is 1 where only one leads.
   var batch = Axis(), steps = Axis()
   var elements = 1
@@ -27,7 +25,7 @@ private func layout(
   guard let type = ElementType(rawValue: tensor.type) else {
     throw ChunkGRPOError.wrongType("\(name).type = \(tensor.type) is none of the element types")
   }
-  let queue = tensor.device == CGRPO_DEVICE_CPU ? nil : try deviceQueue(tensor, name)
+  if tensor.device != CGRPO_DEVICE_CPU { try checkDevice(tensor, name) }
   try require(tensor.reserved == 0, "\(name).reserved = \(tensor.reserved) must be 0")
   let rank = Int(tensor.ndim)
   try require(rank >= leading && rank <= 64, "\(name).ndim = \(rank) is outside \(leading) … 64")
@@ -35,7 +33,7 @@ private func layout(
   try require(
     Int(bitPattern: base) & (type.size - 1) == 0, "\(name).data is not aligned to its elements of \(type.size) bytes")
 
-  var layout = Layout(base: base, type: type, queue: queue)
+  var layout = Layout(base: base, type: type)
   var axis = rank
   while axis > leading {
     axis -= 1
@@ -56,11 +54,15 @@ private func layout(
 }
 
 @inline(never)
-private func deviceQueue(_ tensor: cgrpo_tensor, _ name: String) throws -> CUDAQueue {
-  guard tensor.device == CGRPO_DEVICE_CUDA else {
+private func checkDevice(_ tensor: cgrpo_tensor, _ name: String) throws {
+  if tensor.device != CGRPO_DEVICE_CUDA {
     throw ChunkGRPOError.wrongType("\(name).device = \(tensor.device) is neither the CPU nor a CUDA device")
   }
-  return try cudaQueue(tensor.cuda, name)
+}
+
+extension UnsafePointer<cgrpo_tensor>? {
+  /// Of a tensor whose layout has been taken.
+  fileprivate var isOnDevice: Bool { (self?.pointee.device ?? 0) == CGRPO_DEVICE_CUDA }
 }
 
 /// Elements of `axis` and of those behind it, which have `behind`.
@@ -120,11 +122,15 @@ func latentsView(
   _ tensor: UnsafePointer<cgrpo_tensor>?, _ name: String, writable: Bool = false
 ) throws -> LatentsView {
   let l = try layout(tensor, name, leading: 1, writable: writable)
-  guard let queue = l.queue else {
-    return LatentsView(l.base, type: l.type, batch: l.batch.size, elements: l.elements, batchStride: l.batch.stride)
-  }
-  return LatentsView(
-    l.base, type: l.type, batch: l.batch.size, elements: l.elements, batchStride: l.batch.stride, cuda: queue)
+  if tensor.isOnDevice { return try deviceView(tensor, name, l) }
+  return LatentsView(l.base, type: l.type, batch: l.batch.size, elements: l.elements, batchStride: l.batch.stride)
+}
+
+@inline(never)
+private func deviceView(_ tensor: UnsafePointer<cgrpo_tensor>?, _ name: String, _ l: Layout) throws -> LatentsView {
+  LatentsView(
+    l.base, type: l.type, batch: l.batch.size, elements: l.elements, batchStride: l.batch.stride,
+    cuda: try cudaQueue(tensor?.pointee.cuda, name))
 }
 
 /// (B, n, …)
@@ -132,14 +138,14 @@ func trajectoryView(
   _ tensor: UnsafePointer<cgrpo_tensor>?, _ name: String, writable: Bool = false
 ) throws -> TrajectoryView {
   let l = try layout(tensor, name, leading: 2, writable: writable)
-  guard let queue = l.queue else {
+  if !tensor.isOnDevice {
     return TrajectoryView(
       l.base, type: l.type, batch: l.batch.size, count: l.steps.size, elements: l.elements,
       batchStride: l.batch.stride, stepStride: l.steps.stride)
   }
   return TrajectoryView(
     l.base, type: l.type, batch: l.batch.size, count: l.steps.size, elements: l.elements, batchStride: l.batch.stride,
-    stepStride: l.steps.stride, cuda: queue)
+    stepStride: l.steps.stride, cuda: try cudaQueue(tensor?.pointee.cuda, name))
 }
 
 /// A contiguous f32 matrix (rows, columns): the trainer's tensors.

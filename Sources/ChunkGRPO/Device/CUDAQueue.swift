@@ -47,20 +47,34 @@ public final class CUDAQueue: @unchecked Sendable {
   }
 }
 
+/// Holds the queue of a view in memory of a device, and that memory.
+final class CUDAOwner {
+  let queue: CUDAQueue
+  private let memory: AnyObject?
+
+  init(_ queue: CUDAQueue, _ memory: AnyObject?) {
+    self.queue = queue
+    self.memory = memory
+  }
+}
+
 extension LatentsView {
   /// Their queue, where they lie on a CUDA device.
-  public var cuda: CUDAQueue? { queue?.takeUnretainedValue() }
+  public var cuda: CUDAQueue? {
+    guard isOnDevice, let owner else { return nil }
+    return unsafeDowncast(owner, to: CUDAOwner.self).queue
+  }
 
   /// Throws unless both lie in the CPU's memory, or both on a CUDA device with one queue.
   @inline(__always)
   func checkSamePlace(_ other: LatentsView, _ name: String, own: String) throws {
-    if queue?.toOpaque() != other.queue?.toOpaque() { try checkQueues(other, name, own: own) }
+    if isOnDevice || other.isOnDevice { try checkQueues(other, name, own: own) }
   }
 
   @inline(never)
   private func checkQueues(_ other: LatentsView, _ name: String, own: String) throws {
     guard let mine = cuda, let others = other.cuda else {
-      func place(_ view: LatentsView) -> String { view.queue == nil ? "in the CPU's memory" : "on a CUDA device" }
+      func place(_ view: LatentsView) -> String { !view.isOnDevice ? "in the CPU's memory" : "on a CUDA device" }
       throw ChunkGRPOError.wrongType(
         "\(name) lies \(place(other)), but \(own) \(place(self)): all tensors of a call lie on one device")
     }
@@ -72,7 +86,7 @@ extension LatentsView {
   /// For what has no kernels on a device.
   @inline(__always)
   package func checkOnCPU(_ name: String, _ call: String) throws {
-    if queue != nil {
+    if isOnDevice {
       throw ChunkGRPOError.wrongType("\(name) lies on a CUDA device, but \(call) takes the CPU's memory alone")
     }
   }

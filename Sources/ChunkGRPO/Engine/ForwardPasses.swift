@@ -27,7 +27,7 @@ struct ForwardPass: Pass {
   let gradient: DistanceGradient?
   /// Stores the gradient past the caches.
   let streams: Bool
-  let numbers: ForwardNumbers
+  let numbers: UnsafePointer<ForwardNumbers>
 
   func run(_ block: Block, _ kernels: any LatentKernels.Type, _ sums: inout BlockSums) {
     var arguments = ForwardArguments(

@@ -99,13 +99,15 @@ extension Pass {
   /// of a sample, then the next sample. Returns the first for which it gave no finite number. On a CUDA device nobody waits
   /// for sums: kernels write the numbers, and `finish` is not called.
   ///
-  /// - Parameter owners: the views behind the rows of this pass, which lives on their memory.
+  /// - Parameters:
+  ///   - view: that of `x`.
+  ///   - owners: the views behind the rows of this pass, which lives on their memory.
   @discardableResult
   func run<Owners>(
-    threads: Int, keeping owners: Owners, finish: (_ sample: Int, _ step: Int, Sums) -> Double
+    over view: LatentsView, threads: Int, keeping owners: Owners, finish: (_ sample: Int, _ step: Int, Sums) -> Double
   ) throws -> Broken? {
-    if let queue = x.queue {
-      try launch(on: queue.takeUnretainedValue())
+    if view.isOnDevice, let queue = view.cuda {
+      try launch(on: queue)
       withExtendedLifetime(owners) {}
       return nil
     }

@@ -12,8 +12,6 @@ struct Rows {
   let batch, elements: Int
   /// Distance of two samples, and size of an element, in bytes.
   private let stride, size: Int
-  /// On a CUDA device; see `LatentsView`.
-  let queue: Unmanaged<CUDAQueue>?
 
   init(_ view: LatentsView) {
     base = view.base
@@ -22,7 +20,6 @@ struct Rows {
     elements = view.elements
     size = view.type.size
     stride = view.batchStride &* size
-    queue = view.queue
   }
 
   func row(_ sample: Int) -> UnsafeMutableRawPointer { base + sample &* stride }

@@ -187,7 +187,7 @@ package func forwardDistance(
       : "grad_velocity is given, but no gradient of a distance: grad_distance, or one of the extras")
   if let gradVelocity {
     try clean.checkSame(gradVelocity, "grad_velocity", own: ("clean is", "clean has"))
-    if clean.queue == nil { try upstream.check(batch: clean.batch) }
+    if !clean.isOnDevice { try upstream.check(batch: clean.batch) }
     try gradVelocity.checkApart("grad_velocity", from: clean, "clean")
     try gradVelocity.checkApart("grad_velocity", from: velocity, "velocity")
     try gradVelocity.checkApart("grad_velocity", from: noise, at: BatchSteps(0))
@@ -202,20 +202,22 @@ package func forwardDistance(
     let gradient = gradVelocity.flatMap { view in
       upstream.distance.map { DistanceGradient(view: view.rows, upstream: $0, slope: 2 / Double(clean.elements)) }
     }
-    let pass = ForwardPass(
-      x: velocity.rows, clean: clean.rows, noise: rows, gradient: gradient, streams: clean.exceedsCache(count: 4),
-      numbers: numbers)
-    broken = try pass.run(threads: threads, keeping: owners) { sample, _, sums in
-      var all = ForwardSums()
-      all.policy = sums
-      return result.take(sample, all)
+    broken = try withUnsafePointer(to: numbers) { numbers in
+      let pass = ForwardPass(
+        x: velocity.rows, clean: clean.rows, noise: rows, gradient: gradient, streams: clean.exceedsCache(count: 4),
+        numbers: numbers)
+      return try pass.run(over: velocity, threads: threads, keeping: owners) { sample, _, sums in
+        var all = ForwardSums()
+        all.policy = sums
+        return result.take(sample, all)
+      }
     }
   } else {
     let pass = ForwardExtrasPass(
       x: velocity.rows, clean: clean.rows, noise: rows, old: extras.oldVelocity?.rows,
       reference: extras.referenceVelocity?.rows, nftBeta: extras.nftBeta,
       wanted: output.terms(withGradient: gradVelocity != nil), gradient: gradVelocity?.rows, numbers: numbers)
-    broken = try pass.run(threads: threads, keeping: owners) { sample, _, sums in result.take(sample, sums) }
+    broken = try pass.run(over: velocity, threads: threads, keeping: owners) { sample, _, sums in result.take(sample, sums) }
   }
   try throwIfBroken(broken, "clean, velocities or noise")
   try result.check.throwIfBroken("the gradient of the loss", clean)

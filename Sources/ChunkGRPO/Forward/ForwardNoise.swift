@@ -31,14 +31,14 @@ package func forwardNoised(
   clean: LatentsView, times: Numbers<Double>, noise: Noise, draw: Int, threads: Int, into noised: LatentsView
 ) throws {
   try clean.checkSame(noised, "noised", own: ("clean is", "clean has"))
-  if clean.queue == nil { try checkTimes(times) }
+  if !clean.isOnDevice { try checkTimes(times) }
   let rows = try forwardNoise(noise, draw, like: clean)
   let threads = try resolvedThreads(threads)
   try noised.checkApart("noised", from: clean, "clean")
   try noised.checkApart("noised", from: noise, at: BatchSteps(0))
   guard let pointer = times.pointer else { return }
   let pass = NoisedPass(x: clean.rows, times: pointer, noise: rows, next: noised.rows)
-  let broken = try pass.run(threads: threads, keeping: (clean, times, noise, noised)) { _, _, sums in sums.squares }
+  let broken = try pass.run(over: clean, threads: threads, keeping: (clean, times, noise, noised)) { _, _, sums in sums.squares }
   try throwIfBroken(broken, "clean or noise")
 }
 

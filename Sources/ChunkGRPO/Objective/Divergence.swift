@@ -50,7 +50,7 @@ extension Sampler {
     try gradient?.gradVelocity.checkApart("grad_velocity", from: velocity, "velocity")
     try gradient?.gradVelocity.checkApart("grad_velocity", from: other, "other_velocity")
     var check = GradientCheck()
-    let broken = try pass.run(threads: threads, keeping: (velocity, other, gradient?.gradVelocity)) { sample, _, sums in
+    let broken = try pass.run(over: velocity, threads: threads, keeping: (velocity, other, gradient?.gradVelocity)) { sample, _, sums in
       let value = factors.factor(sample) * (sums.squares / Double(velocity.elements))
       divergence?[sample] = value
       look(at: gradient, output, sample, squares: sums.squares, &check)
@@ -117,7 +117,7 @@ extension Sampler {
     }
     let owners = (latents, velocity, next, noise, gradient?.gradVelocity)
     var check = GradientCheck()
-    let broken = try pass.run(threads: threads, keeping: owners) { sample, _, sums in
+    let broken = try pass.run(over: latents, threads: threads, keeping: owners) { sample, _, sums in
       let value = factors.factor(sample) * (sums.squares / Double(velocity.elements))
       divergence?[sample] = value
       look(at: gradient, output, sample, squares: sums.squares, &check)
@@ -169,7 +169,7 @@ extension Sampler {
   ) throws -> DistanceGradient? {
     guard let (upstream, view) = gradient else { return nil }
     try velocity.checkSame(view, "grad_velocity")
-    if velocity.queue == nil { try checkUpstream(upstream, "grad_divergence", batch: velocity.batch, steps: steps) }
+    if !velocity.isOnDevice { try checkUpstream(upstream, "grad_divergence", batch: velocity.batch, steps: steps) }
     return DistanceGradient(view: view.rows, upstream: upstream, factors: factors)
   }
 }

@@ -64,7 +64,7 @@ package func normHinge(
     view: gradient.gradVelocity.rows, upstream: UnsafePointer(active.base), slope: 2 / Double(velocity.elements))
   var check = GradientCheck()
   try VelocityDistancePass(x: velocity.rows, w: zero.rows, gradient: output).run(
-    threads: threads, keeping: (velocity, zero, gradient.gradVelocity, active)
+    over: velocity, threads: threads, keeping: (velocity, zero, gradient.gradVelocity, active)
   ) { sample, _, sums in
     check.look(at: output.view, sample, scale: output.slope * output.upstream[sample], squares: sums.squares)
     return 0
@@ -77,7 +77,7 @@ private func meanSquares(
   _ velocity: LatentsView, _ zero: LatentsView, _ name: String, _ threads: Int, _ result: Buffer<Double>
 ) throws {
   let broken = try VelocityDistancePass(x: velocity.rows, w: zero.rows, gradient: nil).run(
-    threads: threads, keeping: (velocity, zero)
+    over: velocity, threads: threads, keeping: (velocity, zero)
   ) { sample, _, sums in
     result[sample] = sums.squares / Double(velocity.elements)
     return result[sample]

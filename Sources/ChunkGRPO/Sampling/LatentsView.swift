@@ -5,6 +5,8 @@
 public struct LatentsView {
   public let base: UnsafeMutableRawPointer
   public let type: ElementType
+  /// Whether it is memory of a CUDA device, which no code of the CPU reads; `owner` is then a `CUDAOwner`.
+  let isOnDevice: Bool
   /// B
   public let batch: Int
   /// D
@@ -13,8 +15,6 @@ public struct LatentsView {
   public let batchStride: Int
   /// The holder of the memory, or nil.
   public let owner: AnyObject?
-  /// Of memory of a CUDA device, which no code of the CPU reads; alive as long as `owner`.
-  let queue: Unmanaged<CUDAQueue>?
 
   /// - Parameter batchStride: in elements; by default the samples follow one another.
   public init(
@@ -22,7 +22,7 @@ public struct LatentsView {
     owner: AnyObject? = nil
   ) {
     self.init(
-      base, type: type, batch: batch, elements: elements, batchStride: batchStride ?? elements, owner: owner, queue: nil)
+      base, type: type, batch: batch, elements: elements, batchStride: batchStride ?? elements, owner: owner, isOnDevice: false)
   }
 
   /// The same in memory of a CUDA device.
@@ -34,12 +34,12 @@ public struct LatentsView {
   ) {
     self.init(
       base, type: type, batch: batch, elements: elements, batchStride: batchStride ?? elements,
-      owner: owner.map { Pair(first: $0, second: cuda) } ?? cuda, queue: .passUnretained(cuda))
+      owner: CUDAOwner(cuda, owner), isOnDevice: true)
   }
 
   init(
     _ base: UnsafeMutableRawPointer, type: ElementType, batch: Int, elements: Int, batchStride: Int, owner: AnyObject?,
-    queue: Unmanaged<CUDAQueue>?
+    isOnDevice: Bool
   ) {
     self.base = base
     self.type = type
@@ -47,7 +47,7 @@ public struct LatentsView {
     self.elements = elements
     self.batchStride = batchStride
     self.owner = owner
-    self.queue = queue
+    self.isOnDevice = isOnDevice
   }
 
   /// The D values of a sample of f32 latents, copied.

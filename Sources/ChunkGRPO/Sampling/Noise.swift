@@ -105,7 +105,7 @@ public func normal(_ noise: Noise, step: Int = initialNoiseStep, threads: Int = 
   guard case .library(let rows) = try noise.rows(BatchSteps(step), like: out) else {
     throw ChunkGRPOError.invalidArgument("noise: only the library's can be drawn, and this is given")
   }
-  try NormalPass(x: out.rows, noise: rows).run(threads: threads, keeping: (noise, out)) { _, _, _ in 0 }
+  try NormalPass(x: out.rows, noise: rows).run(over: out, threads: threads, keeping: (noise, out)) { _, _, _ in 0 }
 }
 
 /// Uniform draws in (0, 1), 32 bits each: word 0 of Philox's counters in order.

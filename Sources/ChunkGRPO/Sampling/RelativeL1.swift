@@ -13,7 +13,7 @@ package func relativeL1(_ latents: TrajectoryView, threads: Int, into result: Un
   for t in 0..<n {
     let pass = ChangePass(x: latents.latents(t).rows, next: latents.latents(t + 1).rows, step: t,
       results: StepNumbers(relativeL1: result + t, stride: n))
-    let broken = try pass.run(threads: threads, keeping: latents) { sample, _, sums in
+    let broken = try pass.run(over: latents.latents(t), threads: threads, keeping: latents) { sample, _, sums in
       let value = sums.relativeL1(elements: latents.elements)
       result[sample &* n &+ t] = value
       return value

@@ -52,7 +52,7 @@ extension Sampler {
       try require(extras.unconditional != nil, "grad_unconditional: there is no unconditional velocity")
     }
     try checkApart(gradVelocity, gradUnconditional, latents, velocity, extras, next)
-    if latents.queue == nil { try checkUpstream(gradLogProb, "grad_log_prob", batch: latents.batch, steps: steps) }
+    if !latents.isOnDevice { try checkUpstream(gradLogProb, "grad_log_prob", batch: latents.batch, steps: steps) }
     let output = GradientOutput(
       gradient: gradVelocity.rows, unconditional: gradUnconditional?.rows, upstream: gradLogProb,
       streams: latents.exceedsCache(count: 4))
@@ -73,7 +73,7 @@ extension Sampler {
       numbers: numbers, x: latents.rows, v: velocity.rows, terms: terms, next: next.rows, output: output,
       logProb: logProb)
     var check = GradientCheck()
-    let broken = try pass.run(threads: threads, keeping: (latents, velocity, extras, next, owners)) { sample, _, sums in
+    let broken = try pass.run(over: latents, threads: threads, keeping: (latents, velocity, extras, next, owners)) { sample, _, sums in
       let value = numbers.density(sample).logProb(squaredError: sums.squares, elements: latents.elements)
       logProb?[sample] = value
       if let output {

@@ -44,7 +44,7 @@ extension Sampler {
     if coefficients[range.lowerBound].c != 0 && buffers.previousImage == nil {
       throw needsImage("step \(range.lowerBound)")
     }
-    if x.queue != nil { return try rolloutOnDevice(buffers, range: range, noise: noise, velocity: velocity) }
+    if x.isOnDevice { return try rolloutOnDevice(buffers, range: range, noise: noise, velocity: velocity) }
     let velocities = try Latents(type: x.type, batch: x.batch, elements: x.elements).view
     // A copy, so that a rollout that fails leaves the caller's as it was.
     let wanted = needsPreviousImage || buffers.previousImage != nil

@@ -71,7 +71,7 @@ extension Sampler {
     let pass = StepPass(
       numbers: numbers, x: latents.rows, v: velocity.rows, terms: terms, noise: source, next: next.rows,
       results: StepNumbers(logProb: logProb, relativeL1: relativeL1, stride: stride))
-    let broken = try pass.run(threads: threads, keeping: (latents, velocity, extras, noise, next)) { sample, _, sums in
+    let broken = try pass.run(over: latents, threads: threads, keeping: (latents, velocity, extras, noise, next)) { sample, _, sums in
       let value =
         ofImages
         ? 0 : numbers.density(sample).logProb(squaredError: sums.squares, elements: latents.elements)

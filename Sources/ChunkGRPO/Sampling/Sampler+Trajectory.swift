@@ -58,7 +58,7 @@ extension Sampler {
     for t in 0..<n {
       let column = gradLogProbs + t
       // On a CUDA device nobody waits for the gradients to look at them.
-      let isZero = try latents.queue == nil && areZero(column, batch: latents.batch, steps: steps.later(t), stride: n)
+      let isZero = try !latents.isOnDevice && areZero(column, batch: latents.batch, steps: steps.later(t), stride: n)
       if isZero { gradVelocities.latents(t).clear() }
       let end = isZero ? t : t + 1
       if isZero || end - first == maxSteps || end == n {
@@ -96,7 +96,7 @@ extension Sampler {
           upstreamStride: velocities.count, streams: latents.latents(0).exceedsCache(count: 4 * velocities.count))
       }, logProbs: logProbs.map { $0 + first }, stride: n)
     var check = GradientCheck()
-    let broken = try pass.run(threads: threads, keeping: (latents, velocities, output?.gradients)) { sample, j, sums in
+    let broken = try pass.run(over: latents.latents(first), threads: threads, keeping: (latents, velocities, output?.gradients)) { sample, j, sums in
       let at = base + (steps[sample] &+ j)
       let value = at.pointee.density.logProb(squaredError: sums.squares, elements: latents.elements)
       logProbs?[sample &* n &+ first &+ j] = value

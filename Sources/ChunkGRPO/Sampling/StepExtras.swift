@@ -45,8 +45,7 @@ public struct StepExtras {
   }
 }
 
-/// Two that one owner stands for.
-final class Pair {
+private final class Pair {
   let first, second: AnyObject?
 
   init(first: AnyObject?, second: AnyObject?) {

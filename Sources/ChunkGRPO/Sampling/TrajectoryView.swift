@@ -2,6 +2,8 @@
 public struct TrajectoryView {
   public let base: UnsafeMutableRawPointer
   public let type: ElementType
+  /// As a `LatentsView` has it.
+  let isOnDevice: Bool
   public let batch: Int
   /// n
   public let count: Int
@@ -10,8 +12,6 @@ public struct TrajectoryView {
   public let batchStride: Int, stepStride: Int
   /// The holder of the memory, or nil.
   public let owner: AnyObject?
-  /// As a `LatentsView` has it.
-  let queue: Unmanaged<CUDAQueue>?
 
   public init(
     _ base: UnsafeMutableRawPointer, type: ElementType, batch: Int, count: Int, elements: Int, batchStride: Int,
@@ -19,7 +19,7 @@ public struct TrajectoryView {
   ) {
     self.init(
       base, type: type, batch: batch, count: count, elements: elements, batchStride: batchStride, stepStride: stepStride,
-      owner: owner, queue: nil)
+      owner: owner, isOnDevice: false)
   }
 
   /// The same in memory of a CUDA device.
@@ -29,12 +29,12 @@ public struct TrajectoryView {
   ) {
     self.init(
       base, type: type, batch: batch, count: count, elements: elements, batchStride: batchStride, stepStride: stepStride,
-      owner: owner.map { Pair(first: $0, second: cuda) } ?? cuda, queue: .passUnretained(cuda))
+      owner: CUDAOwner(cuda, owner), isOnDevice: true)
   }
 
   private init(
     _ base: UnsafeMutableRawPointer, type: ElementType, batch: Int, count: Int, elements: Int, batchStride: Int,
-    stepStride: Int, owner: AnyObject?, queue: Unmanaged<CUDAQueue>?
+    stepStride: Int, owner: AnyObject?, isOnDevice: Bool
   ) {
     self.base = base
     self.type = type
@@ -44,14 +44,14 @@ public struct TrajectoryView {
     self.batchStride = batchStride
     self.stepStride = stepStride
     self.owner = owner
-    self.queue = queue
+    self.isOnDevice = isOnDevice
   }
 
   /// Those of one step.
   init(_ view: LatentsView) {
     self.init(
       view.base, type: view.type, batch: view.batch, count: 1, elements: view.elements, batchStride: view.batchStride,
-      stepStride: 0, owner: view.owner, queue: view.queue)
+      stepStride: 0, owner: view.owner, isOnDevice: view.isOnDevice)
   }
 
   /// The latents before step `step`.
@@ -66,7 +66,7 @@ public struct TrajectoryView {
   package func latents(_ step: Int) -> LatentsView {
     LatentsView(
       base + step &* stepStride &* type.size, type: type, batch: batch, elements: elements, batchStride: batchStride,
-      owner: owner, queue: queue)
+      owner: owner, isOnDevice: isOnDevice)
   }
 }
 
