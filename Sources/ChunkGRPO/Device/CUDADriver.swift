@@ -36,7 +36,7 @@ struct CUDADriver: Sendable {
   private static func open() throws(ChunkGRPOError) -> CUDADriver {
     guard let library = dlopen("libcuda.so.1", RTLD_NOW | RTLD_LOCAL) else {
       throw ChunkGRPOError(
-        .deviceFailed, "a tensor lies on a CUDA device, but there is no CUDA driver: \(String(cString: dlerror()))")
+        .deviceFailed, "there is no CUDA driver for tensors on a CUDA device: \(String(cString: dlerror()))")
     }
     func find<F>(_ name: String, _: F.Type = F.self) throws(ChunkGRPOError) -> F {
       guard let address = dlsym(library, name) else {
