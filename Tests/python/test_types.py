@@ -16,6 +16,7 @@ import numpy as np
 from numpy.typing import NDArray
 import torch
 import chunkgrpo as cg
+import chunkgrpo.distributed as cgd
 import chunkgrpo.torch as cgt
 from chunkgrpo.diffusers import FlowMatchSDEScheduler
 
@@ -71,6 +72,13 @@ reveal_type(scheduler)  # 32: FlowMatchSDEScheduler
 reveal_type(FlowMatchSDEScheduler.from_config({}, eta=0.7, window=[1]))  # 33: FlowMatchSDEScheduler
 reveal_type(scheduler.trajectory)  # 34: RecordedTrajectory
 reveal_type(FlowMatchSDEScheduler.from_config({}, True, etta=1)[0])  # 35: FlowMatchSDEScheduler
+ranks = cgd.of_torch(timeout=60.0)
+with cgt.no_sync(torch.nn.Linear(1, 1)), ranks.together("the reward"):
+    print(ranks.rank)
+reveal_type(ranks.needed_steps(plan, batch=4))  # 36: bool
+reveal_type(ranks.normaliser(plan, batch=4, average="step"))  # 37: float
+reveal_type(ranks.sample_ids(4))  # 38: signedinteger
+reveal_type(ranks.seed(7))  # 39: int
 scheduler.save_pretrained("folder")
 scheduler.configure(window=[1, 2])
 cg.Recipe("gcpo").loss
@@ -79,6 +87,7 @@ cg.Trainer(4, 2, width=32, dynamics="cps", clip=(0.1, 0.2)).pretrain(np.ones((2,
 """
 REVEALED = ["float", *["Tensor"] * 7, "ndarray", "ndarray", *["float64"] * 14, "bool", "_32Bit", "_32Bit"]
 REVEALED += [*["Tensor"] * 4, *["FlowMatchSDEScheduler"] * 2, "RecordedTrajectory", "FlowMatchSDEScheduler"]
+REVEALED += ["bool", "float", "_64Bit", "int"]
 
 WRONG = """
 import chunkgrpo as cg
