@@ -96,7 +96,7 @@ $(PC): bindings/c/chunkgrpo.pc.in Makefile
 gpu-check: $(WHEEL) ## Check bits and times on a GPU; without one, pack build/gpu-check for a machine that has one
 	@rm -rf build/gpu-check && mkdir -p build/gpu-check/check
 	@cp dist/*.whl build/gpu-check/ && cp Tests/gpu/check/*.py build/gpu-check/check/
-	@if [ -d build/gpu/bin ]; then cp -r build/gpu/bin build/gpu-check/; fi
+	@if [ -x build/gpu/cuda ]; then mkdir build/gpu-check/bin && cp build/gpu/cuda build/gpu-check/bin/; fi
 	@du -sh build/gpu-check
 	@$$(command -v .venv/bin/python || command -v python3) scripts/gpu-check build/gpu-check
 

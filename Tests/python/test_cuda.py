@@ -92,15 +92,38 @@ def tensors(count=3, shape=(3, 5, 7)):
     return [torch.randn(shape, generator=generator) for _ in range(count)]
 
 
-@pytest.mark.parametrize("kind", ["float32", "bfloat16"])
-def test_every_function_on_a_device_has_the_bits_of_the_cpu(kind):
-    """Over 600 comparisons a type: rollouts are made step by step there, and on the CPU in one call."""
+DRIVER = ROOT / "build" / "gpu" / "lib"
+
+
+def checked(mode, *command):
+    """The results of a program of Tests/gpu/check."""
+    if mode == "emulated" and not (DRIVER / "libcuda.so.1").exists():
+        pytest.skip("the driver that emulates a device is not built; `make test-gpu` builds it")
     check = ROOT / "Tests" / "gpu" / "check"
-    environment = {**os.environ, "GPU_CHECK_DEVICE": "pretended", "PYTHONPATH": f"{ROOT / 'bindings/python'}:{check}"}
-    ran = subprocess.run([sys.executable, check / "bits.py", kind], env=environment, capture_output=True, text=True)
+    environment = {**os.environ, "GPU_CHECK_DEVICE": mode, "PYTHONPATH": f"{ROOT / 'bindings/python'}:{check}"}
+    if mode == "emulated":
+        environment.update(LD_LIBRARY_PATH=str(DRIVER), FAKE_CUDA_ANY_POINTER="1")
+    ran = subprocess.run([sys.executable, check / command[0], *command[1:]], env=environment, capture_output=True, text=True)
     rows = [json.loads(line) for line in ran.stdout.splitlines()]
-    assert len(rows) >= 8 and all(row["ok"] for row in rows), ran.stdout + ran.stderr
-    assert sum(row["equal"] for row in rows) > 600
+    assert rows and all(row["ok"] for row in rows), ran.stdout + ran.stderr
+    return rows
+
+
+@pytest.mark.parametrize("kind, mode", [("float32", "pretended"), ("float32", "emulated"), ("bfloat16", "emulated")])
+def test_every_function_on_a_device_has_the_bits_of_the_cpu(kind, mode):
+    """Over 600 comparisons a type: rollouts are made step by step there, and on the CPU in one call. Emulated, it is the
+    source of the CUDA kernels that computes."""
+    assert sum(row["equal"] for row in checked(mode, "bits.py", kind)) > 600
+
+
+def test_kernels_find_what_is_not_finite_and_threads_do_not_meet():
+    names = [row["name"] for row in checked("emulated", "graphs.py")]
+    assert "NaN is named at the next wait" in names and "streams: four threads" in names
+
+
+def test_an_iteration_on_emulated_kernels():
+    rows = {row["name"]: row for row in checked("emulated", "iteration.py")}
+    assert "iteration, Nothing, kernels in place" in rows
 
 
 def test_a_call_has_the_stream_and_a_workspace_of_zeros_that_is_large_enough(device):

@@ -191,6 +191,14 @@ def noise(tally: Tally) -> None:
     for shape in (*SIZES, *LARGE):
         like = torch.empty(0, dtype=TYPE)
         tally.compare(f"normal {shape}", lambda at: cg.normal(shape, 9, 4, like=at(like)))
+    if MODE != "pretended":
+        x, v = randoms((3, 500), 2)
+        seed, ids = torch.tensor([2**45 + 3]), torch.tensor([7, 8, 2**40])
+        tally.compare("seed there", lambda at: SAMPLER.step(2, at(x), at(v), seed=at(seed), sample_ids=at(ids)))
+        tally.compare("ids there", lambda at: SAMPLER.step(2, at(x), at(v), seed=5, sample_ids=at(ids)))
+        like = torch.empty(0, dtype=TYPE)
+        tally.compare("normal, seed there", lambda at: cg.normal((3, 90), at(seed), 1, at(ids), like=at(like)))
+        tally.compare("noised, ids there", lambda at: cg.forward.noised(at(x), 0.3, seed=at(seed), sample_ids=at(ids)))
     tally.compare("initial_noise", lambda at: cg.initial_noise((6, 70), 9, group_size=3, like=at(torch.empty(0, dtype=TYPE))))
 
 

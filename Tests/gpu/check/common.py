@@ -20,7 +20,7 @@ import torch
 
 import chunkgrpo as cg
 import chunkgrpo.forward  # noqa: F401
-from chunkgrpo import _frameworks
+from chunkgrpo import _frameworks, _status
 
 MODE = os.environ.get("GPU_CHECK_DEVICE", "cuda")
 PRETENDED = MODE != "cuda"
@@ -61,6 +61,12 @@ if PRETENDED:
 
         def wait(self) -> None:
             pass
+
+        def ready(self) -> None:
+            super().ready()
+            word = _status.of("torch", 0)
+            if word is not None:
+                _status.check(int(word), "torch", 0)
 
         def queue(self, shape: Any, leading: int) -> Any:
             return super().queue(shape, leading) if MODE == "emulated" else None

@@ -6,7 +6,7 @@ import threading
 from typing import Any
 
 import torch
-from common import DEVICE, PRETENDED, bits, on_device, part, report, synchronize
+from common import DEVICE, MODE, PRETENDED, bits, on_device, part, report, synchronize
 
 import chunkgrpo as cg
 
@@ -106,11 +106,15 @@ def not_finite() -> None:
     report("after it all is well again", True)
 
 
+def numpy_of(tensor: torch.Tensor) -> Any:
+    return tensor.cpu().numpy()
+
+
 def refused() -> None:
     """Arguments that a device cannot take, by sentences."""
     x = torch.randn(SHAPE, device=DEVICE)
     for name, call, words in (
-        ("a velocity on the CPU", lambda: SAMPLER.log_prob(3, x, x.cpu(), x), "velocity is on cpu"),
+        ("a velocity on the CPU", lambda: SAMPLER.log_prob(3, x, numpy_of(x), x), "velocity is on cpu"),
         ("a deterministic step", lambda: cg.Sampler(SAMPLER.schedule, "ode").log_prob(3, x, x, x), "log-probability"),
         ("a step out of range", lambda: SAMPLER.log_prob(30, x, x, x), "step"),
     ):
@@ -123,7 +127,8 @@ def refused() -> None:
 
 
 if __name__ == "__main__":
-    for work in (streams,) if PRETENDED else (replay, two_graphs, streams, not_finite, refused):
+    parts = {"cuda": (replay, two_graphs, streams, not_finite, refused), "emulated": (streams, not_finite, refused)}
+    for work in parts.get(MODE, (streams,)):
         with part(work.__name__), on_device():
             work()
             synchronize()
