@@ -317,6 +317,59 @@ def test_functions_without_kernels_copy_to_the_cpu(device):
     np.testing.assert_array_equal(found, cg.norm_hinge(v.numpy(), x.numpy()).hinges)
 
 
+class OnCuda(torch.Tensor):
+    """A tensor of the CPU that says it is on a device."""
+
+    is_cuda = property(lambda self: True)
+
+
+def on_cuda(tensor):
+    return tensor.as_subclass(OnCuda)
+
+
+def test_a_recorded_run_knows_its_own_latents_without_a_look_at_them():
+    diffusers = pytest.importorskip("chunkgrpo.diffusers")
+    x, y, _ = tensors()
+    record = diffusers.RecordedTrajectory(SAMPLER, 0, x, [0, 1, 2])
+    own = on_cuda(y)
+    record._append(own, torch.zeros(3))
+    assert record._is_own(own)
+    record._expect(1, own)
+    assert not record._is_own(on_cuda(y))
+    own.add_(1.0)
+    assert not record._is_own(own)
+    with pytest.raises(cg.InvalidArgument, match="the latents were changed between steps 0 and 1"):
+        record._expect(1, own)
+    assert not pickle.loads(pickle.dumps(record))._is_own(own)
+
+
+def test_a_timestep_of_the_run_is_known_without_a_look_at_it(monkeypatch):
+    pytest.importorskip("diffusers")
+    from chunkgrpo._own_timesteps import numbers_of
+
+    timesteps = on_cuda(torch.tensor([0.0, 900.0, 500.0, 100.0]))[1:]
+    times = [900.0, 500.0, 100.0]
+    waits = []
+    monkeypatch.setattr(OnCuda, "tolist", lambda self: waits.append(1) or torch.Tensor.tolist(self), raising=False)
+    assert [numbers_of(timesteps[k], timesteps, times) for k in range(3)] == [[900.0], [500.0], [100.0]]
+    assert not waits
+    assert numbers_of(on_cuda(torch.tensor(123.0)), timesteps, times) == [123.0] and len(waits) == 1
+    assert numbers_of(7.0, timesteps, times) == [7.0]
+
+
+def test_sigmas_of_a_script_are_read_once_while_they_stay():
+    pytest.importorskip("diffusers")
+    from chunkgrpo.compat import _step
+
+    sigmas = on_cuda(torch.tensor([1.0, 0.5, 0.0]))
+    first = _step.sampler(sigmas, dynamics="flow_sde")
+    sigmas.tolist = None  # nobody may read it again
+    assert _step.sampler(sigmas, dynamics="flow_sde") is first
+    del sigmas.tolist
+    sigmas[1] = 0.25
+    assert _step.sampler(sigmas, dynamics="flow_sde").schedule.sigmas[1] == 0.25
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # CuPy's arrays
 
@@ -430,6 +483,7 @@ def test_arrays_of_jax_on_a_device_are_lent_to_torch_and_results_are_its_own(kin
         trajectory = SAMPLER.rollout(lambda latents, sigma, step: latents * 0.5, x, seed=1)
         return [
             after, value, SAMPLER.log_prob(2, x, v, e), SAMPLER.log_prob_vjp(2, x, v, e, jax.numpy.ones(3)),
+            SAMPLER.log_prob_vjp(2, x, v, e, [1.0, 2.0, 3.0]), SAMPLER.log_prob_vjp(2, x, v, e, np.ones(3)),
             trajectory.latents, trajectory.log_probs, cg.forward.distances(x, v, noise=e).distance,
             cg.forward.noised(x, jax.numpy.full((3,), 0.5), seed=1), cg.normal((3, 4), 1, 2, like=x),
             SAMPLER.log_probs(trajectory.latents, trajectory.latents[:, :5]),

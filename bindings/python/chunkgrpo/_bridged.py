@@ -50,7 +50,7 @@ class Bridged(TorchCuda):
         return super().borrow(self._lent(value), name, leading)
 
     def as_doubles(self, value: Any, name: str) -> Any:
-        return super().as_doubles(self._lent(value) if getattr(value, "ndim", 0) else value, name)
+        return super().as_doubles(self._lent(value) if on_cuda(value) else value, name)
 
     def shown(self, native: Any) -> Any:
         return self._back(native)

@@ -271,7 +271,7 @@ class TorchCuda(_Device, Torch):
         if not isinstance(value, self.torch.Tensor):
             from . import _arrays
 
-            return self.give(_arrays.doubles(value, name))
+            return Torch.give(self, _arrays.doubles(value, name))
         if not value.is_floating_point() and (value.is_complex() or value.is_quantized):
             raise WrongType(f"{name} has element type {value.dtype}; it must hold real numbers")
         value = self._constant(value, name)

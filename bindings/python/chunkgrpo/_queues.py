@@ -62,13 +62,16 @@ def _driver() -> Any:
     return ctypes.CDLL("libcuda.so.1")
 
 
+_CAPTURING = 1  # CU_STREAM_CAPTURE_STATUS_ACTIVE
+
+
 def capture_of(stream: int) -> int:
-    """The number of the capture that a stream is in."""
+    """The number of the capture that a stream is in, 0 where it is in none."""
     status, number = ctypes.c_int(), ctypes.c_uint64()
     pointers = ctypes.c_void_p(stream), ctypes.byref(status), ctypes.byref(number)
-    if _driver().cuStreamGetCaptureInfo(*pointers) or not number.value:
+    if _driver().cuStreamGetCaptureInfo(*pointers):
         raise InvalidArgument("the driver does not tell which CUDA graph is being captured")
-    return number.value
+    return number.value if status.value == _CAPTURING else 0
 
 
 def _made(family: Any, stream: int, size: int, capturing: bool) -> Queue:
