@@ -84,21 +84,17 @@ struct ChangeResult {
 
 template <class T> CHUNKGRPO_DEVICE void trajectory_change(const ChangeArguments &k) {
     typedef typename T::Compute C;
-    CHUNKGRPO_SHARED(C, tile, kTile);
+    CHUNKGRPO_SHARED(C, tiles, kTiles * kTile);
     CHUNKGRPO_SHARED(double, totals, 2);
     const Row<T> x(k.x, blockIdx.z), next(k.x, blockIdx.z + 1);
     const i64 blocks = block_count(k.shape);
     each_block<C>(blocks, [&](i64 block, i64 e) CHUNKGRPO_LAMBDA {
-        C xs[4], ns[4], d[4];
+        C xs[4], ns[4];
         x.load(e, k.shape.elements, xs);
         next.load(e, k.shape.elements, ns);
-        const BlockSum<T> sum = {k.workspace, tile, block, blocks};
-#pragma unroll 1
-        for (int which = 0; which < 2; which++) {
-#pragma unroll
-            for (int i = 0; i < 4; i++) d[i] = magnitude(which ? xs[i] : sub(ns[i], xs[i]));
-            sum.add_up(which, d);
-        }
+        add_up<T>(
+            k.workspace, tiles, 2, block, blocks, [](int) CHUNKGRPO_LAMBDA { return true; },
+            [&](int which, int i) CHUNKGRPO_LAMBDA { return magnitude(which ? xs[i] : sub(ns[i], xs[i])); });
     });
     if (threadIdx.x < 32) finish_each(k.workspace, 2, gridDim.x, blocks, totals, ChangeResult{k});
 }

@@ -41,7 +41,7 @@ CHUNKGRPO_DEVICE ForwardCoefficients forward_coefficients(const ForwardArguments
 template <class T, class V> struct ForwardExtras {
     typedef typename T::Compute C;
     const ForwardArguments &k;
-    C *tile;
+    C *tiles; // kTiles
     float *shared;
     ForwardCoefficients *coefficients;
 
@@ -64,21 +64,17 @@ template <class T, class V> struct ForwardExtras {
         return sub(add(mul(rounded<C>(beta), v), mul(rounded<C>(sub(1.0, beta)), old)), u);
     }
 
-    CHUNKGRPO_DEVICE void sums(const BlockSum<T> &sum, const C (&v)[4], const C (&old)[4], const C (&reference)[4],
+    CHUNKGRPO_DEVICE void sums(i64 block, i64 blocks, const C (&v)[4], const C (&old)[4], const C (&reference)[4],
                                const C (&u)[4]) const {
-        C values[4];
-#pragma unroll 1
-        for (int which = 0; which < CHUNKGRPO_CUDA_SUMS; which++) {
-            if (!wants(which)) continue;
-            const bool absolute =
-                which == kAbsolute || which == kOldAbsolute || which == kPositiveAbsolute || which == kNegativeAbsolute;
-#pragma unroll
-            for (int i = 0; i < 4; i++) {
+        add_up<T>(
+            k.workspace, tiles, CHUNKGRPO_CUDA_SUMS, block, blocks,
+            [&](int which) CHUNKGRPO_LAMBDA { return wants(which); },
+            [&](int which, int i) CHUNKGRPO_LAMBDA {
+                const bool absolute = which == kAbsolute || which == kOldAbsolute || which == kPositiveAbsolute ||
+                                      which == kNegativeAbsolute;
                 const C d = difference(which, v[i], old[i], reference[i], u[i]);
-                values[i] = absolute ? magnitude(d) : mul(d, d);
-            }
-            sum.add_up(which, values);
-        }
+                return absolute ? magnitude(d) : mul(d, d);
+            });
     }
 
     CHUNKGRPO_DEVICE bool gradient(const Row<V> &out, i64 e, const C (&v)[4], const C (&old)[4],
@@ -131,7 +127,7 @@ template <class T, class V> struct ForwardExtras {
             v.load(e, count, vs);
             if (k.old.base) old.load(e, count, os);
             if (k.reference.base) reference.load(e, count, rs);
-            if (k.workspace.partial) sums(BlockSum<T>{k.workspace, tile, block, blocks}, vs, os, rs, u);
+            if (k.workspace.partial) sums(block, blocks, vs, os, rs, u);
             if (k.gradient.base) broken |= gradient(out, e, vs, os, rs, u);
         });
         if (broken) report(k.workspace, k.shape, k.place);
@@ -141,8 +137,8 @@ template <class T, class V> struct ForwardExtras {
 
 template <class T, class V> CHUNKGRPO_DEVICE void forward_distance(const ForwardArguments &k) {
     typedef typename T::Compute C;
-    CHUNKGRPO_SHARED(C, tile, kTile);
+    CHUNKGRPO_SHARED(C, tiles, kTiles * kTile);
     CHUNKGRPO_SHARED(float, shared, kNormals);
     CHUNKGRPO_SHARED(ForwardCoefficients, coefficients, 1);
-    ForwardExtras<T, V>{k, tile, shared, coefficients}.run();
+    ForwardExtras<T, V>{k, tiles, shared, coefficients}.run();
 }

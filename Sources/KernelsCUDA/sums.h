@@ -149,28 +149,37 @@ CHUNKGRPO_DEVICE void finish_each(const Workspace &w, int sums, u32 arrivals, i6
     if ((threadIdx.x & 31) == 0) use(totals);
 }
 
-// Sums of one block of a sample at a time, for kernels with any number of them: all threads call it, and then the first
-// warp calls `finish`.
-template <class E> struct BlockSum {
-    typedef typename E::Compute C;
-    const Workspace &w;
-    C *tile;
-    i64 block, blocks;
+// Tiles of a block of threads that has many sums.
+static constexpr int kTiles = 4;
 
-    // Of one number for each of the four elements that a thread has.
-    CHUNKGRPO_DEVICE void add_up(int which, const C (&values)[4]) const {
-        const int t = threadIdx.x;
-        C *place = tile + (t >> 4) * kGroup + 4 * (t & 15);
+// Partial sums of one block of a sample, for kernels with any number of sums: those that wants(which) says, of the
+// numbers that value(which, i) gives for each of a thread's four neighbours. All threads call it, and at last the first
+// warp calls `finish_each`.
+template <class E, class Wants, class Value>
+CHUNKGRPO_DEVICE void add_up(const Workspace &w, typename E::Compute *tiles, int sums, i64 block, i64 blocks,
+                             const Wants &wants, const Value &value) {
+    const int t = threadIdx.x, warp = t >> 5;
+    int filled = 0;
+    u32 order = 0; // which sum is in which tile, 8 bits each
+#pragma unroll 1
+    for (int which = 0; which <= sums; which++) {
+        if (which < sums && wants(which)) {
+            typename E::Compute *place = tiles + filled * kTile + (t >> 4) * kGroup + 4 * (t & 15);
 #pragma unroll
-        for (int i = 0; i < 4; i++) place[i] = values[i];
+            for (int i = 0; i < 4; i++) place[i] = value(which, i);
+            order |= (u32)which << (8 * filled++);
+        }
+        if (filled < kTiles && (which < sums || filled == 0)) continue;
         barrier();
-        if (t < 32) {
-            const double sum = sum_of<E, 4>(tile);
-            if (t == 0) publish(partial_sums(w, which, blocks) + block, sum);
+        if (warp < filled) {
+            const double sum = sum_of<E, 4>(tiles + warp * kTile);
+            if ((t & 31) == 0) publish(partial_sums(w, (int)(order >> (8 * warp) & 255), blocks) + block, sum);
         }
         barrier();
+        filled = 0;
+        order = 0;
     }
-};
+}
 
 // Calls body(block of the sample, its first element of this thread) for each block of this block of threads.
 template <class C, class Body> CHUNKGRPO_DEVICE void each_block(i64 blocks, const Body &body) {

@@ -23,13 +23,15 @@ namespace cta {
 
 enum Wait { nothing, block, warp };
 
+typedef std::vector<std::pair<uint64_t *, uint64_t>> Unseen; // written, and not yet visible to others
+
 struct Fiber {
     jmp_buf context;
     std::unique_ptr<char[]> stack;
     bool begun = false, done = false;
     Wait wait = nothing;
     uint64_t slot = 0;
-    std::vector<std::pair<uint64_t *, uint64_t>> unseen; // written, and not yet visible to others
+    Unseen unseen;
 };
 
 struct Block {
@@ -37,6 +39,7 @@ struct Block {
     Dimensions index;
     std::map<const void *, std::vector<char>> shared;
     std::vector<char> memory; // of the PTX's shared variables
+    Unseen unseen;            // of all of its threads at the last barrier
 };
 
 typedef std::function<void(const void *arguments)> Kernel;
@@ -77,14 +80,22 @@ inline void yield(Wait wait) {
     if (!_setjmp(current->context)) _longjmp(scheduler, 1);
 }
 
-inline void flush(Fiber &fiber) {
-    for (auto &[to, value] : fiber.unseen) *to = value;
-    fiber.unseen.clear();
+inline void hand_on(Fiber &from, Unseen &to) {
+    to.insert(to.end(), from.unseen.begin(), from.unseen.end());
+    from.unseen.clear();
+}
+
+// What a thread has written, or seen at a barrier, becomes visible to all.
+inline void flush() {
+    for (auto *unseen : {&current_block->unseen, &current->unseen}) {
+        for (auto &[to, value] : *unseen) *to = value;
+        unseen->clear();
+    }
 }
 
 inline void entry() {
     (*kernel)(arguments);
-    flush(*current);
+    hand_on(*current, current_block->unseen);
     current->done = true;
     current->wait = nothing;
     _longjmp(scheduler, 1);
@@ -134,7 +145,10 @@ inline bool release(Block &b, bool ran) {
     }
     if (!living) return false;
     if (waiting == living)
-        for (auto &f : b.fibers) f.wait = nothing;
+        for (auto &f : b.fibers) {
+            f.wait = nothing;
+            hand_on(f, b.unseen);
+        }
     else if (!ran) fprintf(stderr, "deadlock: %d threads, %d at the barrier\n", living, waiting), abort();
     return true;
 }
@@ -160,15 +174,19 @@ inline bool launch(const std::string &name, const void *given, unsigned x, unsig
     std::vector<Dimensions> left;
     for (unsigned i = 0; i < x * y * z; i++) left.push_back({i % x, i / x % y, i / x / y});
     for (size_t i = left.size(); i > 1; i--) std::swap(left[i - 1], left[draw() % i]);
+    Unseen late; // of blocks that have ended: on a device nothing but the kernel's end makes it visible
     std::vector<Block *> active;
     for (auto &b : blocks)
         if (!left.empty()) begin(b, left.back()), left.pop_back(), active.push_back(&b);
     while (!active.empty()) {
         const unsigned i = draw() % active.size();
         if (turn(*active[i])) continue;
+        late.insert(late.end(), active[i]->unseen.begin(), active[i]->unseen.end());
+        active[i]->unseen.clear();
         if (left.empty()) active.erase(active.begin() + i);
         else begin(*active[i], left.back()), left.pop_back();
     }
+    for (auto &[to, value] : late) *to = value;
     return true;
 }
 
@@ -184,13 +202,14 @@ inline uint64_t shuffle(uint64_t value, int lane) {
 inline void publish(uint64_t *to, uint64_t value) { current->unseen.push_back({to, value}); }
 
 inline uint64_t published(const uint64_t *from) {
-    for (auto i = current->unseen.rbegin(); i != current->unseen.rend(); i++)
-        if (i->first == from) return i->second;
+    for (auto *unseen : {&current->unseen, &current_block->unseen})
+        for (auto i = unseen->rbegin(); i != unseen->rend(); i++)
+            if (i->first == from) return i->second;
     return *from;
 }
 
 inline uint32_t arrive(uint32_t *counter, bool releases = true) {
-    if (releases) flush(*current);
+    if (releases) flush();
     const uint32_t before = (*counter)++;
     yield(nothing);
     return before;

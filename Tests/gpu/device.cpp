@@ -152,7 +152,8 @@ static void times(const char *types, size_t size, size_t velocity_size, int sets
     d.log_prob = (double *)numbers, d.upstream = (double *)numbers + 2 * batch, d.stride = d.upstream_stride = 1;
     d.shape = k.shape, d.workspace = k.workspace, d.numbers[0] = k.numbers[0];
     auto time = [&](const char *kernel, double moved, void *arguments, auto set) {
-        void *f = function(std::string("chunkgrpo_") + kernel + "_" + types);
+        const std::string name = kernel;
+        void *f = function("chunkgrpo_" + name.substr(0, name.find(',')) + "_" + types);
         const double us = microseconds([&](int i) {
             set(i % sets);
             start(f, arguments, grid, (unsigned)batch, 1);
@@ -168,9 +169,26 @@ static void times(const char *types, size_t size, size_t velocity_size, int sets
     time("step", three, &k, step);
     k.relative_l1 = (double *)numbers + batch;
     time("step_change", three, &k, step);
+    k.relative_l1 = nullptr;
     time("step_any", three, &k, step);
+    k.y.base = v[0], k.y.batch_stride = elements, k.numbers[0].p = real(0.2);
+    time("step_any, guided", three + (double)velocity_size, &k, step);
     time("difference", three, &d, difference);
     time("difference_gradient", three + (double)velocity_size, &d, difference);
+    chunkgrpo_cuda_DistanceArguments g = {};
+    g.upstream = d.upstream, g.distance = (double *)numbers, g.shape = k.shape, g.workspace = k.workspace;
+    g.noise = k.noise, g.numbers[0] = k.numbers[0];
+    auto distance = [&](int i) {
+        g.x = rows(x[i]), g.v = rows(v[i]), g.w = rows(next[i]), g.next = rows(next[i]), g.gradient = rows(gradient[i]);
+    };
+    if (size == velocity_size) time("distance", 3.0 * (double)size, &g, distance);
+    time("mean_distance", three + (double)velocity_size, &g, distance);
+    chunkgrpo_cuda_ForwardArguments w = {};
+    w.to.distance = (double *)numbers, w.to.absolute = (double *)numbers + batch, w.upstream.distance = d.upstream;
+    w.shape = k.shape, w.workspace = k.workspace, w.noise = k.noise;
+    time("forward", (double)size + 2.0 * (double)velocity_size, &w, [&](int i) {
+        w.clean = rows(x[i]), w.v = rows(v[i]), w.gradient = rows(gradient[i]);
+    });
     const double us = microseconds([&](int i) {
         CUDA(cuMemcpyDtoDAsync_v2((unsigned long long)next[i % sets], (unsigned long long)x[i % sets], count * size,
                                   nullptr));
