@@ -20,8 +20,8 @@ def numbers(kind: str) -> list[np.ndarray]:
 
 def calls(x, v, e, grad):
     """Arrays in, arrays out."""
-    t = SAMPLER.rollout(lambda latents, sigma, k: latents * 0.5, x, seed=7)
-    rows = t.latents[:, 2:5], (t.latents[:, 2:4] * 0.45)
+    t = SAMPLER.rollout(lambda latents, sigma, k: (latents * 0.5).astype(latents.dtype), x, seed=7)
+    rows = t.latents[:, 2:5], (t.latents[:, 2:4] * 0.25).astype(t.latents.dtype)
     return [
         *SAMPLER.step(3, x, v, seed=1, sample_ids=[4, 5, 6]), *SAMPLER.step(3, x, v, noise=e), SAMPLER.log_prob(3, x, v, e),
         SAMPLER.log_prob_vjp(3, x, v, e, grad), t.latents, t.log_probs, t.relative_l1, SAMPLER.log_probs(*rows, 2),
