@@ -317,6 +317,30 @@ def test_functions_without_kernels_copy_to_the_cpu(device):
     np.testing.assert_array_equal(found, cg.norm_hinge(v.numpy(), x.numpy()).hinges)
 
 
+def test_a_scheduler_and_a_scripts_step_on_a_device_have_the_numbers_of_the_cpu(request):
+    diffusers = pytest.importorskip("chunkgrpo.diffusers")
+    from chunkgrpo.compat import gcpo
+
+    x, v, _ = tensors()
+
+    def work():
+        scheduler = diffusers.FlowMatchSDEScheduler(eta=0.7, seed=3)
+        scheduler.set_timesteps(5)
+        latents = x
+        for t in scheduler.timesteps:
+            latents = scheduler.step(latents * 0.5, t, latents).prev_sample
+        record = scheduler.trajectory
+        velocity = v.clone().requires_grad_()
+        after, image, log_prob = gcpo.flow_grpo_step(velocity, x, 0.7, scheduler.sigmas, 2, x + 0.1)
+        log_prob.sum().backward()
+        return [latents, record.latents, record.log_probs, record.relative_l1, log_prob.detach(), velocity.grad]
+
+    expected = work()
+    request.getfixturevalue("device")
+    for one, other in zip(work(), expected):
+        assert torch.equal(one, other)
+
+
 class OnCuda(torch.Tensor):
     """A tensor of the CPU that says it is on a device."""
 
