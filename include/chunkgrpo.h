@@ -172,8 +172,8 @@ typedef struct cgrpo_tensor {
 /*
  * CUDA. The functions of sections 3 and 4, the divergences, and the noised latents and distances of the forward process
  * also take tensors whose memory is a CUDA device's. They give the CPU's bits. Each puts kernels on the call's stream
- * and returns: it waits for nothing and allocates nothing, so that it can be captured in a CUDA graph. Not yet run on a
- * device. docs/gpu.md has an example.
+ * and returns: it waits for nothing and allocates nothing, so that it can be captured in a CUDA graph. The kernels have
+ * run on an H200. examples/c/cuda.c is a whole program.
  *
  * - All tensors of a call lie on one device, and have the same `cuda` or equal ones.
  * - Arrays of double, read or written, are device pointers then: log_prob(s), relative_l1, grad_log_prob(s), times,
@@ -181,6 +181,8 @@ typedef struct cgrpo_tensor {
  *   stay in host memory, and are copied before the call returns.
  * - What is not finite cannot be seen by the call: it goes into `status`. So do numbers of device arrays that a call on
  *   the CPU would refuse.
+ * - cgrpo_rollout takes no memory there: the callback's velocity is where later latents will lie. A sampler with steps
+ * of second order needs `previous_image`, which is written step by step.
  * - The number of threads does not count. cgrpo_norm_hinge, cgrpo_diversity and the trainer refuse such tensors.
  * - The driver is looked up when the first such tensor comes: libcuda.so.1, of CUDA 11 or later. The kernels are then
  *   compiled for the device, which the driver keeps for the next process. Calls use the primary context of the tensors'
