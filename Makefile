@@ -140,7 +140,8 @@ test-swift: setup-native ## Run the Swift tests
 	@scripts/phase swift-first 'Running the first one' "$$($(EXAMPLES_BUILD) --show-bin-path)/first"
 	@scripts/phase swift-benchmarks 'Building the benchmarks' $(BENCHMARKS_BUILD)
 	@scripts/check-readme swift || { echo 'FAILED: the README'; exit 1; }
-	@scripts/test-swift || { echo 'FAILED: the Swift tests'; exit 1; }
+	@$(MAKE) --no-print-directory -C Tests/gpu/driver driver
+	@LD_LIBRARY_PATH="$(CURDIR)/build/gpu/lib:$$LD_LIBRARY_PATH" scripts/test-swift || { echo 'FAILED: the Swift tests'; exit 1; }
 
 test-c: setup-native lib ## Run the C tests
 	@printf '\n== C tests ==\n'

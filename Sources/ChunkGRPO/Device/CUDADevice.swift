@@ -4,7 +4,6 @@ internal import KernelsCUDA
 enum CUDAKernel: Int, CaseIterable {
   case step, stepChange, stepAny
   case difference, differenceGradient, differenceAny
-  case trajectory, trajectoryGradient
   case distance, meanDistance
   case forward
   case change, normal
@@ -17,8 +16,6 @@ enum CUDAKernel: Int, CaseIterable {
     case .difference: "difference"
     case .differenceGradient: "difference_gradient"
     case .differenceAny: "difference_any"
-    case .trajectory: "difference"
-    case .trajectoryGradient: "difference_gradient"
     case .distance: "distance"
     case .meanDistance: "mean_distance"
     case .forward: "forward"

@@ -10,7 +10,7 @@ struct CUDADriver: Sendable {
 
   let ctxPush: @convention(c) (Address) -> Status
   let ctxPop: @convention(c) (Out<Address>) -> Status
-  let ctxSynchronize: @convention(c) () -> Status
+  let synchronize: @convention(c) () -> Status
   let deviceGet: @convention(c) (Out<Int32>, Int32) -> Status
   let primaryRetain: @convention(c) (Out<Address>, Int32) -> Status
   let moduleLoad: @convention(c) (Out<Address>, UnsafeRawPointer?) -> Status
@@ -46,7 +46,7 @@ struct CUDADriver: Sendable {
     }
     let driver = CUDADriver(
       ctxPush: try find("cuCtxPushCurrent_v2"), ctxPop: try find("cuCtxPopCurrent_v2"),
-      ctxSynchronize: try find("cuCtxSynchronize"), deviceGet: try find("cuDeviceGet"),
+      synchronize: try find("cuCtxSynchronize"), deviceGet: try find("cuDeviceGet"),
       primaryRetain: try find("cuDevicePrimaryCtxRetain"), moduleLoad: try find("cuModuleLoadData"),
       moduleFunction: try find("cuModuleGetFunction"), functionAttribute: try find("cuFuncGetAttribute"),
       pointerAttribute: try find("cuPointerGetAttribute"), errorString: try find("cuGetErrorString"),

@@ -94,7 +94,7 @@ extension TrajectoryPass {
     try launch.check(output?.gradients.first, "grad_velocities")
     try launch.check(output?.upstream, "grad_log_probs")
     try launch.check(logProbs, "log_probs")
-    if !first.isMixed { return try self.launch(launch, 0..<steps, output == nil ? .trajectory : .trajectoryGradient) }
+    if !first.isMixed { return try self.launch(launch, 0..<steps, output == nil ? .difference : .differenceGradient) }
     for t in 0..<steps { try self.launch(launch, t..<t + 1, .differenceAny) }
   }
 

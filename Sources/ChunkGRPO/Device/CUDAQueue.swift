@@ -15,6 +15,8 @@ public final class CUDAQueue: @unchecked Sendable {
   public let seed: UnsafePointer<UInt64>?, sampleIDs: UnsafePointer<UInt64>?
   /// What the caller of the C interface has for it.
   package let host: UnsafeRawPointer?
+  /// Of its own: workspace and status word.
+  let memory: [AnyObject]
 
   public convenience init(
     stream: UnsafeMutableRawPointer? = nil, workspace: UnsafeMutableRawPointer? = nil, workspaceSize: Int = 0,
@@ -29,7 +31,7 @@ public final class CUDAQueue: @unchecked Sendable {
   package init(
     stream: UnsafeMutableRawPointer?, workspace: UnsafeMutableRawPointer?, workspaceSize: Int,
     status: UnsafeMutablePointer<UInt64>?, seed: UnsafePointer<UInt64>?, sampleIDs: UnsafePointer<UInt64>?,
-    host: UnsafeRawPointer?
+    host: UnsafeRawPointer?, memory: [AnyObject] = []
   ) {
     self.stream = stream
     self.workspace = workspace
@@ -38,6 +40,7 @@ public final class CUDAQueue: @unchecked Sendable {
     self.seed = seed
     self.sampleIDs = sampleIDs
     self.host = host
+    self.memory = memory
   }
 
   func isEqual(to other: CUDAQueue) -> Bool {
