@@ -492,6 +492,17 @@ def test_arrays_of_cupy_are_taken_in_place_on_their_current_stream(monkeypatch):
     assert _arrays.doubles(cupy.asarray(e), "e").dtype == np.float64
 
 
+def test_arrays_in_memory_that_the_host_may_not_touch_have_the_bits_of_the_cpu_and_no_function_waits():
+    """On the two devices of a driver that does its work late, in a process of its own."""
+    if not (DRIVER / "libcuda.so.1").exists():
+        pytest.skip("the driver that emulates devices is not built; `make test-gpu` builds it")
+    program = ROOT / "Tests" / "python" / "cupy_on_a_driver.py"
+    environment = {**os.environ, "LD_LIBRARY_PATH": str(DRIVER), "PYTHONPATH": str(ROOT / "bindings/python")}
+    ran = subprocess.run([sys.executable, program], env=environment, capture_output=True, text=True)
+    assert ran.returncode == 0, ran.stdout + ran.stderr
+    assert int(ran.stdout.split()[0]) > 100
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # Arrays that PyTorch borrows by DLPack
 

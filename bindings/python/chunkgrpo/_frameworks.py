@@ -271,6 +271,9 @@ class CuPy(Family):
         self._device = value.device
         self.device = f"cuda:{value.device.id}"
 
+    def storage(self, value: Any, name: str) -> Storage:
+        return _storage.named(value.dtype.name, name)
+
     def read(self, value: Any, name: str, target: Optional[Storage] = None) -> NDArray[Any]:
         array = _storage.carried(value.get())  # on the current stream, which it waits for
         word = _status.of("cupy", value.device.id)
