@@ -296,6 +296,15 @@ def test_the_named_steps_are_run_twice_needed_or_not():
     assert torch.equal(out.loss, alone.loss) and torch.equal(out.ratios[:, 0], alone.ratios[:, 0])
 
 
+def test_no_process_runs_further_steps_to_find_why_ratios_are_not_1():
+    runs, net = [], Wrapper()
+    net.layer.register_forward_hook(lambda *_: runs.append(1))
+    sampler = cg.Sampler(cg.Schedule.shifted(5, 3.0), "flow_sde", 0.7)  # whose first loss this is
+    with pytest.warns(cg.RatioWarning):
+        cgt.streamed_backward(net, sampler, *example(), PLAN, every_step=True)
+    assert len(runs) == 8
+
+
 def test_a_process_with_nothing_selected_takes_part_with_a_gradient_of_zero():
     net, chosen = Wrapper(), np.zeros((4, 2), bool)
     for steps, run in ((False, [3]), (True, range(4)), (np.array([True, True, False, False]), [0, 1])):
