@@ -363,9 +363,9 @@ class Comm:
 
     def Iallgather(self, values, rows):
         pool = ThreadPoolExecutor(1)
-        done = pool.submit(lambda: rows.__setitem__(..., self.meeting.of(self.rank)(values, 1.0)))
+        done = pool.submit(lambda: rows.__setitem__(..., self.meeting.of(self.rank)(values, 60.0)))
         request = type("Request", (), {})()
-        request.Test = lambda: done.done()
+        request.Test = lambda: done.done() and done.exception() is None
         return request
 
 
@@ -373,7 +373,7 @@ def test_ranks_of_mpi():
     meeting = Meeting(2)
 
     def of(rank):
-        ranks = cgd.of_mpi(Comm(meeting, rank, 2), timeout=0.3)
+        ranks = cgd.of_mpi(Comm(meeting, rank, 2), timeout=2.0)
         found = ranks.rank, ranks.size, ranks.total(rank + 1)
         if rank:
             return found
@@ -382,4 +382,6 @@ def test_ranks_of_mpi():
         return found
 
     with ThreadPoolExecutor(2) as pool:
-        assert list(pool.map(of, range(2))) == [(0, 2, 3), (1, 2, 3)]
+        found = list(pool.map(of, range(2)))
+    meeting.barrier.abort()
+    assert found == [(0, 2, 3), (1, 2, 3)]
