@@ -601,6 +601,13 @@ static cgrpo_status trainer_load(void) {
     return status;
 }
 
+static cgrpo_status cuda_workspace(void) {
+    static size_t bytes;
+    cgrpo_status status = cgrpo_cuda_workspace(B, 1000, 17, &bytes);
+    wrote(&bytes, sizeof bytes);
+    return status;
+}
+
 static cgrpo_status refusal(void) {
     cgrpo_status status = cgrpo_schedule_make(0, NULL, results);
     return status == CGRPO_INVALID_ARGUMENT ? CGRPO_OK : status == CGRPO_OK ? CGRPO_INVALID_ARGUMENT : status;
@@ -615,6 +622,7 @@ typedef struct call {
     { "cgrpo_" #name, "", name }
 static const call calls[] = {
     CALL(set_thread_limit),
+    CALL(cuda_workspace),
     CALL(schedule_make),
     {"cgrpo_schedule_make", "refused", refusal},
     CALL(schedule_flash),

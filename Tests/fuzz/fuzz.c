@@ -269,6 +269,15 @@ static void normal(void) {
     if (CALL(cgrpo_normal(bits(), sample_ids(batch), whole(below(20) - 1), threads(), &out.tensor))) wrote(&out);
 }
 
+static void cuda(void) {
+    size_t bytes = 0;
+    if (CALL(cgrpo_cuda_workspace(count_of(below(1000)), count_of(below(1000)), count_of(below(1000)), &bytes)) &&
+        bytes < 48)
+        doing = "a workspace without room", abort();
+    CALL(cgrpo_cuda_status(bits()));
+    CALL(cgrpo_cuda_prepare(-1 - (int32_t)below(3)));
+}
+
 static void step(void) {
     drawn_noise noise;
     draw_step(0);
@@ -861,6 +870,7 @@ static void (*const draws[])(void) = {schedule_make,
                                       log_prob,
                                       log_prob_vjp,
                                       predicted_image,
+                                      cuda,
                                       divergence,
                                       divergence,
                                       norm_hinge,
