@@ -16,7 +16,8 @@ public func cgrpo_cuda_init(_ cuda: UnsafeMutablePointer<cgrpo_cuda>!, _ structS
 func cudaQueue(_ cuda: UnsafePointer<cgrpo_cuda>?, _ name: String) throws -> CUDAQueue {
   let queue = try readStruct(cuda, "\(name).cuda", current: defaultQueue())
   try require(
-    Int(bitPattern: queue.workspace) & 15 == 0, "\(name).cuda.workspace is not on a 16-byte boundary, as cuMemAlloc's is")
+    Int(bitPattern: queue.workspace) & 15 == 0,
+    "\(name).cuda.workspace is not on a 16-byte boundary, as cuMemAlloc's is")
   return CUDAQueue(
     stream: queue.stream, workspace: queue.workspace, workspaceSize: queue.workspace_size, status: queue.status,
     seed: queue.seed, sampleIDs: queue.sample_ids, host: UnsafeRawPointer(cuda))

@@ -40,7 +40,8 @@ struct CUDADriver: Sendable {
     }
     func find<F>(_ name: String, _: F.Type = F.self) throws(ChunkGRPOError) -> F {
       guard let address = dlsym(library, name) else {
-        throw ChunkGRPOError(.deviceFailed, "the CUDA driver has no \(name): the library needs that of CUDA 11 or later")
+        throw ChunkGRPOError(
+          .deviceFailed, "the CUDA driver has no \(name): the library needs that of CUDA 11 or later")
       }
       return unsafeBitCast(address, to: F.self)
     }
@@ -68,7 +69,8 @@ struct CUDADriver: Sendable {
     var text: UnsafePointer<CChar>?
     let known = errorString(status, &text) == 0
     return ChunkGRPOError(
-      .deviceFailed, "\(call): the CUDA driver says \(status), \(known ? text.map { String(cString: $0) } ?? "" : "unknown")"
+      .deviceFailed,
+      "\(call): the CUDA driver says \(status), \(known ? text.map { String(cString: $0) } ?? "" : "unknown")"
     )
   }
 

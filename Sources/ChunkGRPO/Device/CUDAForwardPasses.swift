@@ -67,7 +67,8 @@ private func launchForward(
 extension ForwardPass {
   func launch(on queue: CUDAQueue) throws {
     try launchForward(
-      queue, x, clean: clean, noise: noise, old: nil, reference: nil, nftBeta: nil, gradient: gradient?.view, numbers.pointee)
+      queue, x, clean: clean, noise: noise, old: nil, reference: nil, nftBeta: nil, gradient: gradient?.view,
+      numbers.pointee)
   }
 }
 

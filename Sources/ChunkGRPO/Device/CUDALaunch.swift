@@ -33,7 +33,9 @@ struct CUDALaunch {
     if found != device.number { throw elsewhere(name(), found) }
   }
 
-  func check(_ rows: Rows?, _ name: @autoclosure () -> String) throws { try check(rows.map { UnsafeRawPointer($0.base) }, name()) }
+  func check(_ rows: Rows?, _ name: @autoclosure () -> String) throws {
+    try check(rows.map { UnsafeRawPointer($0.base) }, name())
+  }
 
   @inline(never)
   private func elsewhere(_ name: String, _ found: Int?) -> ChunkGRPOError {

@@ -20,7 +20,8 @@ extension Sampler {
       if let image, !second { try predictedImage(k, latents: latents, velocity: velocities, image: image) }
       let trained = k < trainedSteps
       try step(
-        k, latents: latents, velocity: velocities, extras: StepExtras(previousImage: second ? image : nil), noise: noise,
+        k, latents: latents, velocity: velocities, extras: StepExtras(previousImage: second ? image : nil),
+        noise: noise,
         next: next, logProb: trained ? buffers.logProbs.map { $0 + k } : nil,
         relativeL1: trained ? buffers.relativeL1.map { $0 + k } : nil, stride: trainedSteps)
       if let image, second { try predictedImage(k, latents: latents, velocity: velocities, image: image) }

@@ -1,11 +1,12 @@
 /// Inputs of a step beside latents and velocity.
 public struct StepExtras {
   /// Classifier-free guidance: the velocity is u + w·(v − u) for the `velocity` v of the call and this u. nil = v alone.
-  public var unconditional: LatentsView?
+  // Not `LatentsView?`: that would be made nil first and then assigned, which small calls would pay for.
+  public var unconditional: Optional<LatentsView>
   /// w; 1 = v alone.
   public var guidance: Double
   /// x0 = x − σ·v of the step before: second-order steps need it.
-  public var previousImage: LatentsView?
+  public var previousImage: Optional<LatentsView>
   /// Of each sample, or nil. Borrowed as the memory of a `LatentsView` is: `owner` holds it, or the caller keeps it alive.
   let steps: UnsafePointer<Int>?, guidances: UnsafePointer<Double>?
   /// How many there are; nil where the caller vouches for it.
