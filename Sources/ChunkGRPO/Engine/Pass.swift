@@ -95,6 +95,14 @@ extension Pass {
     throw ChunkGRPOError.wrongType("the arrays lie on a CUDA device, and this call takes the CPU's memory alone")
   }
 
+  @inline(never)
+  private func runOnDevice(_ view: LatentsView) throws {
+    // The driver may wait while it holds locks, where a thread must not be cancelled.
+    let cancel = chunkgrpo_support_hold_cancellation()
+    defer { chunkgrpo_support_release_cancellation(cancel) }
+    if let queue = view.cuda { try launch(on: queue) }
+  }
+
   /// Runs over every sample on up to `threads` threads, then calls `finish` with each sample's sums of each step: all steps
   /// of a sample, then the next sample. Returns the first for which it gave no finite number. On a CUDA device nobody waits
   /// for sums: kernels write the numbers, and `finish` is not called.
@@ -106,8 +114,8 @@ extension Pass {
   func run<Owners>(
     over view: LatentsView, threads: Int, keeping owners: Owners, finish: (_ sample: Int, _ step: Int, Sums) -> Double
   ) throws -> Broken? {
-    if view.isOnDevice, let queue = view.cuda {
-      try launch(on: queue)
+    if view.isOnDevice {
+      try runOnDevice(view)
       withExtendedLifetime(owners) {}
       return nil
     }
