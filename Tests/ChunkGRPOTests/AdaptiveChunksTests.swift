@@ -15,6 +15,20 @@ struct AdaptiveChunksTests {
     #expect(try ChunkPlan.adaptive(relativeL1: noisy, steps: 16, .init { $0.maxSize = 0 }).sizes == [6, 4, 6])
   }
 
+  @Test(
+    "A run that is too short joins its shorter neighbour, of equal ones the left",
+    arguments: [
+      ([1, 2, 3, 4, 3, 5, 4, 3, 2], [4, 5]),  // runs of 4, 2 and 3 steps
+      ([1, 2, 3, 2, 5, 4, 3, 2, 1], [5, 4]),  // 3, 2, 4
+      ([1, 2, 3, 2, 5, 4, 3, 2], [5, 3]),  // 3, 2, 3
+      ([1, 2, 1, 2, 3, 4, 3, 2, 1, 0], [2 + 4, 4]),  // 2, 4, 4: the first has no left neighbour
+    ] as [([Double], [Int])])
+  func shortRuns(curve: [Double], sizes: [Int]) throws {
+    let plan = try ChunkPlan.adaptive(
+      relativeL1: curve, steps: curve.count, .init { ($0.maxSize, $0.minSize) = (0, 3) })
+    #expect(plan.sizes == sizes)
+  }
+
   @Test("Any curve gives a plan that covers every step once, within the bounds on chunk sizes")
   func adaptiveProperties() throws {
     for seed in 0..<300 {

@@ -49,6 +49,28 @@ struct SamplerStepTests {
     }
   }
 
+  @Test("A second-order step under guidance is a x + b (u + w (v - u)) + c h + s e", arguments: ElementType.allCases)
+  func guidedSecondOrderStep(type: ElementType) throws {
+    let sampler = try Sampler(schedule, SamplerOptions { ($0.dynamics, $0.dpmOrder) = (.dpmSDE, 2) })
+    let (k, w) = (4, 3.5)
+    let all = try (0..<6).map { _ in try Latents(type: type, batch: 2, elements: 1057) }
+    for (i, latents) in all[..<5].enumerated() { try normal(seed: UInt64(i), into: latents.view) }
+    try sampler.step(
+      k, latents: all[0].view, velocity: all[1].view,
+      extras: StepExtras(unconditional: all[2].view, guidance: w, previousImage: all[3].view),
+      noise: .given(all[4].view), next: all[5].view)
+    let c = sampler.coefficients[k]
+    #expect(abs(c.c) > 0.01)
+    let (x, v, u, h, e, next) = (
+      all[0].values, all[1].values, all[2].values, all[3].values, all[4].values, all[5].values
+    )
+    let unit: Double = [.float64: 1e-14, .float32: 1e-6, .float16: 2e-3, .bfloat16: 2e-2][type] ?? 0
+    for i in x.indices {
+      let expected = c.a * x[i] + c.b * (u[i] + w * (v[i] - u[i])) + c.c * h[i] + c.s * e[i]
+      #expect(abs(next[i] - expected) < unit * 8)
+    }
+  }
+
   @Test("One thread or several, and a batch split in any way, give the same bits")
   func threadsAndSplitsAgree() throws {
     let (batch, elements) = (5, 60_001)

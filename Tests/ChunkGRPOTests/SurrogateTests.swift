@@ -145,4 +145,17 @@ struct SurrogateTests {
     #expect([.unclipped, .sapo, .vespo].contains(surrogate) ? bounded == 0 : bounded > 5)
   }
 
+  @Test("SAPO's gate has the positive temperature where the advantage is positive, the negative one where it is negative")
+  func sapoTemperatures() throws {
+    var options = ChunkLossOptions()
+    (options.surrogate, options.sapo.positive, options.sapo.negative) = (.sapo, 2.5, 0.4)
+    let plan = try ChunkPlan([1])
+    for (advantage, temperature) in [(1.5, 2.5), (-1.5, 0.4)] {
+      for moved in [-0.3, 0.2] {
+        let found = try chunkLoss(new: [moved - 1], old: [-1], advantages: [advantage], plan: plan, options: options)
+        let gate = 1 / (1 + exp(-temperature * (exp(moved) - 1)))
+        #expect(abs(found.loss + advantage * 4 / temperature * gate) < 1e-14)
+      }
+    }
+  }
 }

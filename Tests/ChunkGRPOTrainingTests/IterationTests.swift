@@ -22,6 +22,22 @@ struct IterationTests {
     #expect(stats.selected == 2 * 8)  // half of two chunks of four, of sixteen samples
   }
 
+  @Test("The gradient is the mean over all chunks, in however many passes it is taken")
+  func gradientOfManyPasses() throws {
+    var options = tinyOptions()
+    options.updatesPerRollout = 1
+    /// The norm for prompts of both classes, eight samples each.
+    func norm(prompts: Int) throws -> Double {
+      let conditions = (0..<prompts).flatMap { $0 % 2 == 0 ? [1, 0] : [0, 1] as [Float] }
+      return try pretrained(options).iterate(conditions: conditions) { images, prompts in
+        prompts.indices.map { Double(images[2 * $0 + 1]) }
+      }.gradNorm
+    }
+    let few = try norm(prompts: 8)
+    let many = try norm(prompts: 256)  // eight lanes of two passes and more
+    #expect(many > 0.2 * few && many < 1.5 * few, "\(few), \(many)")
+  }
+
   @Test("A reward that fails or is not finite leaves the trainer as it was")
   func failingRewardChangesNothing() throws {
     let trainer = try pretrained()

@@ -16,6 +16,22 @@ struct PretrainingTests {
     #expect(abs(deviation - 0.3) < 0.12)
   }
 
+  @Test("At (1 - sigma) x0 + sigma e the velocity of a single image is e - x0, so that its slope is 1 / sigma")
+  func slopeOfOneImage() throws {
+    let trainer = try ChunkGRPOTrainer(tinyOptions())
+    var options = PretrainOptions()
+    (options.steps, options.batchSize) = (1000, 64)
+    try trainer.pretrain(images: [0.6, -0.4], conditions: [1, 0], options: options)
+    for sigma in [0.4, 0.5, 0.7] {
+      // Two noises, apart in the first element.
+      let (first, second) = (0.6 * (1 - sigma), Float(-0.4 * (1 - sigma)))
+      let latents = [Float(first + 0.5 * sigma), second, Float(first - 0.5 * sigma), second]
+      let v = try trainer.velocity(latents: latents, sigma: sigma, conditions: [1, 0, 1, 0]).map(Double.init)
+      let slope = (v[0] - v[2]) / sigma
+      #expect(abs(slope * sigma - 1) < 0.15, "\(slope * sigma) at \(sigma)")
+    }
+  }
+
   @Test("Progress that stops pretraining leaves the trainer as it was")
   func stoppedPretrainingChangesNothing() throws {
     let trainer = try pretrained()

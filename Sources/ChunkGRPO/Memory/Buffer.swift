@@ -1,3 +1,4 @@
+internal import CSupport
 internal import Platform
 
 /// Owned memory for `count` elements, zeros at first, 64-byte aligned.
@@ -14,6 +15,11 @@ package final class Buffer<Element: BitwiseCopyable> {
     let (room, overflow) = bytes.addingReportingOverflow(64)
     guard !overflow, let memory = calloc(room, 1) else {
       throw ChunkGRPOError.outOfMemory("no memory for \(purpose), \(bytes) bytes")
+    }
+    // A large buffer does not take the last memory: small allocations of the Swift runtime end the process where they fail.
+    if bytes >= 1 << 16, chunkgrpo_support_has_room(120 << 10) == 0 {
+      free(memory)
+      throw ChunkGRPOError.outOfMemory("no memory beside \(purpose), \(bytes) bytes")
     }
     self.memory = memory
     self.count = count
