@@ -51,6 +51,7 @@ extern "C" {
  *   handle would stay in use. A callback may call the library.
  * - A call computes in the processor's default floating-point mode (rounding to nearest, subnormals kept, nothing
  *   trapped), whatever the caller's mode is, and gives the mode back. Callbacks run in the caller's mode.
+ * - Each thread that calls has 31 KB of thread-local memory of the library's.
  * - A thread is not cancelled in a call: pthread_cancel of the default, deferred, type takes effect after it. Callbacks
  *   are part of their call.
  * - The library reads no environment variable but CHUNKGRPO_SIMD, and takes no signal. OpenBLAS, which it loads, reads
@@ -707,7 +708,8 @@ typedef int32_t cgrpo_mixing;
 enum {
     CGRPO_MIXING_SUM = 1,            /* the weighted sum of the rewards is normalised */
     CGRPO_MIXING_NORMALISED_SUM = 2, /* each reward is normalised, then they are summed by weight (MixGRPO) */
-    CGRPO_MIXING_GDPO = 3            /* and the sum is normalised over the batch (GDPO; Flow-Factory, TRL) */
+    CGRPO_MIXING_GDPO = 3            /* and the sum is normalised over the batch (GDPO; Flow-Factory, TRL), also of
+                                        one reward */
 };
 
 typedef struct cgrpo_advantage_options {
@@ -870,7 +872,7 @@ typedef struct cgrpo_chunk_loss_options {
     int32_t reserved;                  /* 0 */
     cgrpo_advantage_level advantage_level; /* CGRPO_ADVANTAGE_LEVEL_SAMPLE */
     int32_t reserved2;                     /* 0 */
-    const double *kl_weights;    /* null: 1; (B), >= 0: factors of kl for each sample (GARDO, arXiv 2512.24138:
+    const double *kl_weights;    /* null: 1; (B), >= 0: factors of a kl > 0 for each sample (GARDO, arXiv 2512.24138:
                                     1 where the reward is uncertain, else 0) */
     double sapo_temperature_pos; /* 1; > 0: tau where A > 0. For SAPO; the others are TRL's too */
     double sapo_temperature_neg; /* 1.05; > 0: tau elsewhere */
@@ -1068,8 +1070,9 @@ enum {
 cgrpo_status cgrpo_step_gains(const double *rewards, int64_t batch, int64_t steps, cgrpo_gain kind, double *gains);
 
 /** advantages (B, S), for CGRPO_ADVANTAGE_LEVEL_STEP, of a reward or gain for each step, rewards (B, S): each step's
- * are normalised by themselves, as cgrpo_advantages does. One reward per step, without `present`. A teacher's KL of
- * each step, with its sign turned, is such a reward (Flow-OPD, arXiv 2605.08063). Both may be the same array. */
+ * are normalised by themselves, as cgrpo_advantages does, with CGRPO_MIXING_GDPO over the batch too. One reward per
+ * step, without `present`. A teacher's KL of each step, with its sign turned, is such a reward (Flow-OPD, arXiv
+ * 2605.08063). Both may be the same array. */
 cgrpo_status cgrpo_step_advantages(const double *rewards, int64_t batch, int64_t steps,
                                    const cgrpo_advantage_options *options, double *advantages);
 
@@ -1322,7 +1325,7 @@ typedef struct cgrpo_dgpo_options {
     double clip_low;                    /* 1e-4; in [0, 1]; for clipping */
     double clip_high;                   /* 1e-4; >= 0 */
     int32_t clip_distance;              /* 1: a clipped distance has no gradient; 0: it has, for clip_kl alone */
-    int32_t clip_kl;                    /* 0; 1: nor has the KL of a clipped distance */
+    int32_t clip_kl;                    /* 0; 1: nor has the KL of a clipped distance; needs old_distance */
     double kl;                          /* 0; >= 0 */
     const double *reference_divergence; /* null; (B, N) */
     double *grad_reference_divergence;  /* null, or (B, N), written */

@@ -20,6 +20,21 @@ struct ChunkSelectionTests {
     #expect((0..<n).allSatisfy { i in chosen[i].count { $0 } == 2 })
   }
 
+  @Test("Of many chunks the smallest exponentials are chosen, of equal weights too; a draw of all but one leaves the largest")
+  func manyChunks() throws {
+    let k = 1000
+    let weights = (0..<k).map { Double(1 + $0 % 7) }
+    var draws = [Double](repeating: 0, count: k)
+    draws.withUnsafeMutableBufferPointer { uniforms(seed: 5, sampleID: 3, step: ReservedStep.chunkSelection.rawValue, into: $0) }
+    for chosen in [1, 2, 63, 500, 937, 999] {
+      let found = try selectChunks(
+        batch: 1, count: k,
+        .init { ($0.fraction, $0.weights, $0.seed, $0.sampleIDs) = (Double(chosen) / 1000, Numbers(weights), 5, [3]) })
+      let order = (0..<k).sorted { -log(draws[$0]) / weights[$0] < -log(draws[$1]) / weights[$1] }
+      #expect(found[0].indices.filter { found[0][$0] } == order[..<chosen].sorted())
+    }
+  }
+
   @Test("Softmax weights are the normalised weights of their exponentials")
   func softmaxSelection() throws {
     let plan = try ChunkPlan([1, 1, 1, 1, 1])

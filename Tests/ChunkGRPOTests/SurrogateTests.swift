@@ -65,7 +65,7 @@ struct SurrogateTests {
         options.advantageLevel = coin() ? .chunk : .step
         advantages = next(batch * options.advantageLevel.row(plan))
       }
-      if coin() { options.klWeights = Numbers(next(batch).map { abs($0) }) }
+      if coin() && options.kl > 0 { options.klWeights = Numbers(next(batch).map { abs($0) }) }
       if surrogate == .sapo && coin() { (options.sapo.positive, options.sapo.negative) = (2.5, 0.4) }
       if surrogate == .vespo && coin() { (options.vespo.k, options.vespo.lambda) = (0.7, 1.6) }
     }
@@ -90,6 +90,7 @@ struct SurrogateTests {
       let fixed = try loss(self.new)
       var linear = options
       (linear.kl, linear.surrogate, linear.clip, linear.vespo) = (0, .unclipped, .gcpo, VESPOShape())
+      linear.klWeights = nil
       // u·w of each chunk, from the gradient of the unclipped surrogate on policy, −A·u·w/n for each of its n steps.
       let shares = try chunkLoss(new: old, old: old, advantages: advantages, plan: plan, options: linear).gradLogProbs
       var kl = options

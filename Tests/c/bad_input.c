@@ -845,6 +845,7 @@ static void forward_objectives(void) {
     EXPECT(g, cgrpo_dgpo_options, g.clip_low = 1.1, with_dgpo, "clip_low");
     EXPECT(g, cgrpo_dgpo_options, g.clip_high = NAN, with_dgpo, "clip_high");
     EXPECT(g, cgrpo_dgpo_options, g.clip_kl = 2, with_dgpo, "clip_kl");
+    EXPECT(g, cgrpo_dgpo_options, g.clip_kl = 1, with_dgpo, "clip_kl = 1 is of clipped distances");
     EXPECT(g, cgrpo_dgpo_options, g.clip_distance = -1, with_dgpo, "clip_distance");
     EXPECT(g, cgrpo_dgpo_options, g.old_distance = negative, with_dgpo, "old_distance");
     EXPECT(c, cgrpo_crd_options, c.beta = NAN, with_crd, "beta");
@@ -993,7 +994,8 @@ static void objective_options(void) {
     LOSS((l.surrogate = CGRPO_SURROGATE_SPO, l.clip_high = 0), "clip_high = 0.0");
     numbers[1] = -1;
     LOSS(l.weights = numbers, "weights");
-    LOSS(l.kl_weights = numbers, "kl_weights");
+    LOSS(l.kl_weights = numbers, "kl_weights are factors of kl, which is 0");
+    LOSS((l.kl = 1, l.kl_weights = numbers), "kl_weights[1] = -1.0");
     LOSS(l.ratio_scale = numbers, "ratio_scale");
     LOSS((l.surrogate = CGRPO_SURROGATE_DIVERGENCE_MASK, l.divergence = numbers), "divergence");
     numbers[1] = NAN;

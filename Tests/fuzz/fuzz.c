@@ -638,6 +638,7 @@ static void forward_loss(void) {
             if (one_in(3)) o.group_size = whole(batch);
             else if (one_in(2)) o.group_ids = integers(batch, 3);
             if (one_in(2)) o.old_distance = positive_numbers(all), o.clip_low = real(0.1), o.clip_high = real(0.1);
+            if (o.old_distance == NULL && !wrong()) o.clip_kl = 0;
             right = CALL(cgrpo_dgpo_loss(a, b, advantage, count_of(batch), count_of(count), &o, loss, first, to));
             break;
         }
@@ -720,7 +721,7 @@ static void chunk_loss(void) {
     if (one_in(3))
         o.weights_per_sample = (int32_t)below(2),
         o.weights = positive_numbers(o.weights_per_sample ? batch * chunks : chunks);
-    if (one_in(3)) o.kl_weights = positive_numbers(batch);
+    if (one_in(3) && o.kl > 0) o.kl_weights = positive_numbers(batch);
     if (one_in(4) && o.surrogate != CGRPO_SURROGATE_CISPO && o.surrogate != CGRPO_SURROGATE_VESPO)
         o.ratio_bias = numbers(all), o.grad_ratio_bias = bias, o.ratio_scale = positive_numbers(steps);
     if (o.surrogate == CGRPO_SURROGATE_DIVERGENCE_MASK && !wrong()) o.divergence = positive_numbers(all);

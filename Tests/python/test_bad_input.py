@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 
 import chunkgrpo as cg
+from chunkgrpo import forward
 from conftest import velocity
 
 SCHEDULE = cg.Schedule.shifted(17, 3.0)
@@ -220,6 +221,77 @@ def test_bad_input(call, kind, words):
         call()
     assert isinstance(caught.value, cg.Error)
     assert len(str(caught.value)) > 10
+
+
+def _distances():
+    return forward.distances(np.ones((2, 4)), np.ones((2, 4)), seed=1, old_velocity=np.ones((2, 4)), reference_velocity=np.ones((2, 4)))
+
+
+FLAGS = {
+    "adaptive": lambda flag: forward.crd_loss(_distances(), [1, -1], adaptive=flag),
+    "clip_kl": lambda flag: forward.dgpo_loss(_distances(), [1, -1], clip=0.1, clip_kl=flag),
+    "geometric": lambda flag: cg.importance_weights(LOG_PROBS, LOG_PROBS, PLAN, geometric=flag),
+    "stratified": lambda flag: forward.times(2, 3, seed=1, stratified=flag),
+    "subtract_median": lambda flag: cg.advantages([1, 2], 2, subtract_median=flag),
+    "truncated": lambda flag: SCHEDULE.timesteps(truncated=flag),
+    "weighted_selection": lambda flag: cg.Trainer(2, 2, width=8, blocks=1, embedding_size=4, weighted_selection=flag),
+}
+
+
+@pytest.mark.parametrize("name", FLAGS)
+@pytest.mark.parametrize("value", ["no", "False", None, 2, 0.5, [False]])
+def test_a_flag_is_true_or_false_and_nothing_that_python_takes_for_it(name, value):
+    with pytest.raises(cg.WrongType, match=f"{name} is .*; it must be True or False"):
+        FLAGS[name](value)
+    for flag in (False, True, np.bool_(False), np.array(True), 0, 1):
+        FLAGS[name](flag)
+
+
+@pytest.mark.parametrize(
+    "name, call",
+    [
+        ("step", lambda value: SAMPLER.coefficients(value)),
+        ("step", lambda value: SAMPLER.step(value, X, X, seed=1)),
+        ("step", lambda value: SAMPLER.log_prob(value, X, X, X)),
+        (r"step\[0\]", lambda value: SAMPLER.log_prob([value, 3], X, X, X)),
+        ("first_step", lambda value: SAMPLER.log_probs(np.ones((2, 4, 3)), np.ones((2, 3, 3)), value)),
+        ("seed", lambda value: SAMPLER.step(0, X, X, seed=value)),
+        ("group_size", lambda value: cg.advantages([1, 2], value)),
+        ("eta", lambda value: cg.Sampler(SCHEDULE, eta=value)),
+        (r"clip", lambda value: loss(clip=value)),
+    ],
+)
+def test_a_bool_is_no_number(name, call):
+    with pytest.raises(cg.WrongType, match=f"^{name} must be .*not bool"):
+        call(True)
+
+
+@pytest.mark.parametrize(
+    "words, call",
+    [
+        ("groups and group_size exclude", lambda: cg.advantages([1, 2], 2, groups=[1, 1])),
+        ("groups and group_size = 2 exclude", lambda: forward.dgpo_loss(_distances(), [1, -1], group_size=2, groups=[1, 1])),
+        ("beta = inf must be", lambda: forward.distances(X, X, seed=1, old_velocity=X, beta=float("inf"))),
+        ("guidance needs the unconditional", lambda: SAMPLER.step(0, X, X, seed=1, guidance=[1, 2])),
+        (r"guidance\[1\] = inf", lambda: SAMPLER.step(0, X, X, seed=1, unconditional=X, guidance=[1, np.inf])),
+        (r"^advantages\[1\] = nan", lambda: forward.pairs([1, NAN], 2)),
+        (r"^weights\[1\] = nan", lambda: cg.advantages([[1, 2], [2, 3]], 2, weights=[1, NAN])),
+        ("^count = 3", lambda: cg.ChunkPlan.optimal([[1.0, 2, 3, 4]], count=3, min_size=2)),
+        ("^reference of sample 0", lambda: cg.norm_hinge(X, with_nan(X, 0, 0, 0))),
+    ],
+)
+def test_a_refusal_calls_an_argument_as_python_does(words, call):
+    with pytest.raises(cg.Error, match=words) as refused:
+        call()
+    of_c = ("group_ids", "nft_beta", "guidances", "scores", "reward_weights", "chunk_count", "reference_velocity")
+    assert not any(name in str(refused.value) for name in of_c)
+
+
+def test_options_that_another_lacks_are_refused_and_not_ignored():
+    with pytest.raises(cg.InvalidArgument, match="kl_weights are factors of kl, which is 0"):
+        loss(kl_weights=[1, 1])
+    with pytest.raises(cg.InvalidArgument, match="clip_kl is of clipped distances, but clip is None"):
+        forward.dgpo_loss(_distances(), [1, -1], clip_kl=True)
 
 
 def test_every_status_has_a_class_that_is_also_the_usual_one():

@@ -84,10 +84,10 @@ def test_what_is_wrong_about_the_numbers_is_named(sampler):
     refuses("step has 2 numbers; the batch has 4 samples", step=[0, 1])
     refuses(r"step\[1\] must be an integer", cg.WrongType, step=[0, 1.5, 2, 3])
     refuses("step has element type float64", cg.WrongType, step=np.zeros(4))
-    refuses("guidances needs the unconditional velocity", guidance=GUIDANCES)
+    refuses("guidance needs the unconditional velocity", guidance=GUIDANCES)
     refuses(r"guidance has shape \(2,\)", unconditional=u, guidance=[1, 2])
-    refuses(r"guidances\[1\] = nan", unconditional=u, guidance=[1, np.nan, 1, 1])
-    with pytest.raises(cg.InvalidArgument, match=r"first_steps\[1\] = 18"):
+    refuses(r"guidance\[1\] = nan", unconditional=u, guidance=[1, np.nan, 1, 1])
+    with pytest.raises(cg.InvalidArgument, match=r"first_step\[1\] = 18"):
         sampler.log_probs(np.stack([x, x], 1), v[:, None], [0, 18, 1, 2])
 
 

@@ -76,7 +76,7 @@ package func selectChunks(
 
 /// Exponential races, in logarithms: the chunks with the smallest ln(E/p) are a weighted draw without replacement.
 private struct Race {
-  /// The chunks that take part, the first to finish first.
+  /// The chunks that take part, those to draw before the others.
   let order: Buffer<Placed<Double>>
   private let scratch: Buffer<Placed<Double>>
   private let draws: Buffer<Double>
@@ -104,7 +104,10 @@ private struct Race {
     }
     try require(
       runners >= chosen, "weights of sample \(sample): fewer than the \(chosen) chunks to draw have a positive weight")
-    sort(order.base, count: runners, scratch: scratch.base) { $0.key < $1.key }
+    // Of equal ones the first finishes first.
+    bringSmallest(chosen, of: order.base, count: runners, scratch: scratch.base) {
+      $0.key == $1.key ? $0.index < $1.index : $0.key < $1.key
+    }
   }
 }
 

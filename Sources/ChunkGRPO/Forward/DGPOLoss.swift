@@ -58,6 +58,9 @@ package func dgpoLoss(
   try checkPositive(options.beta, "beta")
   if let old = options.oldDistance { try checkDistances(old, "old_distance", size: size, times) }
   try options.clip.check()
+  try require(
+    options.oldDistance != nil || !options.clipsKL,
+    "clip_kl = 1 is of clipped distances, but old_distance is null, so that none is clipped: give it, or clip_kl = 0")
   let groups = try Groups(
     count: advantages.count, size: options.groupSize, ids: options.groupIDs, of: "advantages")
   let kl = try ReferenceKL(options.kl, options.referenceDivergence, output, size: size, times)

@@ -49,3 +49,29 @@ func sorted<Key: Comparable & BitwiseCopyable>(
   withExtendedLifetime(scratch) { sort(result.base, count: count, scratch: scratch.base) { $0.key < $1.key } }
   return result
 }
+
+/// Brings the `few` smallest values before the others, in any order: Hoare's selection, with the median of three as the
+/// pivot. No two values are equal. What 64 turns leave unsettled is sorted, so that no order of the values takes long.
+func bringSmallest<T>(
+  _ few: Int, of values: UnsafeMutablePointer<T>, count: Int, scratch: UnsafeMutablePointer<T>,
+  by isLess: (T, T) -> Bool
+) {
+  var (first, end, turns) = (0, count, 0)
+  while few > first && few < end && end - first > 64 && turns < 64 {
+    turns += 1
+    let (a, b, c) = (values[first], values[first + (end - first) / 2], values[end - 1])
+    let (low, high) = isLess(a, b) ? (a, b) : (b, a)
+    let pivot = isLess(c, low) ? low : isLess(high, c) ? high : c
+    // Smaller ones go to the left of `i`, the others to the right of `j`.
+    var (i, j) = (first, end - 1)
+    while true {
+      while isLess(values[i], pivot) { i += 1 }
+      while isLess(pivot, values[j]) { j -= 1 }
+      if i >= j { break }
+      swap(&values[i], &values[j])
+    }
+    // The pivot lies at i.
+    if few <= i { end = i } else { first = i + 1 }
+  }
+  if few > first && few < end { sort(values + first, count: end - first, scratch: scratch, by: isLess) }
+}

@@ -77,6 +77,7 @@ private func checkFactors(batch: Int, _ plan: ChunkPlan, _ o: ChunkLossOptions) 
     }
   }
   if let weights = o.klWeights {
+    try require(o.kl > 0, "kl_weights are factors of kl, which is 0: give a kl > 0, or no kl_weights")
     try require(weights.count == batch, "kl_weights has \(weights.count) numbers for \(batch) samples")
     if let i = weights.firstIndex(where: { !($0 >= 0 && $0.isFinite) }) {
       throw ChunkGRPOError.invalidArgument("kl_weights[\(i)] = \(weights[i]) must be at least 0 and finite")

@@ -31,7 +31,7 @@ from ._generated import (
 from ._groups import group_ids
 from ._library import lib, new
 from ._options import Unpack, documented, fill, record, unknown
-from ._scalars import choice, integer, real
+from ._scalars import choice, flag, integer, real
 from .chunks import ChunkPlan
 from .errors import InvalidArgument, WrongType, check
 from .objective import chunk_loss
@@ -102,7 +102,7 @@ def dgpo_loss(distances: Distances[A], advantages: ArrayLike, **options: Unpack[
     clip        (low, high), or one number: d is clipped where exp(d_old - d) has left [1 - low, 1 + high] on the side of
                 the advantage; None = nothing is
     clip_distance  a clipped d has no gradient; False: it has, for clip_kl alone
-    clip_kl     nor has the KL of a clipped d
+    clip_kl     nor has the KL of a clipped d; needs clip
     kl          >= 0, weight of the velocity KL
     """
     numbers = _Numbers(distances, "distance", "reference_distance")
@@ -111,6 +111,8 @@ def dgpo_loss(distances: Distances[A], advantages: ArrayLike, **options: Unpack[
         given["groups"] = group_ids(given["groups"], numbers.rows[0])
     if given.get("clip") is not None:
         given["old_distance"] = numbers["old_distance"]
+    elif given.get("clip_kl"):
+        raise InvalidArgument("clip_kl is of clipped distances, but clip is None, so that none is: give clip")
     grads = {"distance": np.empty(numbers.rows)}
     struct = numbers.options(DgpoOptions, given, "dgpo_loss", grads)
     d, reference = numbers["distance"], numbers["reference_distance"]
@@ -144,7 +146,7 @@ def crd_loss(
     """
     numbers = _Numbers(distances, "distance", "old_distance")
     given: dict[str, Any] = _only(options, CrdKeywords, "crd_loss")
-    if adaptive:
+    if flag(adaptive, "adaptive"):
         given.update(absolute=numbers["absolute"], old_absolute=numbers["old_absolute"])
     grads = {"distance": np.empty(numbers.rows)}
     struct = numbers.options(CrdOptions, given, "crd_loss", grads)
@@ -208,7 +210,8 @@ def pairs(advantages: ArrayLike, group_size: Optional[int] = None, *, groups: An
     size = 0 if group_size is None else integer(group_size, "group_size", 1)
     ids = None if groups is None else group_ids(groups, len(values))
     found, count = np.empty((2, len(values)), np.int64), ctypes.c_int64()
-    check(lib.cgrpo_preference_pairs(values, len(values), size, ids, found[0], found[1], byref(count)))
+    status = lib.cgrpo_preference_pairs(values, len(values), size, ids, found[0], found[1], byref(count))
+    check(status, scores="advantages")
     return np.ascontiguousarray(found[:, : count.value].T)
 
 

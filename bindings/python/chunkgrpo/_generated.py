@@ -1008,8 +1008,8 @@ class ChunkLossKeywords(TypedDict, total=False):
     divergence: Optional[Any]
     """None; (B, S), >= 0; a chunk's is the mean over its steps. The divergence mask needs it"""
     kl_weights: Optional[Any]
-    """None: 1; (B), >= 0: factors of kl for each sample (GARDO, arXiv 2512.24138: 1 where the reward is uncertain,
-    else 0)"""
+    """None: 1; (B), >= 0: factors of a kl > 0 for each sample (GARDO, arXiv 2512.24138: 1 where the reward is
+    uncertain, else 0)"""
     sapo_temperature_pos: float
     """1; > 0: tau where A > 0. For SAPO; the others are TRL's too"""
     sapo_temperature_neg: float
@@ -1051,7 +1051,7 @@ class DgpoKeywords(TypedDict, total=False):
     clip_distance: bool
     """1: a clipped distance has no gradient; 0: it has, for clip_kl alone"""
     clip_kl: bool
-    """0; 1: nor has the KL of a clipped distance"""
+    """0; 1: nor has the KL of a clipped distance; needs old_distance"""
     kl: float
     """0; >= 0"""
 

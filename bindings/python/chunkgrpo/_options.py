@@ -14,7 +14,7 @@ import numpy as np
 from . import _arrays, _generated
 from ._generated import Field
 from ._library import new
-from ._scalars import choice, int32, integer, pair, real, seed_number
+from ._scalars import choice, flag, int32, integer, pair, real, seed_number
 from .errors import InvalidArgument, WrongType
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ _NUMBERS: dict[str, Callable[[Any, str], Any]] = {
     "int64": integer,
     "int32": int32,
     "uint64": seed_number,
-    "flag": lambda value, _: bool(value),
+    "flag": flag,
 }
 _ARRAYS: dict[str, Callable[[Any, str], Any]] = {
     "float64*": _arrays.doubles,

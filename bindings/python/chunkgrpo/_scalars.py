@@ -11,6 +11,8 @@ from .errors import InvalidArgument, WrongType
 
 def integer(value: Any, name: str, low: int = -(2**63), high: int = 2**63 - 1) -> int:
     """An int within [low, high]. The library knows the narrower bounds; these are those of its C type."""
+    if isinstance(value, bool):  # which Python counts as 0 and 1
+        raise WrongType(f"{name} must be an integer, not bool")
     try:
         number = operator.index(value)
     except TypeError:
@@ -30,8 +32,16 @@ def int32(value: Any, name: str) -> int:
     return integer(value, name, -(2**31), 2**31 - 1)
 
 
+def flag(value: Any, name: str) -> bool:
+    """True or False, or 1 or 0; not what Python takes for true."""
+    value = value.item() if getattr(value, "shape", None) == () else value
+    if isinstance(value, (bool, int)) and value in (0, 1):
+        return bool(value)
+    raise WrongType(f"{name} is {value!r}; it must be True or False")
+
+
 def real(value: Any, name: str) -> float:
-    if isinstance(value, (str, bytes)):
+    if isinstance(value, (str, bytes, bool)):
         raise WrongType(f"{name} must be a real number, not {type(value).__name__}")
     try:
         return float(value)

@@ -79,7 +79,7 @@ class ChunkPlan:
         mean, sizes = np.empty(max(1, curve.shape[1])), np.empty(max(1, curve.shape[1]), np.int64)
         found, share = ctypes.c_int64(), ctypes.c_double()
         room = sizes, len(sizes), byref(found)
-        check(lib.cgrpo_plan_optimal(curve, *curve.shape, struct, *room, mean, byref(share)))
+        check(lib.cgrpo_plan_optimal(curve, *curve.shape, struct, *room, mean, byref(share)), chunk_count="count")
         plan = cls(sizes[: found.value])
         return ChunkFit(plan, mean, np.array([mean[steps].mean() for steps in plan.slices]), share.value)
 

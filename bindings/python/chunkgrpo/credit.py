@@ -75,7 +75,8 @@ def step_advantages(rewards: A, group_size: Optional[int] = None, **options: Unp
 @not_compiled
 def step_advantages(rewards: Any, group_size: Optional[int] = None, **options: Unpack[AdvantageKeywords]) -> Any:
     """Advantages (B, S) of a reward or a gain for each step, rewards (B, S), for `chunk_loss`: each step's are normalised
-    by themselves. The options are those of `advantages`, but for weights, mixing and present.
+    by themselves. The options are those of `advantages`, but for weights and present; with mixing="gdpo" each step's
+    advantages are normalised over the batch, too.
 
     A teacher's KL of each step with its sign turned is such a reward (Flow-OPD, arXiv 2605.08063):
     -divergences(sampler, velocities, teacher_velocities).

@@ -6,6 +6,7 @@ Errors that this package finds by itself use the same classes.
 from __future__ import annotations
 
 import ctypes
+import re
 from typing import Any
 
 from ._generated import STATUS
@@ -66,10 +67,23 @@ _CLASSES = {
 }
 
 
-def check(status: int) -> None:
-    """Raises what the latest call of this thread failed with, if it did."""
+# Arguments of the library that have another name here.
+_NAMES = {
+    "first_steps": "first_step",
+    "group_ids": "groups",
+    "guidances": "guidance",
+    "nft_beta": "beta",
+    "other_velocity": "other",
+}
+
+
+def check(status: int, **names: str) -> None:
+    """Raises what the latest call of this thread failed with, if it did. names: of arguments that the library calls
+    otherwise."""
     if status:
         message = lib.cgrpo_last_error().decode("utf-8", "replace")
+        own = {**_NAMES, **names}
+        message = re.sub(r"\b[a-z_]+\b", lambda word: own.get(word[0], word[0]), message)
         error = _CLASSES.get(status, Error)(message or f"status {status}")
         error.status = status
         raise error

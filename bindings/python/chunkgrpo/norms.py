@@ -15,6 +15,8 @@ from ._library import lib
 from ._scalars import int32
 from .errors import check
 
+_NAMES = {"reference_velocity": "reference"}
+
 
 @dataclass(frozen=True, eq=False)
 class NormHinge(Generic[A]):
@@ -40,13 +42,13 @@ def norm_hinge(velocity: Any, reference: AnyArray, *, threads: int = 1) -> NormH
     2606.27771) found that training against a reward inflates it. The paper has no code; here the hinge is of the mean
     squares, to the power one.
 
-    Log the ratios; add beta mean(hinges) to the loss. `norm_hinge_vjp` is the gradient, and
-    `chunkgrpo.torch.norm_hinge` is differentiable.
+    Log the ratios; add beta mean(hinges) to the loss. `norm_hinge_vjp` is the gradient; in `chunkgrpo.torch` and
+    `chunkgrpo.jax` the hinges are differentiable.
     """
     v = _arrays.borrow(velocity, "velocity", on_host=True)
     w = _arrays.borrow_like(reference, v, "reference", "velocity", on_host=True)
     ratios, hinges = np.empty(v.shape[0]), np.empty(v.shape[0])
-    check(lib.cgrpo_norm_hinge(v.tensor(), w.tensor(), int32(threads, "threads"), ratios, hinges, None, None))
+    check(lib.cgrpo_norm_hinge(v.tensor(), w.tensor(), int32(threads, "threads"), ratios, hinges, None, None), **_NAMES)
     return NormHinge(v.give(ratios), v.give(hinges))
 
 
@@ -58,6 +60,6 @@ def norm_hinge_vjp(velocity: A, reference: AnyArray, grad: ArrayLike, *, threads
     w = _arrays.borrow_like(reference, v, "reference", "velocity", on_host=True)
     out, upstream = v.new(), _arrays.doubles(grad, "grad", v.shape[:1])
     at = v.tensor(), w.tensor(), int32(threads, "threads")
-    check(lib.cgrpo_norm_hinge(*at, None, None, upstream, out.tensor()))
+    check(lib.cgrpo_norm_hinge(*at, None, None, upstream, out.tensor()), **_NAMES)
     result: A = out.result()
     return result

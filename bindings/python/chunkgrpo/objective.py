@@ -82,7 +82,7 @@ def advantages(rewards: Any, group_size: Optional[int] = None, **options: Unpack
     present     like rewards, bool: which of them apply; None = all. One that is absent is not read, and is left out of
                 its sample's sum and of its group's mean and deviation. Each sample needs one
     mixing      of several rewards: "sum": the weighted sum is normalised; "normalised_sum": each is normalised, then
-                summed (MixGRPO); "gdpo": and the sum is normalised over the batch (GDPO)
+                summed (MixGRPO); "gdpo": and the sum is normalised over the batch (GDPO), also of one reward
     """
     values = rewards_of(rewards)
     if values.ndim not in (1, 2):
@@ -93,7 +93,7 @@ def advantages(rewards: Any, group_size: Optional[int] = None, **options: Unpack
     kinds = values.shape[1] if values.ndim == 2 else 1
     struct = advantage_options(len(values), kinds, group_size, given, "advantages")
     out = np.empty(len(values))
-    check(lib.cgrpo_advantages(values, len(values), struct, out))
+    check(lib.cgrpo_advantages(values, len(values), struct, out), reward_weights="weights")
     return _arrays.given_back(out, rewards)
 
 
@@ -285,7 +285,7 @@ def chunk_loss(
     ratio_scale    (S,), >= 0: GRPO-Guard has the Gaussian `divergences` from the old policy, and s of each step
     divergence     (B, S), >= 0: for the divergence mask, the Gaussian `divergences` from the old policy
     divergence_threshold  >= 0
-    kl_weights     (B,), >= 0: factors of kl for each sample (GARDO: 1 where the reward is uncertain, else 0)
+    kl_weights     (B,), >= 0: factors of a kl > 0 for each sample (GARDO: 1 where the reward is uncertain, else 0)
     sapo_temperature_pos, sapo_temperature_neg  > 0: tau of "sapo" where A > 0, and elsewhere
     vespo_k_pos, vespo_lambda_pos, vespo_k_neg, vespo_lambda_neg  k >= 0 and lambda > 0 of "vespo" where A >= 0, elsewhere
     """

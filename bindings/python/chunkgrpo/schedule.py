@@ -12,7 +12,7 @@ from ._arrays import empty, vector
 from ._generated import SCHEDULE_SHIFT, ScheduleKeywords, ScheduleOptions
 from ._library import lib
 from ._options import Unpack, documented, fill
-from ._scalars import integer, real
+from ._scalars import flag, integer, real
 from .errors import InvalidArgument, check
 
 
@@ -91,7 +91,7 @@ class Schedule:
         """(T,) float64: scale sigma_k, as a model wants it. truncated: whole numbers, int(scale sigma), which GCPO,
         DanceGRPO and MixGRPO feed their model while the step itself uses sigma."""
         out = np.empty(self.steps)
-        numbers = (self._sigmas, len(self._sigmas), real(scale, "scale"), int(bool(truncated)))
+        numbers = (self._sigmas, len(self._sigmas), real(scale, "scale"), int(flag(truncated, "truncated")))
         check(lib.cgrpo_timesteps(*numbers, out))
         return out
 

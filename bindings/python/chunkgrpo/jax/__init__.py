@@ -29,5 +29,15 @@ callbacks, JAX may wait for ever (jax-ml/jax issue 24255).
 """
 
 from .functions import chunk_loss, chunk_policy_loss, divergence, divergences, log_prob, log_probs, step
+from .norms import norm_hinge
 
-__all__ = ["chunk_loss", "chunk_policy_loss", "divergence", "divergences", "log_prob", "log_probs", "step"]
+__all__ = [
+    "chunk_loss",
+    "chunk_policy_loss",
+    "divergence",
+    "divergences",
+    "log_prob",
+    "log_probs",
+    "norm_hinge",
+    "step",
+]

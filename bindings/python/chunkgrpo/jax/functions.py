@@ -12,6 +12,7 @@ import numpy as np
 from .. import _arrays, _divergences, _self_check, _steps, objective
 from .._generated import ChunkLossKeywords, ChunkLossOptions, Divergence
 from .._options import Unpack, documented
+from .._scalars import flag
 from ..chunks import ChunkPlan
 from ..errors import InvalidArgument
 from ..objective import ChunkLoss
@@ -211,7 +212,7 @@ def chunk_policy_loss(
     check  a sampler's first loss should have ratios of 1: where it has not, a RatioWarning names the cause that can be
            found. False for off-policy training
     """
-    plan = _steps.plan_of(plan)
+    plan, check = _steps.plan_of(plan), flag(check, "check")
     latents = latents_of(latents, "latents", 2)
     velocities = latents_of(velocities, "velocities", 2).astype(latents.dtype)
     traced, fixed = split(latents=latents, velocities=velocities, first_step=first_step)

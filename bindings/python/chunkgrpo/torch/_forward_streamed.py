@@ -14,7 +14,7 @@ from torch.utils.checkpoint import get_device_states
 from .. import _arrays
 from .._distances import GRADIENTS, NUMBERS, Distances, noised
 from .._metrics import merge_stats
-from .._scalars import function, integer
+from .._scalars import flag, function, integer
 from ..errors import InvalidArgument, WrongType
 from ._forward import distances
 from ._parallel import refuse_wrong, sharded
@@ -95,8 +95,9 @@ def streamed_backward(
     factor = torch.full((), float(scale), dtype=torch.float64, device=clean.device)
     factor = factor if scaler is None else scaler.scale(factor)
     objective, sync = function(objective, "objective"), no_sync or contextlib.nullcontext
-    if joint:
-        return _joint(draws, objective, factor, sync, preserve_rng_state, every)
+    same_random = flag(preserve_rng_state, "preserve_rng_state")
+    if flag(joint, "joint"):
+        return _joint(draws, objective, factor, sync, same_random, every)
     total, seen, stats = torch.zeros((), dtype=torch.float64, device=clean.device), [], []
     for j in range(draws.count):
         with contextlib.nullcontext() if j + 1 == draws.count else sync(), torch.enable_grad():

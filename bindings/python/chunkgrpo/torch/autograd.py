@@ -13,6 +13,7 @@ from .. import _arrays, _divergences, _self_check
 from .. import objective as _objective
 from .._generated import ChunkLossKeywords, ChunkLossOptions, ChunkStats, Divergence
 from .._options import Unpack, documented
+from .._scalars import flag
 from .._steps import first_of, frames, kept, needed_here, noisy, plan_of, runs
 from ..chunks import ChunkPlan
 from ..errors import InvalidArgument
@@ -350,7 +351,7 @@ def chunk_policy_loss(
     new = torch.where(absent, known, new)
     out = chunk_loss(new, known, advantages, plan, ratio_bias=ratio_bias, **options)
     shown = torch.where(absent, old.to(new), new.detach())
-    if check:
+    if flag(check, "check"):
         _self_check.warn(sampler, x, known, new.detach(), steps, first_step=first_step, velocities=v.detach())
     return replace(out, new_log_probs=shown)
 

@@ -8,28 +8,32 @@ import torch
 from torch import Tensor
 
 from .. import norms
+from ..norms import NormHinge
 from ._tensors import constant, floating
 from .autograd import _apply, _first_order, _save, _saved, eager
 
 
 @eager
-def norm_hinge(velocity: Tensor, reference: Tensor) -> Tensor:
-    """max(0, mean v^2 - mean v_ref^2) (B,) float64 of velocities (B, ...), differentiable in velocity: NormGuard's hinge,
-    for the penalty of `streamed_backward`. As `chunkgrpo.norm_hinge`, whose ratios are for the log; `reference` may have
+def norm_hinge(velocity: Tensor, reference: Tensor) -> NormHinge[Tensor]:
+    """`chunkgrpo.norm_hinge` of velocities (B, ...): its `.hinges` (B,) float64, max(0, mean v^2 - mean v_ref^2), are
+    differentiable in velocity, for the penalty of `streamed_backward`; its `.ratios` are data. `reference` may have
     another floating type."""
     floating(velocity, "velocity")
     other = constant(floating(reference, "reference"), "reference").to(velocity.dtype)
-    return _apply(_NormHinge, velocity, other)
+    hinges, ratios = _apply(_NormHinge, velocity, other)
+    return NormHinge(ratios, hinges)
 
 
 class _NormHinge(torch.autograd.Function):
     @staticmethod
-    def forward(ctx: Any, velocity: Tensor, reference: Tensor) -> Tensor:
+    def forward(ctx: Any, velocity: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
         _save(ctx, velocity, reference)
-        return norms.norm_hinge(velocity, reference).hinges
+        found = norms.norm_hinge(velocity, reference)
+        ctx.mark_non_differentiable(found.ratios)
+        return found.hinges, found.ratios
 
     @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
+    def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Any, ...]:
         velocity, reference = _saved(ctx)
         with torch.no_grad():
             grads = norms.norm_hinge_vjp(velocity, reference, grad.contiguous())

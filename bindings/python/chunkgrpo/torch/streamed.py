@@ -18,7 +18,7 @@ from .. import objective as _objective
 from .._arrays import Doubles
 from .._generated import ChunkLossKeywords, ChunkLossOptions
 from .._options import Unpack, documented
-from .._scalars import bare, function
+from .._scalars import bare, flag, function
 from .._steps import first_of, kept, loss_count, needed_here, plan_of, readable, selected_steps
 from ..chunks import ChunkPlan
 from ..errors import InvalidArgument, NonFinite, WrongType
@@ -114,6 +114,7 @@ def streamed_backward(
     if torch.is_inference_mode_enabled():
         raise InvalidArgument("streamed_backward cannot run under torch.inference_mode")
     plan, velocity = plan_of(plan), function(velocity, "velocity")
+    check, preserve_rng_state = flag(check, "check"), flag(preserve_rng_state, "preserve_rng_state")
     policy = _Policy(velocity, kept(sampler), constant(latents, "latents"), first_step, guidance, penalty, ratio_bias)
     old = policy.checked(constant(old_log_probs, "old_log_probs"), plan)
     forced = _forced(every_step, plan)
