@@ -1,9 +1,21 @@
 public import CChunkGRPO
 import ChunkGRPO
 
-/// The sizes of an objective's arrays.
-private func shape(_ batch: Int64, _ times: Int64, _ name: String = "batch") throws -> (batch: Int, times: Int) {
-  (try count(batch, name, 1...maxCount), try count(times, "count", 1...maxCount))
+/// An objective of `batch` samples, or pairs, at `times` times each, with its loss and its statistics: all is checked
+/// before anything is written.
+private func objective(
+  of name: String = "batch", _ batch: Int64, _ times: Int64, _ loss: UnsafeMutablePointer<Double>?,
+  _ stats: UnsafeMutablePointer<cgrpo_forward_stats>?,
+  _ run: (_ batch: Int, _ times: Int) throws -> (loss: Double, stats: ForwardStats)
+) -> cgrpo_status {
+  guarded {
+    let (b, n) = (try count(batch, name, 1...maxCount), try count(times, "count", 1...maxCount))
+    let loss = try nonNull(loss, "loss")
+    if let stats {
+      _ = try checkedSize(UnsafeRawPointer(stats), "stats", minimum: MemoryLayout<cgrpo_forward_stats>.stride)
+    }
+    try write(run(b, n), to: loss, stats)
+  }
 }
 
 /// Writes what an objective returned.
@@ -21,13 +33,6 @@ private func write(
     to: stats, "stats")
 }
 
-/// Before anything is written.
-private func check(_ stats: UnsafeMutablePointer<cgrpo_forward_stats>?) throws {
-  if let stats {
-    _ = try checkedSize(UnsafeRawPointer(stats), "stats", minimum: MemoryLayout<cgrpo_forward_stats>.stride)
-  }
-}
-
 @_cdecl("cgrpo_nft_options_init") @implementation
 public func cgrpo_nft_options_init(_ options: UnsafeMutablePointer<cgrpo_nft_options>!, _ structSize: Int) {
   initStruct(options, size: structSize)
@@ -41,17 +46,13 @@ public func cgrpo_nft_loss(
   _ gradPositive: UnsafeMutablePointer<Double>!, _ gradNegative: UnsafeMutablePointer<Double>!,
   _ stats: UnsafeMutablePointer<cgrpo_forward_stats>!
 ) -> cgrpo_status {
-  guarded {
-    let (b, n) = try shape(batch, count)
-    let loss = try nonNull(loss, "loss")
+  objective(batch, count, loss, stats) { b, n in
     let o = try readStruct(options, "options", current: cgrpo_nft_options(NFTOptions()))
-    try check(stats)
-    let result = try nftLoss(
+    return try nftLoss(
       positive: numbers(positiveDistance, "positive_distance", b, n),
       negative: numbers(negativeDistance, "negative_distance", b, n),
       advantages: numbers(advantageValues, "advantages", b), options: o.options(Extent(samples: b, steps: n)),
       to: ForwardLossOutput(gradPositive, gradNegative, referenceDivergence: o.grad_reference_divergence))
-    try write(result, to: loss, stats)
   }
 }
 
@@ -82,17 +83,13 @@ public func cgrpo_dgpo_loss(
   _ options: UnsafePointer<cgrpo_dgpo_options>!, _ loss: UnsafeMutablePointer<Double>!,
   _ gradDistance: UnsafeMutablePointer<Double>!, _ stats: UnsafeMutablePointer<cgrpo_forward_stats>!
 ) -> cgrpo_status {
-  guarded {
-    let (b, n) = try shape(batch, count)
-    let loss = try nonNull(loss, "loss")
+  objective(batch, count, loss, stats) { b, n in
     let o = try readStruct(options, "options", current: cgrpo_dgpo_options(DGPOOptions()))
-    try check(stats)
-    let result = try dgpoLoss(
+    return try dgpoLoss(
       distance: numbers(distance, "distance", b, n),
       reference: numbers(referenceDistance, "reference_distance", b, n),
       advantages: numbers(advantageValues, "advantages", b), options: o.options(Extent(samples: b, steps: n)),
       to: ForwardLossOutput(gradDistance, referenceDivergence: o.grad_reference_divergence))
-    try write(result, to: loss, stats)
   }
 }
 
@@ -107,16 +104,12 @@ public func cgrpo_crd_loss(
   _ batch: Int64, _ count: Int64, _ options: UnsafePointer<cgrpo_crd_options>!, _ loss: UnsafeMutablePointer<Double>!,
   _ gradDistance: UnsafeMutablePointer<Double>!, _ stats: UnsafeMutablePointer<cgrpo_forward_stats>!
 ) -> cgrpo_status {
-  guarded {
-    let (b, n) = try shape(batch, count)
-    let loss = try nonNull(loss, "loss")
+  objective(batch, count, loss, stats) { b, n in
     let o = try readStruct(options, "options", current: cgrpo_crd_options(CRDOptions()))
-    try check(stats)
-    let result = try crdLoss(
+    return try crdLoss(
       distance: numbers(distance, "distance", b, n), old: numbers(oldDistance, "old_distance", b, n),
       advantages: numbers(advantageValues, "advantages", b), options: o.options(Extent(samples: b, steps: n)),
       to: ForwardLossOutput(gradDistance, referenceDivergence: o.grad_reference_divergence))
-    try write(result, to: loss, stats)
   }
 }
 
@@ -133,16 +126,12 @@ public func cgrpo_dpo_loss(
   _ gradChosen: UnsafeMutablePointer<Double>!, _ gradRejected: UnsafeMutablePointer<Double>!,
   _ stats: UnsafeMutablePointer<cgrpo_forward_stats>!
 ) -> cgrpo_status {
-  guarded {
-    let (p, n) = try shape(pairs, count, "pairs")
-    let loss = try nonNull(loss, "loss")
-    try check(stats)
-    let result = try dpoLoss(
+  objective(of: "pairs", pairs, count, loss, stats) { p, n in
+    try dpoLoss(
       chosen: numbers(chosen, "chosen_distance", p, n), rejected: numbers(rejected, "rejected_distance", p, n),
       chosenReference: numbers(chosenReference, "chosen_reference_distance", p, n),
       rejectedReference: numbers(rejectedReference, "rejected_reference_distance", p, n), times: n,
       options: read(options), to: ForwardLossOutput(gradChosen, gradRejected))
-    try write(result, to: loss, stats)
   }
 }
 
