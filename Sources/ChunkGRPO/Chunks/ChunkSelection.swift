@@ -104,7 +104,8 @@ private struct Race {
     }
     try require(
       runners >= chosen, "weights of sample \(sample): fewer than the \(chosen) chunks to draw have a positive weight")
-    // Of equal ones the first finishes first.
+    // Of equal ones the first finishes first. A sort of few keeps their order.
+    if runners <= 64 { return sort(order.base, count: runners, scratch: scratch.base) { $0.key < $1.key } }
     bringSmallest(chosen, of: order.base, count: runners, scratch: scratch.base) {
       $0.key == $1.key ? $0.index < $1.index : $0.key < $1.key
     }
