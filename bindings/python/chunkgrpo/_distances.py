@@ -169,9 +169,9 @@ def distances(
     """
     x = _arrays.borrow(clean, "clean")
     v = _arrays.borrow_like(velocity, x, "velocity", "clean")
-    struct, names = _extras(v, old_velocity, reference_velocity, beta)
-    values = {name: x.numbers(x.shape[:1]) for name in ("distance", *names)}
-    for name in names:
+    struct, names = _extras(v, old_velocity, reference_velocity, beta), names_of(old_velocity, reference_velocity, beta)
+    values = {name: x.numbers(x.shape[:1]) for name in names}
+    for name in names[1:]:
         _arrays.point(struct, name, values[name])
     at = _drawn(x, noise, seed, sample_ids, draw, threads)
     check(lib.cgrpo_forward_distance(x.tensor(), v.tensor(), *at, struct, values["distance"], None, None))
@@ -210,7 +210,7 @@ def distances_vjp(
             raise InvalidArgument(f"grads has {name}, which is a constant; it may have {', '.join(GRADIENTS)}")
     if not given:
         raise InvalidArgument(f"grads has no number; it must have one of {', '.join(GRADIENTS)}")
-    struct, _ = _extras(v, old_velocity, reference_velocity, beta)
+    struct = _extras(v, old_velocity, reference_velocity, beta)
     upstream = {name: _arrays.upstream(value, f"grads.{name}", x.shape[:1], x) for name, value in given.items()}
     for name, value in upstream.items():
         if name != "distance":
@@ -264,23 +264,28 @@ def _drawn(x: Borrowed, noise: Any, seed: Optional[int], sample_ids: Any, draw: 
     return origin, integer(draw, "draw"), int32(threads, "threads")
 
 
-def _extras(v: Borrowed, old: Any, reference: Any, beta: Any) -> tuple[Any, list[str]]:
-    """Other velocities, and the names of the numbers that they give."""
-    struct, names = new(ForwardExtras), ["absolute"]
-    if old is not None:
-        _lend(struct, "old_velocity", _arrays.borrow_like(old, v, "old_velocity", "velocity"))
-        names += ["old_distance", "old_absolute", "old_divergence"]
-    if reference is not None:
-        _lend(struct, "reference_velocity", _arrays.borrow_like(reference, v, "reference_velocity", "velocity"))
-        names += ["reference_distance", "reference_divergence"]
+def names_of(old: Any, reference: Any, beta: Any) -> list[str]:
+    """The numbers of `distances` with or without an old velocity, a reference and a beta, by their names."""
+    names = ["distance", "absolute"]
+    names += [] if old is None else ["old_distance", "old_absolute", "old_divergence"]
+    names += [] if reference is None else ["reference_distance", "reference_divergence"]
+    sides = () if beta is None else ("positive", "negative")
+    return names + [f"{side}_{kind}" for side in sides for kind in ("distance", "absolute")]
+
+
+def _extras(v: Borrowed, old: Any, reference: Any, beta: Any) -> Any:
+    """Other velocities, for the library."""
+    struct = new(ForwardExtras)
+    for name, velocity in (("old_velocity", old), ("reference_velocity", reference)):
+        if velocity is not None:
+            _lend(struct, name, _arrays.borrow_like(velocity, v, name, "velocity"))
     if beta is not None:
         if old is None:
             raise InvalidArgument(f"beta is {beta}, but there is no old_velocity for NFT's v+ and v-; give that too")
         struct.nft_beta = real(beta, "beta")
         if not struct.nft_beta > 0:
             raise InvalidArgument(f"beta is {beta}; it must be > 0, or None")
-        names += ["positive_distance", "positive_absolute", "negative_distance", "negative_absolute"]
-    return struct, names
+    return struct
 
 
 def _lend(struct: Any, name: str, array: Borrowed) -> None:

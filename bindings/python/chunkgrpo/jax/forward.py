@@ -24,7 +24,7 @@ import jax
 import jax.numpy as jnp
 
 from .. import _distances, _forward_losses
-from .._distances import GRADIENTS, NUMBERS, Distances, times
+from .._distances import GRADIENTS, NUMBERS, Distances, names_of, times
 from .._forward_losses import ForwardLoss, pairs
 from .._generated import ChunkStats, ForwardStats
 from .._methods import METHODS, Method
@@ -81,12 +81,7 @@ def distances(
     others = {"noise": noise, "old_velocity": old_velocity, "reference_velocity": reference_velocity}
     arrays = {name: as_latents(x, array, name) for name, array in {"velocity": velocity, **others}.items()}
     traced, fixed = split(clean=x, **arrays, seed=seed, sample_ids=sample_ids, draw=draw, beta=beta)
-    names = ["distance", "absolute"]
-    names += [] if old_velocity is None else ["old_distance", "old_absolute", "old_divergence"]
-    names += [] if reference_velocity is None else ["reference_distance", "reference_divergence"]
-    names += (
-        [] if beta is None else [f"{side}_{of}" for side in ("positive", "negative") for of in ("distance", "absolute")]
-    )
+    names = names_of(old_velocity, reference_velocity, beta)
 
     def vjp(**given: Any) -> Any:
         slopes: Any = {name: given.pop(f"grad_{name}") for name in GRADIENTS if name in names}

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 
 from .. import _distances, _forward_losses
-from .._distances import GRADIENTS, NUMBERS, Distances
+from .._distances import GRADIENTS, NUMBERS, Distances, names_of
 from ..errors import WrongType
 from ._tensors import constant, floating
 from .autograd import _apply, _first_order, _save, _saved, eager
@@ -73,14 +73,7 @@ def distances(
     ]
     call = _Call(seed, sample_ids, draw, beta, threads)
     values = iter(_apply(_Distances, velocity, clean, call, *others))
-    names = ["distance", "absolute"]
-    names += [] if old_velocity is None else ["old_distance", "old_absolute", "old_divergence"]
-    names += [] if reference_velocity is None else ["reference_distance", "reference_divergence"]
-    names += (
-        []
-        if beta is None
-        else [f"{side}_{kind}" for side in ("positive", "negative") for kind in ("distance", "absolute")]
-    )
+    names = names_of(old_velocity, reference_velocity, beta)
     taken: dict[str, Any] = {name: next(values) for name in NUMBERS if name in names}
     return Distances(**taken, beta=None if beta is None else float(beta))
 
