@@ -26,15 +26,22 @@ struct CUDALaunch {
     try check(queue.sampleIDs, "cuda.sample_ids")
   }
 
-  /// Refuses an address that is not memory of the device.
+  /// Refuses numbers of 8 bytes, or a workspace, that are not memory of the device.
   func check(_ address: UnsafeRawPointer?, _ name: @autoclosure () -> String) throws {
     guard let address else { return }
-    let found = device.driver.device(of: address)
-    if found != device.number { throw elsewhere(name(), found) }
+    // A kernel that reads them otherwise would end the process's use of the device.
+    try require(Int(bitPattern: address) & 7 == 0, "\(name()) is not on an 8-byte boundary")
+    try checkPlace(address, name())
   }
 
   func check(_ rows: Rows?, _ name: @autoclosure () -> String) throws {
-    try check(rows.map { UnsafeRawPointer($0.base) }, name())
+    if let rows { try checkPlace(rows.base, name()) }
+  }
+
+  @inline(__always)
+  private func checkPlace(_ address: UnsafeRawPointer, _ name: @autoclosure () -> String) throws {
+    let found = device.driver.device(of: address)
+    if found != device.number { throw elsewhere(name(), found) }
   }
 
   @inline(never)

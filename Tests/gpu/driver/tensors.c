@@ -323,6 +323,8 @@ static void bad_tensors_are_refused(void) {
     CHECK_REFUSED(LOG_PROB(&bad, &next, lp), CGRPO_INVALID_ARGUMENT, "velocity is an address of the host");
     CHECK_REFUSED(cgrpo_log_prob(sampler, K, &bad, &d, NULL, &next, lp), CGRPO_INVALID_ARGUMENT, "latents.data is not");
     CHECK_REFUSED(LOG_PROB(&d, &next, host), CGRPO_INVALID_ARGUMENT, "log_prob is an address of the host");
+    CHECK_REFUSED(LOG_PROB(&d, &next, (double *)(void *)((char *)lp + 4)), CGRPO_INVALID_ARGUMENT,
+                  "log_prob is not on an 8-byte");
     other.stream = &other, bad = d, bad.cuda = &other;
     CHECK_REFUSED(LOG_PROB(&bad, &next, lp), CGRPO_INVALID_ARGUMENT, "velocity.cuda differs");
     CHECK_REFUSED(cgrpo_log_prob(sampler, K, &bad, &bad, NULL, &bad, lp), CGRPO_DEVICE_FAILED,
