@@ -149,7 +149,7 @@ test-c: setup-native lib ## Run the C tests
 
 test-gpu: setup-native lib ## Run the CUDA kernels, their source and their PTX, on the CPU; no GPU is needed
 	@printf '\n== CUDA kernels ==\n'
-	@$(MAKE) --no-print-directory -C Tests/gpu || { echo 'FAILED: the CUDA kernels'; exit 1; }
+	@$(MAKE) --no-print-directory -j 2 -C Tests/gpu || { echo 'FAILED: the CUDA kernels'; exit 1; }
 
 test-budget: setup-native lib ## Count the instructions of the hot kernels against their budget
 	@printf '\n== Instructions ==\n'
