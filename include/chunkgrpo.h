@@ -149,7 +149,9 @@ typedef struct cgrpo_cuda {
 
 /**
  * A borrowed array. Storage is f32, f64, bf16 or f16; arithmetic is f64 for f64 and f32 for the others. All latents,
- * velocities and noise of one call have one type.
+ * velocities and noise of one call have one type; but beside f32 latents the velocities may all be bf16 or f16, as
+ * autocast gives them: results are those of the same velocities as f32, bit for bit. A gradient has the velocity's
+ * type.
  *
  * shape    `ndim` sizes, each >= 1. Latents are (B, ...): D is the product of the sizes after the first.
  * strides  distances in elements, or null for a contiguous array. The sizes after the batch (and, for trajectories, the
@@ -534,8 +536,9 @@ cgrpo_status cgrpo_window_steps(const cgrpo_window_options *options, int64_t ite
  * ================================================================================================================ */
 
 /**
- * The model: write the velocity at `latents` into `velocity`. Both are (B, ...) in the trajectory's type, have
- * `strides`, and are valid during the call only. Return 0, or anything else to stop the rollout.
+ * The model: write the velocity at `latents` into `velocity`. Both are (B, ...), the latents in the trajectory's type,
+ * the velocity in its velocity_type, have `strides`, and are valid during the call only. Return 0, or anything else to
+ * stop the rollout.
  */
 typedef int (*cgrpo_velocity_fn)(void *user, int64_t step, double sigma, const cgrpo_tensor *latents,
                                  const cgrpo_tensor *velocity);
@@ -555,6 +558,8 @@ typedef struct cgrpo_trajectory {
     const cgrpo_tensor *previous_image; /* null, or (B, ...). In: the image that step position - 1 predicted. Out: the
                                            image of the last step taken. Only second-order steps need it, where a
                                            rollout stops between two steps and goes on */
+    cgrpo_type velocity_type;           /* 0: the latents' type; or CGRPO_TYPE_BF16 or _F16 beside f32 latents */
+    int32_t reserved;                   /* 0 */
 } cgrpo_trajectory;
 
 void cgrpo_trajectory_init(cgrpo_trajectory *trajectory, size_t struct_size);

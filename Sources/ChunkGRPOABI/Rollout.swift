@@ -5,7 +5,8 @@ private func defaultTrajectory() -> cgrpo_trajectory {
   cgrpo_trajectory(
     struct_size: MemoryLayout<cgrpo_trajectory>.stride,
     latents: cgrpo_tensor(data: nil, shape: nil, strides: nil, ndim: 0, type: 0, device: 0, reserved: 0, cuda: nil),
-    log_probs: nil, relative_l1: nil, position: 0, previous_image: nil)
+    log_probs: nil, relative_l1: nil, position: 0, previous_image: nil, velocity_type: 0,
+    reserved: 0)
 }
 
 @_cdecl("cgrpo_trajectory_init") @implementation
@@ -25,10 +26,12 @@ public func cgrpo_rollout(
     var t = try readStruct(UnsafePointer(pointer), "trajectory", current: defaultTrajectory())
     let position = try count(t.position, "trajectory.position", 0...sampler.steps - 1)
     let end = try count(end, "end", position + 1...sampler.steps)
+    try require(t.reserved == 0, "trajectory.reserved = \(t.reserved) must be 0")
     let buffers = TrajectoryBuffers(
       latents: try trajectoryView(&t.latents, "trajectory.latents", writable: true), logProbs: t.log_probs,
       relativeL1: t.relative_l1,
-      previousImage: try t.previous_image.map { try latentsView($0, "trajectory.previous_image", writable: true) })
+      previousImage: try t.previous_image.map { try latentsView($0, "trajectory.previous_image", writable: true) },
+      velocityType: t.velocity_type == 0 ? nil : try enumeration(t.velocity_type, "trajectory.velocity_type"))
     let noise: Noise? = try readNoise(noise).map {
       try $0.given.map { .given(try trajectoryView($0, "noise")) }
         ?? .library(seed: $0.seed, borrowing: $0.sample_ids)

@@ -1,6 +1,9 @@
 /// All kernels of one instruction set.
 public protocol KernelSet: SendableMetatype {
   static var float32: any LatentKernels.Type { get }
+  /// f32 latents and their sums' order, with velocities and their gradients in bf16 or f16.
+  static var float32BFloat16: any LatentKernels.Type { get }
+  static var float32Float16: any LatentKernels.Type { get }
   static var float64: any LatentKernels.Type { get }
   static var bfloat16: any LatentKernels.Type { get }
   static var float16: any LatentKernels.Type { get }

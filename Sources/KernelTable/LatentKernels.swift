@@ -3,8 +3,8 @@
 /// Elements of a block; a block begins at a multiple of it.
 public let blockSize = 1024
 
-/// The inner loops over the up to `blockSize` elements of one block of a sample, for one element type and one instruction
-/// set; see `CKernelTable` for their arguments. A kernel adds to `sums` what it takes.
+/// The inner loops over the up to `blockSize` elements of one block of a sample, for one type of latents and one of velocities,
+/// and one instruction set; see `CKernelTable` for their arguments. A kernel adds to `sums` what it takes.
 ///
 /// Requirements alone, and no code: every instruction set is a module of its own, compiled from the same files, and none may
 /// call or specialise code of another.

@@ -1,19 +1,19 @@
 public import KernelTable
 
 // The kernels of latents: see `LatentKernels` and `CKernelTable`. The arguments are copied before a loop: what a loop stores
-// could be them.
+// could be them. E is the type of the latents, V that of the velocities and their gradients, in the same order.
 
 /// m = a·x + b·v
-private struct Affine<E: LatentElement> {
-  let a, b: E.Compute
+private struct Affine<V: LatentElement> {
+  let a, b: V.Compute
 
   @inline(__always) init(_ a: Double, _ b: Double) {
-    self.a = E.Compute(a)
-    self.b = E.Compute(b)
+    self.a = V.Compute(a)
+    self.b = V.Compute(b)
   }
 
-  @inline(__always) func mean(_ x: Pair<E.Compute>, _ v: In) -> Pair<E.Compute> {
-    plus(times(a, x), times(b, E.load(v)))
+  @inline(__always) func mean(_ x: Pair<V.Compute>, _ v: In) -> Pair<V.Compute> {
+    plus(times(a, x), times(b, V.load(v)))
   }
 }
 
@@ -23,11 +23,11 @@ enum Destination {
 
   @inline(__always) var writes: Bool { self != .nowhere }
 
-  @inline(__always) func put<E: LatentElement>(_: E.Type, _ values: Pair<E.Compute>, _ out: Out) {
+  @inline(__always) func put<V: LatentElement>(_: V.Type, _ values: Pair<V.Compute>, _ out: Out) {
     switch self {
     case .nowhere: break
-    case .throughCaches: E.store(values, out)
-    case .pastCaches: E.stream(values, out)
+    case .throughCaches: V.store(values, out)
+    case .pastCaches: V.stream(values, out)
     }
   }
 }
@@ -48,66 +48,69 @@ extension GradientKernel {
 
 // The loops are in structs: in a method of the extension below, whose type is generic, their closures would not be inlined.
 
-private struct Difference<E: LatentElement>: GradientKernel {
+private struct Difference<E: LatentElement, V: LatentElement>: GradientKernel where V.Compute == E.Compute {
   typealias C = E.Compute
   let k: DifferenceArguments
   let sums: UnsafeMutablePointer<BlockSums>
 
   @inline(__always)
   func run(_ destination: Destination, _ gradient: Out) {
-    let affine = Affine<E>(k.a, k.b)
+    let affine = Affine<V>(k.a, k.b)
     let scale = C(k.scale)
     var lanes = Lanes<C>()
     @inline(__always) func take(_ next: In, _ mean: Pair<C>, _ gradient: Out) {
       let d = minus(E.load(next), mean)
       lanes.addSquares(d)
-      destination.put(E.self, times(scale, d), gradient)
+      destination.put(V.self, times(scale, d), gradient)
     }
+    let (x, v, next) = (Source.of(E.self, k.x), Source.of(V.self, k.v), Source.of(E.self, k.next))
     if let extra = k.extra {
-      let arrays = Arrays(E.self, k.x, k.v, extra, k.next, out: gradient, computed2: true)
+      let arrays = Arrays(x, v, .made(C.self, extra), next, out: gradient, of: V.self)
       sixteens(k.count, arrays, writes: destination.writes) {
         take($3, plus(affine.mean(E.load($0), $1), C.load($2)), $4)
       }
     } else {
-      let arrays = Arrays(E.self, k.x, k.v, k.x, k.next, out: gradient)
+      let arrays = Arrays(x, v, nil, next, out: gradient, of: V.self)
       sixteens(k.count, arrays, writes: destination.writes) { take($3, affine.mean(E.load($0), $1), $4) }
     }
     lanes.add(to: sums)
   }
 }
 
-private struct Distance<E: LatentElement>: GradientKernel {
+private struct Distance<V: LatentElement>: GradientKernel {
   let k: DistanceArguments
   let sums: UnsafeMutablePointer<BlockSums>
 
   @inline(__always)
   func run(_ destination: Destination, _ gradient: Out) {
-    let scale = E.Compute(k.scale)
-    var lanes = Lanes<E.Compute>()
-    sixteens(k.count, Arrays(E.self, k.v, k.w, k.v, k.v, out: gradient), writes: destination.writes) {
-      v, w, _, _, out in
-      let d = minus(E.load(v), E.load(w))
+    let scale = V.Compute(k.scale)
+    var lanes = Lanes<V.Compute>()
+    let arrays = Arrays(.of(V.self, k.v), .of(V.self, k.w), out: gradient, of: V.self)
+    sixteens(k.count, arrays, writes: destination.writes) { v, w, _, _, out in
+      let d = minus(V.load(v), V.load(w))
       lanes.addSquares(d)
-      destination.put(E.self, times(scale, d), out)
+      destination.put(V.self, times(scale, d), out)
     }
     lanes.add(to: sums)
   }
 }
 
-private struct MeanDistance<E: LatentElement>: GradientKernel {
+private struct MeanDistance<E: LatentElement, V: LatentElement>: GradientKernel where V.Compute == E.Compute {
   typealias C = E.Compute
   let k: MeanDistanceArguments
   let sums: UnsafeMutablePointer<BlockSums>
 
   @inline(__always)
   func run(_ destination: Destination, _ gradient: Out) {
-    let (affine, s, scale) = (Affine<E>(k.a, k.b), C(k.s), C(k.scale))
+    let (affine, s, scale) = (Affine<V>(k.a, k.b), C(k.s), C(k.scale))
     var lanes = Lanes<C>()
-    let arrays = Arrays(E.self, k.x, k.v, k.noise, k.next, out: gradient, computed2: true)
+    let arrays = Arrays(
+      .of(E.self, k.x), .of(V.self, k.v), .noise(beside: E.self, k.noise), .of(E.self, k.next), out: gradient,
+      of: V.self)
     sixteens(k.count, arrays, writes: destination.writes) { x, v, noise, next, out in
       let d = minus(affine.mean(E.load(x), v), minus(E.load(next), times(s, C.load(noise))))
       lanes.addSquares(d)
-      destination.put(E.self, times(scale, d), out)
+      destination.put(V.self, times(scale, d), out)
     }
     lanes.add(to: sums)
   }
@@ -121,16 +124,18 @@ private struct Change<E: LatentElement> {
   @inline(__always)
   func run() {
     var lanes = Lanes<E.Compute>()
-    sixteens(count, Arrays(E.self, x, next, x, x, out: Out(mutating: x)), writes: false) { x, next, _, _, _ in
+    let arrays = Arrays(.of(E.self, x), .of(E.self, next), out: Out(mutating: x), of: E.self)
+    sixteens(count, arrays, writes: false) { x, next, _, _, _ in
       lanes.addChange(E.load(next), E.load(x))
     }
     lanes.add(to: sums)
   }
 }
 
-/// The kernels of one element type.
+/// The kernels of one type of latents and one of velocities.
 protocol TypedKernels: LatentKernels {
   associatedtype E: LatentElement
+  associatedtype V: LatentElement = E where V.Compute == E.Compute
 }
 
 extension TypedKernels {
@@ -142,17 +147,21 @@ extension TypedKernels {
     var i = 0
     while i < k.count {
       let left = min(16, k.count &- i)
-      let offset = i &* MemoryLayout<E>.size
-      var sum = times(p, part(E.self, k.y + offset, left))
-      if let z = k.z { sum = plus(sum, times(q, part(E.self, z + offset, left))) }
-      C.store(sum, k.extra + i &* MemoryLayout<C>.size)
+      let extra = k.extra + i &* MemoryLayout<C>.size
+      let image = k.z.map { times(q, part(E.self, $0 + i &* MemoryLayout<E>.size, left)) }
+      if let y = k.y {
+        let sum = times(p, part(V.self, y + i &* MemoryLayout<V>.size, left))
+        C.store(image.map { plus(sum, $0) } ?? sum, extra)
+      } else if let image {
+        C.store(image, extra)
+      }
       i &+= 16
     }
   }
 
   static func step(_ arguments: UnsafePointer<StepArguments>, _ sums: Sums) {
     let k = arguments.pointee
-    let affine = Affine<E>(k.a, k.b)
+    let affine = Affine<V>(k.a, k.b)
     let s = C(k.s)
     var lanes = Lanes<C>()
     @inline(__always) func take(_ x: Pair<C>, _ mean: Pair<C>, _ noise: In, _ next: Out, change: Bool) {
@@ -160,14 +169,15 @@ extension TypedKernels {
       lanes.addSquares(minus(stored, mean))
       if change { lanes.addChange(stored, x) }
     }
+    let (x, v, noise) = (Source.of(E.self, k.x), Source.of(V.self, k.v), Source.noise(beside: E.self, k.noise))
     if let extra = k.extra {
-      let arrays = Arrays(E.self, k.x, k.v, extra, k.noise, out: k.next, computed2: true, computed3: true)
+      let arrays = Arrays(x, v, .made(C.self, extra), noise, out: k.next, of: E.self)
       sixteens(k.count, arrays, writes: true) {
         let x = E.load($0)
         take(x, plus(affine.mean(x, $1), C.load($2)), $3, $4, change: true)
       }
     } else {
-      let arrays = Arrays(E.self, k.x, k.v, k.x, k.noise, out: k.next, computed3: true)
+      let arrays = Arrays(x, v, nil, noise, out: k.next, of: E.self)
       @inline(__always) func run(change: Bool) {
         sixteens(k.count, arrays, writes: true) {
           let x = E.load($0)
@@ -186,17 +196,17 @@ extension TypedKernels {
   static func difference(_ arguments: UnsafePointer<DifferenceArguments>, _ sums: Sums) {
     let k = arguments.pointee
     let past = k.streams && k.count & 15 == 0 && UInt(bitPattern: k.gradient) & 31 == 0
-    Difference<E>(k: k, sums: sums).run(gradient: k.gradient, else: k.x, past: past)
+    Difference<E, V>(k: k, sums: sums).run(gradient: k.gradient, else: k.x, past: past)
   }
 
   static func distance(_ arguments: UnsafePointer<DistanceArguments>, _ sums: Sums) {
     let k = arguments.pointee
-    Distance<E>(k: k, sums: sums).run(gradient: k.gradient, else: k.v)
+    Distance<V>(k: k, sums: sums).run(gradient: k.gradient, else: k.v)
   }
 
   static func meanDistance(_ arguments: UnsafePointer<MeanDistanceArguments>, _ sums: Sums) {
     let k = arguments.pointee
-    MeanDistance<E>(k: k, sums: sums).run(gradient: k.gradient, else: k.x)
+    MeanDistance<E, V>(k: k, sums: sums).run(gradient: k.gradient, else: k.x)
   }
 
   static func change(from x: In, to next: In, count: Int, _ sums: Sums) {
@@ -254,22 +264,23 @@ extension TypedKernels {
   }
 }
 
-enum Float32Kernels: TypedKernels {
-  typealias E = Float
+/// Those of f32 latents.
+protocol Float32TypedKernels: TypedKernels where E == Float {}
 
+extension Float32TypedKernels {
   static var hasNoisyStep: Bool { true }
 
   static func noisyStep(_ arguments: UnsafePointer<NoisyStepArguments>, _ sums: Sums) {
     let k = arguments.pointee
     drawWords(k.draw, k.words, (k.count &+ 63) & ~63)
-    let affine = Affine<Float>(k.a, k.b)
+    let affine = Affine<V>(k.a, k.b)
     let s = Float(k.s)
     let transform = BoxMuller.shared
     @inline(__always) func run(change: Bool) {
       var lanes = Lanes<Float>()
       @inline(__always) func take(_ i: Int, _ noise: SIMD16<Float>) {
         let x = Float.load(k.x + 4 &* i)
-        let mean = affine.mean(x, k.v + 4 &* i)
+        let mean = affine.mean(x, k.v + i &* MemoryLayout<V>.size)
         let stored = Float.store(plus(mean, times(s, (noise.lowHalf, noise.highHalf))), k.next + 4 &* i)
         lanes.addSquares(minus(stored, mean))
         if change { lanes.addChange(stored, x) }
@@ -287,6 +298,9 @@ enum Float32Kernels: TypedKernels {
   }
 }
 
+enum Float32Kernels: Float32TypedKernels { typealias E = Float }
+enum Float32BFloat16Kernels: Float32TypedKernels { typealias V = OrderedBFloat16 }
+enum Float32Float16Kernels: Float32TypedKernels { typealias V = Half }
 enum Float64Kernels: TypedKernels { typealias E = Double }
 enum BFloat16Kernels: TypedKernels { typealias E = BFloat16 }
 enum Float16Kernels: TypedKernels { typealias E = Half }
@@ -294,6 +308,8 @@ enum Float16Kernels: TypedKernels { typealias E = Half }
 /// The kernels as this module was compiled.
 public enum Kernels: KernelSet {
   public static var float32: any LatentKernels.Type { Float32Kernels.self }
+  public static var float32BFloat16: any LatentKernels.Type { Float32BFloat16Kernels.self }
+  public static var float32Float16: any LatentKernels.Type { Float32Float16Kernels.self }
   public static var float64: any LatentKernels.Type { Float64Kernels.self }
   public static var bfloat16: any LatentKernels.Type { BFloat16Kernels.self }
   public static var float16: any LatentKernels.Type { Float16Kernels.self }

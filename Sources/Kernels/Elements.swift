@@ -94,7 +94,7 @@ extension Double: ComputeScalar {
 /// The bits of a bfloat16: the upper half of a `Float`. Two of them in a 32-bit lane come apart by a shift and a mask.
 struct BFloat16: LatentElement {
   typealias Compute = Float
-  private typealias Words = SIMD8<UInt32>
+  fileprivate typealias Words = SIMD8<UInt32>
   var bits: UInt16
 
   static var splits: Bool { true }
@@ -123,14 +123,50 @@ struct BFloat16: LatentElement {
   }
 
   /// In the upper half. A NaN may become another number; the sums have seen it.
-  @inline(__always) private static func rounded(_ values: SIMD8<Float>) -> Words {
+  @inline(__always) fileprivate static func rounded(_ values: SIMD8<Float>) -> Words {
     let bits = unsafeBitCast(values, to: Words.self)
     let last = chunkgrpo_uint8_and(chunkgrpo_uint8_shift_right(bits, sixteen), Words(repeating: 1))
     return chunkgrpo_uint8_and(bits &+ Words(repeating: 0x7fff) &+ last, upper)
   }
 
-  @inline(__always) private static var sixteen: Words { Words(repeating: 16) }
+  @inline(__always) fileprivate static var sixteen: Words { Words(repeating: 16) }
   @inline(__always) private static var upper: Words { Words(repeating: 0xffff_0000) }
+}
+
+/// The same in the order of the elements: a velocity's beside f32 latents, whose sums have that order.
+struct OrderedBFloat16: LatentElement {
+  typealias Compute = Float
+  private typealias Eight = SIMD8<UInt16>
+  var bits: UInt16
+
+  static var splits: Bool { false }
+
+  @inline(__always) static func load(_ source: UnsafeRawPointer) -> Pair<Float> {
+    (widened(source.loadUnaligned(as: Eight.self)), widened(source.loadUnaligned(fromByteOffset: 16, as: Eight.self)))
+  }
+
+  @inline(__always) @discardableResult
+  static func store(_ values: Pair<Float>, _ destination: UnsafeMutableRawPointer) -> Pair<Float> {
+    let (first, second) = (BFloat16.rounded(values.0), BFloat16.rounded(values.1))
+    destination.storeBytes(of: packed(first), as: Eight.self)
+    destination.storeBytes(of: packed(second), toByteOffset: 16, as: Eight.self)
+    return (unsafeBitCast(first, to: SIMD8<Float>.self), unsafeBitCast(second, to: SIMD8<Float>.self))
+  }
+
+  @inline(__always) static func stream(_ values: Pair<Float>, _ destination: UnsafeMutableRawPointer) {
+    let all = SIMD16(
+      lowHalf: packed(BFloat16.rounded(values.0)), highHalf: packed(BFloat16.rounded(values.1)))
+    chunkgrpo_uint8_stream(unsafeBitCast(all, to: BFloat16.Words.self), destination)
+  }
+
+  @inline(__always) private static func widened(_ bits: Eight) -> SIMD8<Float> {
+    unsafeBitCast(
+      chunkgrpo_uint8_shift_left(chunkgrpo_uint8_from_ushort8(bits), BFloat16.sixteen), to: SIMD8<Float>.self)
+  }
+
+  @inline(__always) private static func packed(_ upper: BFloat16.Words) -> Eight {
+    chunkgrpo_ushort8_from_uint8(chunkgrpo_uint8_shift_right(upper, BFloat16.sixteen))
+  }
 }
 
 /// The bits of an IEEE half.

@@ -3,7 +3,7 @@ internal import KernelTable
 // The kernels of the forward process, x_t = (1 − t)·x0 + t·ε, whose velocity is u = ε − x0.
 
 /// d = v − u
-private struct ForwardDistance<E: LatentElement>: GradientKernel {
+private struct ForwardDistance<E: LatentElement, V: LatentElement>: GradientKernel where V.Compute == E.Compute {
   typealias C = E.Compute
   let k: ForwardArguments
   let sums: UnsafeMutablePointer<BlockSums>
@@ -12,20 +12,21 @@ private struct ForwardDistance<E: LatentElement>: GradientKernel {
   func run(_ destination: Destination, _ gradient: Out) {
     let scale = C(k.scale)
     var lanes = Lanes<C>()
-    let arrays = Arrays(E.self, k.v, k.clean, k.v, k.noise, out: gradient, computed3: true)
+    let arrays = Arrays(
+      .of(V.self, k.v), .of(E.self, k.clean), nil, .noise(beside: E.self, k.noise), out: gradient, of: V.self)
     sixteens(k.count, arrays, writes: destination.writes) { v, clean, _, noise, out in
-      let d = minus(E.load(v), minus(C.load(noise), E.load(clean)))
+      let d = minus(V.load(v), minus(C.load(noise), E.load(clean)))
       lanes.addSquares(d)
       lanes.addMagnitude(d)
-      destination.put(E.self, times(scale, d), out)
+      destination.put(V.self, times(scale, d), out)
     }
     lanes.add(to: sums)
   }
 }
 
 /// d = p·v + q·w − u, or v − u
-private struct MixtureDistance<E: LatentElement> {
-  typealias C = E.Compute
+private struct MixtureDistance<V: LatentElement> {
+  typealias C = V.Compute
   let k: MixtureArguments
   let sums: UnsafeMutablePointer<BlockSums>
 
@@ -33,9 +34,10 @@ private struct MixtureDistance<E: LatentElement> {
   func run(mixed: Bool) {
     let (p, q) = (C(k.p), C(k.q))
     var lanes = Lanes<C>()
-    let arrays = Arrays(E.self, k.v, k.w ?? k.v, k.u, k.v, out: Out(mutating: k.v), computed2: true)
+    let arrays = Arrays(
+      .of(V.self, k.v), .of(V.self, k.w ?? k.v), .made(C.self, k.u), out: Out(mutating: k.v), of: V.self)
     sixteens(k.count, arrays, writes: false) { v, w, u, _, _ in
-      let prediction = mixed ? plus(times(p, E.load(v)), times(q, E.load(w))) : E.load(v)
+      let prediction = mixed ? plus(times(p, V.load(v)), times(q, V.load(w))) : V.load(v)
       let d = minus(prediction, C.load(u))
       lanes.addSquares(d)
       lanes.addMagnitude(d)
@@ -45,21 +47,22 @@ private struct MixtureDistance<E: LatentElement> {
 }
 
 /// policy·(v − u) + old·(v_old − u) + reference·(v − v_ref)
-private struct ForwardGradient<E: LatentElement> {
-  typealias C = E.Compute
+private struct ForwardGradient<V: LatentElement> {
+  typealias C = V.Compute
   let k: ForwardGradientArguments
 
   @inline(__always)
   func run(old hasOld: Bool, reference hasReference: Bool) {
     let (ofPolicy, ofOld, ofReference) = (C(k.policy), C(k.old), C(k.reference))
     let arrays = Arrays(
-      E.self, k.v, k.oldVelocity ?? k.v, k.referenceVelocity ?? k.v, k.u, out: k.gradient, computed3: true)
+      .of(V.self, k.v), .of(V.self, k.oldVelocity ?? k.v), .of(V.self, k.referenceVelocity ?? k.v), .made(C.self, k.u),
+      out: k.gradient, of: V.self)
     sixteens(k.count, arrays, writes: true) { v, old, reference, u, gradient in
-      let (v, u) = (E.load(v), C.load(u))
+      let (v, u) = (V.load(v), C.load(u))
       var sum = times(ofPolicy, minus(v, u))
-      if hasOld { sum = plus(sum, times(ofOld, minus(E.load(old), u))) }
-      if hasReference { sum = plus(sum, times(ofReference, minus(v, E.load(reference)))) }
-      E.store(sum, gradient)
+      if hasOld { sum = plus(sum, times(ofOld, minus(V.load(old), u))) }
+      if hasReference { sum = plus(sum, times(ofReference, minus(v, V.load(reference)))) }
+      V.store(sum, gradient)
     }
   }
 }
@@ -68,7 +71,7 @@ extension TypedKernels {
   static func forward(_ arguments: UnsafePointer<ForwardArguments>, _ sums: Sums) {
     let k = arguments.pointee
     let past = k.streams && k.count & 15 == 0 && UInt(bitPattern: k.gradient) & 31 == 0
-    ForwardDistance<E>(k: k, sums: sums).run(gradient: k.gradient, else: k.v, past: past)
+    ForwardDistance<E, V>(k: k, sums: sums).run(gradient: k.gradient, else: k.v, past: past)
   }
 
   static func target(_ arguments: UnsafePointer<TargetArguments>) {
@@ -86,12 +89,12 @@ extension TypedKernels {
   }
 
   static func mixture(_ arguments: UnsafePointer<MixtureArguments>, _ sums: Sums) {
-    let kernel = MixtureDistance<E>(k: arguments.pointee, sums: sums)
+    let kernel = MixtureDistance<V>(k: arguments.pointee, sums: sums)
     if kernel.k.w == nil { kernel.run(mixed: false) } else { kernel.run(mixed: true) }
   }
 
   static func forwardGradient(_ arguments: UnsafePointer<ForwardGradientArguments>) {
-    let kernel = ForwardGradient<E>(k: arguments.pointee)
+    let kernel = ForwardGradient<V>(k: arguments.pointee)
     switch (kernel.k.oldVelocity, kernel.k.referenceVelocity) {
     case (nil, nil): kernel.run(old: false, reference: false)
     case (_, nil): kernel.run(old: true, reference: false)

@@ -52,25 +52,46 @@ func times<C: ComputeScalar>(_ a: C, _ v: Pair<C>) -> Pair<C> {
   return times((a, a), v)
 }
 
-/// The up to four arrays that a kernel reads and the one that it writes. The third and the fourth may be of the compute
-/// type, and then have room for a whole block.
-struct Arrays {
-  var p0: In, p1: In, p2: In, p3: In
-  var out: Out
-  let size, size2, size3: Int
+/// An array that a kernel reads: its elements' size, and whether it ends with a block's last element.
+struct Source {
+  let start: In
+  let size: Int
+  let ends: Bool
 
   @inline(__always)
-  init<E: LatentElement>(
-    _: E.Type, _ p0: In, _ p1: In, _ p2: In, _ p3: In, out: Out, computed2: Bool = false, computed3: Bool = false
+  static func of<E: LatentElement>(_: E.Type, _ start: In) -> Source {
+    Source(start: start, size: MemoryLayout<E>.size, ends: true)
+  }
+
+  /// Made here, in the compute type and the kernels' order, with zeros to the end of the last sixteen.
+  @inline(__always)
+  static func made<C: ComputeScalar>(_: C.Type, _ start: In) -> Source {
+    Source(start: start, size: MemoryLayout<C>.size, ends: false)
+  }
+
+  /// Noise: made here, but for the caller's of the compute type.
+  @inline(__always)
+  static func noise<E: LatentElement>(beside _: E.Type, _ start: In) -> Source {
+    E.self == E.Compute.self ? .of(E.self, start) : .made(E.Compute.self, start)
+  }
+}
+
+/// The up to four arrays that a kernel reads and the one that it writes.
+struct Arrays {
+  let p0, p1, p2, p3: Source
+  let out: Out
+  let outSize: Int
+
+  @inline(__always)
+  init<O: LatentElement>(
+    _ p0: Source, _ p1: Source, _ p2: Source? = nil, _ p3: Source? = nil, out: Out, of _: O.Type
   ) {
     self.p0 = p0
     self.p1 = p1
-    self.p2 = p2
-    self.p3 = p3
+    self.p2 = p2 ?? p0
+    self.p3 = p3 ?? p0
     self.out = out
-    size = MemoryLayout<E>.size
-    size2 = computed2 ? MemoryLayout<E.Compute>.size : size
-    size3 = computed3 ? MemoryLayout<E.Compute>.size : size
+    outSize = MemoryLayout<O>.size
   }
 }
 
@@ -79,7 +100,9 @@ struct Arrays {
 func sixteens(_ count: Int, _ a: Arrays, writes: Bool, _ body: (In, In, In, In, Out) -> Void) {
   var i = 0
   @inline(__always) func sixteen() {
-    body(a.p0 + i &* a.size, a.p1 + i &* a.size, a.p2 + i &* a.size2, a.p3 + i &* a.size3, a.out + i &* a.size)
+    body(
+      a.p0.start + i &* a.p0.size, a.p1.start + i &* a.p1.size, a.p2.start + i &* a.p2.size, a.p3.start + i &* a.p3.size,
+      a.out + i &* a.outSize)
     i &+= 16
   }
   while i &+ 32 <= count {
@@ -92,15 +115,13 @@ func sixteens(_ count: Int, _ a: Arrays, writes: Bool, _ body: (In, In, In, In, 
   withUnsafeTemporaryAllocation(byteCount: 5 * 128, alignment: 16) { memory in
     guard let slots = memory.baseAddress else { return }
     slots.initializeMemory(as: UInt8.self, repeating: 0, count: 5 * 128)
-    @inline(__always) func pad(_ slot: Int, _ p: In, _ size: Int) -> In {
-      (slots + slot).copyMemory(from: p + i &* size, byteCount: left &* size)
+    @inline(__always) func pad(_ slot: Int, _ p: Source) -> In {
+      if !p.ends { return p.start + i &* p.size }
+      (slots + slot).copyMemory(from: p.start + i &* p.size, byteCount: left &* p.size)
       return In(slots + slot)
     }
-    // Numbers of a wider type than the latents' were made here, in their own order and with zeros to the end.
-    let p2 = a.size2 == a.size ? pad(256, a.p2, a.size2) : a.p2 + i &* a.size2
-    let p3 = a.size3 == a.size ? pad(384, a.p3, a.size3) : a.p3 + i &* a.size3
-    body(pad(0, a.p0, a.size), pad(128, a.p1, a.size), p2, p3, slots + 512)
-    if writes { (a.out + i &* a.size).copyMemory(from: slots + 512, byteCount: left &* a.size) }
+    body(pad(0, a.p0), pad(128, a.p1), pad(256, a.p2), pad(384, a.p3), slots + 512)
+    if writes { (a.out + i &* a.outSize).copyMemory(from: slots + 512, byteCount: left &* a.outSize) }
   }
 }
 

@@ -32,13 +32,13 @@ static inline double f16_value(uint16_t bits) {
     return bits >> 15 ? -size : size;
 }
 
-/* Half-precision neighbour of a number of ordinary size (no overflow, no subnormals), ties to even. */
+/* Half-precision neighbour of a number that does not overflow, ties to even. */
 static inline uint16_t f16_bits(double value) {
     int exponent;
     double mantissa = frexp(fabs(value), &exponent); /* in [1/2, 1) */
     long rounded = lrint(ldexp(mantissa, 11));       /* 1024 ... 2048; lrint rounds ties to even */
     uint16_t sign = value < 0 ? 0x8000 : 0;
-    if (value == 0 || exponent < -13) return sign;
+    if (value == 0 || exponent < -13) return (uint16_t)(sign + lrint(ldexp(fabs(value), 24))); /* zero and subnormals */
     return (uint16_t)(sign + ((exponent + 13) << 10) + (rounded - 1024) + 0x400);
 }
 
@@ -130,6 +130,13 @@ static inline array *array_column(const array *from, int64_t index) {
     a->tensor.strides = a->strides;
     a->tensor.data = (char *)from->tensor.data + index * from->shape[2] * element_size(from->tensor.type);
     a->count = 0; /* get and set do not know strides */
+    return a;
+}
+
+/* The same numbers in another type, rounded to nearest. */
+static inline array *array_as(cgrpo_type type, const array *from) {
+    array *a = array_new(type, from->shape[0], from->shape[1], from->shape[2]);
+    for (int64_t i = 0; i < a->count; i++) set(a, i, get(from, i));
     return a;
 }
 

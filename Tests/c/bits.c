@@ -14,8 +14,12 @@ static uint64_t contents(const array *a) {
 }
 
 int main(int count, char **arguments) {
-    const char *names[] = {"", "f32", "f64", "bf16", "f16"};
-    const cgrpo_type types[] = {CGRPO_TYPE_F32, CGRPO_TYPE_F64, CGRPO_TYPE_BF16, CGRPO_TYPE_F16};
+    /* Of the latents and of the velocities. */
+    const char *names[] = {"f32", "f64", "bf16", "f16", "f32+bf16", "f32+f16"};
+    const cgrpo_type types[] = {CGRPO_TYPE_F32, CGRPO_TYPE_F64, CGRPO_TYPE_BF16,
+                                CGRPO_TYPE_F16, CGRPO_TYPE_F32, CGRPO_TYPE_F32};
+    const cgrpo_type velocity_types[] = {CGRPO_TYPE_F32, CGRPO_TYPE_F64,  CGRPO_TYPE_BF16,
+                                         CGRPO_TYPE_F16, CGRPO_TYPE_BF16, CGRPO_TYPE_F16};
     const int64_t sizes[] = {1, 8, 9, 63, 1031, 70001};
     const int32_t threads = count > 1 ? atoi(arguments[1]) : 1;
     const int small = count > 2; /* an emulated processor is slow */
@@ -27,13 +31,14 @@ int main(int count, char **arguments) {
     options.threads = threads;
     CHECK_OK(shifted_schedule(T, 3, sigmas));
     CHECK_OK(cgrpo_sampler_create(sigmas, T + 1, &options, &sampler));
-    for (int t = 0; t < 4; t++)
+    for (int t = 0; t < 6; t++)
         for (int s = 0; s < (small ? 5 : 6); s++) {
-            const cgrpo_type type = types[t];
+            const cgrpo_type type = types[t], of_velocity = velocity_types[t];
             const int64_t D = sizes[s];
-            array *x = array_new(type, B, D, 0), *v = array_filled(type, B, D, 0, 2),
-                  *u = array_filled(type, B, D, 0, 3);
-            array *next = array_new(type, B, D, 0), *out = array_new(type, B, D, 0), *out2 = array_new(type, B, D, 0);
+            array *x = array_new(type, B, D, 0), *v = array_filled(of_velocity, B, D, 0, 2),
+                  *u = array_filled(of_velocity, B, D, 0, 3), *w = array_filled(of_velocity, B, D, 0, 4);
+            array *next = array_new(type, B, D, 0), *other = array_new(type, B, D, 0);
+            array *out = array_new(of_velocity, B, D, 0), *out2 = array_new(of_velocity, B, D, 0);
             cgrpo_noise noise;
             cgrpo_step_extras extras;
             cgrpo_noise_init(&noise, sizeof noise);
@@ -41,7 +46,7 @@ int main(int count, char **arguments) {
             cgrpo_step_extras_init(&extras, sizeof extras);
             extras.unconditional = &u->tensor;
             extras.guidance = 3.5;
-            const char *name = names[type];
+            const char *name = names[t];
 #define LINE(kernel, a, numbers)                                                                \
     printf("%s %s %d %016llx %016llx\n", kernel, name, (int)D, (unsigned long long)contents(a), \
            (unsigned long long)digest_of(numbers, sizeof numbers))
@@ -59,8 +64,8 @@ int main(int count, char **arguments) {
                                         &out2->tensor, log_prob));
             LINE("guided vjp", out, log_prob);
             LINE("guided vjp, unconditional", out2, log_prob);
-            CHECK_OK(cgrpo_step(sampler, k, &x->tensor, &v->tensor, &extras, &noise, &out->tensor, log_prob, change));
-            LINE("guided step", out, log_prob);
+            CHECK_OK(cgrpo_step(sampler, k, &x->tensor, &v->tensor, &extras, &noise, &other->tensor, log_prob, change));
+            LINE("guided step", other, log_prob);
             CHECK_OK(cgrpo_divergence_from_velocity(sampler, k, NULL, CGRPO_DIVERGENCE_GAUSSIAN, &v->tensor, &u->tensor,
                                                     log_prob, grad, &out->tensor));
             LINE("divergence", out, log_prob);
@@ -68,15 +73,15 @@ int main(int count, char **arguments) {
                                                    &noise, &next->tensor, log_prob, grad, &out->tensor));
             LINE("divergence from sampled", out, log_prob);
             const double at[B] = {1, 0.4, 1e-3};
-            CHECK_OK(cgrpo_forward_noised(&x->tensor, at, &noise, 4, threads, &out->tensor));
-            LINE("forward noised", out, at);
+            CHECK_OK(cgrpo_forward_noised(&x->tensor, at, &noise, 4, threads, &other->tensor));
+            LINE("forward noised", other, at);
             CHECK_OK(
                 cgrpo_forward_distance(&x->tensor, &v->tensor, &noise, 4, threads, NULL, log_prob, grad, &out->tensor));
             LINE("forward distance", out, log_prob);
             double numbers[4][B];
             cgrpo_forward_extras others;
             cgrpo_forward_extras_init(&others, sizeof others);
-            others.old_velocity = &u->tensor, others.reference_velocity = &next->tensor, others.nft_beta = 0.3;
+            others.old_velocity = &u->tensor, others.reference_velocity = &w->tensor, others.nft_beta = 0.3;
             others.positive_distance = numbers[0], others.negative_absolute = numbers[1];
             others.old_divergence = numbers[2], others.reference_distance = numbers[3];
             others.grad_positive_distance = grad, others.grad_reference_divergence = grad;

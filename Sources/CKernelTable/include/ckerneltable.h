@@ -6,9 +6,10 @@
 #include <stdint.h>
 
 /* The arguments of the kernels, by name. In C, because Swift gives a struct of C's an initialiser with every field's name
-   in every module, and one of its own only where it is repeated by hand. x, v, next and gradient are in the type of the
-   latents; extra and noise in the compute type: double for f64, else float. Those two have room for a whole block and lie
-   in the order of the kernels, with zeros to the end of the last sixteen. */
+   in every module, and one of its own only where it is repeated by hand. Latents (x, next, z, clean) are in one type;
+   velocities (v, w, y, the old and the reference one) and gradients in the same, or in bf16 or f16 beside f32 latents;
+   extra, u and noise in the compute type: double for f64, else float. Those three have room for a whole block and lie in the
+   order of the kernels, with zeros to the end of the last sixteen; the caller's noise, in the compute type, ends with the block. */
 
 #define CHUNKGRPO_STRUCT(name) struct __attribute__((swift_name(#name))) chunkgrpo_##name
 typedef const void *_Nonnull chunkgrpo_in;
@@ -29,10 +30,10 @@ CHUNKGRPO_STRUCT(Draw) {
     chunkgrpo_out scratch; /* room for the generator's constants, twenty vectors, on a 64-byte boundary */
 };
 
-/* extra = p y + q z, or p y */
+/* extra = p y + q z, or one of the two */
 CHUNKGRPO_STRUCT(CombineArguments) {
     double p;
-    chunkgrpo_in y;
+    const void *_Nullable y;
     double q;
     const void *_Nullable z;
     chunkgrpo_out extra;

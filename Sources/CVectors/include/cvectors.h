@@ -18,6 +18,7 @@
 
 typedef float chunkgrpo_float8 __attribute__((ext_vector_type(8)));
 typedef double chunkgrpo_double8 __attribute__((ext_vector_type(8)));
+typedef uint16_t chunkgrpo_ushort8 __attribute__((ext_vector_type(8)));
 typedef uint32_t chunkgrpo_uint8 __attribute__((ext_vector_type(8)));
 typedef float chunkgrpo_float16 __attribute__((ext_vector_type(16)));
 typedef uint32_t chunkgrpo_uint16 __attribute__((ext_vector_type(16)));
@@ -80,6 +81,15 @@ static inline __attribute__((always_inline)) chunkgrpo_float16 chunkgrpo_float16
 /* Of signed numbers, to nearest. */
 static inline __attribute__((always_inline)) chunkgrpo_float16 chunkgrpo_float16_from_signed(chunkgrpo_uint16 v) {
     return __builtin_convertvector((chunkgrpo_int16)v, chunkgrpo_float16);
+}
+
+static inline __attribute__((always_inline)) chunkgrpo_uint8 chunkgrpo_uint8_from_ushort8(chunkgrpo_ushort8 v) {
+    return __builtin_convertvector(v, chunkgrpo_uint8);
+}
+
+/* The lower halves. */
+static inline __attribute__((always_inline)) chunkgrpo_ushort8 chunkgrpo_ushort8_from_uint8(chunkgrpo_uint8 v) {
+    return __builtin_convertvector(v, chunkgrpo_ushort8);
 }
 
 /* u in the lanes where the highest bit of `sign` is set, else v. */

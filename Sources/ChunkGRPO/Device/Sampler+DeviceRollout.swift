@@ -9,6 +9,11 @@ extension Sampler {
   ) throws {
     let x = buffers.latents
     let image = buffers.previousImage
+    guard buffers.velocityType == x.type else {
+      throw ChunkGRPOError.wrongType(
+        "velocity_type = \(buffers.velocityType): on a CUDA device velocities are written where the next latents will be, in "
+          + "their type, \(x.type); take the steps one by one for others")
+    }
     try require(
       image != nil || !needsPreviousImage,
       "previous_image is null: on a CUDA device a sampler with second-order steps needs its memory")

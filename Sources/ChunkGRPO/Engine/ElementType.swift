@@ -13,4 +13,7 @@ public enum ElementType: Int32, Sendable, CaseIterable {
     case .bfloat16, .float16: 2
     }
   }
+
+  /// Whether velocities, and their gradients, may have this type beside latents of `latents`: the same, or 16 bits beside f32.
+  public func isVelocity(beside latents: ElementType) -> Bool { self == latents || latents == .float32 && size == 2 }
 }

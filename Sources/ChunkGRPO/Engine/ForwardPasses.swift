@@ -29,9 +29,11 @@ struct ForwardPass: Pass {
   let streams: Bool
   let numbers: UnsafePointer<ForwardNumbers>
 
+  var kernels: any LatentKernels.Type { clean.type.kernels(velocity: x.type) }
+
   func run(_ block: Block, _ kernels: any LatentKernels.Type, _ sums: inout BlockSums) {
     var arguments = ForwardArguments(
-      v: x.at(block), clean: clean.at(block), noise: noise.numbers(block, x.type, kernels),
+      v: x.at(block), clean: clean.at(block), noise: noise.numbers(block, clean.type, kernels),
       scale: gradient?.scale(block.sample) ?? 0, gradient: gradient?.view.at(block), streams: streams, count: block.count)
     kernels.forward(&arguments, &sums)
   }
@@ -83,10 +85,12 @@ struct ForwardExtrasPass: Pass {
   let gradient: Rows?
   let numbers: ForwardNumbers
 
+  var kernels: any LatentKernels.Type { clean.type.kernels(velocity: x.type) }
+
   func run(_ block: Block, _ kernels: any LatentKernels.Type, _ sums: inout ForwardSums) {
     let (v, u) = (UnsafeRawPointer(x.at(block)), block.extra)
     var target = TargetArguments(
-      clean: clean.at(block), noise: noise.numbers(block, x.type, kernels), u: u, count: block.count)
+      clean: clean.at(block), noise: noise.numbers(block, clean.type, kernels), u: u, count: block.count)
     kernels.target(&target)
     func distance(_ p: Double, _ v: UnsafeRawPointer, _ q: Double, _ w: UnsafeRawPointer?, _ sums: inout BlockSums) {
       var arguments = MixtureArguments(p: p, v: v, q: q, w: w, u: u, count: block.count)

@@ -57,6 +57,15 @@ extension ElementType {
     }
   }
 
+  /// The same for velocities of another type, of which `takes` is true.
+  func kernels(velocity: ElementType) -> any LatentKernels.Type {
+    switch (self, velocity) {
+    case (.float32, .bfloat16): kernelSet.float32BFloat16
+    case (.float32, .float16): kernelSet.float32Float16
+    default: kernels
+    }
+  }
+
   /// Bytes of the type that arithmetic is done in.
   var computeSize: Int { self == .float64 ? 8 : 4 }
 }

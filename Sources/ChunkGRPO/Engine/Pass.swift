@@ -31,6 +31,8 @@ protocol Pass {
   associatedtype Sums: Totals = BlockSums
   /// Latents of the batch's size.
   var x: Rows { get }
+  /// For the type of x by default.
+  var kernels: any LatentKernels.Type { get }
   /// 1 … `maxSteps`: a segment of a sample is taken through all of them before the next one, so that what a step reads
   /// that the last one has read is still in the cache. 1 by default.
   var steps: Int { get }
@@ -87,6 +89,7 @@ func throwIfBroken(_ broken: Broken?, from steps: BatchSteps, _ what: String) th
 }
 
 extension Pass {
+  var kernels: any LatentKernels.Type { x.type.kernels }
   var steps: Int { 1 }
 
   func launch(on queue: CUDAQueue) throws { try refuseDevice() }
@@ -127,7 +130,7 @@ extension Pass {
     let sums = chunkgrpo_support_scratch(CHUNKGRPO_SUPPORT_SUMS).assumingMemoryBound(to: Sums.self)
     let room = maxSums &* MemoryLayout<BlockSums>.stride / MemoryLayout<Sums>.stride
     let (totals, partial) = (sums, sums + steps)
-    var work = Work(pass: self, kernels: x.type.kernels, segments: segments, steps: steps, partial: partial)
+    var work = Work(pass: self, kernels: kernels, segments: segments, steps: steps, partial: partial)
     totals.initialize(repeating: Sums(), count: steps)
     var (sample, segment) = (0, 0)
     var broken: Broken?

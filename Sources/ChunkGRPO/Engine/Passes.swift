@@ -10,10 +10,9 @@ struct LinearTerms {
 
   func sum(_ n: SampleNumbers, _ block: Block, _ kernels: any LatentKernels.Type) -> UnsafeRawPointer? {
     let z = n.q == 0 ? nil : z
-    guard let first = y ?? z else { return nil }
+    if y == nil && z == nil { return nil }
     var arguments = CombineArguments(
-      p: y == nil ? n.q : n.p, y: first.at(block), q: n.q,
-      z: y == nil ? nil : z.map { UnsafeRawPointer($0.at(block)) },
+      p: n.p, y: y.map { UnsafeRawPointer($0.at(block)) }, q: n.q, z: z.map { UnsafeRawPointer($0.at(block)) },
       extra: block.extra, count: block.count)
     kernels.combine(&arguments)
     return UnsafeRawPointer(block.extra)
@@ -38,6 +37,8 @@ struct StepPass: Pass {
 
   /// Whether sums for the relative L1 change are wanted.
   var change: Bool { results.relativeL1 != nil }
+
+  var kernels: any LatentKernels.Type { x.type.kernels(velocity: v.type) }
 
   func run(_ block: Block, _ kernels: any LatentKernels.Type, _ sums: inout BlockSums) {
     let n = numbers[block.sample]
@@ -79,6 +80,8 @@ struct DifferencePass: Pass {
   let next: Rows
   let output: GradientOutput?
   let logProb: UnsafeMutablePointer<Double>?
+
+  var kernels: any LatentKernels.Type { x.type.kernels(velocity: v.type) }
 
   func run(_ block: Block, _ kernels: any LatentKernels.Type, _ sums: inout BlockSums) {
     let n = numbers[block.sample]
@@ -124,6 +127,7 @@ struct TrajectoryPass: Pass {
   let stride: Int
 
   var x: Rows { latents.first }
+  var kernels: any LatentKernels.Type { x.type.kernels(velocity: v.first.type) }
 
   func run(_ block: Block, _ kernels: any LatentKernels.Type, _ sums: inout BlockSums) {
     let step = block.step
@@ -181,6 +185,8 @@ struct MeanDistancePass: Pass {
   let gradient: DistanceGradient?
   let factors: DistanceFactors
   let distance: UnsafeMutablePointer<Double>?
+
+  var kernels: any LatentKernels.Type { x.type.kernels(velocity: v.type) }
 
   func run(_ block: Block, _ kernels: any LatentKernels.Type, _ sums: inout BlockSums) {
     let c = table[steps[block.sample]].coefficients

@@ -177,17 +177,17 @@ package func forwardDistance(
   clean: LatentsView, velocity: LatentsView, noise: Noise, draw: Int, extras: ForwardExtras, to output: ForwardOutput,
   upstream: ForwardUpstream, gradVelocity: LatentsView?, threads: Int
 ) throws {
-  try clean.checkSame(velocity, "velocity", own: ("clean is", "clean has"))
+  try clean.checkVelocity(velocity, "velocity", own: ("clean is", "clean has"))
   let rows = try forwardNoise(noise, draw, like: clean)
   let threads = try resolvedThreads(threads)
-  try check(extras, output, upstream, like: clean)
+  try check(extras, output, upstream, like: velocity)
   try require(
     (gradVelocity == nil) == upstream.isEmpty,
     gradVelocity == nil
       ? "grad_velocity is null, but a gradient of a distance is given"
       : "grad_velocity is given, but no gradient of a distance: grad_distance, or one of the extras")
   if let gradVelocity {
-    try clean.checkSame(gradVelocity, "grad_velocity", own: ("clean is", "clean has"))
+    try velocity.checkSame(gradVelocity, "grad_velocity", own: ("velocity is", "velocity has"))
     if !clean.isOnDevice { try upstream.check(batch: clean.batch) }
     try gradVelocity.checkApart("grad_velocity", from: clean, "clean")
     try gradVelocity.checkApart("grad_velocity", from: velocity, "velocity")
@@ -221,15 +221,15 @@ package func forwardDistance(
     broken = try pass.run(over: velocity, threads: threads, keeping: owners) { sample, _, sums in result.take(sample, sums) }
   }
   try throwIfBroken(broken, "clean, velocities or noise")
-  try result.check.throwIfBroken("the gradient of the loss", clean)
+  try result.check.throwIfBroken("the gradient of the loss", velocity)
 }
 
 private func check(
-  _ extras: ForwardExtras, _ output: ForwardOutput, _ upstream: ForwardUpstream, like clean: LatentsView
+  _ extras: ForwardExtras, _ output: ForwardOutput, _ upstream: ForwardUpstream, like velocity: LatentsView
 ) throws {
-  let own = (are: "clean is", have: "clean has")
-  try extras.oldVelocity.map { try clean.checkSame($0, "old_velocity", own: own) }
-  try extras.referenceVelocity.map { try clean.checkSame($0, "reference_velocity", own: own) }
+  let own = (are: "velocity is", have: "velocity has")
+  try extras.oldVelocity.map { try velocity.checkSame($0, "old_velocity", own: own) }
+  try extras.referenceVelocity.map { try velocity.checkSame($0, "reference_velocity", own: own) }
   if let beta = extras.nftBeta {
     try require(beta > 0 && beta.isFinite, "nft_beta = \(beta) must be > 0 and finite")
     try require(extras.oldVelocity != nil, "nft_beta = \(beta) needs old_velocity, which is null")

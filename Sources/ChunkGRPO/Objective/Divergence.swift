@@ -90,7 +90,7 @@ extension Sampler {
   ) throws {
     let steps = try batchSteps(step, each, batch: latents.batch)
     let source = try noise?.rows(steps, like: latents)
-    try latents.checkSame(velocity, "velocity")
+    try latents.checkVelocity(velocity, "velocity")
     try latents.checkSame(next, "next_latents")
     if let sample = secondOrder(steps, batch: latents.batch) {
       throw ChunkGRPOError.invalidArgument(
@@ -168,7 +168,7 @@ extension Sampler {
     _ steps: BatchSteps, _ velocity: LatentsView, _ factors: DistanceFactors, _ gradient: DivergenceGradient?
   ) throws -> DistanceGradient? {
     guard let (upstream, view) = gradient else { return nil }
-    try velocity.checkSame(view, "grad_velocity")
+    try velocity.checkSame(view, "grad_velocity", own: ("velocity is", "velocity has"))
     if !velocity.isOnDevice { try checkUpstream(upstream, "grad_divergence", batch: velocity.batch, steps: steps) }
     return DistanceGradient(view: view.rows, upstream: upstream, factors: factors)
   }

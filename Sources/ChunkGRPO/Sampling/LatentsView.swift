@@ -88,9 +88,25 @@ extension LatentsView {
   ) throws {
     try checkSamePlace(other, name, own: own.are)
     if other.type != type { throw ChunkGRPOError.wrongType("\(name) is \(other.type), but \(own.are) \(type)") }
+    try checkSize(other, name, own.have)
+  }
+
+  /// The same, but that `velocity` may have any type that goes with these latents.
+  func checkVelocity(
+    _ velocity: LatentsView, _ name: String, own: (are: String, have: String) = ("the latents are", "the latents have")
+  ) throws {
+    try checkSamePlace(velocity, name, own: own.are)
+    if !velocity.type.isVelocity(beside: type) {
+      let ways = type == .float32 ? "float32, bfloat16 or float16" : "\(type)"
+      throw ChunkGRPOError.wrongType("\(name) is \(velocity.type), but \(own.are) \(type): make it \(ways)")
+    }
+    try checkSize(velocity, name, own.have)
+  }
+
+  private func checkSize(_ other: LatentsView, _ name: String, _ ownHave: String) throws {
     try require(
       other.batch == batch && other.elements == elements,
-      "\(name) has \(other.batch) samples of \(other.elements) elements, but \(own.have) \(batch) of \(elements)")
+      "\(name) has \(other.batch) samples of \(other.elements) elements, but \(ownHave) \(batch) of \(elements)")
   }
 
   /// Both are of one shape and type.

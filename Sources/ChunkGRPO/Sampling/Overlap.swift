@@ -29,7 +29,7 @@ extension LatentsView {
   @inline(never)
   private func checkRowsApart(_ name: String, from other: LatentsView, _ otherName: String, _ orSame: Bool) throws {
     guard sharesMemory(with: other) else { return }
-    let same = base == other.base && (batchStride == other.batchStride || batch == 1)
+    let same = base == other.base && type == other.type && (batchStride == other.batchStride || batch == 1)
     try require(
       orSame && same,
       "\(name) overlaps \(otherName): an array that is written is "
@@ -46,14 +46,15 @@ extension LatentsView {
 
   /// Whether a row of one overlaps a row of the other. Rows may lie between one another, as those of a trajectory do.
   private func sharesMemory(with other: LatentsView) -> Bool {
-    let length = elements &* type.size
+    let (length, otherLength) = (elements &* type.size, other.elements &* other.type.size)
     let (own, others) = (reach, other.reach)
-    let (step, distance) = (abs(batchStride) &* type.size, abs(other.batchStride) &* type.size)
+    let (step, distance) = (abs(batchStride) &* type.size, abs(other.batchStride) &* other.type.size)
     for i in 0..<batch {
       // The first row of the other that ends behind the start of this one, and whether it begins before its end.
       let offset = own.lowerBound &+ i &* step &- others.lowerBound
-      let j = distance == 0 || offset < length ? 0 : (offset &- length) / distance &+ 1
-      if j < other.batch && abs(offset &- j &* distance) < length { return true }
+      let j = distance == 0 || offset < otherLength ? 0 : (offset &- otherLength) / distance &+ 1
+      let ahead = offset &- j &* distance
+      if j < other.batch && ahead < otherLength && -ahead < length { return true }
     }
     return false
   }

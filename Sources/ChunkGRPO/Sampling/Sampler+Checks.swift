@@ -52,12 +52,12 @@ extension Sampler {
   /// The numbers of the means of a batch and their terms beside a·x + b·v: guidance splits v in two, a second-order step
   /// has h.
   func mean(
-    _ steps: BatchSteps, ofImages: Bool = false, _ latents: LatentsView, _ extras: StepExtras
+    _ steps: BatchSteps, ofImages: Bool = false, _ latents: LatentsView, _ velocity: LatentsView, _ extras: StepExtras
   ) throws -> (BatchNumbers, LinearTerms?) {
     var terms = LinearTerms()
     try checkGuidance(extras, batch: latents.batch)
     if let u = extras.unconditional {
-      try latents.checkSame(u, "unconditional")
+      try velocity.checkSame(u, "unconditional", own: ("velocity is", "velocity has"))
       terms.y = u.rows
     }
     if !ofImages, let sample = secondOrder(steps, batch: latents.batch) {

@@ -46,9 +46,9 @@ extension Sampler {
     logProb: UnsafeMutablePointer<Double>?
   ) throws {
     let steps = try checked(step, latents: latents, velocity: velocity, extras, next: next)
-    try latents.checkSame(gradVelocity, "grad_velocity")
+    try velocity.checkSame(gradVelocity, "grad_velocity", own: ("velocity is", "velocity has"))
     if let gradUnconditional {
-      try latents.checkSame(gradUnconditional, "grad_unconditional")
+      try velocity.checkSame(gradUnconditional, "grad_unconditional", own: ("velocity is", "velocity has"))
       try require(extras.unconditional != nil, "grad_unconditional: there is no unconditional velocity")
     }
     try checkApart(gradVelocity, gradUnconditional, latents, velocity, extras, next)
@@ -67,7 +67,7 @@ extension Sampler {
     _ next: LatentsView, output: GradientOutput?, keeping owners: (LatentsView, LatentsView?)?,
     _ logProb: UnsafeMutablePointer<Double>?
   ) throws {
-    let (numbers, terms) = try mean(steps, latents, extras)
+    let (numbers, terms) = try mean(steps, latents, velocity, extras)
     let table = table
     let pass = DifferencePass(
       numbers: numbers, x: latents.rows, v: velocity.rows, terms: terms, next: next.rows, output: output,
@@ -87,7 +87,7 @@ extension Sampler {
     }
     withExtendedLifetime(table) {}
     try throwIfBroken(broken, from: steps, "latents, velocity or next latents")
-    try check.throwIfBroken(from: steps, "grad_log_prob", latents)
+    try check.throwIfBroken(from: steps, "grad_log_prob", velocity)
   }
 
   /// The gradient of the unconditional velocity is written while the block is still to be read once more.
@@ -113,7 +113,7 @@ extension Sampler {
     _ step: Int, latents: LatentsView, velocity: LatentsView, _ extras: StepExtras, next: LatentsView
   ) throws -> BatchSteps {
     let steps = try batchSteps(step, extras, batch: latents.batch)
-    try latents.checkSame(velocity, "velocity")
+    try latents.checkVelocity(velocity, "velocity")
     try latents.checkSame(next, "next_latents")
     try checkDensities(steps, batch: latents.batch)
     return steps

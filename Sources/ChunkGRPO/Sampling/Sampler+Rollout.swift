@@ -10,15 +10,18 @@ package struct TrajectoryBuffers {
   /// (B, …) or nil: the image that the step before the range predicted, and after the rollout that of its last step. Only
   /// second-order steps use it; without it they must be in one range with the step before them.
   package let previousImage: LatentsView?
+  /// Of the velocities; by default the latents'.
+  package let velocityType: ElementType
 
   package init(
     latents: TrajectoryView, logProbs: UnsafeMutablePointer<Double>?, relativeL1: UnsafeMutablePointer<Double>?,
-    previousImage: LatentsView? = nil
+    previousImage: LatentsView? = nil, velocityType: ElementType? = nil
   ) {
     self.latents = latents
     self.logProbs = logProbs
     self.relativeL1 = relativeL1
     self.previousImage = previousImage
+    self.velocityType = velocityType ?? latents.type
   }
 }
 
@@ -45,7 +48,8 @@ extension Sampler {
       throw needsImage("step \(range.lowerBound)")
     }
     if x.isOnDevice { return try rolloutOnDevice(buffers, range: range, noise: noise, velocity: velocity) }
-    let velocities = try Latents(type: x.type, batch: x.batch, elements: x.elements).view
+    let velocities = try Latents(type: buffers.velocityType, batch: x.batch, elements: x.elements).view
+    try x.latents(0).checkVelocity(velocities, "velocity")
     // A copy, so that a rollout that fails leaves the caller's as it was.
     let wanted = needsPreviousImage || buffers.previousImage != nil
     let image = try wanted ? Latents(type: x.type, batch: x.batch, elements: x.elements).view : nil
@@ -66,10 +70,12 @@ extension Sampler {
   /// Whether any step is of second order.
   public var needsPreviousImage: Bool { coefficients.contains { $0.c != 0 } }
 
-  /// A whole rollout from `initial`.
-  public func rollout(from initial: LatentsView, noise: Noise?, velocity: VelocityFunction) throws -> Trajectory {
+  /// A whole rollout from `initial`; `velocityType` as in `Trajectory.advance`.
+  public func rollout(
+    from initial: LatentsView, noise: Noise?, velocityType: ElementType? = nil, velocity: VelocityFunction
+  ) throws -> Trajectory {
     let trajectory = try Trajectory(self, initial: initial, noise: noise)
-    try trajectory.advance(velocity: velocity)
+    try trajectory.advance(velocityType: velocityType, velocity: velocity)
     return trajectory
   }
 }

@@ -35,7 +35,7 @@ extension Sampler {
     stride: Int = 1
   ) throws {
     let steps = try batchSteps(step, extras, batch: latents.batch)
-    try latents.checkSame(velocity, "velocity")
+    try latents.checkVelocity(velocity, "velocity")
     try latents.checkSame(next, "next_latents")
     let source = try noise?.rows(steps, like: latents)
     try checkNoise(source, steps, batch: latents.batch)
@@ -49,7 +49,7 @@ extension Sampler {
     _ step: Int, latents: LatentsView, velocity: LatentsView, extras: StepExtras = StepExtras(), image: LatentsView
   ) throws {
     let steps = try batchSteps(step, extras, batch: latents.batch)
-    try latents.checkSame(velocity, "velocity")
+    try latents.checkVelocity(velocity, "velocity")
     try latents.checkSame(image, "image")
     try self.step(
       steps, ofImages: true, latents: latents, velocity: velocity, extras: extras, source: .none, keeping: nil,
@@ -61,7 +61,7 @@ extension Sampler {
     source: NoiseRows, keeping noise: Noise?, next: LatentsView, logProb: UnsafeMutablePointer<Double>?,
     relativeL1: UnsafeMutablePointer<Double>?, stride: Int
   ) throws {
-    let (numbers, terms) = try mean(steps, ofImages: ofImages, latents, extras)
+    let (numbers, terms) = try mean(steps, ofImages: ofImages, latents, velocity, extras)
     try next.checkApart("next_latents", from: latents, "latents")
     try next.checkApart("next_latents", from: velocity, "velocity")
     try next.checkApart("next_latents", from: extras.unconditional, "unconditional")

@@ -51,7 +51,8 @@ extension Sampler {
     let n = velocities.count
     try require(
       gradVelocities.count == n, "grad_velocities hold \(gradVelocities.count) steps, but the velocities have \(n)")
-    try latents.latents(0).checkSame(gradVelocities.latents(0), "grad_velocities")
+    try velocities.latents(0).checkSame(
+      gradVelocities.latents(0), "grad_velocities", own: ("velocities are", "velocities have"))
     try gradVelocities.checkApart("grad_velocities", from: latents, "latents", orSame: false)
     try gradVelocities.checkApart("grad_velocities", from: velocities, "velocities", orSame: true)
     var first = 0
@@ -110,7 +111,7 @@ extension Sampler {
     }
     withExtendedLifetime(table) {}
     try throwIfBroken(broken, from: steps, "latents, velocity or next latents")
-    try check.throwIfBroken(from: steps, "grad_log_prob", latents.latents(0))
+    try check.throwIfBroken(from: steps, "grad_log_prob", velocities.latents(0))
   }
 
   private func check(
@@ -125,7 +126,7 @@ extension Sampler {
     let first = try batchSteps(firstStep, firstSteps, batch: latents.batch, taking: n, "first_step")
     try require(
       latents.count > n, "latents hold \(latents.count) steps; \(n) velocities need \(n + 1) of them, one more")
-    try latents.latents(0).checkSame(velocities.latents(0), "velocities")
+    try latents.latents(0).checkVelocity(velocities.latents(0), "velocities")
     for t in 0..<n {
       let at = first.later(t)
       try checkDensities(at, batch: latents.batch)

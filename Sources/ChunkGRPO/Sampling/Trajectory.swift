@@ -57,7 +57,10 @@ public final class Trajectory: @unchecked Sendable {
   }
 
   /// Takes the steps up to `end` (by default all). After an error `position` is as before.
-  public func advance(to end: Int? = nil, velocity: VelocityFunction) throws {
+  ///
+  /// - Parameter velocityType: of the velocities that `velocity` writes: nil for the latents', or `.bfloat16` or `.float16`
+  ///   beside f32 latents.
+  public func advance(to end: Int? = nil, velocityType: ElementType? = nil, velocity: VelocityFunction) throws {
     let end = end ?? sampler.steps
     var next = try state.withLock { state in
       try require(!state.isAdvancing, "advance: another task advances this trajectory")
@@ -72,7 +75,7 @@ public final class Trajectory: @unchecked Sendable {
       try next.relativeL1.withUnsafeMutableBufferPointer { relativeL1 in
         let buffers = TrajectoryBuffers(
           latents: latents.trajectory, logProbs: logProbs.baseAddress, relativeL1: relativeL1.baseAddress,
-          previousImage: previousImage?.view)
+          previousImage: previousImage?.view, velocityType: velocityType)
         try sampler.rollout(buffers, range: next.position..<end, noise: noise, velocity: velocity)
       }
     }

@@ -292,10 +292,13 @@ class Trajectory(ctypes.Structure):
         ("relative_l1", c_void_p),
         ("position", c_int64),
         ("previous_image", POINTER(Tensor)),
+        ("velocity_type", c_int32),
+        ("reserved", c_int32),
     ]
     init = "cgrpo_trajectory_init"
     keywords = {
         "position": Field("position", "int64"),
+        "velocity_type": Field("velocity_type", "choice", TYPE),
     }
 
 
