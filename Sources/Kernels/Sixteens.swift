@@ -101,7 +101,8 @@ func sixteens(_ count: Int, _ a: Arrays, writes: Bool, _ body: (In, In, In, In, 
   var i = 0
   @inline(__always) func sixteen() {
     body(
-      a.p0.start + i &* a.p0.size, a.p1.start + i &* a.p1.size, a.p2.start + i &* a.p2.size, a.p3.start + i &* a.p3.size,
+      a.p0.start + i &* a.p0.size, a.p1.start + i &* a.p1.size, a.p2.start + i &* a.p2.size,
+      a.p3.start + i &* a.p3.size,
       a.out + i &* a.outSize)
     i &+= 16
   }

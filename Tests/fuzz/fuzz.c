@@ -61,7 +61,7 @@ typedef struct drawn {
     int64_t shape[4], strides[4];
     size_t bytes;
 } drawn;
-static cgrpo_type kind; /* of this call's tensors */
+static cgrpo_type kind, velocity_kind; /* of this call's tensors */
 
 /* A tensor of (batch, steps, elements), or without steps, maybe with a stride, maybe in two axes. */
 static void tensor(drawn *t, int64_t batch, int64_t steps, int64_t elements, int is_input) {
@@ -92,6 +92,14 @@ static void tensor(drawn *t, int64_t batch, int64_t steps, int64_t elements, int
         case 6: t->shape[below(n)] = count_of(0) < 0 ? -1 : 0; break;
         default: t->shape[0] = 1; break;
     }
+}
+
+/* The same for velocities and their gradients, which may have 16 bits beside f32 latents. */
+static void velocity_tensor(drawn *t, int64_t batch, int64_t steps, int64_t elements, int is_input) {
+    cgrpo_type of_latents = kind;
+    kind = one_in(50) ? kind : velocity_kind;
+    tensor(t, batch, steps, elements, is_input);
+    kind = of_latents;
 }
 
 static uint64_t *sample_ids(int64_t batch) { return one_in(2) ? NULL : (uint64_t *)integers(batch, 1000); }
@@ -247,11 +255,11 @@ static struct one_step {
 static void draw_step(int next_is_input) {
     d.sampler = a_sampler();
     d.batch = 1 + below(4), d.elements = 1 + below(one_in(8) ? 300 : 40), d.step = whole(below(d.sampler->steps));
-    tensor(&d.x, d.batch, 0, d.elements, 1), tensor(&d.v, d.batch, 0, d.elements, 1);
+    tensor(&d.x, d.batch, 0, d.elements, 1), velocity_tensor(&d.v, d.batch, 0, d.elements, 1);
     OPTIONS(step_extras, extras);
     d.extras = extras;
     if (one_in(3)) {
-        tensor(&d.other, d.batch, 0, d.elements, 1);
+        velocity_tensor(&d.other, d.batch, 0, d.elements, 1);
         d.extras.unconditional = &d.other.tensor, d.extras.guidance = real(4 * unit());
         if (one_in(3)) d.extras.guidances = numbers(d.batch), d.extras.guidance = 1;
     }
@@ -300,7 +308,7 @@ static void log_prob(void) {
 static void log_prob_vjp(void) {
     drawn left, right;
     draw_step(1);
-    tensor(&left, d.batch, 0, d.elements, 0), tensor(&right, d.batch, 0, d.elements, 0);
+    velocity_tensor(&left, d.batch, 0, d.elements, 0), velocity_tensor(&right, d.batch, 0, d.elements, 0);
     const double *upstream = numbers(d.batch);
     double *out = maybe(output(d.batch));
     const cgrpo_step_extras *with = extras();
@@ -319,15 +327,15 @@ static void predicted_image(void) {
 }
 
 static void divergence(void) {
-    drawn gradient;
+    drawn gradient, other;
     drawn_noise noise;
     draw_step(1);
-    tensor(&gradient, d.batch, 0, d.elements, 0);
+    velocity_tensor(&gradient, d.batch, 0, d.elements, 0), velocity_tensor(&other, d.batch, 0, d.elements, 1);
     double *out = maybe(output(d.batch)), *upstream = one_in(2) ? NULL : numbers(d.batch);
     const cgrpo_tensor *to = upstream != NULL || wrong() ? &gradient.tensor : NULL;
     int right = one_in(2)
                     ? CALL(cgrpo_divergence_from_velocity(d.sampler->handle, d.step, d.steps, choice(4), &d.v.tensor,
-                                                          &d.x.tensor, out, upstream, to))
+                                                          &other.tensor, out, upstream, to))
                     : CALL(cgrpo_divergence_from_sampled(d.sampler->handle, d.step, d.steps, choice(4), &d.x.tensor,
                                                          &d.v.tensor, noise_of(&noise, d.batch, 0, d.elements),
                                                          &d.next.tensor, out, upstream, to));
@@ -347,19 +355,21 @@ static void forward(void) {
     int64_t batch = 1 + below(4), elements = 1 + below(one_in(8) ? 300 : 40), draw = whole(below(100));
     drawn clean, v, old, reference, out;
     drawn_noise noise;
-    tensor(&clean, batch, 0, elements, 1), tensor(&v, batch, 0, elements, 1), tensor(&out, batch, 0, elements, 0);
+    tensor(&clean, batch, 0, elements, 1), velocity_tensor(&v, batch, 0, elements, 1);
     const cgrpo_noise *of = noise_of(&noise, batch, 0, elements);
     if (one_in(4)) {
         double *times = maybe_null(times_of(batch));
+        tensor(&out, batch, 0, elements, 0);
         if (CALL(cgrpo_forward_noised(&clean.tensor, times, of, draw, threads(), &out.tensor))) wrote(&out);
         return;
     }
     OPTIONS(forward_extras, o);
+    velocity_tensor(&out, batch, 0, elements, 0);
     double *results[11];
     for (int i = 0; i < 11; i++) results[i] = maybe(output(batch));
     o.absolute = results[0];
     if (one_in(2)) {
-        tensor(&old, batch, 0, elements, 1), o.old_velocity = &old.tensor;
+        velocity_tensor(&old, batch, 0, elements, 1), o.old_velocity = &old.tensor;
         o.old_distance = results[1], o.old_absolute = results[2], o.old_divergence = results[3];
         if (one_in(2)) o.grad_old_divergence = numbers(batch);
     }
@@ -369,7 +379,7 @@ static void forward(void) {
         if (one_in(2)) o.grad_positive_distance = numbers(batch), o.grad_negative_distance = numbers(batch);
     }
     if (one_in(2)) {
-        tensor(&reference, batch, 0, elements, 1), o.reference_velocity = &reference.tensor;
+        velocity_tensor(&reference, batch, 0, elements, 1), o.reference_velocity = &reference.tensor;
         o.reference_distance = results[8], o.reference_divergence = results[9];
         if (one_in(2)) o.grad_reference_divergence = numbers(batch);
     }
@@ -389,7 +399,7 @@ static void forward(void) {
 static void norm_hinge(void) {
     draw_step(1);
     drawn out;
-    tensor(&out, d.batch, 0, d.elements, 0);
+    velocity_tensor(&out, d.batch, 0, d.elements, 0), velocity_tensor(&d.next, d.batch, 0, d.elements, 1);
     double *ratios = maybe(output(d.batch)), *hinges = maybe(output(d.batch)), *upstream = numbers(d.batch);
     int with_gradient = one_in(2);
     if (!CALL(cgrpo_norm_hinge(maybe_null(&d.v.tensor), maybe_null(&d.next.tensor), threads(), ratios, hinges,
@@ -417,11 +427,11 @@ static void window_steps(void) {
 static int fails_at;
 static int velocity(void *user, int64_t step, double sigma, const cgrpo_tensor *at, const cgrpo_tensor *out) {
     (void)user, (void)sigma;
-    int64_t size = element_size(at->type), row = size;
-    for (int i = 1; i < at->ndim; i++) row *= at->shape[i];
-    for (int64_t i = 0; i < at->shape[0]; i++)
-        memcpy((char *)out->data + i * (out->strides ? out->strides[0] * size : row),
-               (char *)at->data + i * (at->strides ? at->strides[0] * size : row), (size_t)row);
+    int64_t size = element_size(out->type), own = element_size(at->type), count = 1;
+    for (int i = 1; i < at->ndim; i++) count *= at->shape[i];
+    for (int64_t i = 0; i < at->shape[0]; i++) /* of narrower velocities some bits of the latents */
+        memcpy((char *)out->data + i * (out->strides ? out->strides[0] : count) * size,
+               (char *)at->data + i * (at->strides ? at->strides[0] : count) * own, (size_t)(count * size));
     return step == fails_at;
 }
 
@@ -438,6 +448,7 @@ static void rollout(void) {
     if (path.tensor.data != NULL && path.tensor.type == kind)
         for (int64_t i = 0; i < (int64_t)path.bytes / element_size(kind); i++) set(&filled, i, number(bad_numbers));
     t.latents = path.tensor;
+    t.velocity_type = one_in(2) ? 0 : wrong() ? choice(9) : velocity_kind;
     t.position = position_before = whole(one_in(2) ? 0 : below(s->steps));
     t.log_probs = one_in(2) ? NULL : output(batch * s->steps),
     t.relative_l1 = one_in(2) ? NULL : output(batch * s->steps);
@@ -452,8 +463,8 @@ static void trajectory_log_probs(void) {
     struct made *s = a_sampler();
     int64_t batch = 1 + below(3), elements = 1 + below(20), first = below(s->steps), n = 1 + below(s->steps - first);
     drawn path, along, gradient;
-    tensor(&path, batch, n + 1, elements, 1), tensor(&along, batch, n, elements, 1),
-        tensor(&gradient, batch, n, elements, 0);
+    tensor(&path, batch, n + 1, elements, 1), velocity_tensor(&along, batch, n, elements, 1),
+        velocity_tensor(&gradient, batch, n, elements, 0);
     double *values = one_in(2) ? output(batch * n) : NULL;
     const int64_t *firsts = own_steps(batch, s->steps - n + 1);
     if (firsts != NULL && !wrong()) first = 0;
@@ -917,6 +928,7 @@ static void one_call(void) {
     used_count = 0, digest = 0;
     wrongness = one_in(3), bad_numbers = wrongness && one_in(4);
     kind = 1 + (cgrpo_type)below(4);
+    velocity_kind = kind == CGRPO_TYPE_F32 && one_in(2) ? CGRPO_TYPE_BF16 + (cgrpo_type)below(2) : kind;
     call_seed = random_state;
     if (with_trainer && one_in(100)) trainer_calls();
     else draws[below(DRAWS)]();

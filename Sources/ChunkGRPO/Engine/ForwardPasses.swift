@@ -34,7 +34,8 @@ struct ForwardPass: Pass {
   func run(_ block: Block, _ kernels: any LatentKernels.Type, _ sums: inout BlockSums) {
     var arguments = ForwardArguments(
       v: x.at(block), clean: clean.at(block), noise: noise.numbers(block, clean.type, kernels),
-      scale: gradient?.scale(block.sample) ?? 0, gradient: gradient?.view.at(block), streams: streams, count: block.count)
+      scale: gradient?.scale(block.sample) ?? 0, gradient: gradient?.view.at(block), streams: streams,
+      count: block.count)
     kernels.forward(&arguments, &sums)
   }
 }

@@ -88,13 +88,15 @@ public final class Trajectory: @unchecked Sendable {
   /// `step` here, once.
   public func fork(at step: Int, branches: Int, noise given: Noise? = nil) throws -> Trajectory {
     let (position, logProbs, relativeL1) = state.withLock { ($0.position, $0.logProbs, $0.relativeL1) }
-    try require((0...position).contains(step), "step = \(step) is outside 0 … \(position), the position of the trajectory")
+    try require(
+      (0...position).contains(step), "step = \(step) is outside 0 … \(position), the position of the trajectory")
     try checkFork(step: step, branches: branches)
     let (first, trained) = (latents.trajectory.latents(step), sampler.trainedSteps)
     let (batch, wide) = (first.batch, try checkedProduct([first.batch, branches], "branches"))
     if step < sampler.steps && sampler.coefficients[step].c != 0 {
       throw ChunkGRPOError.invalidArgument(
-        "step \(step) is of second order and needs the image that the step before it predicted: fork at one that is not")
+        "step \(step) is of second order and needs the image that the step before it predicted: fork at one that is not"
+      )
     }
     let noise = try given ?? self.noise.map { try $0.forked(batch: batch, step: step, branches: branches) }
     func copy(_ k: Int, to target: LatentsView) {

@@ -162,7 +162,8 @@ def distances(
     """Distances (B,) of a velocity from u = e - x0, in one pass, and of others at the same x_t.
 
     clean               (B, ...), and noise, or seed, sample_ids, and draw: as they were in `noised`
-    velocity            like clean: v at x_t, with any guidance applied
+    velocity            like clean: v at x_t, with any guidance applied; it and the others may all be bfloat16 or float16
+                        beside float32 (the sums are those of float32)
     old_velocity        like clean: of the policy that sampled
     reference_velocity  like clean: of a frozen one
     beta                > 0, of NFT's v+ and v-; needs old_velocity

@@ -8,6 +8,7 @@ import torch
 from diffusers.utils.torch_utils import randn_tensor
 
 from .errors import InvalidArgument
+from .torch._tensors import beside
 
 
 def step_of_each(
@@ -15,7 +16,7 @@ def step_of_each(
 ) -> tuple[torch.Tensor, torch.Tensor]:
     """The next latents, and their log-probabilities (B,)."""
     kind = torch.promote_types(sample.dtype, model_output.dtype)
-    latents, velocity = sample.to(kind), model_output.to(kind)
+    latents, velocity = sample.to(kind), beside(sample.to(kind), model_output)
     if timesteps.shape != latents.shape[:1]:
         raise InvalidArgument(f"timestep has shape {tuple(timesteps.shape)}; it must be {(len(latents),)}")
     steps = [_step_of(scheduler._times, value) for value in timesteps.tolist()]

@@ -29,6 +29,7 @@ from ._scalars import seed_number
 from .errors import InvalidArgument
 from .sampler import Sampler
 from .schedule import Schedule
+from .torch._tensors import beside
 
 Own = TypeVar("Own", bound="FlowMatchSDEScheduler")
 
@@ -270,7 +271,7 @@ class FlowMatchSDEScheduler(FlowMatchEulerDiscreteScheduler):
             raise InvalidArgument(f"the run has taken all its {steps} steps; set_timesteps begins a new one")
         kind = torch.promote_types(sample.dtype, model_output.dtype)
         self._check_timestep(step, timestep)
-        latents, velocity = sample.to(kind), model_output.to(kind)
+        latents, velocity = sample.to(kind), beside(sample.to(kind), model_output)
         ids = self._next_ids(len(latents)) if self._ids is None else self._ids
         if self.trajectory is not None:
             self.trajectory._expect(step, latents)
@@ -332,7 +333,7 @@ class FlowMatchSDEScheduler(FlowMatchEulerDiscreteScheduler):
         assert self.sampler is not None
         a, _, s, c = self.sampler.coefficients(step)
         if s == 0 and c == 0 and abs(a - 1) < 1e-12:  # Euler
-            next_latents = super().step(velocity, timestep, latents, return_dict=False)[0]
+            next_latents = super().step(velocity.to(latents.dtype), timestep, latents, return_dict=False)[0]
             log_prob = torch.zeros(len(latents), dtype=torch.float64, device=latents.device)
         else:
             source: dict[str, Any] = {}

@@ -174,6 +174,7 @@ class Sampler:
     ) -> Any:
         """One step from latents with a velocity, both (B, ...): (the next latents, log-probabilities (B,)).
 
+        velocity    of the latents' type; or of 16 bits beside float32, read where it lies, with float32's results
         step        0 ... T - 1; or (B,) of them, so that one batch mixes steps: each sample is then at its own, and has its
                     noise. The results are those of the samples one by one, to the bit
         noise       like the latents: the e that is added; or
@@ -181,8 +182,7 @@ class Sampler:
         sample_ids  (B,) integers, with a seed; None = 0 ... B - 1
         unconditional, guidance  classifier-free guidance in the step: the velocity is u + guidance (v - u), u like v;
                     guidance is one number, or (B,)
-        previous_image  like the latents: `predicted_image` of the step before, for second-order steps; not read of
-                    samples at others
+        previous_image  like the latents: `predicted_image` of the step before, which samples at second-order steps read
 
         The log-probability is taken from the next latents as they are stored, and is 0 for a deterministic step.
         """
@@ -254,8 +254,8 @@ class Sampler:
     def log_prob_vjp(
         self,
         step: ArrayLike,
-        latents: A,
-        velocity: AnyArray,
+        latents: AnyArray,
+        velocity: A,
         next_latents: AnyArray,
         grad_log_prob: ArrayLike,
         *,
@@ -268,8 +268,8 @@ class Sampler:
     def log_prob_vjp(
         self,
         step: ArrayLike,
-        latents: A,
-        velocity: AnyArray,
+        latents: AnyArray,
+        velocity: A,
         next_latents: AnyArray,
         grad_log_prob: ArrayLike,
         *,

@@ -30,7 +30,7 @@ from .._generated import ChunkStats, ForwardStats
 from .._methods import METHODS, Method
 from ..errors import WrongType
 from ._host import Struct, call
-from ._transforms import as_latents, dense, differentiable, floats, latents_of, split
+from ._transforms import as_latents, as_velocities, dense, differentiable, floats, latents_of, split
 
 __all__ = [
     "Distances",
@@ -78,9 +78,9 @@ def distances(
 ) -> Distances[jax.Array]:
     """`chunkgrpo.forward.distances` (B,) of a velocity like clean, differentiable in it. beta is a constant."""
     x = latents_of(clean, "clean")
-    others = {"noise": noise, "old_velocity": old_velocity, "reference_velocity": reference_velocity}
-    arrays = {name: as_latents(x, array, name) for name, array in {"velocity": velocity, **others}.items()}
-    traced, fixed = split(clean=x, **arrays, seed=seed, sample_ids=sample_ids, draw=draw, beta=beta)
+    arrays = as_velocities(x, velocity=velocity, old_velocity=old_velocity, reference_velocity=reference_velocity)
+    given = {"noise": as_latents(x, noise, "noise"), "seed": seed, "sample_ids": sample_ids, "draw": draw}
+    traced, fixed = split(clean=x, **arrays, **given, beta=beta)
     names = names_of(old_velocity, reference_velocity, beta)
 
     def vjp(**given: Any) -> Any:
@@ -89,7 +89,8 @@ def distances(
 
     def gradient(given: dict[str, Any], _: Any, cotangents: Any) -> dict[str, Any]:
         slopes = {f"grad_{name}": dense(getattr(cotangents, name)) for name in GRADIENTS if name in names}
-        return {"velocity": call(vjp, Struct(x.shape, x.dtype), {**given, **slopes})}
+        v = given["velocity"]
+        return {"velocity": call(vjp, Struct(v.shape, v.dtype), {**given, **slopes})}
 
     results: Any = {name: floats(x.shape[0]) for name in names}
     shapes = Distances(**results, beta=None if beta is None else float(beta))

@@ -20,6 +20,7 @@ from ..sampler import Sampler
 from ._host import Struct, call, on_trial
 from ._transforms import (
     as_latents,
+    as_velocities,
     data_but_loss,
     dense,
     differentiable,
@@ -51,9 +52,8 @@ def log_prob(
     traced, fixed = split(
         step=step,
         latents=x,
-        velocity=as_latents(x, velocity, "velocity"),
+        **as_velocities(x, velocity=velocity, unconditional=unconditional),
         next_latents=as_latents(x, next_latents, "next_latents"),
-        unconditional=as_latents(x, unconditional, "unconditional"),
         guidance=guidance,
         previous_image=as_latents(x, previous_image, "previous_image"),
     )
@@ -71,7 +71,7 @@ def log_probs(sampler: Sampler, latents: Any, velocities: Any, first_step: Any =
     (B, n + 1, ...) or more steps and velocities (B, n, ...). Differentiable in velocities. first_step is one number, or
     (B,)."""
     latents = latents_of(latents, "latents", 2)
-    velocities = latents_of(velocities, "velocities", 2).astype(latents.dtype)
+    velocities = as_velocities(latents, 2, velocities=velocities)["velocities"]
     traced, fixed = split(latents=latents, velocities=velocities, first_step=first_step)
 
     value, vjp = partial(sampler.log_probs, **fixed), partial(sampler.log_probs_vjp, **fixed)
@@ -111,8 +111,7 @@ def step(
     traced, fixed = split(
         step=step,
         latents=x,
-        velocity=as_latents(x, velocity, "velocity"),
-        unconditional=as_latents(x, unconditional, "unconditional"),
+        **as_velocities(x, velocity=velocity, unconditional=unconditional),
         guidance=guidance,
         previous_image=as_latents(x, previous_image, "previous_image"),
     )
@@ -214,7 +213,7 @@ def chunk_policy_loss(
     """
     plan, check = _steps.plan_of(plan), flag(check, "check")
     latents = latents_of(latents, "latents", 2)
-    velocities = latents_of(velocities, "velocities", 2).astype(latents.dtype)
+    velocities = as_velocities(latents, 2, velocities=velocities)["velocities"]
     traced, fixed = split(latents=latents, velocities=velocities, first_step=first_step)
     traced_loss, fixed_loss = split(
         old_log_probs=old_log_probs, advantages=advantages, ratio_bias=ratio_bias, **options

@@ -11,7 +11,7 @@ from torch import Tensor
 from .. import _distances, _forward_losses
 from .._distances import GRADIENTS, NUMBERS, Distances, names_of
 from ..errors import WrongType
-from ._tensors import constant, floating
+from ._tensors import beside, constant, floating
 from .autograd import _apply, _first_order, _save, _saved, eager
 
 
@@ -58,19 +58,15 @@ def distances(
     threads: int = 1,
 ) -> Distances[Tensor]:
     """Distances (B,) of a velocity from u = e - x0: as `chunkgrpo.forward.distances`, differentiable in velocity. The
-    old velocity and the reference are constants. Velocities may have other floating types than clean: all is computed
-    in that of clean, and the gradient has the velocity's."""
+    old velocity and the reference are constants. Velocities may have other floating types than clean (all in bfloat16
+    beside float32 are read where they lie): results are those of the type of clean, and the gradient has the velocity's."""
     clean = constant(clean, "clean")
     floating(velocity, "velocity")
-    like = clean.dtype
-    others = [
-        None if tensor is None else floating(tensor, name).detach().to(like)
-        for name, tensor in (
-            ("noise", noise),
-            ("old_velocity", old_velocity),
-            ("reference_velocity", reference_velocity),
-        )
-    ]
+    for name, tensor in (("noise", noise), ("old_velocity", old_velocity), ("reference_velocity", reference_velocity)):
+        if tensor is not None:
+            floating(tensor, name)
+    of_clean = None if noise is None else noise.detach().to(clean.dtype)
+    others = of_clean, *beside(clean, old_velocity, reference_velocity, velocity)[:2]
     call = _Call(seed, sample_ids, draw, beta, threads)
     values = iter(_apply(_Distances, velocity, clean, call, *others))
     names = names_of(old_velocity, reference_velocity, beta)
@@ -83,7 +79,8 @@ class _Distances(torch.autograd.Function):
     def forward(ctx: Any, velocity: Tensor, clean: Tensor, call: _Call, *others: Optional[Tensor]) -> Any:
         _save(ctx, velocity, clean, *others)
         ctx.call = call
-        d = _distances.distances(clean, velocity.detach().to(clean.dtype), **call.of(*others))
+        v, *others = _alike(velocity, clean, *others)
+        d = _distances.distances(clean, v, **call.of(*others))
         ctx.names = [name for name in NUMBERS if getattr(d, name) is not None]
         ctx.mark_non_differentiable(*[getattr(d, name) for name in ctx.names if name not in GRADIENTS])
         ctx.set_materialize_grads(False)
@@ -98,9 +95,15 @@ class _Distances(torch.autograd.Function):
             return None, *none
         given: Any = named
         with torch.no_grad():
-            at = clean, velocity.detach().to(clean.dtype), Distances(**given)
-            grad = _distances.distances_vjp(*at, **ctx.call.of(*others)).to(velocity.dtype)
+            v, *others = _alike(velocity, clean, *others)
+            grad = _distances.distances_vjp(clean, v, Distances(**given), **ctx.call.of(*others)).to(velocity.dtype)
         return _first_order(grad, *named.values(), velocity), *none
+
+
+def _alike(velocity: Tensor, clean: Tensor, noise: Any, old: Any, reference: Any) -> Any:
+    """The velocity, noise and the other velocities, as `_distances` takes them."""
+    v, old, reference = beside(clean, velocity, old, reference)
+    return v, noise, old, reference
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -51,11 +51,11 @@ class StepCall(NamedTuple):
         unconditional: Optional[Tensor],
         previous_image: Optional[Tensor],
     ) -> tuple[Tensor, ...]:
-        """`Sampler.log_prob_vjp`, of one velocity or of both. Samples at a deterministic step have the gradient 0: `step`
+        """`Sampler.log_prob_vjp`, of one velocity or of both, which `beside` has made alike. Samples at a deterministic step have the gradient 0: `step`
         gives them the constant 0."""
         moving = noisy(self.sampler, self.step)
         if moving.all():
-            extras = self.extras(unconditional, latents, previous_image)
+            extras = self.extras(unconditional, previous_image)
             grads = self.sampler.log_prob_vjp(self.step, latents, velocity, next_latents, upstream, **extras)
             return (grads,) if unconditional is None else grads
         samples = np.flatnonzero(moving)
@@ -63,9 +63,8 @@ class StepCall(NamedTuple):
         at = latents, velocity, next_latents, upstream, unconditional, previous_image
         parts: Any = [None if tensor is None else tensor.index_select(0, some) for tensor in at]
         return tuple(
-            torch.zeros_like(latents).index_copy_(0, some, part) for part in self.rows(samples).vjp(*parts)
+            torch.zeros_like(velocity).index_copy_(0, some, part) for part in self.rows(samples).vjp(*parts)
         )
 
-    def extras(self, unconditional: Optional[Tensor], latents: Tensor, previous_image: Optional[Tensor]) -> Any:
-        u = None if unconditional is None else unconditional.to(latents.dtype)
-        return {"unconditional": u, "guidance": self.guidance, "previous_image": previous_image}
+    def extras(self, unconditional: Optional[Tensor], previous_image: Optional[Tensor]) -> Any:
+        return {"unconditional": unconditional, "guidance": self.guidance, "previous_image": previous_image}

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Optional
 
 import torch
 from torch import Tensor
@@ -23,6 +23,16 @@ def floating(value: Any, name: str) -> Tensor:
     if not tensor.dtype.is_floating_point:
         raise WrongType(f"{name} has element type {tensor.dtype}; it must be a floating type")
     return tensor
+
+
+def beside(latents: Tensor, *velocities: Optional[Tensor]) -> Any:
+    """Velocities, without their graph, in a type that the library takes beside these latents: in their own where all have
+    it and it is the latents' or of 16 bits beside float32, else in the latents'. One alone, or a tuple."""
+    kinds = {v.dtype for v in velocities if v is not None} - {latents.dtype}
+    mixed = latents.dtype is torch.float32 and kinds in ({torch.bfloat16}, {torch.float16})
+    own = not kinds or mixed and all(v is None or v.dtype in kinds for v in velocities)
+    given = [None if v is None else v.detach() if own else v.detach().to(latents.dtype) for v in velocities]
+    return given[0] if len(given) == 1 else tuple(given)
 
 
 def constant(value: Any, name: str) -> Tensor:

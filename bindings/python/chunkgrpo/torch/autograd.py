@@ -20,7 +20,7 @@ from ..errors import InvalidArgument
 from ..sampler import Sampler
 from ._parallel import nothing
 from ._step_call import Guidance, Step, StepCall
-from ._tensors import checked, constant, floating
+from ._tensors import beside, checked, constant, floating
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -63,8 +63,8 @@ def log_prob(
 ) -> Tensor:
     """Log-probability (B,) float64 of a step from latents to next_latents under a velocity, differentiable in velocity
     and `unconditional`. As `Sampler.log_prob`, so that step and guidance may be (B,); but velocity and next_latents may have other floating types than the
-    latents (a bfloat16 velocity beside float32 latents, as autocast gives): they are computed in the latents' type, and
-    the gradient has theirs."""
+    latents (a bfloat16 velocity beside float32 latents, as autocast gives, is read where it lies): results are those of
+    the latents' type, and the gradient has the velocity's."""
     latents, next_latents = constant(latents, "latents"), constant(next_latents, "next_latents")
     previous_image = None if previous_image is None else constant(previous_image, "previous_image")
     floating(velocity, "velocity")
@@ -110,9 +110,10 @@ def step(
         device = latents.device if generator is None else generator.device
         noise = torch.randn(latents.shape, generator=generator, device=device, dtype=latents.dtype).to(latents.device)
     with torch.no_grad():
-        guided = call.extras(unconditional, latents, previous_image)
+        v, u = beside(latents, velocity, unconditional)
+        guided = call.extras(u, previous_image)
         next_latents, value = sampler.step(
-            call.step, latents, velocity.to(latents.dtype), noise=noise, seed=seed, sample_ids=sample_ids, **guided
+            call.step, latents, v, noise=noise, seed=seed, sample_ids=sample_ids, **guided
         )
     if stochastic and torch.is_grad_enabled():
         value = _apply(_LogProb, velocity, unconditional, call, latents, next_latents, previous_image, value)
@@ -135,16 +136,16 @@ class _LogProb(torch.autograd.Function):
         ctx.call = call
         if known is not None:
             return known.view_as(known)
-        extras = call.extras(unconditional, latents, previous_image)
-        return call.sampler.log_prob(call.step, latents, velocity.detach().to(latents.dtype), next_latents, **extras)
+        v, u = beside(latents, velocity, unconditional)
+        return call.sampler.log_prob(call.step, latents, v, next_latents, **call.extras(u, previous_image))
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
         velocity, unconditional, latents, next_latents, previous_image = _saved(ctx)
         call, upstream = ctx.call, grad.contiguous()  # a sum's gradient is one number, expanded
         with torch.no_grad():
-            at = latents, velocity.detach().to(latents.dtype), next_latents
-            grads = call.vjp(*at, upstream, unconditional, previous_image)
+            v, u = beside(latents, velocity, unconditional)
+            grads = call.vjp(latents, v, next_latents, upstream, u, previous_image)
         models = velocity, unconditional
         if unconditional is None:
             return (_first_order(grads[0].to(velocity.dtype), grad, *models), *[None] * 6)
@@ -176,10 +177,10 @@ class _LogProbs(torch.autograd.Function):
         _save(ctx, velocities, latents)
         ctx.call = sampler, first_step, columns
         if columns == [slice(0, velocities.shape[1])]:
-            return sampler.log_probs(latents, velocities.to(latents.dtype), first_step)
+            return sampler.log_probs(latents, beside(latents, velocities), first_step)
         values = torch.zeros(velocities.shape[:2], dtype=torch.float64, device=velocities.device)
         for run in columns:
-            v = velocities[:, run].to(latents.dtype)
+            v = beside(latents, velocities[:, run])
             values[:, run] = sampler.log_probs(latents[:, frames(run)], v, first_step + run.start)
         return values
 
@@ -192,7 +193,7 @@ class _LogProbs(torch.autograd.Function):
             moving = columns if grad.is_cuda else runs(grad.ne(0).any(0).cpu().numpy())
             grads = torch.zeros_like(velocities)
             for run in moving:
-                v = velocities[:, run].to(latents.dtype)
+                v = beside(latents, velocities[:, run])
                 at = latents[:, frames(run)], v, grad[:, run].contiguous(), first_step + run.start
                 grads[:, run] = sampler.log_probs_vjp(*at).to(velocities.dtype)
         return _first_order(grads, grad, velocities), *[None] * 4

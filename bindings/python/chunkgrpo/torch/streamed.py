@@ -25,7 +25,7 @@ from ..errors import InvalidArgument, NonFinite, WrongType
 from ..sampler import Sampler
 from ._parallel import nothing, refuse_unequal, refuse_wrong
 from ._step_call import Guidance, Step
-from ._tensors import constant, floating
+from ._tensors import beside, constant, floating
 from .autograd import ChunkLoss, eager
 
 VelocityFunction = Callable[[Tensor, Any, Any], Any]
@@ -233,8 +233,10 @@ class _Policy:
         give = _frameworks.of(self.latents, "latents").give
         return give(sigma.astype(np.float32)), give(step)
 
-    def extras(self, u: Optional[Tensor]) -> dict[str, Any]:
-        return {} if u is None else {"unconditional": u.detach().to(self.latents.dtype), "guidance": self.guidance}
+    def call(self, x: Tensor, v: Tensor, u: Optional[Tensor]) -> tuple[Tensor, dict[str, Any]]:
+        """The velocity and the extras of a call."""
+        v, u = beside(x, v, u)
+        return v, {} if u is None else {"unconditional": u, "guidance": self.guidance}
 
     def added(self, v: Tensor, x: Tensor, j: int) -> Tensor:
         """The penalty of a column."""
@@ -266,10 +268,11 @@ class _Policy:
             step = self.first_step + j
             self.random[j] = get_device_states(self.latents), torch.get_rng_state()
             v, u, x = self.run(j)
-            new[:, j] = self.sampler.log_prob(step, x, v.to(x.dtype), self.latents[:, j + 1], **self.extras(u))
+            given, extras = self.call(x, v, u)
+            new[:, j] = self.sampler.log_prob(step, x, given, self.latents[:, j + 1], **extras)
             if biases is not None:
                 biases[:, j] = self.bias(v, j)
-            del v, u
+            del v, u, given, extras
         # autocast remembers the weights that it has cast, here without their graph.
         torch.clear_autocast_cache()
         return new, biases
@@ -280,7 +283,9 @@ class _Policy:
         with _random_state(self.latents, *self.random[j]) if same_random else contextlib.nullcontext():
             v, u, x = self.run(j)
         with torch.no_grad():
-            vjp: Any = self.sampler.log_prob_vjp(step, x, v.detach().to(x.dtype), end, grad, **self.extras(u))
+            given, extras = self.call(x, v, u)
+            vjp: Any = self.sampler.log_prob_vjp(step, x, given, end, grad, **extras)
+            del given, extras
         pairs = [(v, vjp)] if u is None else [(v, vjp[0]), (u, vjp[1])]
         pairs = [pair for pair in pairs if pair[0].requires_grad]  # the unconditional one may be of a frozen model
         if self.ratio_bias is not None:
