@@ -558,8 +558,8 @@ typedef struct cgrpo_trajectory {
     const cgrpo_tensor *previous_image; /* null, or (B, ...). In: the image that step position - 1 predicted. Out: the
                                            image of the last step taken. Only second-order steps need it, where a
                                            rollout stops between two steps and goes on */
-    cgrpo_type velocity_type;           /* 0: the latents' type; or CGRPO_TYPE_BF16 or _F16 beside f32 latents */
-    int32_t reserved;                   /* 0 */
+    cgrpo_type velocity_type; /* 0: the latents' type; or CGRPO_TYPE_BF16 or _F16 beside f32 latents on the CPU */
+    int32_t reserved;         /* 0 */
 } cgrpo_trajectory;
 
 void cgrpo_trajectory_init(cgrpo_trajectory *trajectory, size_t struct_size);
