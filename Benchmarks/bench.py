@@ -278,6 +278,9 @@ def promises(results: Results) -> Iterator[Promise]:
         race = results.find(f"types {row}")
         if race:
             yield at_most(f"bf16 vs f32, {row}", 0.65, median(race, "bf16") / median(race, "f32"))
+            if row != "step" and "f32+bf16" in race["times"]:  # a step is mostly noise
+                mixed = median(race, "f32+bf16") / median(race, "f32")
+                yield at_most(f"bf16 velocities beside f32 latents vs f32, {row}", 0.85, mixed)
     for race in results.races:
         if race["row"].startswith("threads "):
             value, limits = median(race, "1") / median(race, "2"), ""

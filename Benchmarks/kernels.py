@@ -30,6 +30,8 @@ SHAPES = {
 MAIN, TINY = "12x2025x64", "12x64"
 NORMAL, STEP, STEP_GIVEN, STEP_L1, LOG_PROB, VJP, ROLLOUT, LOSS_GRADIENT, FORWARD, FORWARD_VJP = range(10)
 F32, BF16 = 1, 3
+TYPES = {"f32": (F32, F32), "bf16": (BF16, BF16), "f32+bf16": (F32, BF16)}
+"""Of the latents and of the velocities."""
 STEP_INDEX, ETA = 3, 0.7  # of measure.c
 
 Contestant = Callable[[], float]  # nanoseconds of a call
@@ -78,15 +80,15 @@ class Library:
     def __init__(self) -> None:
         self.lib = ctypes.CDLL(str(BUILD / "libmeasure.so"))
         self.lib.job_create.restype = c_void_p
-        self.lib.job_create.argtypes = [c_int32, c_int32, c_int64, c_int64, c_int64, c_int32] + 5 * [c_void_p]
+        self.lib.job_create.argtypes = 3 * [c_int32] + 3 * [c_int64] + [c_int32] + 5 * [c_void_p]
         self.lib.job_destroy.argtypes = [c_void_p]
         self.lib.job_run.argtypes, self.lib.job_run.restype = [c_void_p, c_int64], c_double
 
     def job(self, kind: int, kernel: Kernel, threads: int, calls: int = 1, steps: int = 0) -> Contestant:
         """A call from C, on the arrays of `kernel`."""
         pointers = [None if t is None else t.data_ptr() for t in kernel.arrays]
-        kind_of = BF16 if kernel.type == "bf16" else F32
-        handle = self.lib.job_create(kind, kind_of, kernel.batch, kernel.elements, steps, threads, *pointers)
+        types = TYPES[kernel.type]
+        handle = self.lib.job_create(kind, *types, kernel.batch, kernel.elements, steps, threads, *pointers)
 
         def run(keep: Any = kernel.arrays) -> float:
             if self.lib.job_run(handle, 1) < 0:
@@ -117,10 +119,11 @@ class Kernel:
 
         torch.manual_seed(0)
         self.type = type_name
-        self.dtype = torch.bfloat16 if type_name == "bf16" else torch.float32
+        self.dtype, velocity = (torch.bfloat16 if number == BF16 else torch.float32 for number in TYPES[type_name])
         self.shape, self.batch, self.elements = shape, shape[0], math.prod(shape[1:])
         self.x, self.v, self.noise = (torch.randn(shape).to(self.dtype) for _ in range(3))
-        self.next_x, self.grad = torch.empty_like(self.x), torch.empty_like(self.x)
+        self.v = self.v.to(velocity)
+        self.next_x, self.grad = torch.empty_like(self.x), torch.empty_like(self.v)
         self.bytes = self.x.numel() * self.x.element_size()
 
     @property
@@ -290,10 +293,10 @@ class Bench:
         self.report("noise", c, MAIN, "f32", elements=kernel.x.numel())
 
     def types(self) -> None:
-        """bf16 beside f32."""
-        f32, bf16 = (Kernel(SHAPES[MAIN], name) for name in ("f32", "bf16"))
+        """bf16, and bf16 velocities with f32 latents, beside f32."""
+        kernels = {name: Kernel(SHAPES[MAIN], name) for name in TYPES}
         for row, kind in (("step", STEP), ("log_prob", LOG_PROB), ("gradient", VJP)):
-            c = {name: self.library.job(kind, k, self.threads) for name, k in (("f32", f32), ("bf16", bf16))}
+            c = {name: self.library.job(kind, kernel, self.threads) for name, kernel in kernels.items()}
             self.report(f"types {row}", c, MAIN)
 
     def one_or_two(self) -> None:

@@ -15,7 +15,7 @@ enum kind { NORMAL, STEP, STEP_GIVEN, STEP_L1, LOG_PROB, VJP, ROLLOUT, LOSS_GRAD
 typedef struct job {
     int32_t kind, threads;
     int64_t step, batch, steps, elements; /* steps: S, for ROLLOUT and LOSS_GRADIENT */
-    cgrpo_type type;
+    cgrpo_type type, velocity_type;       /* of v and grad */
     void *x, *v, *next, *grad, *noise;
     cgrpo_sampler *sampler;
     double *log_probs, *other, *grad_log_probs, *advantages;
@@ -28,8 +28,8 @@ static double now(void) {
 }
 
 /* x, v, next, grad, noise: as the kind needs them. ROLLOUT and LOSS_GRADIENT: x (B, S + 2, D), v and grad (B, S, D). */
-job *job_create(int32_t kind, cgrpo_type type, int64_t batch, int64_t elements, int64_t steps, int32_t threads, void *x,
-                void *v, void *next, void *grad, void *noise) {
+job *job_create(int32_t kind, cgrpo_type type, cgrpo_type velocity_type, int64_t batch, int64_t elements, int64_t steps,
+                int32_t threads, void *x, void *v, void *next, void *grad, void *noise) {
     job *j = calloc(1, sizeof *j);
     int whole = kind == ROLLOUT || kind == LOSS_GRADIENT;
     int64_t count = whole ? steps + 1 : 17, numbers = batch * (whole ? steps : 1);
@@ -37,7 +37,8 @@ job *job_create(int32_t kind, cgrpo_type type, int64_t batch, int64_t elements, 
     cgrpo_schedule_options schedule;
     cgrpo_sampler_options options;
     *j = (job){.kind = kind, .threads = threads, .step = 3, .batch = batch, .steps = steps, .elements = elements};
-    j->type = type, j->x = x, j->v = v, j->next = next, j->grad = grad, j->noise = noise;
+    j->type = type, j->velocity_type = velocity_type, j->x = x, j->v = v, j->next = next, j->grad = grad,
+    j->noise = noise;
     j->log_probs = calloc((size_t)numbers, sizeof(double)), j->other = calloc((size_t)numbers, sizeof(double));
     j->grad_log_probs = calloc((size_t)numbers, sizeof(double)), j->advantages = calloc((size_t)batch, sizeof(double));
     for (int64_t i = 0; i < numbers; i++) j->grad_log_probs[i] = 1;
@@ -71,6 +72,7 @@ static cgrpo_status call(job *j) {
     cgrpo_noise noise;
     v.data = j->v, next.data = j->next, grad.data = j->grad, given.data = j->noise;
     vs.data = j->v, grads.data = j->grad, vs.shape = grads.shape = n;
+    if (j->kind != NORMAL) v.type = grad.type = vs.type = grads.type = j->velocity_type;
     cgrpo_noise_init(&noise, sizeof noise);
     switch (j->kind) {
         case NORMAL: return cgrpo_normal(1, NULL, j->step, j->threads, &grad);
@@ -93,6 +95,7 @@ static cgrpo_status call(job *j) {
             cgrpo_trajectory trajectory;
             cgrpo_trajectory_init(&trajectory, sizeof trajectory);
             trajectory.latents = xs, trajectory.log_probs = j->log_probs;
+            trajectory.velocity_type = j->velocity_type;
             /* Without the last of the S + 1 steps, as in training. */
             return cgrpo_rollout(j->sampler, &trajectory, j->steps, &noise, no_model, NULL);
         }

@@ -56,7 +56,8 @@ static int memory(int64_t batch, int64_t steps, int64_t elements) {
         int32_t kind;
     } calls[] = {{"loss_gradient", LOSS_GRADIENT}, {"step", STEP}, {"log_prob", LOG_PROB}, {"vjp", VJP}};
     for (size_t i = 0; i < sizeof calls / sizeof *calls; i++) {
-        job *j = job_create(calls[i].kind, CGRPO_TYPE_F32, batch, elements, steps, 1, x, v, next, grad, NULL);
+        job *j = job_create(calls[i].kind, CGRPO_TYPE_F32, CGRPO_TYPE_F32, batch, elements, steps, 1, x, v, next, grad,
+                            NULL);
         for (int turn = 0; turn < 2; turn++) {
             int64_t before = live, high = resident();
             peak = live, allocations = 0;
