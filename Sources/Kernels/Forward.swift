@@ -2,10 +2,12 @@ internal import KernelTable
 
 // The kernels of the forward process, x_t = (1 − t)·x0 + t·ε, whose velocity is u = ε − x0.
 
-/// d = v − u
-private struct ForwardDistance<E: LatentElement, V: LatentElement>: GradientKernel where V.Compute == E.Compute {
+/// d = v − u, with noise of the type N
+private struct ForwardDistance<E: LatentElement, V: LatentElement, N: LatentElement>: GradientKernel
+where V.Compute == E.Compute, N.Compute == E.Compute {
   typealias C = E.Compute
   let k: ForwardArguments
+  let noise: Source
   let sums: UnsafeMutablePointer<BlockSums>
 
   @inline(__always)
@@ -13,9 +15,9 @@ private struct ForwardDistance<E: LatentElement, V: LatentElement>: GradientKern
     let scale = C(k.scale)
     var lanes = Lanes<C>()
     let arrays = Arrays(
-      .of(V.self, k.v), .of(E.self, k.clean), nil, .noise(beside: E.self, k.noise), out: gradient, of: V.self)
+      .of(V.self, k.v), .of(E.self, k.clean), nil, noise, out: gradient, of: V.self)
     sixteens(k.count, arrays, writes: destination.writes) { v, clean, _, noise, out in
-      let d = minus(V.load(v), minus(C.load(noise), E.load(clean)))
+      let d = minus(V.load(v), minus(N.load(noise), E.load(clean)))
       lanes.addSquares(d)
       lanes.addMagnitude(d)
       destination.put(V.self, times(scale, d), out)
@@ -71,7 +73,13 @@ extension TypedKernels {
   static func forward(_ arguments: UnsafePointer<ForwardArguments>, _ sums: Sums) {
     let k = arguments.pointee
     let past = k.streams && k.count & 15 == 0 && UInt(bitPattern: k.gradient) & 31 == 0
-    ForwardDistance<E, V>(k: k, sums: sums).run(gradient: k.gradient, else: k.v, past: past)
+    if k.given || E.self == C.self {
+      ForwardDistance<E, V, E>(k: k, noise: .of(E.self, k.noise), sums: sums)
+        .run(gradient: k.gradient, else: k.v, past: past)
+    } else {
+      ForwardDistance<E, V, C>(k: k, noise: .made(C.self, k.noise), sums: sums)
+        .run(gradient: k.gradient, else: k.v, past: past)
+    }
   }
 
   static func target(_ arguments: UnsafePointer<TargetArguments>) {

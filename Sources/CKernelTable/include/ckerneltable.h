@@ -94,6 +94,7 @@ CHUNKGRPO_STRUCT(MeanDistanceArguments) {
 /* d = v - u with u = noise - clean, and where wanted gradient = scale d; also the sum of |d|, as `magnitude` */
 CHUNKGRPO_STRUCT(ForwardArguments) {
     chunkgrpo_in v, clean, noise;
+    bool given; /* the noise is the caller's, in the type of the latents */
     double scale;
     void *_Nullable gradient;
     bool streams; /* past the caches where it can be */

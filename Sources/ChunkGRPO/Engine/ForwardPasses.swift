@@ -32,8 +32,10 @@ struct ForwardPass: Pass {
   var kernels: any LatentKernels.Type { clean.type.kernels(velocity: x.type) }
 
   func run(_ block: Block, _ kernels: any LatentKernels.Type, _ sums: inout BlockSums) {
+    let given = noise.lent(block)
     var arguments = ForwardArguments(
-      v: x.at(block), clean: clean.at(block), noise: noise.numbers(block, clean.type, kernels),
+      v: x.at(block), clean: clean.at(block), noise: given ?? noise.numbers(block, clean.type, kernels),
+      given: given != nil,
       scale: gradient?.scale(block.sample) ?? 0, gradient: gradient?.view.at(block), streams: streams,
       count: block.count)
     kernels.forward(&arguments, &sums)

@@ -21,6 +21,15 @@ enum NoiseRows {
     }
   }
 
+  /// The caller's where it lies, in the latents' type.
+  func lent(_ block: Block) -> UnsafeRawPointer? {
+    switch self {
+    case .given(let noise): UnsafeRawPointer(noise.at(block))
+    case .givenByStep(let noise, let steps): UnsafeRawPointer(noise.at(block, step: steps[block.sample]))
+    default: nil
+    }
+  }
+
   /// In the compute type.
   func numbers(_ block: Block, _ type: ElementType, _ kernels: any LatentKernels.Type) -> UnsafeRawPointer {
     switch self {
