@@ -110,9 +110,9 @@ def asarray(value):
 
 
 def ascontiguousarray(value, dtype=None):
-    if isinstance(value, ndarray) and value.view.flags.c_contiguous and dtype in (None, value.dtype):
+    if value.view.flags.c_contiguous and dtype in (None, value.dtype):
         return value
-    return made(np.ascontiguousarray(value.get() if isinstance(value, ndarray) else value, dtype))
+    return made(np.ascontiguousarray(value.get(), dtype))
 
 
 def stream():

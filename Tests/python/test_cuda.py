@@ -446,7 +446,7 @@ class FakeCuPy:
         return value if isinstance(value, CuPyArray) else CuPyArray(np.array(value))
 
     def ascontiguousarray(self, value, dtype=None):
-        return CuPyArray(np.ascontiguousarray(getattr(value, "array", value), dtype))
+        return CuPyArray(np.ascontiguousarray(value.array, dtype))
 
     def empty(self, shape, dtype):
         return CuPyArray(np.empty(shape, dtype))

@@ -352,7 +352,7 @@ class CuPyCuda(_Device, CuPy):
 
             value = _arrays.doubles(value, name)
         with self._device:
-            return self.cupy.ascontiguousarray(value, dtype=np.float64)
+            return self.cupy.ascontiguousarray(self.cupy.asarray(value), dtype=np.float64)  # which takes its own alone
 
     def fresh(self, shape: tuple[int, ...], storage: Storage) -> OnDevice:
         with self._device:
