@@ -138,7 +138,7 @@ class Tally:
     """Counts comparisons of the device's results with the CPU's, bit by bit."""
 
     def __init__(self, name: str) -> None:
-        self.name, self.equal, self.different, self.errors = name, 0, 0, 0
+        self.name, self.equal, self.different, self.errors, self.refused = name, 0, 0, 0, 0
         self.worst: list[str] = []
 
     def compare(self, label: str, call: Callable[[Callable[[Any], Any]], Any]) -> None:
@@ -152,7 +152,7 @@ class Tally:
                 found = leaves(call(moved))
         except Exception as error:
             if isinstance(expected, cg.Error) and type(error) is type(expected):
-                self.equal += 1
+                self.refused += 1  # by both
                 return
             self.errors += 1
             self.worst.append(f"{label}: {type(error).__name__}: {str(error)[:160]}")
@@ -182,5 +182,5 @@ class Tally:
     def report(self) -> None:
         report(
             self.name, self.different + self.errors == 0 and self.equal > 0, equal=self.equal, different=self.different,
-            errors=self.errors, first=self.worst[:25],
+            errors=self.errors, refused=self.refused, first=self.worst[:25],
         )  # fmt: skip
