@@ -144,12 +144,19 @@ def layouts(tally: Tally) -> None:
         tally.compare(f"{name} vjp", lambda at: SAMPLER.log_prob_vjp(2, at(x), at(v), at(e), [1.0] * len(x)))
 
 
+def sampled(trajectory: Any) -> Any:
+    return trajectory.latents, trajectory.log_probs, trajectory.relative_l1
+
+
 def mixed(tally: Tally) -> None:
     """Velocities of 16 bits beside latents in float32."""
     for kind, shape in itertools.product((torch.bfloat16, torch.float16), ((3, 1025), (2, 33, 127))):
         x, e = randoms(shape, 2)
         v, u = randoms(shape, 2, kind)
         label = f"{str(kind)[6:]} velocity"
+        for dynamics in ("flow_sde", "dpm_sde"):
+            model = lambda x, sigma, k: (x * 0.5).to(kind)  # noqa: E731
+            tally.compare(f"{label} rollout, {dynamics}", lambda at: sampled(sampler_of(dynamics).rollout(model, at(x), seed=2)))
         tally.compare(f"{label} step", lambda at: SAMPLER.step(3, at(x), at(v), seed=11))
         tally.compare(f"{label} log_prob", lambda at: SAMPLER.log_prob(3, at(x), at(v), at(e)))
         tally.compare(f"{label} vjp", lambda at: SAMPLER.log_prob_vjp(3, at(x), at(v), at(e), upstream(shape[0])))

@@ -302,7 +302,10 @@ class TorchCuda(_Device, Torch):
             raise WrongType(f"the velocity returned has element type {value.dtype}; it must hold real numbers")
         if tuple(value.shape) != like.shape:
             raise InvalidArgument(f"the velocity returned has shape {tuple(value.shape)}; it must be {like.shape}")
-        value = value.to(self._device, self._types[like.storage.dtype], non_blocking=True)
+        kind = self._types[like.storage.dtype]
+        if kind is self.torch.float32 and value.dtype in (self.torch.bfloat16, self.torch.float16):
+            kind = value.dtype  # which kernels take beside float32
+        value = value.to(self._device, kind, non_blocking=True)
         return self.borrow(value, "the velocity returned", 1)
 
 
