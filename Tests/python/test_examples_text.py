@@ -89,7 +89,7 @@ def test_a_short_run_raises_the_reward_and_a_resumed_one_goes_on_as_if_uninterru
     whole, halves = tmp_path / "whole", tmp_path / "halves"
 
     def run(output, *more):
-        return render_text.main(["--quick", "--model", model, "--output", str(output), *more])
+        return render_text.main(["--quick", "--model", model, "--kl", "0.02", "--output", str(output), *more])
 
     def lines(output):
         return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
@@ -98,7 +98,7 @@ def test_a_short_run_raises_the_reward_and_a_resumed_one_goes_on_as_if_uninterru
     rewards = [line["reward"] for line in lines(whole)]
     assert len(rewards) == 6
     assert np.mean(rewards[-2:]) > np.mean(rewards[:2])
-    assert {"log_prob", "exact"} == set(summary["before"]) == set(summary["after"])
+    assert {"log_prob", "exact", "paper_noise"} == set(summary["before"]) == set(summary["after"])
     for name in ("samples.png", "reward.png"):
         assert (whole / name).read_bytes().startswith(b"\x89PNG")
 

@@ -1,5 +1,6 @@
 """The PyTorch network of render_text.py, trained through chunkgrpo.torch. `TorchTrainer` is called like chunkgrpo.Trainer."""
 
+import copy
 import os
 import time
 from pathlib import Path
@@ -56,6 +57,7 @@ class TorchTrainer:
         self.ode = cg.Sampler(schedule, dynamics="ode")
         self.plan = cg.ChunkPlan(options["chunk_sizes"])
         self.model = VelocityNetwork(*(options[name] for name in ("latent_size", "condition_size", "width", "blocks")))
+        self.reference = copy.deepcopy(self.model).requires_grad_(False)
         self.average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(options["ema_decay"]))
         self.optimiser = torch.optim.AdamW(self.model.parameters(), options["learning_rate"], weight_decay=1e-4)
         self.iterations = self.samples_drawn = 0
@@ -82,6 +84,7 @@ class TorchTrainer:
                 progress(step, steps, loss.item())
         self.model.load_state_dict(average.module.state_dict())
         self.average.module.load_state_dict(average.module.state_dict())
+        self.reference.load_state_dict(average.module.state_dict())
 
     def iterate(self, conditions, reward):
         """One Chunk-GRPO iteration: group_size samples per prompt, their rewards, and a few optimiser steps."""
@@ -119,12 +122,19 @@ class TorchTrainer:
                 plan,
                 selection=chosen[rows],
                 clip=options["clip"],
+                weights=options["chunk_weights"],
             )
+            loss = out.loss
+            if options["reference_kl"]:  # the mean over the trained steps, as in chunkgrpo.Trainer
+                trained = torch.from_numpy(chosen[rows].repeat(plan.sizes, 1))
+                frozen = self.reference(latents[rows, : plan.steps], sigmas, condition[rows, None])
+                apart = cgt.divergences(self.sampler, velocities, frozen, kind=options["reference_divergence"])
+                loss = loss + options["reference_kl"] * apart[trained].mean()
             self.optimiser.zero_grad()
-            out.loss.backward()
+            loss.backward()
             norms.append(nn.utils.clip_grad_norm_(self.model.parameters(), 1.0).item())
             self.optimiser.step(), self.average.update_parameters(self.model)
-            losses.append(out.loss.item())
+            losses.append(loss.item())
         clock.append(time.perf_counter())
         self.iterations += 1
         self.samples_drawn += batch
@@ -143,7 +153,7 @@ class TorchTrainer:
         path.parent.mkdir(parents=True, exist_ok=True)
         counts = {"iterations": self.iterations, "samples_drawn": self.samples_drawn}
         options = {**self.options, "chunk_sizes": self.plan.sizes.tolist()}
-        states = {name: getattr(self, name).state_dict() for name in ("model", "average", "optimiser")}
+        states = {name: getattr(self, name).state_dict() for name in ("model", "reference", "average", "optimiser")}
         torch.save({"options": options, "counts": counts, "states": states}, path.with_suffix(".new"))
         os.replace(path.with_suffix(".new"), path)
 
