@@ -70,15 +70,21 @@ def test_numpy_trajectories_and_distances_give_the_bits_of_wide_ones(dtype):
     np.testing.assert_array_equal(found, forward.distances_vjp(clean, wide[:, 0], slopes, seed=3).astype(v.dtype))
 
 
-@narrow
-def test_torch_reads_velocities_where_they_lie(dtype):
+def test_torch_reads_velocities_where_they_lie():
     from chunkgrpo.torch._tensors import beside
 
+    dtype = torch.bfloat16
     x, v, wide = randn(2, 8), randn(2, 8, seed=1, dtype=dtype), randn(2, 8, seed=2)
     assert beside(x, v).data_ptr() == v.data_ptr()
     assert [w.data_ptr() for w in beside(x, v, v)] == [v.data_ptr()] * 2
     assert {w.dtype for w in beside(x, v, wide)} == {torch.float32}  # of two types: both as the latents
     assert beside(x.double(), v).dtype == torch.float64 and beside(v, wide).dtype == dtype
+
+
+def test_a_gradient_too_large_for_float16_is_infinite_for_a_grad_scaler_to_see():
+    x, v = randn(2, 8), randn(2, 8, seed=1, dtype=torch.float16).requires_grad_()
+    cgt.log_prob(SAMPLER, 2, x, v, x).backward(torch.tensor([1e9, 1.0], dtype=torch.float64))
+    assert v.grad[0].isinf().any() and v.grad[1].isfinite().all()
 
 
 @narrow

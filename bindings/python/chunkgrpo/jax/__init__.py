@@ -15,8 +15,8 @@ be a traced array, `step`, `seed` and options too; what is no JAX array is a con
 Gradients are the closed forms of the library: in the velocities, the new log-probabilities and ratio_bias. All else is
 data; where a derivative in it is asked for, an InvalidArgument asks for `jax.lax.stop_gradient`.
 
-Types. Latents (B, ...) are float32, bfloat16, float16, or float64 with x64 enabled. Velocities in bfloat16 or float16
-beside float32 latents are read where they lie; other velocities, and next_latents, of another type are converted to
+Types. Latents (B, ...) are float32, bfloat16, float16, or float64 with x64 enabled. Velocities in bfloat16 beside
+float32 latents are read where they lie; other velocities, and next_latents, of another type are converted to
 that of the latents. A gradient has its velocity's type. Log-probabilities are computed in float64,
 which JAX stores in float32 unless x64 is enabled: that moves a ratio by about 1e-7. The ratio of the policy that
 sampled is 1 all the same.

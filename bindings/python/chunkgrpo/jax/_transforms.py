@@ -41,11 +41,11 @@ def as_latents(x: jax.Array, value: Any, name: str) -> Optional[jax.Array]:
 
 
 def as_velocities(x: jax.Array, leading: int = 1, **velocities: Any) -> dict[str, Any]:
-    """In their own type where all have it and it has 16 bits beside float32 latents x, else in that of x: JAX takes the
-    gradients back to those of the values."""
+    """In their own type where all are bfloat16 beside float32 latents x, else in that of x: JAX takes the gradients back
+    to those of the values. One that is too large for float16 is infinite, as JAX's own; the library would refuse it."""
     given = {name: None if value is None else latents_of(value, name, leading) for name, value in velocities.items()}
     kinds = {array.dtype.name for array in given.values() if array is not None}
-    if x.dtype.name == "float32" and kinds in ({"bfloat16"}, {"float16"}):
+    if x.dtype.name == "float32" and kinds == {"bfloat16"}:
         return given
     return {name: None if array is None else array.astype(x.dtype) for name, array in given.items()}
 

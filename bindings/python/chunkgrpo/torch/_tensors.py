@@ -27,9 +27,10 @@ def floating(value: Any, name: str) -> Tensor:
 
 def beside(latents: Tensor, *velocities: Optional[Tensor]) -> Any:
     """Velocities, without their graph, in a type that the library takes beside these latents: in their own where all have
-    it and it is the latents' or of 16 bits beside float32, else in the latents'. One alone, or a tuple."""
+    it and it is the latents' or bfloat16 beside float32, else in the latents'. One alone, or a tuple. A gradient that is
+    too large for float16 is to be infinite, for a GradScaler to see; the library would refuse it."""
     kinds = {v.dtype for v in velocities if v is not None} - {latents.dtype}
-    mixed = latents.dtype is torch.float32 and kinds in ({torch.bfloat16}, {torch.float16})
+    mixed = latents.dtype is torch.float32 and kinds == {torch.bfloat16}
     own = not kinds or mixed and all(v is None or v.dtype in kinds for v in velocities)
     given = [None if v is None else v.detach() if own else v.detach().to(latents.dtype) for v in velocities]
     return given[0] if len(given) == 1 else tuple(given)
