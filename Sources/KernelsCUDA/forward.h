@@ -4,6 +4,71 @@
 
 typedef chunkgrpo_cuda_ForwardArguments ForwardArguments;
 
+struct ForwardResult {
+    const ForwardArguments &k;
+
+    CHUNKGRPO_DEVICE void operator()(const double *sums) const {
+        const double distance = quotient(sums[0], k.shape.total), absolute = quotient(sums[1], k.shape.total);
+        if (k.to.distance) k.to.distance[blockIdx.y] = distance;
+        if (k.to.absolute) k.to.absolute[blockIdx.y] = absolute;
+        if (!is_finite(distance) || !is_finite(absolute)) report(k.workspace, k.shape, k.place);
+    }
+};
+
+// d = v - u alone. The elements are laid out as in NoisyStep, one block at a time.
+template <class T, class V> struct Forward {
+    typedef typename T::Compute C;
+    static constexpr int each = blocks_each<C>();
+    const ForwardArguments &k;
+    C *tile; // (2, each)
+    float *shared;
+
+    // Whether an element of the gradient is not finite.
+    CHUNKGRPO_DEVICE bool differences(int i, i64 block, C scale) const {
+        const int t = threadIdx.x, lane = t & 15, group = t >> 4;
+        const i64 e = block * kBlock + 64 * group + lane, left = k.shape.elements - e;
+        C clean[4], v[4], noise[4];
+        load_apart<T>(k.clean, 0, e, left, clean);
+        load_apart<V>(k.v, 0, e, left, v);
+        load_noise<T>(k.noise, k.shape, k.step, shared, block, e, left, noise);
+        typename V::Store *gradient = Row<V>(k.gradient, 0).p + e;
+        bool broken = false;
+#pragma unroll
+        for (int q = 0; q < 4; q++) {
+            const bool in = left > 16 * q;
+            const C d = sub(v[q], sub(noise[q], clean[q]));
+            C *at = tile + i * kTile + group * kGroup + lane + 16 * q;
+            at[0] = in ? mul(d, d) : (C)0;
+            at[each * kTile] = in ? magnitude(d) : (C)0;
+            if (!k.gradient.base || !in) continue;
+            const typename V::Store stored = V::store(mul(scale, d));
+            gradient[16 * q] = stored;
+            broken |= !is_finite(V::load(stored));
+        }
+        return broken;
+    }
+
+    CHUNKGRPO_DEVICE void run() const {
+        const double upstream = k.upstream.distance ? k.upstream.distance[blockIdx.y] : 0;
+        const C scale = rounded<C>(mul(quotient(2.0, k.shape.total), upstream));
+        const i64 blocks = block_count(k.shape), first = (i64)blockIdx.x * each;
+        bool broken = false;
+#pragma unroll 1
+        for (int i = 0; i < each && first + i < blocks; i++) broken |= differences(i, first + i, scale);
+        if (broken) report(k.workspace, k.shape, k.place);
+        if (!k.workspace.partial) return;
+        barrier();
+        finish_tiles<T, 2>(k.workspace, k.shape, tile, ForwardResult{k});
+    }
+};
+
+template <class T, class V> CHUNKGRPO_DEVICE void forward_distance(const ForwardArguments &k) {
+    typedef typename T::Compute C;
+    CHUNKGRPO_SHARED(C, tile, 2 * blocks_each<C>() * kTile);
+    CHUNKGRPO_SHARED(float, shared, kNormals);
+    Forward<T, V>{k, tile, shared}.run();
+}
+
 // In the order of chunkgrpo_cuda_ForwardDistances.
 enum ForwardSum {
     kDistance,
@@ -135,7 +200,7 @@ template <class T, class V> struct ForwardExtras {
     }
 };
 
-template <class T, class V> CHUNKGRPO_DEVICE void forward_distance(const ForwardArguments &k) {
+template <class T, class V> CHUNKGRPO_DEVICE void forward_extras(const ForwardArguments &k) {
     typedef typename T::Compute C;
     CHUNKGRPO_SHARED(C, tiles, kTiles * kTile);
     CHUNKGRPO_SHARED(float, shared, kNormals);

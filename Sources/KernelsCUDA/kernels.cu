@@ -24,7 +24,8 @@ CHUNKGRPO_ENTRY(difference, DifferenceArguments, CHUNKGRPO_RESIDENT) { differenc
 CHUNKGRPO_ENTRY(difference_gradient, DifferenceArguments, CHUNKGRPO_RESIDENT) { difference<T, V, true>(k); }
 CHUNKGRPO_ENTRY(difference_any, DifferenceArguments, 3) { any_difference<T, V>(k); }
 CHUNKGRPO_ENTRY(mean_distance, DistanceArguments, 3) { mean_distance<T, V>(k); }
-CHUNKGRPO_ENTRY(forward, ForwardArguments, 2) { forward_distance<T, V>(k); }
+CHUNKGRPO_ENTRY(forward, ForwardArguments, 3) { forward_distance<T, V>(k); }
+CHUNKGRPO_ENTRY(forward_extras, ForwardArguments, 2) { forward_extras<T, V>(k); }
 #ifdef CHUNKGRPO_SAME
 CHUNKGRPO_ENTRY(distance, DistanceArguments, 3) { velocity_distance<T>(k); }
 CHUNKGRPO_ENTRY(change, ChangeArguments, 3) { trajectory_change<T>(k); }

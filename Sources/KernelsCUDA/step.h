@@ -165,6 +165,33 @@ template <class C> CHUNKGRPO_DEVICE void minus(const C (&u)[4], const C (&v)[4],
     for (int i = 0; i < 4; i++) to[i] = sub(u[i], v[i]);
 }
 
+// Elements e, e + 16, e + 32 and e + 48 of a row, of which `left` are there.
+template <class E>
+CHUNKGRPO_DEVICE void load_apart(const Rows &rows, u32 step, i64 e, i64 left, typename E::Compute (&to)[4]) {
+    const typename E::Store *from = Row<E>(rows, step).p + e;
+#pragma unroll
+    for (int q = 0; q < 4; q++) to[q] = left > 16 * q ? E::load(from[16 * q]) : (typename E::Compute)0;
+}
+
+// The noise of the same elements; `shared` has room for kNormals.
+template <class T>
+CHUNKGRPO_DEVICE void load_noise(const chunkgrpo_cuda_Noise &source, const Shape &shape, u32 step, float *shared,
+                                 i64 block, i64 e, i64 left, typename T::Compute (&to)[4]) {
+    const i64 first = shape.first_element + block * kBlock;
+    float noise[4] = {};
+    if (source.kind == CHUNKGRPO_CUDA_GIVEN) return load_apart<T>(source.given, step, e, left, to);
+    if (source.kind == CHUNKGRPO_CUDA_LIBRARY && (first & 63)) {
+        draw_normals(source, shape, step, first, shared);
+#pragma unroll
+        for (int q = 0; q < 4; q++) noise[q] = shared[(first & 63) + (e & (kBlock - 1)) + 16 * q];
+    } else if (source.kind == CHUNKGRPO_CUDA_LIBRARY) {
+        const u64 id = sample_id(source, shape, blockIdx.y);
+        normals(philox((u32)(first >> 2) + threadIdx.x, step, id, keys_of(source)), noise);
+    }
+#pragma unroll
+    for (int q = 0; q < 4; q++) to[q] = widened<typename T::Compute>(noise[q]);
+}
+
 // The elements are laid out as in NoisyStep, one block at a time.
 template <class T, class V> struct AnyStep {
     typedef typename T::Compute C;
@@ -185,40 +212,18 @@ template <class T, class V> struct AnyStep {
         s = rounded<C>(t);
     }
 
-    // Elements e, e + 16, e + 32 and e + 48 of a row, of which `left` are there.
-    template <class E> CHUNKGRPO_DEVICE void load(const Rows &rows, u32 step, i64 e, i64 left, C (&to)[4]) const {
-        const typename E::Store *from = Row<E>(rows, step).p + e;
-#pragma unroll
-        for (int q = 0; q < 4; q++) to[q] = left > 16 * q ? E::load(from[16 * q]) : (C)0;
-    }
-
     CHUNKGRPO_DEVICE void noise_of(i64 block, i64 e, i64 left, C (&to)[4]) const {
-        const i64 first = k.shape.first_element + block * kBlock;
-        float noise[4] = {};
-        if (s == 0 || k.noise.kind == CHUNKGRPO_CUDA_NO_NOISE) {
+        if (s != 0) return load_noise<T>(k.noise, k.shape, n.step, shared, block, e, left, to);
 #pragma unroll
-            for (int q = 0; q < 4; q++) to[q] = 0;
-            return;
-        }
-        if (k.noise.kind == CHUNKGRPO_CUDA_GIVEN) return load<T>(k.noise.given, n.step, e, left, to);
-        if (first & 63) {
-            draw_normals(k.noise, k.shape, n.step, first, shared);
-#pragma unroll
-            for (int q = 0; q < 4; q++) noise[q] = shared[(first & 63) + (e & (kBlock - 1)) + 16 * q];
-        } else {
-            const u64 id = sample_id(k.noise, k.shape, blockIdx.y);
-            normals(philox((u32)(first >> 2) + threadIdx.x, n.step, id, keys_of(k.noise)), noise);
-        }
-#pragma unroll
-        for (int q = 0; q < 4; q++) to[q] = widened<C>(noise[q]);
+        for (int q = 0; q < 4; q++) to[q] = 0;
     }
 
     CHUNKGRPO_DEVICE void add_terms(i64 e, i64 left, C (&mean)[4]) const {
         const bool with_y = k.y.base, with_z = k.z.base && real<C>(n.q) != 0;
         if (!with_y && !with_z) return;
         C y[4], z[4];
-        if (with_y) load<V>(k.y, 0, e, left, y);
-        if (with_z) load<T>(k.z, 0, e, left, z);
+        if (with_y) load_apart<V>(k.y, 0, e, left, y);
+        if (with_z) load_apart<T>(k.z, 0, e, left, z);
 #pragma unroll
         for (int q = 0; q < 4; q++) {
             const C first = mul(real<C>(n.p), y[q]), second = mul(real<C>(n.q), z[q]);
@@ -230,8 +235,8 @@ template <class T, class V> struct AnyStep {
         const int t = threadIdx.x, lane = t & 15, group = t >> 4;
         const i64 e = block * kBlock + 64 * group + lane, left = k.shape.elements - e;
         C x[4], v[4], mean[4], noise[4];
-        load<T>(k.x, 0, e, left, x);
-        load<V>(k.v, 0, e, left, v);
+        load_apart<T>(k.x, 0, e, left, x);
+        load_apart<V>(k.v, 0, e, left, v);
         noise_of(block, e, left, noise);
         affine(a, x, b, v, mean);
         add_terms(e, left, mean);

@@ -374,7 +374,7 @@ static void test_forward(Run run, bool given, bool extra) {
     k.shape = run.shape(), k.workspace = run.space(), k.noise = run.library();
     if (given) k.noise.kind = CHUNKGRPO_CUDA_GIVEN, k.noise.given = e.rows(), k.noise.given.step_stride = 0;
     k.step = (uint32_t)((1ull << 31) + draw);
-    run.launch("forward", &k);
+    run.launch(extra ? "forward_extras" : "forward", &k);
     for (int i = 0; i < 11; i++) same("distances", own[i], numbers[i]);
     Array expected = run.expected(grad);
     if (!run.mixed() || run.layout.gap == 0) same("gradient", own_grad, expected);

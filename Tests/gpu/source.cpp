@@ -16,6 +16,7 @@ REGISTER(difference_gradient, DifferenceArguments)
 REGISTER(difference_any, DifferenceArguments)
 REGISTER(mean_distance, DistanceArguments)
 REGISTER(forward, ForwardArguments)
+REGISTER(forward_extras, ForwardArguments)
 #ifdef CHUNKGRPO_SAME
 REGISTER(distance, DistanceArguments)
 REGISTER(change, ChangeArguments)

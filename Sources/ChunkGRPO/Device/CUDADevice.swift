@@ -5,7 +5,7 @@ enum CUDAKernel: Int, CaseIterable {
   case step, stepChange, stepAny
   case difference, differenceGradient, differenceAny
   case distance, meanDistance
-  case forward
+  case forward, forwardExtras
   case change, normal
 
   var name: String {
@@ -19,6 +19,7 @@ enum CUDAKernel: Int, CaseIterable {
     case .distance: "distance"
     case .meanDistance: "mean_distance"
     case .forward: "forward"
+    case .forwardExtras: "forward_extras"
     case .change: "change"
     case .normal: "normal"
     }

@@ -51,7 +51,8 @@ private func launchForward(
   try launch.check(gradient, "grad_velocity")
   try numbers.check(launch)
   var arguments = CUDAForwardArguments()
-  try launch.run(.forward, clean.type, v.type, most: noise.mostSamples(queue), &arguments) { k, samples in
+  let kernel: CUDAKernel = old == nil && reference == nil ? .forward : .forwardExtras
+  try launch.run(kernel, clean.type, v.type, most: noise.mostSamples(queue), &arguments) { k, samples in
     let first = samples.lowerBound
     (k.clean, k.v) = (clean.cuda(first), v.cuda(first))
     (k.old, k.reference, k.gradient) = (old.cuda(first), reference.cuda(first), gradient.cuda(first))

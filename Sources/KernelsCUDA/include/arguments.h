@@ -18,7 +18,7 @@
    - difference, difference_gradient, DifferenceArguments: no p y + q z; step t of the launch has numbers[t].
    - difference_any, DifferenceArguments: any of them, one step.
    - distance, DistanceArguments: both types of the name are the velocities'. mean_distance, DistanceArguments.
-   - forward, with or without other velocities, ForwardArguments.
+   - forward (without other velocities) and forward_extras, ForwardArguments.
    - change, ChangeArguments; normal, NormalArguments: both types of the name are the latents'.
 
    Launch: grid (chunkgrpo_cuda_grid(elements, size of a latent's element), samples, steps), CHUNKGRPO_CUDA_THREADS
