@@ -2,8 +2,8 @@ internal import KernelTable
 
 /// Other velocities at the same noised latents, for distances in the same pass.
 public struct ForwardExtras {
-  /// v_old and v_ref, (B, D).
   // Not `LatentsView?`, as in `StepExtras`.
+  /// v_old and v_ref, (B, D).
   public var oldVelocity, referenceVelocity: Optional<LatentsView>
   /// β of v⁺ = (1 − β)·v_old + β·v and v⁻ = (1 + β)·v_old − β·v (DiffusionNFT, arXiv 2509.16117); it needs `oldVelocity`.
   public var nftBeta: Double?

@@ -1,7 +1,7 @@
 /// Inputs of a step beside latents and velocity.
 public struct StepExtras {
-  /// Classifier-free guidance: the velocity is u + w·(v − u) for the `velocity` v of the call and this u. nil = v alone.
   // Not `LatentsView?`: that would be made nil first and then assigned, which small calls would pay for.
+  /// Classifier-free guidance: the velocity is u + w·(v − u) for the `velocity` v of the call and this u. nil = v alone.
   public var unconditional: Optional<LatentsView>
   /// w; 1 = v alone.
   public var guidance: Double
