@@ -204,6 +204,47 @@ static void the_forward_process_is_the_cpus(void) {
         for (int i = 0; i < 11; i++) SAME_NUMBERS(dn[i], n[i], B);)
 }
 
+/* bf16 and f16 velocities, and their gradients, beside f32 latents. */
+static void narrow_velocities_are_the_cpus(void) {
+    cgrpo_sampler *sampler = sampler_new(T, CGRPO_DYNAMICS_FLOW_SDE, 0.7, 1);
+    enum { B = 3, D = 1100 };
+    cgrpo_cuda cuda = queue_for(B, D, 1, NULL);
+    double up[] = {1, -0.5, 0.25}, *dup = device_numbers(B, up), lp[B], other[B];
+    cgrpo_noise noise;
+    cgrpo_step_extras extras;
+    cgrpo_noise_init(&noise, sizeof noise), cgrpo_step_extras_init(&extras, sizeof extras);
+    for (int i = 2; i < 4; i++) {
+        array *x = array_filled(CGRPO_TYPE_F32, B, D, 0, 1), *next = array_filled(CGRPO_TYPE_F32, B, D, 0, 4);
+        array *v = array_filled(types[i], B, D, 0, 2), *u = array_filled(types[i], B, D, 0, 3);
+        array *g = array_new(types[i], B, D, 0), *gu = array_new(types[i], B, D, 0);
+        cgrpo_tensor dx = device_tensor(x, &cuda), dv = device_tensor(v, &cuda), du = device_tensor(u, &cuda);
+        cgrpo_tensor dnext = device_tensor(next, &cuda), dg = device_tensor(g, &cuda), dgu = device_tensor(gu, &cuda);
+        double *dlp = device_numbers(B, NULL), *dother = device_numbers(B, NULL);
+        extras.guidance = 2, extras.unconditional = &u->tensor;
+        CHECK_OK(cgrpo_log_prob_vjp(sampler, K, &x->tensor, &v->tensor, &extras, &next->tensor, up, &g->tensor,
+                                    &gu->tensor, lp));
+        extras.unconditional = &du;
+        CHECK_OK(cgrpo_log_prob_vjp(sampler, K, &dx, &dv, &extras, &dnext, dup, &dg, &dgu, dlp));
+        SAME(dg, g), SAME(dgu, gu), SAME_NUMBERS(dlp, lp, B);
+        CHECK_OK(cgrpo_log_prob_vjp(sampler, K, &x->tensor, &v->tensor, NULL, &next->tensor, up, &g->tensor, NULL, lp));
+        CHECK_OK(cgrpo_log_prob_vjp(sampler, K, &dx, &dv, NULL, &dnext, dup, &dg, NULL, dlp));
+        SAME(dg, g), SAME_NUMBERS(dlp, lp, B);
+        CHECK_OK(cgrpo_divergence_from_sampled(sampler, K, NULL, CGRPO_DIVERGENCE_MEAN, &x->tensor, &v->tensor, &noise,
+                                               &next->tensor, other, up, &g->tensor));
+        CHECK_OK(cgrpo_divergence_from_sampled(sampler, K, NULL, CGRPO_DIVERGENCE_MEAN, &dx, &dv, &noise, &dnext,
+                                               dother, dup, &dg));
+        SAME(dg, g), SAME_NUMBERS(dother, other, B);
+        CHECK_OK(cgrpo_forward_distance(&x->tensor, &v->tensor, &noise, 0, 1, NULL, other, up, &g->tensor));
+        CHECK_OK(cgrpo_forward_distance(&dx, &dv, &noise, 0, 1, NULL, dother, dup, &dg));
+        SAME(dg, g), SAME_NUMBERS(dother, other, B);
+        CHECK_OK(cgrpo_step(sampler, K, &x->tensor, &v->tensor, NULL, &noise, &next->tensor, lp, other));
+        CHECK_OK(cgrpo_step(sampler, K, &dx, &dv, NULL, &noise, &dnext, dlp, dother));
+        SAME(dnext, next), SAME_NUMBERS(dlp, lp, B), SAME_NUMBERS(dother, other, B);
+    }
+    FINITE(&cuda);
+    cgrpo_sampler_destroy(sampler);
+}
+
 /* The model: a velocity that depends on the step alone. */
 static int drawn_velocity(void *user, int64_t step, double sigma, const cgrpo_tensor *x, const cgrpo_tensor *v) {
     (void)sigma;
@@ -429,6 +470,7 @@ int main(int argc, char **argv) {
     RUN(trajectories_are_the_cpus);
     RUN(divergences_are_the_cpus);
     RUN(the_forward_process_is_the_cpus);
+    RUN(narrow_velocities_are_the_cpus);
     RUN(rollouts_are_the_cpus);
     RUN(what_is_not_finite_is_in_the_status_word);
     RUN(bad_tensors_are_refused);
