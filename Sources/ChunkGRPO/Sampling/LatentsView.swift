@@ -95,6 +95,7 @@ extension LatentsView {
   func checkVelocity(
     _ velocity: LatentsView, _ name: String, own: (are: String, have: String) = ("the latents are", "the latents have")
   ) throws {
+    if velocity.type == type { return try checkSame(velocity, name, own: own) }
     try checkSamePlace(velocity, name, own: own.are)
     if !velocity.type.isVelocity(beside: type) {
       let ways = type == .float32 ? "float32, bfloat16 or float16" : "\(type)"
@@ -103,6 +104,7 @@ extension LatentsView {
     try checkSize(velocity, name, own.have)
   }
 
+  @inline(__always)
   private func checkSize(_ other: LatentsView, _ name: String, _ ownHave: String) throws {
     try require(
       other.batch == batch && other.elements == elements,
