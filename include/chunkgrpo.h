@@ -148,6 +148,43 @@ typedef struct cgrpo_cuda {
 } cgrpo_cuda;
 
 /**
+ * Which elements of its samples a tensor holds, and which of them count: shards of samples that several processes share
+ * (sequence parallelism), and samples of unequal length (audio). All tensors of a call have the same part; where it is
+ * null, they hold whole samples.
+ *
+ * A shard holds the elements first_element ... of each sample, in the order of the whole. Its noise is that of these
+ * elements, to the bit, wherever the cut is. Means, and so the slopes of gradients, are over the whole sample. One
+ * shard does not know the sums of the others, so a number takes two calls, whatever the function:
+ *
+ *     part.sums = sums;                 cgrpo_log_prob(..., NULL);       writes this shard's share of the sums
+ *     MPI_Allreduce(MPI_IN_PLACE, sums, count, MPI_DOUBLE, MPI_SUM, ...);
+ *     part.reduced = 1;                 cgrpo_log_prob(..., log_prob);   reads the sums alone, no tensor
+ *
+ * Each block of 1,024 elements of a sample has its place in the sums, so that the numbers have the bits of the whole
+ * where the cuts are multiples of 1,024. Elsewhere the sums in f32 of a block that is cut are rounded otherwise: then
+ * the numbers differ from the whole's by some 1e-7 of that block's share (f64: 1e-16), and are the same on all ranks.
+ * What is not finite anywhere is refused by the second call, on every rank. A gradient takes one call, and no sums.
+ *
+ * A sample of which lengths[i] elements count has the numbers of that many alone, to the bit: means are over them.
+ * Beyond them velocities and noise are not read; next latents, images and noised latents are those that were there,
+ * normals and gradients are 0. Latents whose frames follow one another, (B, frames, channels), have lengths of frames x
+ * channels.
+ */
+typedef struct cgrpo_part {
+    size_t struct_size;
+    int64_t first_element;  /* 0: where in its sample the tensor's first element lies */
+    int64_t total_elements; /* 0 = the tensor's: D, the elements of a whole sample */
+    const int64_t *lengths; /* null: all of D count; else (B), each 1 ... D */
+    double *sums;     /* null, or (P, B, n, N), for n steps and N = ceil(D / 1024) blocks. P is 3 for cgrpo_step, 2
+                         for cgrpo_relative_l1, 2 for cgrpo_forward_distance and 11 where it has other velocities,
+                         else 1. Not for cgrpo_rollout */
+    int32_t reduced;  /* 0; 1: sums are those of all shards, to be read */
+    int32_t reserved; /* 0 */
+} cgrpo_part;
+
+void cgrpo_part_init(cgrpo_part *part, size_t struct_size);
+
+/**
  * A borrowed array. Storage is f32, f64, bf16 or f16; arithmetic is f64 for f64 and f32 for the others. All latents,
  * velocities and noise of one call have one type; but beside f32 latents the velocities may all be bf16 or f16, as
  * autocast gives them: results are those of the same velocities as f32, bit for bit. A gradient has the velocity's
@@ -170,6 +207,8 @@ typedef struct cgrpo_tensor {
     cgrpo_device device;
     int32_t reserved;       /* 0 */
     const cgrpo_cuda *cuda; /* null on the CPU; on a CUDA device null for the default stream without a workspace */
+    const cgrpo_part
+        *part; /* null: whole samples. cgrpo_diversity, cgrpo_norm_hinge, the trainer and CUDA devices take no others */
 } cgrpo_tensor;
 
 /*

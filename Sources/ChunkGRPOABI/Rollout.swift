@@ -4,7 +4,8 @@ import ChunkGRPO
 private func defaultTrajectory() -> cgrpo_trajectory {
   cgrpo_trajectory(
     struct_size: MemoryLayout<cgrpo_trajectory>.stride,
-    latents: cgrpo_tensor(data: nil, shape: nil, strides: nil, ndim: 0, type: 0, device: 0, reserved: 0, cuda: nil),
+    latents: cgrpo_tensor(
+      data: nil, shape: nil, strides: nil, ndim: 0, type: 0, device: 0, reserved: 0, cuda: nil, part: nil),
     log_probs: nil, relative_l1: nil, position: 0, previous_image: nil, velocity_type: 0,
     reserved: 0)
 }
@@ -58,10 +59,11 @@ public func cgrpo_trajectory_log_probs(
 ) -> cgrpo_status {
   guarded {
     let sampler = try sampler(handle)
+    let x = try trajectoryView(latents, "latents")
     try sampler.logProbs(
       firstStep: count(firstStep, "first_step", 0...sampler.steps - 1),
-      firstSteps: firstSteps.map(ints), latents: trajectoryView(latents, "latents"),
-      velocities: trajectoryView(velocities, "velocities"), into: nonNull(logProbs, "log_probs"))
+      firstSteps: firstSteps.map(ints), latents: x, velocities: trajectoryView(velocities, "velocities"),
+      into: x.part == nil ? nonNull(logProbs, "log_probs") : logProbs)
   }
 }
 
@@ -87,7 +89,7 @@ public func cgrpo_relative_l1(
   _ latents: UnsafePointer<cgrpo_tensor>!, _ threads: Int32, _ result: UnsafeMutablePointer<Double>!
 ) -> cgrpo_status {
   guarded {
-    try relativeL1(
-      trajectoryView(latents, "latents"), threads: Int(threads), into: nonNull(result, "relative_l1"))
+    let x = try trajectoryView(latents, "latents")
+    try relativeL1(x, threads: Int(threads), into: x.part == nil ? nonNull(result, "relative_l1") : result)
   }
 }

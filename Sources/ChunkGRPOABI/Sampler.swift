@@ -178,10 +178,11 @@ public func cgrpo_log_prob(
 ) -> cgrpo_status {
   guarded {
     let sampler = try sampler(handle)
+    let x = try latentsView(latents, "latents")
     try sampler.logProb(
-      count(step, "step", 0...sampler.steps - 1), latents: latentsView(latents, "latents"),
-      velocity: latentsView(velocity, "velocity"), extras: stepExtras(extras),
-      next: latentsView(nextLatents, "next_latents"), logProb: nonNull(logProb, "log_prob"))
+      count(step, "step", 0...sampler.steps - 1), latents: x, velocity: latentsView(velocity, "velocity"),
+      extras: stepExtras(extras), next: latentsView(nextLatents, "next_latents"),
+      logProb: x.part == nil ? nonNull(logProb, "log_prob") : logProb)
   }
 }
 

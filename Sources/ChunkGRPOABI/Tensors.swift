@@ -55,6 +55,9 @@ private func layout(
 
 @inline(never)
 private func checkDevice(_ tensor: cgrpo_tensor, _ name: String) throws {
+  if tensor.part != nil {
+    throw ChunkGRPOError.wrongType("\(name).part: the arrays of a CUDA device hold whole samples, so leave it null")
+  }
   if tensor.device != CGRPO_DEVICE_CUDA {
     throw ChunkGRPOError.wrongType("\(name).device = \(tensor.device) is neither the CPU nor a CUDA device")
   }
@@ -62,7 +65,10 @@ private func checkDevice(_ tensor: cgrpo_tensor, _ name: String) throws {
 
 extension UnsafePointer<cgrpo_tensor>? {
   /// Of a tensor whose layout has been taken.
-  fileprivate var isOnDevice: Bool { (self?.pointee.device ?? 0) == CGRPO_DEVICE_CUDA }
+  fileprivate var isOfDeviceOrPart: Bool {
+    guard let tensor = self else { return false }
+    return tensor.pointee.device == CGRPO_DEVICE_CUDA || tensor.pointee.part != nil
+  }
 }
 
 /// Elements of `axis` and of those behind it, which have `behind`.
@@ -117,18 +123,46 @@ extension Layout {
   }
 }
 
+// MARK: - Parts
+
+private func defaultPart() -> cgrpo_part {
+  var part = cgrpo_part()
+  part.struct_size = MemoryLayout<cgrpo_part>.stride
+  return part
+}
+
+@_cdecl("cgrpo_part_init") @implementation
+public func cgrpo_part_init(_ part: UnsafeMutablePointer<cgrpo_part>!, _ structSize: Int) {
+  initStruct(part, size: structSize, defaults: defaultPart())
+}
+
+/// The caller's memory as the library has it: the fields lie alike, and this version's are all that there are.
+@inline(never)
+private func checked(_ part: UnsafePointer<cgrpo_part>, _ name: String) throws -> UnsafePointer<Part> {
+  _ = try readStruct(part, "\(name).part", current: defaultPart())
+  return UnsafeRawPointer(part).assumingMemoryBound(to: Part.self)
+}
+
+// MARK: - Views
+
 /// (B, …)
+@inline(__always)
 func latentsView(
   _ tensor: UnsafePointer<cgrpo_tensor>?, _ name: String, writable: Bool = false
 ) throws -> LatentsView {
   let l = try layout(tensor, name, leading: 1, writable: writable)
-  if tensor.isOnDevice { return try deviceView(tensor, name, l) }
+  if tensor.isOfDeviceOrPart { return try otherView(tensor, name, l) }
   return LatentsView(l.base, type: l.type, batch: l.batch.size, elements: l.elements, batchStride: l.batch.stride)
 }
 
 @inline(never)
-private func deviceView(_ tensor: UnsafePointer<cgrpo_tensor>?, _ name: String, _ l: Layout) throws -> LatentsView {
-  LatentsView(
+private func otherView(_ tensor: UnsafePointer<cgrpo_tensor>?, _ name: String, _ l: Layout) throws -> LatentsView {
+  if let part = tensor?.pointee.part {
+    return LatentsView(
+      l.base, type: l.type, batch: l.batch.size, elements: l.elements, batchStride: l.batch.stride
+    ).with(try checked(part, name))
+  }
+  return LatentsView(
     l.base, type: l.type, batch: l.batch.size, elements: l.elements, batchStride: l.batch.stride,
     cuda: try cudaQueue(tensor?.pointee.cuda, name))
 }
@@ -138,10 +172,12 @@ func trajectoryView(
   _ tensor: UnsafePointer<cgrpo_tensor>?, _ name: String, writable: Bool = false
 ) throws -> TrajectoryView {
   let l = try layout(tensor, name, leading: 2, writable: writable)
-  if !tensor.isOnDevice {
-    return TrajectoryView(
+  if (tensor?.pointee.device ?? 0) != CGRPO_DEVICE_CUDA {
+    let view = TrajectoryView(
       l.base, type: l.type, batch: l.batch.size, count: l.steps.size, elements: l.elements,
       batchStride: l.batch.stride, stepStride: l.steps.stride)
+    if let part = tensor?.pointee.part { return view.with(try checked(part, name)) }
+    return view
   }
   return TrajectoryView(
     l.base, type: l.type, batch: l.batch.size, count: l.steps.size, elements: l.elements, batchStride: l.batch.stride,
@@ -155,6 +191,7 @@ func matrix(_ tensor: UnsafePointer<cgrpo_tensor>?, _ name: String) throws -> Un
   guard view.type == .float32 else {
     throw ChunkGRPOError.wrongType("\(name) is \(view.type), but the trainer takes float32")
   }
+  try require(view.part == nil, "\(name).part: the trainer takes whole samples, so leave it null")
   try require(view.batch == 1 || view.batchStride == view.elements, "\(name) must be contiguous")
   return UnsafeMutableBufferPointer(
     start: view.base.assumingMemoryBound(to: Float.self), count: view.batch * view.elements)
@@ -174,7 +211,7 @@ extension LatentsView {
         var tensor = cgrpo_tensor(
           data: base, shape: shape.baseAddress, strides: strides.baseAddress, ndim: Int32(shape.count),
           type: type.rawValue, device: Int32(cuda == nil ? CGRPO_DEVICE_CPU : CGRPO_DEVICE_CUDA), reserved: 0,
-          cuda: cuda?.host?.assumingMemoryBound(to: cgrpo_cuda.self))
+          cuda: cuda?.host?.assumingMemoryBound(to: cgrpo_cuda.self), part: nil)
         return try withUnsafePointer(to: &tensor) { try body($0) }
       }
     }

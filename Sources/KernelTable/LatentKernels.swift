@@ -30,6 +30,8 @@ public protocol LatentKernels: SendableMetatype {
   static func normals(_ draw: UnsafePointer<Draw>, into noise: UnsafeMutableRawPointer, count: Int)
   /// From the kernels' order into that of the elements, in place.
   static func unsplit(_ numbers: UnsafeMutableRawPointer, count: Int)
+  /// The other way round.
+  static func split(_ numbers: UnsafeMutableRawPointer, count: Int)
   /// Element type to compute type, in the kernels' order, into room for a multiple of sixteen.
   static func widen(_ from: UnsafeRawPointer, into numbers: UnsafeMutableRawPointer, count: Int)
   /// Compute type in the kernels' order to element type, to nearest, ties to even.

@@ -238,6 +238,19 @@ extension TypedKernels {
     }
   }
 
+  static func split(_ numbers: Out, count: Int) {
+    guard E.splits else { return }
+    var i = 0
+    while i < count {
+      let values = numbers.loadUnaligned(fromByteOffset: 4 &* i, as: SIMD16<Float>.self)
+      var split = SIMD16<Float>()
+      split.lowHalf = values.evenHalf
+      split.highHalf = values.oddHalf
+      numbers.storeBytes(of: split, toByteOffset: 4 &* i, as: SIMD16<Float>.self)
+      i &+= 16
+    }
+  }
+
   static func widen(_ from: In, into numbers: Out, count: Int) {
     var i = 0
     while i < count {

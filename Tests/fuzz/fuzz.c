@@ -62,11 +62,39 @@ typedef struct drawn {
     size_t bytes;
 } drawn;
 static cgrpo_type kind, velocity_kind; /* of this call's tensors */
+static cgrpo_part part;                /* the same */
+static size_t sums_size;
+static enum { WHOLE, UNMADE, MADE } has_part;
+
+/* Any part of larger samples, with lengths and sums or without. No call has more sums of a block than 64. */
+static void make_part(int64_t batch, int64_t elements) {
+    OPTIONS(part, made);
+    made.first_element = whole(one_in(2) ? 0 : below(3000));
+    made.total_elements = one_in(3) && made.first_element == 0 ? 0 : whole(made.first_element + elements + below(3000));
+    int64_t total = made.total_elements == 0 ? elements : made.total_elements;
+    int is_small = total > 0 && total < 10000; /* or a wrong number, with no memory behind it */
+    if (is_small && one_in(2)) {
+        int64_t *lengths = take((size_t)batch * 8);
+        for (int64_t i = 0; i < batch; i++) lengths[i] = 1 + below(total);
+        if (wrong()) lengths[below(batch)] = total + below(3) - 1;
+        input(lengths);
+        made.lengths = lengths;
+    }
+    if (is_small && one_in(2)) {
+        int64_t count = 64 * batch * ((total + 1023) / 1024);
+        made.sums = output(count), made.reduced = one_in(3), sums_size = (size_t)count * 8;
+        for (int64_t i = 0; i < count; i++) made.sums[i] = number(bad_numbers);
+    }
+    if (wrong()) made.reduced = (int32_t)below(4) - 1;
+    part = made, has_part = MADE;
+}
 
 /* A tensor of (batch, steps, elements), or without steps, maybe with a stride, maybe in two axes. */
 static void tensor(drawn *t, int64_t batch, int64_t steps, int64_t elements, int is_input) {
     int64_t gap = one_in(3) ? below(4) : 0, row = elements * (steps > 0 ? steps : 1) + gap, size = element_size(kind);
     memset(t, 0, sizeof *t);
+    if (has_part == UNMADE) make_part(batch, elements);
+    t->tensor.part = has_part == WHOLE || wrong() ? NULL : &part;
     int n = 0;
     t->shape[n] = batch, t->strides[n++] = row;
     if (steps > 0) t->shape[n] = steps, t->strides[n++] = elements;
@@ -151,6 +179,7 @@ static int done(cgrpo_status result) {
     add(&result, sizeof result);
     if (result != CGRPO_OK) add(cgrpo_last_error(), strlen(cgrpo_last_error()));
     if (result < 0 || result > CGRPO_DEVICE_FAILED) doing = "a status that does not exist", abort();
+    if (result == CGRPO_OK && has_part == MADE && part.sums != NULL) add(part.sums, sums_size);
     return result == CGRPO_OK;
 }
 static void wrote_numbers(const double *values, int64_t count) {
@@ -301,7 +330,7 @@ static void log_prob(void) {
     draw_step(1);
     double *out = output(d.batch);
     if (CALL(cgrpo_log_prob(d.sampler->handle, d.step, &d.x.tensor, &d.v.tensor, extras(), &d.next.tensor,
-                            maybe_null(out))))
+                            has_part && one_in(2) ? NULL : maybe_null(out))))
         wrote_numbers(out, d.batch);
 }
 
@@ -927,7 +956,7 @@ static void stop(int signal) {
 static void one_call(void) {
     used_count = 0, digest = 0;
     wrongness = one_in(3), bad_numbers = wrongness && one_in(4);
-    kind = 1 + (cgrpo_type)below(4);
+    kind = 1 + (cgrpo_type)below(4), has_part = one_in(5) ? UNMADE : WHOLE;
     velocity_kind = kind == CGRPO_TYPE_F32 && one_in(2) ? CGRPO_TYPE_BF16 + (cgrpo_type)below(2) : kind;
     call_seed = random_state;
     if (with_trainer && one_in(100)) trainer_calls();

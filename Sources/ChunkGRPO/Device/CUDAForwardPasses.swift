@@ -103,7 +103,7 @@ extension ForwardOutput {
     ]
   }
 
-  fileprivate var isEmpty: Bool { named.allSatisfy { $0.1 == nil } }
+  var isEmpty: Bool { named.allSatisfy { $0.1 == nil } }
 
   fileprivate func cuda(_ first: Int) -> CUDAForwardDistances {
     func at(_ place: Place) -> Place { place.map { $0 + first } }

@@ -16,6 +16,8 @@ struct NoisedPass: Pass {
       next: next.at(block), change: false, count: block.count)
     kernels.step(&arguments, &sums)
   }
+
+  func pad(_ sample: Int, _: Int, _ range: Range<Int>) { next.copy(sample, range, from: x) }
 }
 
 /// Σ (v − u)² and Σ |v − u| with u = ε − x0, and in the same pass the gradient.
@@ -40,6 +42,8 @@ struct ForwardPass: Pass {
       count: block.count)
     kernels.forward(&arguments, &sums)
   }
+
+  func pad(_ sample: Int, _: Int, _ range: Range<Int>) { gradient?.view.clear(sample, range) }
 }
 
 /// The sums of a sample's distances from u, and from other velocities.
@@ -60,6 +64,13 @@ struct ForwardSums: Totals {
   }
 }
 
+extension ForwardSums {
+  /// Those that a part keeps, a bit for each number: Σ d² and Σ |d| of the policy.
+  static var ofPolicy: UInt32 { 0o5 }
+  /// The same beside other velocities: what `ForwardDistances` names, in its order.
+  static var ofAll: UInt32 { 0o1_1_5_5_1_5_5 }
+}
+
 /// Which of those sums are wanted, beside the policy's.
 struct ForwardTerms: OptionSet {
   let rawValue: Int
@@ -67,6 +78,7 @@ struct ForwardTerms: OptionSet {
   static let old = ForwardTerms(rawValue: 1), fromOld = ForwardTerms(rawValue: 2)
   static let mixtures = ForwardTerms(rawValue: 4)
   static let reference = ForwardTerms(rawValue: 8), fromReference = ForwardTerms(rawValue: 16)
+  static let all: ForwardTerms = [.old, .fromOld, .mixtures, .reference, .fromReference]
 }
 
 /// What a gradient takes from each difference: policy·(v − u) + old·(v_old − u) + reference·(v − v_ref).
@@ -119,7 +131,7 @@ struct ForwardExtrasPass: Pass {
       if wanted.contains(.fromReference) { divergence(from: reference, &sums.fromReference) }
     }
     if let gradient {
-      let c = numbers.upstream.coefficients(block.sample, elements: x.elements, nftBeta: nftBeta ?? 0)
+      let c = numbers.upstream.coefficients(block.sample, elements: x.length(block.sample), nftBeta: nftBeta ?? 0)
       var arguments = ForwardGradientArguments(
         policy: c.policy, old: c.old, reference: c.reference, v: v, oldVelocity: old, referenceVelocity: reference,
         u: u,
@@ -127,4 +139,6 @@ struct ForwardExtrasPass: Pass {
       kernels.forwardGradient(&arguments)
     }
   }
+
+  func pad(_ sample: Int, _: Int, _ range: Range<Int>) { gradient?.clear(sample, range) }
 }

@@ -17,7 +17,8 @@ enum NoiseRows {
     func draw(_ block: Block) -> Draw {
       Draw(
         seed: seed, sampleID: sampleIDs?[block.sample] ?? UInt64(block.sample),
-        step: UInt32(truncatingIfNeeded: steps[block.sample]), first: block.offset, scratch: block.scratch)
+        step: UInt32(truncatingIfNeeded: steps[block.sample]), first: block.first & ~(blockSize &- 1),
+        scratch: block.scratch)
     }
   }
 
@@ -40,9 +41,23 @@ enum NoiseRows {
       return wide(noise.at(block, step: steps[block.sample]), block, type, kernels)
     case .library(let noise):
       var draw = noise.draw(block)
-      kernels.normals(&draw, into: block.noise, count: block.count)
+      let inner = block.first & (blockSize &- 1)
+      kernels.normals(&draw, into: block.noise, count: inner &+ block.count)
+      if inner != 0 { dropFirst(inner, block, type, kernels) }
     }
     return UnsafeRawPointer(block.noise)
+  }
+
+  /// The normals of a part that begins within its block.
+  @inline(never)
+  private func dropFirst(_ inner: Int, _ block: Block, _ type: ElementType, _ kernels: any LatentKernels.Type) {
+    let size = type.computeSize
+    kernels.unsplit(block.noise, count: inner &+ block.count)
+    block.noise.copyMemory(from: block.noise + inner &* size, byteCount: block.count &* size)
+    let end = (block.count &+ 63) & ~63
+    (block.noise + block.count &* size).initializeMemory(
+      as: UInt8.self, repeating: 0, count: (end &- block.count) &* size)
+    kernels.split(block.noise, count: block.count)
   }
 
   private func wide(

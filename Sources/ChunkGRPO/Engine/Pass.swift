@@ -5,7 +5,8 @@ internal import KernelTable
 // block and in `Double` between blocks, in an order that depends on the number of elements alone.
 
 /// The part of a sample that one thread works on.
-private let segmentSize = 16 * blockSize
+let segmentBlocks = 16
+private let segmentSize = segmentBlocks * blockSize
 /// Sums that are kept at a time.
 private let maxSums = Int(CHUNKGRPO_SUPPORT_MAX_SUMS)
 /// The most steps of a pass: few, for the more it has the fewer segments are worked on at a time.
@@ -16,10 +17,13 @@ private let threadingThreshold = 1 << 17
 /// Up to `blockSize` elements of one sample, and this thread's memory for numbers of the compute type.
 struct Block {
   let sample, step, offset, count: Int
+  /// The number of its first element in the whole sample. Blocks begin at multiples of their size, but for the first one
+  /// of a part.
+  let first: Int
   let extra, noise, scratch: UnsafeMutableRawPointer
 }
 
-/// Sums of the blocks of a sample.
+/// Sums of the blocks of a sample: numbers of type `Double`, one after another.
 protocol Totals {
   init()
   mutating func add(_ other: Self)
@@ -40,6 +44,8 @@ protocol Pass {
   /// The same for latents of a CUDA device: puts kernels on the queue, which also write the numbers. Without this method a
   /// pass refuses them.
   func launch(on queue: CUDAQueue) throws
+  /// Fills the elements `range` of an array that do not count.
+  func pad(_ sample: Int, _ step: Int, _ range: Range<Int>)
 }
 
 /// A pass over some of the units of a batch: the segments of its samples, in order.
@@ -48,9 +54,11 @@ private struct Work<P: Pass> {
   let kernels: any LatentKernels.Type
   let segments, steps: Int
   let partial: UnsafeMutablePointer<P.Sums>
+  let partSums: PartSums?
   var first = 0
 
   func run(_ units: Range<Int>) {
+    if pass.x.isPart { return runOfPart(units) }
     let scratch = chunkgrpo_support_scratch(CHUNKGRPO_SUPPORT_BLOCK)
     var (sample, segment) = (first &+ units.lowerBound).quotientAndRemainder(dividingBy: segments)
     for unit in units {
@@ -60,11 +68,45 @@ private struct Work<P: Pass> {
         var sums = P.Sums()
         while offset < end {
           let block = Block(
-            sample: sample, step: step, offset: offset, count: min(blockSize, end &- offset), extra: scratch,
-            noise: scratch + 8 &* blockSize, scratch: scratch + 16 &* blockSize)
+            sample: sample, step: step, offset: offset, count: min(blockSize, end &- offset), first: offset,
+            extra: scratch, noise: scratch + 8 &* blockSize, scratch: scratch + 16 &* blockSize)
           pass.run(block, kernels, &sums)
           offset &+= blockSize
         }
+        (partial + (unit &* steps &+ step)).initialize(to: sums)
+      }
+      segment &+= 1
+      if segment == segments { (sample, segment) = (sample &+ 1, 0) }
+    }
+    chunkgrpo_support_finish_streams()
+  }
+
+  /// The same of a part of the samples, on the grid of the whole.
+  @inline(never)
+  private func runOfPart(_ units: Range<Int>) {
+    let scratch = chunkgrpo_support_scratch(CHUNKGRPO_SUPPORT_BLOCK)
+    var (sample, segment) = (first &+ units.lowerBound).quotientAndRemainder(dividingBy: segments)
+    let origin = pass.x.first
+    let grid = origin / segmentSize &* segmentSize
+    for unit in units {
+      let start = max(origin, grid &+ segment &* segmentSize)
+      let end = min(origin &+ pass.x.elements, grid &+ (segment &+ 1) &* segmentSize)
+      let counted = min(end, pass.x.length(sample))
+      for step in 0..<steps {
+        var at = start
+        var sums = P.Sums()
+        while at < counted {
+          let next = min(counted, (at | (blockSize &- 1)) &+ 1)
+          let block = Block(
+            sample: sample, step: step, offset: at &- origin, count: next &- at, first: at, extra: scratch,
+            noise: scratch + 8 &* blockSize, scratch: scratch + 16 &* blockSize)
+          var own = P.Sums()
+          pass.run(block, kernels, &own)
+          partSums?.write(own, sample, step, block: at / blockSize)
+          sums.add(own)
+          at = next
+        }
+        if at < end { pass.pad(sample, step, at &- origin..<end &- origin) }
         (partial + (unit &* steps &+ step)).initialize(to: sums)
       }
       segment &+= 1
@@ -97,6 +139,7 @@ extension Pass {
   func refuseDevice() throws {
     throw ChunkGRPOError.wrongType("the arrays lie on a CUDA device, and this call takes the CPU's memory alone")
   }
+  func pad(_: Int, _: Int, _: Range<Int>) {}
 
   @inline(never)
   private func runOnDevice(_ view: LatentsView) throws {
@@ -113,9 +156,11 @@ extension Pass {
   /// - Parameters:
   ///   - view: that of `x`.
   ///   - owners: the views behind the rows of this pass, which lives on their memory.
+  ///   - partSums: where a part of the samples has its sums; what is not finite shows when those of all parts are read.
   @discardableResult
   func run<Owners>(
-    over view: LatentsView, threads: Int, keeping owners: Owners, finish: (_ sample: Int, _ step: Int, Sums) -> Double
+    over view: LatentsView, threads: Int, keeping owners: Owners, partSums: PartSums? = nil,
+    finish: (_ sample: Int, _ step: Int, Sums) -> Double
   ) throws -> Broken? {
     if view.isOnDevice {
       try runOnDevice(view)
@@ -125,12 +170,14 @@ extension Pass {
     let mode = chunkgrpo_support_use_mode(UInt(CHUNKGRPO_SUPPORT_DEFAULT_MODE))
     defer { chunkgrpo_support_use_mode(mode) }
     let (batch, elements, steps) = (x.batch, x.elements, steps)
-    let segments = (elements &+ segmentSize &- 1) / segmentSize
+    if let partSums, prepare(partSums) { return finishSums(partSums, finish) }
+    let segments = x.isPart ? segmentsOfPart : (elements &+ segmentSize &- 1) / segmentSize
     let threads = batch &* elements &* steps < threadingThreshold ? 1 : threads
     let sums = chunkgrpo_support_scratch(CHUNKGRPO_SUPPORT_SUMS).assumingMemoryBound(to: Sums.self)
     let room = maxSums &* MemoryLayout<BlockSums>.stride / MemoryLayout<Sums>.stride
     let (totals, partial) = (sums, sums + steps)
-    var work = Work(pass: self, kernels: kernels, segments: segments, steps: steps, partial: partial)
+    var work = Work(
+      pass: self, kernels: kernels, segments: segments, steps: steps, partial: partial, partSums: partSums)
     totals.initialize(repeating: Sums(), count: steps)
     var (sample, segment) = (0, 0)
     var broken: Broken?
@@ -157,6 +204,33 @@ extension Pass {
       work.first &+= units
     }
     withExtendedLifetime(owners) {}
+    return partSums == nil ? broken : nil
+  }
+
+  /// How many of the whole's segments a part touches.
+  @inline(never)
+  private var segmentsOfPart: Int { (x.first &+ x.elements &- 1) / segmentSize &- x.first / segmentSize &+ 1 }
+
+  /// Whether the sums are there already; else they are zeros now.
+  @inline(never)
+  private func prepare(_ partSums: PartSums) -> Bool {
+    if partSums.isReduced { return true }
+    for sample in 0..<x.batch { for step in 0..<steps { partSums.clear(sample, step) } }
+    return false
+  }
+
+  /// What a pass does at its end, with the sums of all parts.
+  @inline(never)
+  private func finishSums(
+    _ partSums: PartSums, _ finish: (_ sample: Int, _ step: Int, Sums) -> Double
+  ) -> Broken? {
+    var broken: Broken?
+    for sample in 0..<x.batch {
+      for step in 0..<steps {
+        let result = finish(sample, step, partSums.total(sample, step))
+        if !result.isFinite && step < broken?.step ?? .max { broken = Broken(sample: sample, step: step) }
+      }
+    }
     return broken
   }
 }

@@ -36,13 +36,15 @@ struct StepPass: Pass {
   let results: StepNumbers
 
   /// Whether sums for the relative L1 change are wanted.
-  var change: Bool { results.relativeL1 != nil }
+  var change: Bool { results.relativeL1 != nil || x.isPart }
 
   var kernels: any LatentKernels.Type { x.type.kernels(velocity: v.type) }
 
   func run(_ block: Block, _ kernels: any LatentKernels.Type, _ sums: inout BlockSums) {
     let n = numbers[block.sample]
-    if case .library(let noise) = noise, n.s != 0, terms == nil, block.count & 31 == 0, kernels.hasNoisyStep {
+    if case .library(let noise) = noise, n.s != 0, terms == nil, block.count & 31 == 0, block.first & (blockSize &- 1) == 0,
+      kernels.hasNoisyStep
+    {
       var arguments = NoisyStepArguments(
         a: n.a, b: n.b, s: n.s, x: x.at(block), v: v.at(block), draw: noise.draw(block), words: block.noise,
         next: next.at(block), change: change, count: block.count)
@@ -54,6 +56,8 @@ struct StepPass: Pass {
       count: block.count)
     kernels.step(&arguments, &sums)
   }
+
+  func pad(_ sample: Int, _: Int, _ range: Range<Int>) { next.copy(sample, range, from: x) }
 }
 
 /// Where gradients go: w·slope·upstream[sample]·(x' − m), and for guidance the same with 1 − w for the unconditional
@@ -67,7 +71,7 @@ struct GradientOutput {
 
   func scales(_ sample: Int, _ numbers: BatchNumbers) -> (conditional: Double, unconditional: Double) {
     let n = numbers[sample]
-    let slope = numbers.density(sample).slope(b: n.c.b, elements: gradient.elements)
+    let slope = numbers.density(sample).slope(b: n.c.b, elements: gradient.length(sample))
     return (slope * n.guidance * upstream[sample], slope * (1 - n.guidance) * upstream[sample])
   }
 }
@@ -100,6 +104,11 @@ struct DifferencePass: Pass {
       arguments.gradient = output.gradient.at(block)
     }
     kernels.difference(&arguments, &sums)
+  }
+
+  func pad(_ sample: Int, _: Int, _ range: Range<Int>) {
+    output?.gradient.clear(sample, range)
+    output?.unconditional?.clear(sample, range)
   }
 }
 
@@ -138,24 +147,25 @@ struct TrajectoryPass: Pass {
       next: latents.at(block, step: step &+ 1), scale: 0, gradient: nil, streams: false, count: block.count)
     if let output {
       let upstream = output.upstream[block.sample &* output.upstreamStride &+ step]
-      arguments.scale = upstream * at.pointee.density.slope(b: b, elements: x.elements)
+      arguments.scale = upstream * at.pointee.density.slope(b: b, elements: x.length(block.sample))
       arguments.gradient = output.gradients.at(block, step: step)
       arguments.streams = output.streams
     }
     kernels.difference(&arguments, &sums)
   }
+
+  func pad(_ sample: Int, _ step: Int, _ range: Range<Int>) { output?.gradients.clear(sample, range, step: step) }
 }
 
-/// Where the gradient of a distance goes: slope·upstream[sample] times the difference, or with a slope/D of each sample's
-/// step.
+/// Where the gradient of a distance goes: slope/D·upstream[sample] times the difference.
 struct DistanceGradient {
   let view: Rows
   let upstream: UnsafePointer<Double>
-  var slope = 0.0
+  /// They give the slope; nil = 2, of mean d².
   var factors: DistanceFactors?
 
   func scale(_ sample: Int) -> Double {
-    (factors.map { $0.slope(sample) / Double(view.elements) } ?? slope) * upstream[sample]
+    (factors?.slope(sample) ?? 2) / Double(view.length(sample)) * upstream[sample]
   }
 }
 
@@ -173,6 +183,8 @@ struct VelocityDistancePass: Pass {
       count: block.count)
     kernels.distance(&arguments, &sums)
   }
+
+  func pad(_ sample: Int, _: Int, _ range: Range<Int>) { gradient?.view.clear(sample, range) }
 }
 
 /// Σ (m − m')² with m = a·x + b·v and m' = x' − s·ε, the mean that x' was drawn from.
@@ -196,6 +208,8 @@ struct MeanDistancePass: Pass {
       count: block.count)
     kernels.meanDistance(&arguments, &sums)
   }
+
+  func pad(_ sample: Int, _: Int, _ range: Range<Int>) { gradient?.view.clear(sample, range) }
 }
 
 /// Σ |x' − x| and Σ |x|.
@@ -216,7 +230,7 @@ struct NormalPass: Pass {
   let noise: NoiseRows.Library
 
   func run(_ block: Block, _ kernels: any LatentKernels.Type, _: inout BlockSums) {
-    if x.type.size == x.type.computeSize && block.count & 63 == 0 {
+    if x.type.size == x.type.computeSize && block.count & 63 == 0 && block.first & (blockSize &- 1) == 0 {
       var draw = noise.draw(block)
       kernels.normals(&draw, into: x.at(block), count: block.count)
     } else {
@@ -224,4 +238,6 @@ struct NormalPass: Pass {
       kernels.narrow(numbers, into: x.at(block), count: block.count)
     }
   }
+
+  func pad(_ sample: Int, _: Int, _ range: Range<Int>) { x.clear(sample, range) }
 }

@@ -10,6 +10,7 @@ struct Rows {
   let base: UnsafeMutableRawPointer
   let type: ElementType
   let batch, elements: Int
+  private let part: UnsafePointer<Part>?
   /// Distance of two samples, and size of an element, in bytes.
   private let stride, size: Int
 
@@ -18,8 +19,34 @@ struct Rows {
     type = view.type
     batch = view.batch
     elements = view.elements
+    part = view.part
     size = view.type.size
     stride = view.batchStride &* size
+  }
+
+  var isPart: Bool { part != nil }
+
+  /// The number, in its sample, of the first element.
+  var first: Int { part?.pointee.first ?? 0 }
+
+  /// How many elements of a sample count, from its start on: what its means are over.
+  @inline(__always)
+  func length(_ sample: Int) -> Int { part == nil ? elements : ownLength(sample) }
+
+  @inline(never)
+  private func ownLength(_ sample: Int) -> Int {
+    guard let part = part?.pointee else { return elements }
+    return part.lengths?[sample] ?? part.wholeElements(elements)
+  }
+
+  /// Zeros.
+  func clear(_ sample: Int, _ range: Range<Int>) {
+    (row(sample) + range.lowerBound &* size).initializeMemory(as: UInt8.self, repeating: 0, count: range.count &* size)
+  }
+
+  func copy(_ sample: Int, _ range: Range<Int>, from other: Rows) {
+    let offset = range.lowerBound &* size
+    (row(sample) + offset).copyMemory(from: other.row(sample) + offset, byteCount: range.count &* size)
   }
 
   func row(_ sample: Int) -> UnsafeMutableRawPointer { base + sample &* stride }
@@ -54,6 +81,12 @@ struct StepRows {
   }
 
   func at(_ block: Block, step: Int) -> UnsafeMutableRawPointer { first.at(block) + step &* stride }
+
+  /// Zeros.
+  func clear(_ sample: Int, _ range: Range<Int>, step: Int) {
+    (first.row(sample) + (step &* stride &+ range.lowerBound &* first.type.size)).initializeMemory(
+      as: UInt8.self, repeating: 0, count: range.count &* first.type.size)
+  }
 }
 
 extension BlockSums {

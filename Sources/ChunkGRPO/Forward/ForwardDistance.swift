@@ -139,6 +139,7 @@ public func forwardDistance(
     paths += [(\.negativeDistance, \.negativeDistance), (\.negativeAbsolute, \.negativeAbsolute)]
   }
   let batch = max(0, velocity.batch)
+  if !velocity.givesNumbers { paths = [] }
   let memory = try paths.map { _ in try Buffer<Double>(count: batch, for: "distances") }
   var output = ForwardOutput()
   for (path, buffer) in zip(paths, memory) { output[keyPath: path.1] = buffer.base }
@@ -181,6 +182,7 @@ package func forwardDistance(
   let rows = try forwardNoise(noise, draw, like: clean)
   let threads = try resolvedThreads(threads)
   try check(extras, output, upstream, like: velocity)
+  try clean.checkPart(numbers: !output.isEmpty, "a distance", writes: gradVelocity != nil)
   try require(
     (gradVelocity == nil) == upstream.isEmpty,
     gradVelocity == nil
@@ -196,18 +198,19 @@ package func forwardDistance(
     try gradVelocity.checkApart("grad_velocity", from: extras.referenceVelocity, "reference_velocity")
   }
   let owners = (clean, velocity, noise, extras, gradVelocity)
-  var result = ForwardResult(elements: clean.elements, output, upstream, gradVelocity?.rows, beta: extras.nftBeta ?? 0)
+  var result = ForwardResult(output, upstream, velocity.rows, gradVelocity?.rows, beta: extras.nftBeta ?? 0)
   let numbers = ForwardNumbers(output: output, upstream: upstream)
   let broken: Broken?
   if extras.oldVelocity == nil && extras.referenceVelocity == nil {
     let gradient = gradVelocity.flatMap { view in
-      upstream.distance.map { DistanceGradient(view: view.rows, upstream: $0, slope: 2 / Double(clean.elements)) }
+      upstream.distance.map { DistanceGradient(view: view.rows, upstream: $0) }
     }
     broken = try withUnsafePointer(to: numbers) { numbers in
       let pass = ForwardPass(
         x: velocity.rows, clean: clean.rows, noise: rows, gradient: gradient, streams: clean.exceedsCache(count: 4),
         numbers: numbers)
-      return try pass.run(over: velocity, threads: threads, keeping: owners) { sample, _, sums in
+      let partSums = clean.partSums(ForwardSums.ofPolicy)
+      return try pass.run(over: velocity, threads: threads, keeping: owners, partSums: partSums) { sample, _, sums in
         var all = ForwardSums()
         all.policy = sums
         return result.take(sample, all)
@@ -217,8 +220,12 @@ package func forwardDistance(
     let pass = ForwardExtrasPass(
       x: velocity.rows, clean: clean.rows, noise: rows, old: extras.oldVelocity?.rows,
       reference: extras.referenceVelocity?.rows, nftBeta: extras.nftBeta,
-      wanted: output.terms(withGradient: gradVelocity != nil), gradient: gradVelocity?.rows, numbers: numbers)
-    broken = try pass.run(over: velocity, threads: threads, keeping: owners) { sample, _, sums in result.take(sample, sums) }
+      wanted: clean.givesNumbers ? output.terms(withGradient: gradVelocity != nil) : .all,
+      gradient: gradVelocity?.rows, numbers: numbers)
+    let partSums = clean.partSums(ForwardSums.ofAll)
+    broken = try pass.run(over: velocity, threads: threads, keeping: owners, partSums: partSums) { sample, _, sums in
+      result.take(sample, sums)
+    }
   }
   try throwIfBroken(broken, "clean, velocities or noise")
   try result.check.throwIfBroken("the gradient of the loss", velocity)
@@ -247,19 +254,21 @@ private func check(
 
 /// Turns the sums of a sample into its numbers.
 private struct ForwardResult {
-  let elements: Int
   let output: ForwardOutput
   let upstream: ForwardUpstream
+  let velocity: Rows
   let gradient: Rows?
   let beta: Double
   var check = GradientCheck()
 
-  init(elements: Int, _ output: ForwardOutput, _ upstream: ForwardUpstream, _ gradient: Rows?, beta: Double) {
-    (self.elements, self.output, self.upstream, self.gradient, self.beta) = (elements, output, upstream, gradient, beta)
+  init(_ output: ForwardOutput, _ upstream: ForwardUpstream, _ velocity: Rows, _ gradient: Rows?, beta: Double) {
+    (self.output, self.upstream, self.velocity) = (output, upstream, velocity)
+    (self.gradient, self.beta) = (gradient, beta)
   }
 
   /// Writes them, and returns one that is not finite where there is one.
   mutating func take(_ i: Int, _ sums: ForwardSums) -> Double {
+    let elements = velocity.length(i)
     let count = Double(elements)
     var total = 0.0
     func write(_ sum: Double, _ place: UnsafeMutablePointer<Double>?) {

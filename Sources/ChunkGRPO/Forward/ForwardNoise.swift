@@ -31,6 +31,7 @@ package func forwardNoised(
   clean: LatentsView, times: Numbers<Double>, noise: Noise, draw: Int, threads: Int, into noised: LatentsView
 ) throws {
   try clean.checkSame(noised, "noised", own: ("clean is", "clean has"))
+  try clean.checkPart(numbers: false, "noised", writes: true)
   if !clean.isOnDevice { try checkTimes(times) }
   let rows = try forwardNoise(noise, draw, like: clean)
   let threads = try resolvedThreads(threads)

@@ -28,7 +28,7 @@ extension Sampler {
     _ kind: Divergence = .gaussian, _ step: Int, steps: [Int]? = nil, velocity: LatentsView,
     other: LatentsView, gradient: ([Double], LatentsView)? = nil
   ) throws -> [Double] {
-    try divergences(velocity.batch, gradient) { values, gradient in
+    try divergences(velocity, gradient) { values, gradient in
       try withSteps(steps, "steps", batch: velocity.batch) {
         try divergence(
           kind, step, steps: $0, velocity: velocity, other: other, divergence: values, gradient: gradient)
@@ -46,12 +46,16 @@ extension Sampler {
     let table = table
     let factors = DistanceFactors(kind: kind, ofMeans: false, steps: steps, table: table.base)
     let output = try output(steps, velocity, factors, gradient)
+    try velocity.checkPart(numbers: divergence != nil, "divergence", writes: gradient != nil)
     let pass = VelocityDistancePass(x: velocity.rows, w: other.rows, gradient: output, factors: factors, distance: divergence)
     try gradient?.gradVelocity.checkApart("grad_velocity", from: velocity, "velocity")
     try gradient?.gradVelocity.checkApart("grad_velocity", from: other, "other_velocity")
     var check = GradientCheck()
-    let broken = try pass.run(over: velocity, threads: threads, keeping: (velocity, other, gradient?.gradVelocity)) { sample, _, sums in
-      let value = factors.factor(sample) * (sums.squares / Double(velocity.elements))
+    let x = pass.x
+    let broken = try pass.run(
+      over: velocity, threads: threads, keeping: (velocity, other, gradient?.gradVelocity), partSums: velocity.partSums(1)
+    ) { sample, _, sums in
+      let value = factors.factor(sample) * (sums.squares / Double(x.length(sample)))
       divergence?[sample] = value
       look(at: gradient, output, sample, squares: sums.squares, &check)
       return value
@@ -75,7 +79,7 @@ extension Sampler {
     _ kind: Divergence = .gaussian, _ step: Int, steps: [Int]? = nil, latents: LatentsView,
     velocity: LatentsView, noise: Noise?, next: LatentsView, gradient: ([Double], LatentsView)? = nil
   ) throws -> [Double] {
-    try divergences(velocity.batch, gradient) { values, gradient in
+    try divergences(velocity, gradient) { values, gradient in
       try withSteps(steps, "steps", batch: latents.batch) {
         try divergenceFromSampled(
           kind, step, steps: $0, latents: latents, velocity: velocity, noise: noise, next: next, divergence: values,
@@ -106,6 +110,7 @@ extension Sampler {
     }
     let factors = DistanceFactors(kind: kind, ofMeans: true, steps: steps, table: table.base)
     let output = try output(steps, velocity, factors, gradient)
+    try velocity.checkPart(numbers: divergence != nil, "divergence", writes: gradient != nil)
     let pass = MeanDistancePass(
       table: table.base, steps: steps, x: latents.rows, v: velocity.rows, next: next.rows, noise: source ?? .none,
       gradient: output, factors: factors, distance: divergence)
@@ -117,8 +122,9 @@ extension Sampler {
     }
     let owners = (latents, velocity, next, noise, gradient?.gradVelocity)
     var check = GradientCheck()
-    let broken = try pass.run(over: latents, threads: threads, keeping: owners) { sample, _, sums in
-      let value = factors.factor(sample) * (sums.squares / Double(velocity.elements))
+    let x = pass.x
+    let broken = try pass.run(over: latents, threads: threads, keeping: owners, partSums: velocity.partSums(1)) { sample, _, sums in
+      let value = factors.factor(sample) * (sums.squares / Double(x.length(sample)))
       divergence?[sample] = value
       look(at: gradient, output, sample, squares: sums.squares, &check)
       return value
@@ -139,17 +145,22 @@ extension Sampler {
 
   /// Arrays around one of the two.
   private func divergences(
-    _ batch: Int, _ gradient: ([Double], LatentsView)?,
+    _ velocity: LatentsView, _ gradient: ([Double], LatentsView)?,
     _ body: (UnsafeMutablePointer<Double>?, DivergenceGradient?) throws -> Void
   ) throws -> [Double] {
-    var values = [Double](repeating: 0, count: max(0, batch))
+    let known = velocity.givesNumbers
+    var values = [Double](repeating: 0, count: velocity.numberCount)
     guard let (upstream, view) = gradient else {
-      try body(&values, nil)
+      try values.withUnsafeMutableBufferPointer { try body(known ? $0.baseAddress : nil, nil) }
       return values
     }
-    try require(upstream.count == batch, "grad_divergence has \(upstream.count) numbers for a batch of \(batch)")
+    try require(
+      upstream.count == velocity.batch,
+      "grad_divergence has \(upstream.count) numbers for a batch of \(velocity.batch)")
     try upstream.withUnsafeBufferPointer { upstream in
-      try body(&values, upstream.baseAddress.map { ($0, view) })
+      try values.withUnsafeMutableBufferPointer { values in
+        try body(known ? values.baseAddress : nil, upstream.baseAddress.map { ($0, view) })
+      }
     }
     return values
   }

@@ -18,6 +18,7 @@ package func diversity(
 ) throws {
   let threads = try resolvedThreads(threads)
   try features.checkOnCPU("features", "the diversity")
+  try features.checkWhole("features")
   let batch = features.batch
   let size = groupSize ?? batch
   try require(size >= 2, "group_size = \(size): a group has at least two samples, or there is no pair")

@@ -35,6 +35,7 @@ package func normHinge(
   let threads = try resolvedThreads(threads)
   try velocity.checkSame(reference, "reference_velocity", own: ("velocity is", "velocity has"))
   try velocity.checkOnCPU("velocity", "the norm hinge")
+  try velocity.checkWhole("velocity")
   let batch = velocity.batch
   if let gradient {
     try velocity.checkSame(gradient.gradVelocity, "grad_velocity")
@@ -61,12 +62,12 @@ package func normHinge(
   for i in 0..<batch { active[i] = own[i] > other[i] ? gradient.upstream[i] : 0 }
   // ∂(mean v²)/∂v = 2·v/D
   let output = DistanceGradient(
-    view: gradient.gradVelocity.rows, upstream: UnsafePointer(active.base), slope: 2 / Double(velocity.elements))
+    view: gradient.gradVelocity.rows, upstream: UnsafePointer(active.base))
   var check = GradientCheck()
   try VelocityDistancePass(x: velocity.rows, w: zero.rows, gradient: output).run(
     over: velocity, threads: threads, keeping: (velocity, zero, gradient.gradVelocity, active)
   ) { sample, _, sums in
-    check.look(at: output.view, sample, scale: output.slope * output.upstream[sample], squares: sums.squares)
+    check.look(at: output.view, sample, scale: output.scale(sample), squares: sums.squares)
     return 0
   }
   try check.throwIfBroken("grad_hinges", gradient.gradVelocity)

@@ -7,6 +7,8 @@ public struct LatentsView {
   public let type: ElementType
   /// Whether it is memory of a CUDA device, which no code of the CPU reads; `owner` is then a `CUDAOwner`.
   let isOnDevice: Bool
+  /// Whether these are a part of their samples; `owner` is then a `PartOwner`.
+  let isPart: Bool
   /// B
   public let batch: Int
   /// D
@@ -22,7 +24,8 @@ public struct LatentsView {
     owner: AnyObject? = nil
   ) {
     self.init(
-      base, type: type, batch: batch, elements: elements, batchStride: batchStride ?? elements, owner: owner, isOnDevice: false)
+      base, type: type, batch: batch, elements: elements, batchStride: batchStride ?? elements,
+      owner: owner, isOnDevice: false)
   }
 
   /// The same in memory of a CUDA device.
@@ -39,7 +42,7 @@ public struct LatentsView {
 
   init(
     _ base: UnsafeMutableRawPointer, type: ElementType, batch: Int, elements: Int, batchStride: Int, owner: AnyObject?,
-    isOnDevice: Bool
+    isOnDevice: Bool, isPart: Bool = false
   ) {
     self.base = base
     self.type = type
@@ -48,6 +51,7 @@ public struct LatentsView {
     self.batchStride = batchStride
     self.owner = owner
     self.isOnDevice = isOnDevice
+    self.isPart = isPart
   }
 
   /// The D values of a sample of f32 latents, copied.
@@ -109,6 +113,7 @@ extension LatentsView {
     try require(
       other.batch == batch && other.elements == elements,
       "\(name) has \(other.batch) samples of \(other.elements) elements, but \(ownHave) \(batch) of \(elements)")
+    if isPart || other.isPart { try checkSamePart(other, name) }
   }
 
   /// Both are of one shape and type.

@@ -49,7 +49,8 @@ public struct Noise {
     case .library(let seed):
       try checkIDs(batch: x.batch)
       try require(
-        x.elements <= maxElements, "a sample of \(x.elements) elements is larger than the noise can fill, 2^34")
+        x.wholeElements <= maxElements,
+        "a sample of \(x.wholeElements) elements is larger than the noise can fill, 2^34")
       return .library(.init(seed: seed, sampleIDs: sampleIDs, steps: steps))
     case .given(let noise):
       try x.checkSame(noise.latents(0), "noise")
@@ -102,6 +103,7 @@ public func normal(_ noise: Noise, step: Int = initialNoiseStep, threads: Int = 
     step == initialNoiseStep || (0...Int(Int32.max)).contains(step),
     "step = \(step) is neither \(initialNoiseStep) nor in 0 … \(Int32.max)")
   let threads = try resolvedThreads(threads)
+  try out.checkPart(numbers: false, "out", writes: true)
   guard case .library(let rows) = try noise.rows(BatchSteps(step), like: out) else {
     throw ChunkGRPOError.invalidArgument("noise: only the library's can be drawn, and this is given")
   }

@@ -1,20 +1,25 @@
 extension Sampler {
-  /// Log-probabilities of given next latents, B numbers.
+  /// Log-probabilities of given next latents, B numbers; none where a part of the samples does not know them.
   ///
   /// - Throws: `.invalidArgument` where s = 0, for a deterministic step has no density.
   public func logProb(
     _ step: Int, latents: LatentsView, velocity: LatentsView, extras: StepExtras = StepExtras(), next: LatentsView
   ) throws -> [Double] {
-    var logProb = [Double](repeating: 0, count: max(0, latents.batch))
-    try self.logProb(step, latents: latents, velocity: velocity, extras: extras, next: next, logProb: &logProb)
+    var logProb = [Double](repeating: 0, count: latents.numberCount)
+    let known = latents.givesNumbers
+    try logProb.withUnsafeMutableBufferPointer {
+      try self.logProb(
+        step, latents: latents, velocity: velocity, extras: extras, next: next, logProb: known ? $0.baseAddress : nil)
+    }
     return logProb
   }
 
   package func logProb(
     _ step: Int, latents: LatentsView, velocity: LatentsView, extras: StepExtras = StepExtras(), next: LatentsView,
-    logProb: UnsafeMutablePointer<Double>
+    logProb: UnsafeMutablePointer<Double>?
   ) throws {
     let steps = try checked(step, latents: latents, velocity: velocity, extras, next: next)
+    try latents.checkPart(numbers: logProb != nil, "log_prob")
     try differences(steps, latents, velocity, extras, next, output: nil, keeping: nil, logProb)
   }
 
@@ -32,10 +37,13 @@ extension Sampler {
     try require(
       gradLogProb.count == latents.batch,
       "grad_log_prob has \(gradLogProb.count) numbers for a batch of \(latents.batch)")
-    var logProb = [Double](repeating: 0, count: latents.batch)
-    try logProbVJP(
+    var logProb = [Double](repeating: 0, count: latents.numberCount)
+    let known = latents.givesNumbers
+    try logProb.withUnsafeMutableBufferPointer {
+      try logProbVJP(
       step, latents: latents, velocity: velocity, extras: extras, next: next, gradLogProb: gradLogProb,
-      gradVelocity: gradVelocity, gradUnconditional: gradUnconditional, logProb: &logProb)
+      gradVelocity: gradVelocity, gradUnconditional: gradUnconditional, logProb: known ? $0.baseAddress : nil)
+    }
     return logProb
   }
 
@@ -52,6 +60,7 @@ extension Sampler {
       try require(extras.unconditional != nil, "grad_unconditional: there is no unconditional velocity")
     }
     try checkApart(gradVelocity, gradUnconditional, latents, velocity, extras, next)
+    try latents.checkPart(numbers: logProb != nil, "log_prob", writes: true)
     if !latents.isOnDevice { try checkUpstream(gradLogProb, "grad_log_prob", batch: latents.batch, steps: steps) }
     let output = GradientOutput(
       gradient: gradVelocity.rows, unconditional: gradUnconditional?.rows, upstream: gradLogProb,
@@ -73,8 +82,11 @@ extension Sampler {
       numbers: numbers, x: latents.rows, v: velocity.rows, terms: terms, next: next.rows, output: output,
       logProb: logProb)
     var check = GradientCheck()
-    let broken = try pass.run(over: latents, threads: threads, keeping: (latents, velocity, extras, next, owners)) { sample, _, sums in
-      let value = numbers.density(sample).logProb(squaredError: sums.squares, elements: latents.elements)
+    let x = pass.x
+    let broken = try pass.run(
+      over: latents, threads: threads, keeping: (latents, velocity, extras, next, owners), partSums: latents.partSums(1)
+    ) { sample, _, sums in
+      let value = numbers.density(sample).logProb(squaredError: sums.squares, elements: x.length(sample))
       logProb?[sample] = value
       if let output {
         let scales = output.scales(sample, numbers)

@@ -39,6 +39,7 @@ extension Sampler {
       range.lowerBound >= 0 && range.upperBound <= steps && !range.isEmpty,
       "steps \(range.lowerBound) ..< \(range.upperBound) are not within 0 ..< \(steps), or none")
     if case .given(let noise) = noise?.source { try noise.checkSteps(self) }
+    try require(x.part?.pointee.sums == nil, "latents.part.sums: a rollout gives no sums; log_probs of its trajectory do")
     if let image = buffers.previousImage {
       try x.latents(0).checkSame(image, "previous_image")
       let one = TrajectoryView(image)
@@ -48,11 +49,11 @@ extension Sampler {
       throw needsImage("step \(range.lowerBound)")
     }
     if x.isOnDevice { return try rolloutOnDevice(buffers, range: range, noise: noise, velocity: velocity) }
-    let velocities = try Latents(type: buffers.velocityType, batch: x.batch, elements: x.elements).view
+    let velocities = try Latents(type: buffers.velocityType, batch: x.batch, elements: x.elements).view.with(x.part)
     try x.latents(0).checkVelocity(velocities, "velocity")
     // A copy, so that a rollout that fails leaves the caller's as it was.
     let wanted = needsPreviousImage || buffers.previousImage != nil
-    let image = try wanted ? Latents(type: x.type, batch: x.batch, elements: x.elements).view : nil
+    let image = try wanted ? Latents(type: x.type, batch: x.batch, elements: x.elements).view.with(x.part) : nil
     if let image, let given = buffers.previousImage { image.copy(from: given) }
     for k in range {
       let latents = x.latents(k)

@@ -1,6 +1,7 @@
 /// The numbers that a step gives for each sample.
 public struct StepResult: Sendable, Equatable {
-  /// B numbers; 0 where s = 0, so that a deterministic step drops out of every ratio.
+  /// B numbers; 0 where s = 0, so that a deterministic step drops out of every ratio. Empty where a part of the samples
+  /// does not know them.
   public var logProb: [Double]
   /// B numbers, mean|x' − x| / (mean|x| + 1e-8); empty where they were not asked for.
   public var relativeL1: [Double]
@@ -18,12 +19,15 @@ extension Sampler {
     _ step: Int, latents: LatentsView, velocity: LatentsView, extras: StepExtras = StepExtras(), noise: Noise?,
     next: LatentsView, relativeL1: Bool = false
   ) throws -> StepResult {
-    var logProb = [Double](repeating: 0, count: max(0, latents.batch))
+    var logProb = [Double](repeating: 0, count: latents.numberCount)
     var change = relativeL1 ? logProb : []
+    let known = latents.givesNumbers
     try change.withUnsafeMutableBufferPointer { change in
-      try self.step(
-        step, latents: latents, velocity: velocity, extras: extras, noise: noise, next: next, logProb: &logProb,
-        relativeL1: relativeL1 ? change.baseAddress : nil)
+      try logProb.withUnsafeMutableBufferPointer {
+        try self.step(
+          step, latents: latents, velocity: velocity, extras: extras, noise: noise, next: next,
+          logProb: known ? $0.baseAddress : nil, relativeL1: relativeL1 && known ? change.baseAddress : nil)
+      }
     }
     return StepResult(logProb: logProb, relativeL1: change)
   }
@@ -37,6 +41,7 @@ extension Sampler {
     let steps = try batchSteps(step, extras, batch: latents.batch)
     try latents.checkVelocity(velocity, "velocity")
     try latents.checkSame(next, "next_latents")
+    try latents.checkPart(numbers: logProb != nil || relativeL1 != nil, "log_prob or relative_l1")
     let source = try noise?.rows(steps, like: latents)
     try checkNoise(source, steps, batch: latents.batch)
     try self.step(
@@ -51,6 +56,7 @@ extension Sampler {
     let steps = try batchSteps(step, extras, batch: latents.batch)
     try latents.checkVelocity(velocity, "velocity")
     try latents.checkSame(image, "image")
+    try latents.checkPart(numbers: false, "image", writes: true)
     try self.step(
       steps, ofImages: true, latents: latents, velocity: velocity, extras: extras, source: .none, keeping: nil,
       next: image, logProb: nil, relativeL1: nil, stride: 1)
@@ -71,11 +77,16 @@ extension Sampler {
     let pass = StepPass(
       numbers: numbers, x: latents.rows, v: velocity.rows, terms: terms, noise: source, next: next.rows,
       results: StepNumbers(logProb: logProb, relativeL1: relativeL1, stride: stride))
-    let broken = try pass.run(over: latents, threads: threads, keeping: (latents, velocity, extras, noise, next)) { sample, _, sums in
+    let x = pass.x
+    let broken = try pass.run(
+      over: latents, threads: threads, keeping: (latents, velocity, extras, noise, next),
+      partSums: ofImages ? nil : latents.partSums(0b111)
+    ) { sample, _, sums in
+      let elements = x.length(sample)
       let value =
         ofImages
-        ? 0 : numbers.density(sample).logProb(squaredError: sums.squares, elements: latents.elements)
-      let change = sums.relativeL1(elements: latents.elements)
+        ? 0 : numbers.density(sample).logProb(squaredError: sums.squares, elements: elements)
+      let change = sums.relativeL1(elements: elements)
       logProb?[sample &* stride] = value
       relativeL1?[sample &* stride] = change
       // A NaN or infinity anywhere in x, v, noise or x' reaches x' − m.

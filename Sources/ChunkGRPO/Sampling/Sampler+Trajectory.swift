@@ -6,19 +6,25 @@ extension Sampler {
     firstStep: Int = 0, firstSteps: [Int]? = nil, latents: TrajectoryView, velocities: TrajectoryView
   ) throws -> [Double] {
     let count = try checkedProduct([velocities.batch, velocities.count], "log_probs")
-    var result = [Double](repeating: 0, count: count)
-    try withSteps(firstSteps, "first_steps", batch: latents.batch) {
-      try logProbs(firstStep: firstStep, firstSteps: $0, latents: latents, velocities: velocities, into: &result)
+    let known = latents.latents(0).givesNumbers
+    var result = [Double](repeating: 0, count: known ? count : 0)
+    try withSteps(firstSteps, "first_steps", batch: latents.batch) { steps in
+      try result.withUnsafeMutableBufferPointer {
+        try logProbs(
+          firstStep: firstStep, firstSteps: steps, latents: latents, velocities: velocities,
+          into: known ? $0.baseAddress : nil)
+      }
     }
     return result
   }
 
   package func logProbs(
     firstStep: Int, firstSteps: UnsafePointer<Int>? = nil, latents: TrajectoryView, velocities: TrajectoryView,
-    into logProbs: UnsafeMutablePointer<Double>
+    into logProbs: UnsafeMutablePointer<Double>?
   ) throws {
     let steps = try check(firstStep, firstSteps, latents, velocities)
     let n = velocities.count
+    try latents.latents(0).checkPart(numbers: logProbs != nil, "log_probs")
     for first in stride(from: 0, to: n, by: maxSteps) {
       try run(steps, first..<min(n, first + maxSteps), latents, velocities, output: nil, logProbs)
     }
@@ -53,6 +59,7 @@ extension Sampler {
       gradVelocities.count == n, "grad_velocities hold \(gradVelocities.count) steps, but the velocities have \(n)")
     try velocities.latents(0).checkSame(
       gradVelocities.latents(0), "grad_velocities", own: ("velocities are", "velocities have"))
+    try latents.latents(0).checkPart(numbers: false, "log_probs", writes: true)
     try gradVelocities.checkApart("grad_velocities", from: latents, "latents", orSame: false)
     try gradVelocities.checkApart("grad_velocities", from: velocities, "velocities", orSame: true)
     var first = 0
@@ -97,12 +104,17 @@ extension Sampler {
           upstreamStride: velocities.count, streams: latents.latents(0).exceedsCache(count: 4 * velocities.count))
       }, logProbs: logProbs.map { $0 + first }, stride: n)
     var check = GradientCheck()
-    let broken = try pass.run(over: latents.latents(first), threads: threads, keeping: (latents, velocities, output?.gradients)) { sample, j, sums in
+    let (view, x) = (latents.latents(first), pass.x)
+    let broken = try pass.run(
+      over: view, threads: threads, keeping: (latents, velocities, output?.gradients),
+      partSums: output == nil ? view.partSums(1, steps: velocities.count, at: first) : nil
+    ) { sample, j, sums in
+      let elements = x.length(sample)
       let at = base + (steps[sample] &+ j)
-      let value = at.pointee.density.logProb(squaredError: sums.squares, elements: latents.elements)
+      let value = at.pointee.density.logProb(squaredError: sums.squares, elements: elements)
       logProbs?[sample &* n &+ first &+ j] = value
       if let output {
-        let slope = at.pointee.density.slope(b: at.pointee.coefficients.b, elements: latents.elements)
+        let slope = at.pointee.density.slope(b: at.pointee.coefficients.b, elements: elements)
         check.look(
           at: output.gradients.latents(first + j).rows, sample, step: j,
           scale: output.upstream[sample &* velocities.count &+ first &+ j] * slope, squares: sums.squares)

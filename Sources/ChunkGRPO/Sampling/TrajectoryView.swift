@@ -3,7 +3,7 @@ public struct TrajectoryView {
   public let base: UnsafeMutableRawPointer
   public let type: ElementType
   /// As a `LatentsView` has it.
-  let isOnDevice: Bool
+  let isOnDevice: Bool, isPart: Bool
   public let batch: Int
   /// n
   public let count: Int
@@ -19,7 +19,7 @@ public struct TrajectoryView {
   ) {
     self.init(
       base, type: type, batch: batch, count: count, elements: elements, batchStride: batchStride, stepStride: stepStride,
-      owner: owner, isOnDevice: false)
+      owner: owner, isOnDevice: false, isPart: false)
   }
 
   /// The same in memory of a CUDA device.
@@ -29,12 +29,12 @@ public struct TrajectoryView {
   ) {
     self.init(
       base, type: type, batch: batch, count: count, elements: elements, batchStride: batchStride, stepStride: stepStride,
-      owner: CUDAOwner(cuda, owner), isOnDevice: true)
+      owner: CUDAOwner(cuda, owner), isOnDevice: true, isPart: false)
   }
 
   private init(
     _ base: UnsafeMutableRawPointer, type: ElementType, batch: Int, count: Int, elements: Int, batchStride: Int,
-    stepStride: Int, owner: AnyObject?, isOnDevice: Bool
+    stepStride: Int, owner: AnyObject?, isOnDevice: Bool, isPart: Bool
   ) {
     self.base = base
     self.type = type
@@ -45,13 +45,22 @@ public struct TrajectoryView {
     self.stepStride = stepStride
     self.owner = owner
     self.isOnDevice = isOnDevice
+    self.isPart = isPart
+  }
+
+  /// The same latents as a part of their samples; the caller keeps `part` alive.
+  @inline(never)
+  public func with(_ part: UnsafePointer<Part>?) -> TrajectoryView {
+    TrajectoryView(
+      base, type: type, batch: batch, count: count, elements: elements, batchStride: batchStride, stepStride: stepStride,
+      owner: part.map { PartOwner($0, owner) } ?? owner, isOnDevice: isOnDevice, isPart: part != nil)
   }
 
   /// Those of one step.
   init(_ view: LatentsView) {
     self.init(
       view.base, type: view.type, batch: view.batch, count: 1, elements: view.elements, batchStride: view.batchStride,
-      stepStride: 0, owner: view.owner, isOnDevice: view.isOnDevice)
+      stepStride: 0, owner: view.owner, isOnDevice: view.isOnDevice, isPart: view.isPart)
   }
 
   /// The latents before step `step`.
@@ -66,7 +75,7 @@ public struct TrajectoryView {
   package func latents(_ step: Int) -> LatentsView {
     LatentsView(
       base + step &* stepStride &* type.size, type: type, batch: batch, elements: elements, batchStride: batchStride,
-      owner: owner, isOnDevice: isOnDevice)
+      owner: owner, isOnDevice: isOnDevice, isPart: isPart)
   }
 }
 

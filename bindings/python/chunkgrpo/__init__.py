@@ -94,6 +94,7 @@ from .errors import (
     OutOfMemory,
     WrongType,
 )
+from ._part import Part
 from .noise import initial_noise, normal
 from .norms import NormHinge, norm_hinge, norm_hinge_vjp
 from .objective import (
@@ -129,6 +130,7 @@ __all__ = [
     "NormHinge",
     "OnPolicyReport",
     "OutOfMemory",
+    "Part",
     "RECIPES",
     "RatioWarning",
     "Recipe",

@@ -182,9 +182,9 @@ def empty(shape: tuple[int, ...], dtype: Any = np.float64) -> Array:
 # Latents, velocities, noise: borrowed as they lie
 
 
-def tensor(array: Array, leading: int = 1) -> Tensor:
+def tensor(array: Array, leading: int = 1, part: Any = None) -> Tensor:
     """The library's view of a carried array whose layout it can read. It keeps the array alive."""
-    borrowed = Borrowed(array, NUMPY)
+    borrowed = Borrowed(array, NUMPY, part=part)
     view = borrowed.tensor(leading)
     view.borrowed = borrowed
     return view
@@ -276,6 +276,7 @@ def borrow_like(
         raise InvalidArgument(f"{name} has shape {other.shape}; it must be {like.shape}, like {like_name}")
     if other.family is not like.family:
         same_device(other, like, name, like_name)
+    other.part = like.part
     return other
 
 

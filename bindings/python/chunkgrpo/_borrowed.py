@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ctypes
 from typing import Any, Optional
 
 import numpy as np
@@ -21,15 +22,16 @@ class Borrowed:
     family   the framework that it came from, or that it is made for
     native   of memory that `new` gave: the framework's own array
     layout   the library's descriptor, where it is known
+    part     which part of its samples it is (_part.Taken), where it is not all
     """
 
-    __slots__ = ("array", "family", "native", "layout")
+    __slots__ = ("array", "family", "native", "layout", "part")
 
     family: Any
     on_device = False
 
-    def __init__(self, array: Any, family: Family, native: Any = None, layout: Any = None) -> None:
-        self.array, self.family, self.native, self.layout = array, family, native, layout
+    def __init__(self, array: Any, family: Family, native: Any = None, layout: Any = None, part: Any = None) -> None:
+        self.array, self.family, self.native, self.layout, self.part = array, family, native, layout, part
 
     @property
     def shape(self) -> tuple[int, ...]:
@@ -42,7 +44,7 @@ class Borrowed:
 
     def new(self, shape: Optional[tuple[int, ...]] = None) -> Borrowed:
         """Fresh memory of the same family and type."""
-        return fresh(self.family, self.shape if shape is None else shape, self.storage)
+        return fresh(self.family, self.shape if shape is None else shape, self.storage, self.part)
 
     def new_doubles(self, shape: tuple[int, ...]) -> Borrowed:
         """Fresh float64 memory of the same family, of rows for a trajectory."""
@@ -62,7 +64,7 @@ class Borrowed:
 
     def at(self, index: Any) -> Borrowed:
         native = None if self.native is None else self.native[index]
-        return Borrowed(self.array[index], self.family, native)
+        return Borrowed(self.array[index], self.family, native, None, self.part)
 
     def fill(self, number: float) -> None:
         self.array.fill(number)
@@ -94,17 +96,19 @@ class Borrowed:
             self.layout = layout(array.shape, array.strides, array.dtype, leading)
         view: Tensor = described(self.layout)
         view.data = address(array)
+        if self.part is not None:
+            view.part = ctypes.addressof(self.part.struct)
         return view
 
 
-def fresh(family: Family, shape: tuple[int, ...], storage: Storage) -> Borrowed:
+def fresh(family: Family, shape: tuple[int, ...], storage: Storage, part: Any = None) -> Borrowed:
     """Memory that the library writes."""
     if family.on_device:
         on_device: Any = family
         borrowed: Borrowed = on_device.fresh(shape, storage)
         return borrowed
     array, native = family.empty(shape, storage.dtype)
-    return Borrowed(array, family, native)
+    return Borrowed(array, family, native, None, part)
 
 
 def row(numbers: Any, index: int) -> Any:

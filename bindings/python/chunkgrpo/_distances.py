@@ -10,12 +10,13 @@ from typing import Any, Generic, Optional, TypedDict, overload
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import _arrays
+from . import _arrays, _part
 from ._arrays import A, AnyArray, Borrowed, Doubles, Numbers
 from ._frameworks import not_compiled
 from ._generated import ForwardExtras, TimeKeywords, TimeOptions
 from ._library import lib, new
 from ._options import Unpack, documented, fill
+from ._part import Part
 from ._scalars import int32, integer, real, seed_number
 from .errors import InvalidArgument, WrongType, check
 from .noise import source
@@ -107,6 +108,7 @@ def noised(
     sample_ids: Optional[ArrayLike] = None,
     draw: int = 0,
     threads: int = 1,
+    part: Optional[Part] = None,
 ) -> A:
     """x_t = (1 - t) x0 + t e, like clean.
 
@@ -116,8 +118,9 @@ def noised(
     seed        0 ... 2^64 - 1, with sample_ids (B,), None = 0 ... B - 1: the library's
     draw        0 ... 2^29 - 1: a number for each draw of noise in a training run with this seed
     threads     0 = one per core; the result is the same for any number
+    part        which elements of its samples clean is; beyond a sample's length x_t is clean
     """
-    x = _arrays.borrow(clean, "clean")
+    x = _part.take(part, _arrays.borrow(clean, "clean"))
     t = times if _arrays.per_sample(times) else np.full(x.shape[0], real(times, "times"))
     t = _arrays.upstream(t, "times", x.shape[:1], x)
     out, at = x.new(), _drawn(x, noise, seed, sample_ids, draw, threads)
@@ -135,6 +138,7 @@ class _Others(TypedDict, total=False):
     reference_velocity: Optional[AnyArray]
     beta: Optional[float]
     threads: int
+    part: Optional[Part]
 
 
 @overload
@@ -158,6 +162,7 @@ def distances(
     reference_velocity: Optional[AnyArray] = None,
     beta: Optional[float] = None,
     threads: int = 1,
+    part: Optional[Part] = None,
 ) -> Distances[Any]:
     """Distances (B,) of a velocity from u = e - x0, in one pass, and of others at the same x_t.
 
@@ -167,15 +172,20 @@ def distances(
     old_velocity        like clean: of the policy that sampled
     reference_velocity  like clean: of a frozen one
     beta                > 0, of NFT's v+ and v-; needs old_velocity
+    part                which elements of their samples all of these are
     """
-    x = _arrays.borrow(clean, "clean")
+    x = _part.take(part, _arrays.borrow(clean, "clean"))
     v = _arrays.borrow_like(velocity, x, "velocity", "clean")
     struct, names = _extras(v, old_velocity, reference_velocity, beta), names_of(old_velocity, reference_velocity, beta)
     values = {name: x.numbers(x.shape[:1]) for name in names}
-    for name in names[1:]:
-        _arrays.point(struct, name, values[name])
-    at = _drawn(x, noise, seed, sample_ids, draw, threads)
-    check(lib.cgrpo_forward_distance(x.tensor(), v.tensor(), *at, struct, values["distance"], None, None))
+    at = x.tensor(), v.tensor(), *_drawn(x, noise, seed, sample_ids, draw, threads), struct
+
+    def call(known: bool) -> Any:
+        for name in names[1:] if known else ():
+            _arrays.point(struct, name, values[name])
+        return lib.cgrpo_forward_distance(*at, values["distance"] if known else None, None, None)
+
+    _part.numbers(x, 2 if old_velocity is None and reference_velocity is None else 11, call)
     numbers: dict[str, Any] = {name: v.give(value) for name, value in values.items()}
     return Distances(**numbers, beta=None if beta is None else float(beta))
 
@@ -194,6 +204,7 @@ def distances_vjp(
     reference_velocity: Optional[AnyArray] = None,
     beta: Optional[float] = None,
     threads: int = 1,
+    part: Optional[Part] = None,
 ) -> A:
     """Vector-Jacobian product of `distances`: grads (B,) to the gradient, like velocity. The old velocity and the
     reference are constants, and so are the absolute distances, which weigh others.
@@ -201,7 +212,7 @@ def distances_vjp(
     grads  a loss's `grads`, of several draws `out.grads.draw(j)`; or `Distances(distance=...)` and the others of
            positive_distance, negative_distance, old_divergence, reference_divergence
     """
-    x = _arrays.borrow(clean, "clean")
+    x = _part.take(part, _arrays.borrow(clean, "clean"))
     v = _arrays.borrow_like(velocity, x, "velocity", "clean")
     if not isinstance(grads, Distances):
         raise WrongType(f"grads must be a Distances, such as a loss's grads, not {type(grads).__name__}")

@@ -8,13 +8,14 @@ from typing import Any, Optional, overload
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import _arrays
+from . import _arrays, _part
 from ._arrays import A, AnyArray, Borrowed, Doubles, Numbers
 from ._borrowed import row, transposed
 from ._frameworks import not_compiled
 from ._generated import DIVERGENCE, Divergence
 from ._library import lib
 from ._scalars import choice
+from ._step_extras import trajectories
 from ._steps import kept
 from .errors import InvalidArgument, check
 from .noise import source
@@ -169,13 +170,13 @@ def _of_one(
     sampler: Sampler, step: ArrayLike, velocity: Any, other: Any, grad: Optional[ArrayLike], kind: Divergence
 ) -> Any:
     kept(sampler)
-    v = _arrays.borrow(velocity, "velocity")
+    v = _part.take(sampler.part, _arrays.borrow(velocity, "velocity"))
     w = _arrays.borrow_like(other, v, "other", "velocity")
     steps = _arrays.steps(step, "step", v.shape[0])
     at = sampler._handle, *steps, choice(kind, DIVERGENCE, "kind"), v.tensor(), w.tensor()
     if grad is None:
         values = v.numbers(v.shape[:1])
-        check(lib.cgrpo_divergence_from_velocity(*at, values, None, None))
+        _part.numbers(v, 1, lambda known: lib.cgrpo_divergence_from_velocity(*at, values if known else None, None, None))
         return v.give(values)
     out, upstream = v.new(), _arrays.upstream(grad, "grad", v.shape[:1], v)
     check(lib.cgrpo_divergence_from_velocity(*at, None, upstream, out.tensor()))
@@ -186,7 +187,7 @@ def _from_velocities(
     sampler: Sampler, velocities: A, other: Any, grad: Optional[ArrayLike], kind: Divergence, first_step: ArrayLike
 ) -> A:
     kept(sampler)
-    v = _arrays.borrow(velocities, "velocities", 2)
+    v = _part.take(sampler.part, _arrays.borrow(velocities, "velocities", 2), 2)
     w = _arrays.borrow_like(other, v, "other", "velocities", 2)
     number = choice(kind, DIVERGENCE, "kind")
 
@@ -209,7 +210,7 @@ def _from_sampled(
     kind: Divergence,
     first_step: ArrayLike,
 ) -> A:
-    x, v, _ = _arrays.borrow_trajectories(latents, velocities, kept(sampler).schedule.steps, first_step)
+    x, v, _ = trajectories(kept(sampler), latents, velocities, first_step)
     given = None if noise is None else _arrays.borrow_like(noise, v, "noise", "velocities", 2)
     number = choice(kind, DIVERGENCE, "kind")
 
@@ -237,7 +238,8 @@ def _each(sampler: Sampler, v: Borrowed, grad: Optional[ArrayLike], first_step: 
     if grad is None:
         columns = v.numbers((count, batch))
         for t in range(count):
-            check(call(t, at[t], row(columns, t), None, None))
+            value = row(columns, t)
+            _part.numbers(v, 1, lambda known: call(t, at[t], value if known else None, None, None))
         return v.give(transposed(columns))
     upstream = transposed(_arrays.upstream(grad, "grad", (batch, count), v))
     out = v.new()

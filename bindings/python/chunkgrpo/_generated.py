@@ -154,6 +154,25 @@ class Cuda(ctypes.Structure):
     }
 
 
+class Part(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("first_element", c_int64),
+        ("total_elements", c_int64),
+        ("lengths", c_void_p),
+        ("sums", c_void_p),
+        ("reduced", c_int32),
+        ("reserved", c_int32),
+    ]
+    init = "cgrpo_part_init"
+    keywords = {
+        "first_element": Field("first_element", "int64"),
+        "total_elements": Field("total_elements", "int64", optional=True),
+        "lengths": Field("lengths", "int64*", optional=True),
+        "reduced": Field("reduced", "flag"),
+    }
+
+
 class Tensor(ctypes.Structure):
     _fields_ = [
         ("data", c_void_p),
@@ -164,6 +183,7 @@ class Tensor(ctypes.Structure):
         ("device", c_int32),
         ("reserved", c_int32),
         ("cuda", POINTER(Cuda)),
+        ("part", c_void_p),
     ]
 
 
@@ -1187,6 +1207,7 @@ FUNCTIONS = {
     "cgrpo_status_name": "text int32",
     "cgrpo_set_thread_limit": "int32 int32",
     "cgrpo_instruction_set": "text",
+    "cgrpo_part_init": "nothing Part* size",
     "cgrpo_cuda_init": "nothing Cuda* size",
     "cgrpo_cuda_workspace": "int32 int64 int64 int64 size*",
     "cgrpo_cuda_prepare": "int32 int32",

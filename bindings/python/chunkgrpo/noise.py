@@ -12,11 +12,12 @@ from typing import Any, Callable, Optional, Sequence, TypeVar, cast
 import numpy as np
 from numpy.typing import ArrayLike, DTypeLike
 
-from . import _arrays
+from . import _arrays, _part
 from ._arrays import AnyArray, Borrowed
 from ._frameworks import not_compiled
 from ._generated import INITIAL_NOISE, Noise
 from ._library import lib, new
+from ._part import Part
 from ._scalars import int32, integer, seed_number, sizes
 from .errors import InvalidArgument, WrongType, check
 
@@ -49,6 +50,7 @@ def normal(
     dtype: Optional[DTypeLike] = None,
     like: Any = None,
     threads: int = 1,
+    part: Optional[Part] = None,
 ) -> AnyArray:
     """Standard normals (B, ...): what a sampler with this seed adds at `step`.
 
@@ -59,9 +61,10 @@ def normal(
     dtype       float32 (the default), float64, float16 or bfloat16; drawn in float32 and then stored in it; or
     like        an array: the result has its framework, device and element type
     threads     0 = one per core; the result is the same for any number
+    part        which elements of their samples these are
     """
     size = sizes(shape)
-    out = _arrays.new_like(like, size, dtype)
+    out = _part.take(part, _arrays.new_like(like, size, dtype))
     if out.on_device:
         seed, sample_ids = out.family.draw(seed, sample_ids, size[0])
     ids = _arrays.sample_ids(sample_ids, size[0])
@@ -81,6 +84,7 @@ def initial_noise(
     dtype: Optional[DTypeLike] = None,
     like: Any = None,
     threads: int = 1,
+    part: Optional[Part] = None,
 ) -> AnyArray:
     """Latents at sigma = 1, (B, ...): where a rollout starts.
 
@@ -97,7 +101,7 @@ def initial_noise(
             raise InvalidArgument(f"group_size is {size}, which does not divide the batch of {batch}")
         own = _arrays.sample_ids(sample_ids, batch)
         ids = (np.arange(batch, dtype=np.uint64) if own is None else own)[::size].repeat(size)
-    return normal(shape, seed, INITIAL_NOISE, ids, dtype=dtype, like=like, threads=threads)
+    return normal(shape, seed, INITIAL_NOISE, ids, dtype=dtype, like=like, threads=threads, part=part)
 
 
 def source(

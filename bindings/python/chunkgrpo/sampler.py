@@ -10,15 +10,17 @@ from typing import Any, NamedTuple, Optional, TypedDict, overload
 import numpy as np
 from numpy.typing import ArrayLike
 
-from . import _arrays
+from . import _arrays, _part
 from ._arrays import A, AnyArray, Borrowed, Doubles, N, Numbers
 from ._frameworks import not_compiled
-from ._generated import Dynamics, SamplerKeywords, SamplerOptions, StepExtras
+from ._generated import Dynamics, SamplerKeywords, SamplerOptions
 from ._handle import Handle
 from ._library import lib, new
 from ._options import Unpack, changed, documented, fill, read
-from ._scalars import function, integer, real
-from .errors import check
+from ._part import Part, of_part
+from ._scalars import function, integer
+from ._step_extras import extras_of, pair, trajectories
+from .errors import WrongType, check
 from .noise import source
 from .schedule import Schedule
 from .trajectory import Trajectory, VelocityFunction
@@ -89,6 +91,7 @@ class Sampler:
         sigmas = schedule.sigmas
         check(lib.cgrpo_sampler_create(sigmas, len(sigmas), struct, self._handle.slot()))
         self._schedule, self._dynamics, self._eta = schedule, dynamics, float(struct.eta)
+        self._part: Optional[Part] = None
 
     @property
     def schedule(self) -> Schedule:
@@ -106,6 +109,20 @@ class Sampler:
         return self._eta
 
     @property
+    def part(self) -> Optional[Part]:
+        """What `with_part` was given; None = whole samples."""
+        return self._part
+
+    def with_part(self, part: Optional[Part]) -> Sampler:
+        """This sampler for latents, velocities and noise that are a shard of their samples, or of unequal length: every
+        function that takes it takes such. None: for whole samples again."""
+        if part is not None and not isinstance(part, Part):
+            raise WrongType(f"part must be a chunkgrpo.Part, not {type(part).__name__}")
+        other: Sampler = object.__new__(type(self))
+        other.__dict__.update({name: value for name, value in self.__dict__.items() if name != "_key"}, _part=part)
+        return other
+
+    @property
     def options(self) -> dict[str, Any]:
         """The options that the sampler was made of: `Sampler(sampler.schedule, **sampler.options)` is its equal. Copies
         and pickles are made so."""
@@ -120,7 +137,7 @@ class Sampler:
     @cached_property
     def _key(self) -> Any:
         options = ((name, tuple(value) if isinstance(value, list) else value) for name, value in self.options.items())
-        return self.schedule, tuple(options)
+        return self.schedule, tuple(options), self._part
 
     def __eq__(self, other: object) -> bool:
         """Samplers of one schedule and the same options are equal."""
@@ -130,12 +147,15 @@ class Sampler:
         return hash(self._key)
 
     def __reduce__(self) -> Any:
-        return partial(type(self), self.schedule, **self.options), ()
+        make = partial(type(self), self.schedule, **self.options)
+        return (make, ()) if self._part is None else (of_part, (make, self._part))
 
     def __repr__(self) -> str:
         others = self._options(changed)
         others.pop("dynamics", None)
         shown = {"eta": self.eta, "steps": self.schedule.steps, **others}
+        if self._part is not None:
+            shown["part"] = self._part
         return f"Sampler({self.dynamics!r}, {', '.join(f'{name}={value!r}' for name, value in shown.items())})"
 
     def coefficients(self, step: int) -> Coefficients:
@@ -186,15 +206,13 @@ class Sampler:
 
         The log-probability is taken from the next latents as they are stored, and is 0 for a deterministic step.
         """
-        x, v = _pair(latents, velocity)
+        x, v = pair(latents, velocity, self._part)
         given = None if noise is None else _arrays.borrow_like(noise, x, "noise", "latents")
         origin = source(x.shape[0], given, seed, sample_ids, x)
-        number, extras = _extras(x, step, unconditional, guidance, previous_image)
+        number, extras = extras_of(x, step, unconditional, guidance, previous_image)
         out, log_prob = x.new(), x.numbers(x.shape[:1])
-        taken = lib.cgrpo_step(
-            self._handle, number, x.tensor(), v.tensor(), extras, origin, out.tensor(), log_prob, None
-        )
-        check(taken)
+        at = x.tensor(), v.tensor(), extras, origin, out.tensor()
+        _part.numbers(x, 3, lambda known: lib.cgrpo_step(self._handle, number, *at, log_prob if known else None, None))
         return out.result(), x.give(log_prob)
 
     @not_compiled
@@ -209,8 +227,8 @@ class Sampler:
     ) -> A:
         """x - sigma v, like the latents: the image that a step predicts from latents x with velocity v. The rest as in
         `step`."""
-        x, v = _pair(latents, velocity)
-        number, extras = _extras(x, step, unconditional, guidance, None)
+        x, v = pair(latents, velocity, self._part)
+        number, extras = extras_of(x, step, unconditional, guidance, None)
         image = x.new()
         check(lib.cgrpo_predicted_image(self._handle, number, x.tensor(), v.tensor(), extras, image.tensor()))
         result: A = image.result()
@@ -243,11 +261,12 @@ class Sampler:
 
         Raises InvalidArgument where s = 0, for any sample: a deterministic step has no density.
         """
-        x, v = _pair(latents, velocity)
+        x, v = pair(latents, velocity, self._part)
         end = _arrays.borrow_like(next_latents, x, "next_latents", "latents")
-        number, extras = _extras(x, step, unconditional, guidance, previous_image)
+        number, extras = extras_of(x, step, unconditional, guidance, previous_image)
         log_prob = x.numbers(x.shape[:1])
-        check(lib.cgrpo_log_prob(self._handle, number, x.tensor(), v.tensor(), extras, end.tensor(), log_prob))
+        at = x.tensor(), v.tensor(), extras, end.tensor()
+        _part.numbers(x, 1, lambda known: lib.cgrpo_log_prob(self._handle, number, *at, log_prob if known else None))
         return x.give(log_prob)
 
     @overload
@@ -293,10 +312,10 @@ class Sampler:
     ) -> Any:
         """Vector-Jacobian product of `log_prob`: grad_log_prob (B,) times d log_prob / d velocity, like the velocity.
         With `unconditional`, a pair: the gradients of the velocity and of the unconditional one."""
-        x, v = _pair(latents, velocity)
+        x, v = pair(latents, velocity, self._part)
         end = _arrays.borrow_like(next_latents, x, "next_latents", "latents")
         upstream = _arrays.upstream(grad_log_prob, "grad_log_prob", x.shape[:1], x)
-        number, extras = _extras(x, step, unconditional, guidance, previous_image)
+        number, extras = extras_of(x, step, unconditional, guidance, previous_image)
         grad, grad_u = v.new(), None if unconditional is None else v.new()
         out = grad.tensor(), None if grad_u is None else grad_u.tensor()
         at = x.tensor(), v.tensor(), extras, end.tensor()
@@ -356,9 +375,10 @@ class Sampler:
         velocities  (B, n, ...): the policy to be judged, at these latents
         first_step  one number; or (B,), so that one batch mixes windows: latents[i, 0] is what step first_step[i] takes
         """
-        x, v, first = _arrays.borrow_trajectories(latents, velocities, self.schedule.steps, first_step)
+        x, v, first = trajectories(self, latents, velocities, first_step)
         out = v.numbers(v.shape[:2])
-        check(lib.cgrpo_trajectory_log_probs(self._handle, *first, x.tensor(2), v.tensor(2), out))
+        at = self._handle, *first, x.tensor(2), v.tensor(2)
+        _part.numbers(x, v.shape[1], lambda known: lib.cgrpo_trajectory_log_probs(*at, out if known else None))
         return x.give(out)
 
     @not_compiled
@@ -367,34 +387,9 @@ class Sampler:
 
         Steps whose gradient is zero (chunk not selected, or clipped) cost nothing but the zeros.
         """
-        x, v, first = _arrays.borrow_trajectories(latents, velocities, self.schedule.steps, first_step)
+        x, v, first = trajectories(self, latents, velocities, first_step)
         grad, upstream = v.new(), _arrays.upstream(grad_log_probs, "grad_log_probs", v.shape[:2], v)
         at = x.tensor(2), v.tensor(2), upstream, grad.tensor(2)
         check(lib.cgrpo_trajectory_log_probs_vjp(self._handle, *first, *at))
         result: A = grad.result()
         return result
-
-
-def _pair(latents: Any, velocity: Any) -> tuple[Borrowed, Borrowed]:
-    x = _arrays.borrow(latents, "latents")
-    return x, _arrays.borrow_like(velocity, x, "velocity", "latents")
-
-
-def _extras(x: Borrowed, step: Any, unconditional: Any, guidance: Any, previous_image: Any) -> tuple[int, Any]:
-    """For arguments of type `int64_t step` and `const cgrpo_step_extras *`."""
-    number, steps = _arrays.steps(step, "step", x.shape[0])
-    each = _arrays.doubles(guidance, "guidance", x.shape[:1]) if _arrays.per_sample(guidance) else None
-    factor = 1.0 if each is not None else real(guidance, "guidance")
-    if unconditional is None and previous_image is None and steps is None and each is None and factor == 1:
-        return number, None
-    extras = new(StepExtras)
-    extras.guidance = factor
-    extras.borrowed = []  # what has to live as long
-    for field, value in (("unconditional", unconditional), ("previous_image", previous_image)):
-        if value is not None:
-            extras.borrowed.append(_arrays.borrow_like(value, x, field, "latents"))
-            setattr(extras, field, ctypes.pointer(extras.borrowed[-1].tensor()))
-    for field, numbers in (("steps", steps), ("guidances", each)):
-        if numbers is not None:
-            _arrays.point(extras, field, numbers)
-    return number, extras

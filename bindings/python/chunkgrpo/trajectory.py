@@ -9,13 +9,14 @@ from typing import TYPE_CHECKING, Any, Callable, Generic, Optional, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _arrays, _device_rollout
+from . import _arrays, _device_rollout, _part
 from . import _generated as _structs
 from . import sampler as _samplers  # which imports this module: for the annotation alone
 from ._arrays import A, AnyArray, Borrowed, Doubles, Numbers
 from ._callbacks import Guard
 from ._frameworks import not_compiled
 from ._library import lib, new
+from ._part import Part
 from ._scalars import function, int32, integer
 from .errors import InvalidArgument, WrongType, check
 from .noise import source
@@ -58,11 +59,18 @@ class Trajectory(Generic[A]):
         position: int,
         previous_image: Any,
     ) -> None:
-        first = _arrays.borrow(x_init, "x_init", on_host=not _arrays.rolls_in_place(x_init))
+        on_host = sampler.part is not None or not _arrays.rolls_in_place(x_init)
+        first = _part.take(sampler.part, _arrays.borrow(x_init, "x_init", on_host=on_host))
+        if first.part is not None and not first.part.is_whole:
+            raise InvalidArgument(
+                "a rollout does not know the sums of other shards: take its steps with Sampler.step, which asks for them"
+            )
         batch, steps = first.shape[0], sampler.schedule.steps
         self.sampler = sampler
         self._position = integer(position, "position", 0, steps)
         given = None if noise is None else _arrays.borrow(noise, "noise", 2, on_host=not first.on_device)
+        if given is not None:
+            given.part = first.part
         if given is not None:
             expected = (batch, steps, *first.shape[1:])
             if given.shape != expected:
@@ -186,7 +194,7 @@ class Trajectory(Generic[A]):
             _arrays.assign(_arrays.view(out.contents, frame.array.dtype), value, "the velocity returned")
 
         state = new(_structs.Trajectory)
-        state.frames = _arrays.tensor(self._frames.array.swapaxes(0, 1), 2)
+        state.frames = _arrays.tensor(self._frames.array.swapaxes(0, 1), 2, self._frames.part)
         state.latents = state.frames  # a copy, of what has to live as long
         state.position = self._position
         if self._previous is not None:
@@ -285,17 +293,19 @@ def _again(
 
 
 @overload
-def relative_l1(latents: Numbers, *, threads: int = 1) -> Doubles: ...
+def relative_l1(latents: Numbers, *, threads: int = 1, part: Optional[Part] = None) -> Doubles: ...
 
 
 @overload
-def relative_l1(latents: A, *, threads: int = 1) -> A: ...
+def relative_l1(latents: A, *, threads: int = 1, part: Optional[Part] = None) -> A: ...
 
 
 @not_compiled
-def relative_l1(latents: Any, *, threads: int = 1) -> Any:
-    """(B, n) of latents (B, n + 1, ...): mean|x_{t+1} - x_t| / (mean|x_t| + 1e-8), how far each step moves."""
-    x = _arrays.borrow(latents, "latents", 2)
+def relative_l1(latents: Any, *, threads: int = 1, part: Optional[Part] = None) -> Any:
+    """(B, n) of latents (B, n + 1, ...): mean|x_{t+1} - x_t| / (mean|x_t| + 1e-8), how far each step moves. part: which of
+    its samples' elements the latents are."""
+    x = _part.take(part, _arrays.borrow(latents, "latents", 2), 2)
     out = x.numbers((x.shape[0], max(x.shape[1] - 1, 0)))
-    check(lib.cgrpo_relative_l1(x.tensor(2), int32(threads, "threads"), out))
+    at = x.tensor(2), int32(threads, "threads")
+    _part.numbers(x, 2 * max(x.shape[1] - 1, 0), lambda known: lib.cgrpo_relative_l1(*at, out if known else None))
     return x.give(out)

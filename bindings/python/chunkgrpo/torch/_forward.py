@@ -10,6 +10,7 @@ from torch import Tensor
 
 from .. import _distances, _forward_losses
 from .._distances import GRADIENTS, NUMBERS, Distances, names_of
+from .._part import Part
 from ..errors import WrongType
 from ._tensors import beside, constant, floating
 from .autograd import _apply, _first_order, _save, _saved, eager
@@ -38,6 +39,7 @@ class _Call(NamedTuple):
     draw: int
     beta: Optional[float]
     threads: int
+    part: Optional[Part]
 
     def of(self, noise: Optional[Tensor], old: Optional[Tensor], reference: Optional[Tensor]) -> dict[str, Any]:
         return {"noise": noise, "old_velocity": old, "reference_velocity": reference, **self._asdict()}
@@ -56,6 +58,7 @@ def distances(
     reference_velocity: Optional[Tensor] = None,
     beta: Optional[float] = None,
     threads: int = 1,
+    part: Optional[Part] = None,
 ) -> Distances[Tensor]:
     """Distances (B,) of a velocity from u = e - x0: as `chunkgrpo.forward.distances`, differentiable in velocity. The
     old velocity and the reference are constants. Velocities may have other floating types than clean (all in bfloat16
@@ -67,7 +70,7 @@ def distances(
             floating(tensor, name)
     of_clean = None if noise is None else noise.detach().to(clean.dtype)
     others = of_clean, *beside(clean, old_velocity, reference_velocity, velocity)[:2]
-    call = _Call(seed, sample_ids, draw, beta, threads)
+    call = _Call(seed, sample_ids, draw, beta, threads, part)
     values = iter(_apply(_Distances, velocity, clean, call, *others))
     names = names_of(old_velocity, reference_velocity, beta)
     taken: dict[str, Any] = {name: next(values) for name in NUMBERS if name in names}

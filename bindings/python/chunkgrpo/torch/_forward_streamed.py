@@ -14,6 +14,7 @@ from torch.utils.checkpoint import get_device_states
 from .. import _arrays
 from .._distances import GRADIENTS, NUMBERS, Distances, noised
 from .._metrics import merge_stats
+from .._part import Part
 from .._scalars import flag, function, integer
 from ..errors import InvalidArgument, WrongType
 from ._forward import distances
@@ -58,6 +59,7 @@ def streamed_backward(
     no_sync: Optional[Callable[[], Any]] = None,
     preserve_rng_state: bool = True,
     threads: int = 1,
+    part: Optional[Part] = None,
 ) -> Streamed:
     """The gradient of an objective over N draws of times and noise, added to the parameters' `.grad`, holding the
     activations of one draw.
@@ -81,6 +83,7 @@ def streamed_backward(
                 inside it. A DeepSpeed engine needs it, and with joint DistributedDataParallel does; static graphs are
                 refused. Give all processes as many draws
     preserve_rng_state  with joint: both runs of a draw have the same dropout
+    part        which elements of their samples clean, noise and velocities are
 
     An error leaves the gradients of the draws before it in `.grad`: zero them before the batch is tried again.
     """
@@ -90,7 +93,7 @@ def streamed_backward(
     refuse_wrong(velocity, no_sync, every or not joint, "draws")
     draws = _Draws(
         function(velocity, "velocity"), constant(clean, "clean"), times, noise, seed, sample_ids, first_draw,
-        old, reference, beta, threads,
+        old, reference, beta, threads, part,
     )  # fmt: skip
     factor = torch.full((), float(scale), dtype=torch.float64, device=clean.device)
     factor = factor if scaler is None else scaler.scale(factor)
@@ -174,6 +177,7 @@ class _Draws:
     reference: Any
     beta: Optional[float]
     threads: int
+    part: Optional[Part]
 
     def __post_init__(self) -> None:
         values = _arrays.doubles(self.times, "times")
@@ -196,7 +200,7 @@ class _Draws:
         """Those of draw j, with the graph of the trained policy."""
         noise = None if self.noise is None else constant(self.noise, "noise")[:, j].to(self.clean.dtype)
         at = {"noise": noise, "seed": self.seed, "sample_ids": self.sample_ids, "draw": self.first_draw + j}
-        drawn: dict[str, Any] = {**at, "threads": self.threads}
+        drawn: dict[str, Any] = {**at, "threads": self.threads, "part": self.part}
         x, t = noised(self.clean, self.times[:, j].copy(), **drawn), self.t[:, j].float()
         with torch.no_grad():
             others: dict[str, Any] = {
