@@ -173,13 +173,21 @@ static int64_t plan(int64_t **sizes, int64_t steps) {
 static cgrpo_status status;
 static void add(const void *data, size_t size) { digest = digest * 31 + digest_of(data, size); }
 
+/* Sums of a part may be NaN: the call that reads them says which sample is not finite. A NaN's sign is the processor's. */
+static void add_sums(void) {
+    for (size_t i = 0; i < sums_size / 8; i++) {
+        double sum = part.sums[i] == part.sums[i] ? part.sums[i] : 0;
+        add(&sum, sizeof sum);
+    }
+}
+
 /* After a call: its status, and its message or its results. */
 static int done(cgrpo_status result) {
     status = result;
     add(&result, sizeof result);
     if (result != CGRPO_OK) add(cgrpo_last_error(), strlen(cgrpo_last_error()));
     if (result < 0 || result > CGRPO_DEVICE_FAILED) doing = "a status that does not exist", abort();
-    if (result == CGRPO_OK && has_part == MADE && part.sums != NULL) add(part.sums, sums_size);
+    if (result == CGRPO_OK && has_part == MADE && part.sums != NULL) add_sums();
     return result == CGRPO_OK;
 }
 static void wrote_numbers(const double *values, int64_t count) {
