@@ -173,7 +173,8 @@ static int64_t plan(int64_t **sizes, int64_t steps) {
 static cgrpo_status status;
 static void add(const void *data, size_t size) { digest = digest * 31 + digest_of(data, size); }
 
-/* Sums of a part may be NaN: the call that reads them says which sample is not finite. A NaN's sign is the processor's. */
+/* Sums of a part may be NaN: the call that reads them says which sample is not finite. A NaN's sign is the processor's.
+ */
 static void add_sums(void) {
     for (size_t i = 0; i < sums_size / 8; i++) {
         double sum = part.sums[i] == part.sums[i] ? part.sums[i] : 0;
