@@ -10,7 +10,7 @@ extension NoisedPass {
     try launch.check(times, "times")
     try noise.check(launch)
     var arguments = CUDAStepArguments()
-    try launch.run(.stepAny, x.type, x.type, most: noise.mostSamples(queue), &arguments) { k, samples in
+    try launch.run(.stepAny, x.type, x.type, most: mostSamples(noise.carriesIDs(queue)), &arguments) { k, samples in
       let first = samples.lowerBound
       (k.x, k.v, k.next) = (x.cuda(first), x.cuda(first), next.cuda(first))
       (k.y, k.z) = (noRows, noRows)
@@ -27,10 +27,6 @@ extension NoisedPass {
 }
 
 extension NoiseRows {
-  fileprivate func mostSamples(_ queue: CUDAQueue) -> Int {
-    carriesIDs(queue) ? Int(CHUNKGRPO_CUDA_SAMPLES) : maxLaunchSamples
-  }
-
   /// The step number of all samples' noise.
   fileprivate var firstStep: UInt32 {
     if case .library(let noise) = self { return UInt32(truncatingIfNeeded: noise.steps.first) }
@@ -52,7 +48,7 @@ private func launchForward(
   try numbers.check(launch)
   var arguments = CUDAForwardArguments()
   let kernel: CUDAKernel = old == nil && reference == nil ? .forward : .forwardExtras
-  try launch.run(kernel, clean.type, v.type, most: noise.mostSamples(queue), &arguments) { k, samples in
+  try launch.run(kernel, clean.type, v.type, most: mostSamples(noise.carriesIDs(queue)), &arguments) { k, samples in
     let first = samples.lowerBound
     (k.clean, k.v) = (clean.cuda(first), v.cuda(first))
     (k.old, k.reference, k.gradient) = (old.cuda(first), reference.cuda(first), gradient.cuda(first))

@@ -3,6 +3,9 @@ internal import KernelsCUDA
 /// More samples are split into several launches: the grid has no more.
 let maxLaunchSamples = 65535
 
+/// The most samples of a launch, where each may have numbers or an id of its own that travels with it.
+func mostSamples(_ haveOwn: Bool) -> Int { haveOwn ? Int(CHUNKGRPO_CUDA_SAMPLES) : maxLaunchSamples }
+
 /// The launches of one pass over latents of a device.
 struct CUDALaunch {
   let device: CUDADevice

@@ -4,15 +4,15 @@ internal import KernelsCUDA
 // The passes of a sampler on a CUDA device: which kernel, and its arguments. Numbers of samples travel with the launch, so that
 // more samples with numbers or ids of their own than fit are split.
 
-/// In a launch, with numbers or ids of their own.
-private let maxNumbers = Int(CHUNKGRPO_CUDA_SAMPLES)
-
-private func most(_ ownNumbers: Bool) -> Int { ownNumbers ? maxNumbers : maxLaunchSamples }
-
 extension BatchNumbers {
-  /// Numbers of the samples of a launch, by `number`; one where all have the same.
-  fileprivate func forEach(_ samples: Range<Int>, _ body: (_ place: Int, _ sample: Int) -> Void) {
-    for i in areOwn ? samples : samples.lowerBound..<samples.lowerBound + 1 { body(i - samples.lowerBound, i) }
+  /// Of the samples of a launch; one set where all have the same.
+  fileprivate func fill<Numbers>(_ numbers: inout Numbers, _ each: inout UInt32, _ samples: Range<Int>, _ x: Rows) {
+    each = areOwn ? 1 : 0
+    for i in areOwn ? samples : samples.lowerBound..<samples.lowerBound + 1 {
+      var n = CUDANumbers(self[i], step: step(i), x.type)
+      n.take(density(i), self[i], elements: x.elements)
+      set(&numbers, i - samples.lowerBound, n)
+    }
   }
 }
 
@@ -31,7 +31,7 @@ extension StepPass {
     let kernel: CUDAKernel = !fast ? .stepAny : change ? .stepChange : .step
     var arguments = CUDAStepArguments()
     try launch.run(
-      kernel, x.type, v.type, most: most(numbers.areOwn || noise.carriesIDs(queue)), &arguments
+      kernel, x.type, v.type, most: mostSamples(numbers.areOwn || noise.carriesIDs(queue)), &arguments
     ) { k, samples in
       let first = samples.lowerBound
       (k.x, k.v, k.next) = (x.cuda(first), v.cuda(first), next.cuda(first))
@@ -42,12 +42,7 @@ extension StepPass {
       k.shape = launch.shape(samples)
       k.workspace = try launch.workspace(samples, wanted: results.logProb != nil || results.relativeL1 != nil)
       noise.fill(&k.noise, samples, queue)
-      k.each = numbers.areOwn ? 1 : 0
-      numbers.forEach(samples) { place, i in
-        var n = CUDANumbers(numbers[i], step: numbers.step(i), x.type)
-        n.take(numbers.density(i), numbers[i], elements: x.elements)
-        set(&k.numbers, place, n)
-      }
+      numbers.fill(&k.numbers, &k.each, samples, x)
     }
   }
 }
@@ -66,7 +61,7 @@ extension DifferencePass {
     let plain = terms == nil && !numbers.areOwn
     let kernel: CUDAKernel = !plain ? .differenceAny : output == nil ? .difference : .differenceGradient
     var arguments = CUDADifferenceArguments()
-    try launch.run(kernel, x.type, v.type, most: most(numbers.areOwn), &arguments) { k, samples in
+    try launch.run(kernel, x.type, v.type, most: mostSamples(numbers.areOwn), &arguments) { k, samples in
       let first = samples.lowerBound
       (k.x, k.v, k.next) = (x.cuda(first), v.cuda(first), next.cuda(first))
       (k.y, k.z) = (terms?.y.cuda(first) ?? noRows, terms?.z.cuda(first) ?? noRows)
@@ -77,12 +72,7 @@ extension DifferencePass {
       (k.upstream_stride, k.stride) = (1, 1)
       k.shape = launch.shape(samples)
       k.workspace = try launch.workspace(samples, wanted: logProb != nil)
-      k.each = numbers.areOwn ? 1 : 0
-      numbers.forEach(samples) { place, i in
-        var n = CUDANumbers(numbers[i], step: numbers.step(i), x.type)
-        n.take(numbers.density(i), numbers[i], elements: x.elements)
-        set(&k.numbers, place, n)
-      }
+      numbers.fill(&k.numbers, &k.each, samples, x)
     }
   }
 }
@@ -103,7 +93,7 @@ extension TrajectoryPass {
     let (t, mixed) = (columns.lowerBound, first.isMixed)
     var arguments = CUDADifferenceArguments()
     try launch.run(
-      kernel, x.type, v.first.type, most: most(mixed), steps: columns.count, &arguments
+      kernel, x.type, v.first.type, most: mostSamples(mixed), steps: columns.count, &arguments
     ) { k, samples in
       let sample = samples.lowerBound
       (k.x, k.next) = (latents.cuda(sample, from: t), latents.cuda(sample, from: t + 1))
@@ -145,7 +135,7 @@ extension VelocityDistancePass {
     try launch.check(gradient?.upstream, "grad_divergence")
     try launch.check(distance, "divergence")
     var arguments = CUDADistanceArguments()
-    try launch.run(.distance, x.type, x.type, most: most(factors.steps.isMixed), &arguments) { k, samples in
+    try launch.run(.distance, x.type, x.type, most: mostSamples(factors.steps.isMixed), &arguments) { k, samples in
       let first = samples.lowerBound
       (k.v, k.w, k.gradient) = (x.cuda(first), w.cuda(first), gradient?.view.cuda(first) ?? noRows)
       k.upstream = gradient.map { $0.upstream + first }
@@ -168,7 +158,7 @@ extension MeanDistancePass {
     try launch.check(distance, "divergence")
     var arguments = CUDADistanceArguments()
     try launch.run(
-      .meanDistance, x.type, v.type, most: most(steps.isMixed || noise.carriesIDs(queue)), &arguments
+      .meanDistance, x.type, v.type, most: mostSamples(steps.isMixed || noise.carriesIDs(queue)), &arguments
     ) { k, samples in
       let first = samples.lowerBound
       (k.x, k.v, k.next) = (x.cuda(first), v.cuda(first), next.cuda(first))
@@ -219,7 +209,7 @@ extension NormalPass {
     let launch = try CUDALaunch(queue, x, "out")
     let noise = NoiseRows.library(noise)
     var arguments = CUDANormalArguments()
-    try launch.run(.normal, x.type, x.type, most: most(noise.carriesIDs(queue)), &arguments) { k, samples in
+    try launch.run(.normal, x.type, x.type, most: mostSamples(noise.carriesIDs(queue)), &arguments) { k, samples in
       k.x = x.cuda(samples.lowerBound)
       k.shape = launch.shape(samples)
       noise.fill(&k.noise, samples, queue)
