@@ -45,7 +45,7 @@ LIBRARY_FLAGS := --disable-local-rpath -Xswiftc -static-stdlib -Xswiftc -use-ld=
 # A scratch path of its own: other flags in the same one would build everything anew at each turn.
 LIBRARY_BUILD := swift build -c release --product chunkgrpo --scratch-path .build-lib $(LIBRARY_FLAGS)
 
-.PHONY: help setup setup-native setup-python demo test test-text test-swift test-c test-gpu test-python test-budget bench lib wheel \
+.PHONY: help setup setup-native setup-python demo test test-text test-swift test-c test-gpu test-python test-budget bench lib wheel pictures \
     install format clean gpu-check test-faults faults test-fuzz fuzz fuzz-guided \
     test-sanitize sanitize coverage mutants
 
@@ -110,6 +110,9 @@ install: lib ## Install library, header and .pc file. PREFIX=/usr/local DESTDIR=
 	@echo 'Installed chunkgrpo $(VERSION) in $(DESTDIR)$(PREFIX)'
 # The loader's cache, where this is a real installation by someone who may write it.
 	@if [ -z '$(DESTDIR)' ] && [ "$$(id -u)" = 0 ]; then ldconfig; fi
+
+pictures: setup-python lib ## Draw the documentation's pictures from the version at hand: examples/images/plan.svg
+	@.venv/bin/python scripts/pictures
 
 wheel: $(WHEEL) ## Build dist/chunkgrpo-*.whl, which holds library and OpenBLAS: for pip install anywhere
 	@ls dist/*.whl

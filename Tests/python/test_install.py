@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+import os
 import shutil
 import subprocess
 import sys
@@ -48,3 +50,6 @@ def test_with_the_library_built_the_installed_package_has_it_and_works(tmp_path)
     said = subprocess.run([sys.executable, "-c", use], cwd=target, capture_output=True, text=True)
     assert said.stdout.split(" ", 1) == [f"{target}/chunkgrpo/__init__.py", "[1.0, 0.75, 0.5, 0.25, 0.0]\n"], said.stderr
     assert (target / "chunkgrpo" / "libchunkgrpo.so").exists()
+    command = [sys.executable, str(target / "bin" / "chunkgrpo"), "plan", "--json"]
+    said = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(target)}, capture_output=True, text=True)
+    assert json.loads(said.stdout)["sizes"] == [2, 3, 4, 7], said.stderr

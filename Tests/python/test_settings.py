@@ -47,7 +47,9 @@ def test_a_trainers_images_are_those_of_the_pages_last_step():
 
 def test_the_last_step_changes_no_trained_step():
     x = cg.initial_noise((4, 6), 1)
-    both = [cg.Sampler(SCHEDULE, last_step=how).rollout(lambda x, *_: 0.5 * x, x, seed=2) for how in ("ode", "as_others")]
+    both = [
+        cg.Sampler(SCHEDULE, last_step=how).rollout(lambda x, *_: 0.5 * x, x, seed=2) for how in ("ode", "as_others")
+    ]
     np.testing.assert_array_equal(*(one.log_probs for one in both))
     np.testing.assert_array_equal(*(one.latents[:, :5] for one in both))
 
@@ -65,3 +67,15 @@ def test_the_clip_of_every_door_is_the_pages():
     assert float(re.search(r"clip=([\de.-]+)", block)[1]) == float(default(CLIP, "README's PyTorch block"))
     first = (ROOT / "examples/python/first.py").read_text()
     assert float(re.search(r"clip=([\de.-]+)", first)[1]) == float(default(CLIP, "examples/python/first.py"))
+
+
+def test_the_clips_of_the_pages_table_are_those_that_the_command_recommends():
+    from chunkgrpo._cli import _recommend
+
+    table = [
+        row.split("|")[1:-1] for row in CLIP.splitlines() if re.match(r"\| (D|chunks 2-3-4-7|single steps) \|", row)
+    ]
+    sizes = [int(cell.replace(",", "")) for cell in table[0][1:]]
+    for row, plan in zip(table[1:], (cg.ChunkPlan([2, 3, 4, 7]), cg.ChunkPlan.fixed(16, 1)), strict=True):
+        assert [float(cell) for cell in row[1:]] == [_recommend.recommended(plan, D, 2, "full")["clip"] for D in sizes]
+    assert f"δ = {100 * _recommend.change_at_clip():.1f} %" in CLIP

@@ -42,6 +42,7 @@ Modules for those who have one. None is imported with the package, which needs n
     chunkgrpo.forward    NFT, AWM, FPO, DGPO, CRD and DPO, which need no SDE; chunkgrpo.torch.forward has them with
                          autograd and streamed, chunkgrpo.jax.forward under jit and grad
     chunkgrpo.distributed  a batch that is spread over processes: the numbers of one that has all of it
+    chunkgrpo.plot       pictures of plans, runs and samples, by matplotlib; the command `chunkgrpo` has more to look at
     chunkgrpo.compat     the names and signatures that Flow-GRPO's, DanceGRPO's and GCPO's scripts call
 
 Arrays. B samples, T sampling steps, S = T - 1 trained steps (the last one is left out), K chunks. Latents are
