@@ -123,7 +123,7 @@ $(WHEEL): $(LIBRARY) $(LIBRARY_NAMES) $(WHEEL_SOURCES)
 	@touch $@
 
 test: setup-native setup-python test-text lib test-swift test-c test-gpu test-budget test-python test-faults test-fuzz \
-    test-sanitize ## Run every test: Swift, C, Python
+    test-sanitize test-docs ## Run every test: Swift, C, Python
 	@printf '\nAll tests passed.\n'
 
 test-text: ## Check generated files, lengths and links, which needs no build
@@ -194,6 +194,14 @@ coverage: setup-native setup-python ## Count the lines of Sources that the Swift
 mutants: setup-native ## Count the mistakes of Tests/mutants/table.txt that the C and Swift tests see, in a build of its own
 	@scripts/mutants
 
+.PHONY: docs test-docs
+docs: lib ## Build the documentation's site, build/site. SITE_BASE=/folder SOURCE_URL=https://…
+	@scripts/setup docs
+	@scripts/phase docs 'Building the site' .venv-docs/bin/python scripts/site --base='$(SITE_BASE)' --source-url='$(SOURCE_URL)'
+	@echo 'The site is build/site; python3 -m http.server --directory build/site shows it'
+
+test-docs: docs ## Build the site: no warning, no dead link
+
 bench: setup-native setup-python lib ## Measure against PyTorch, numpy, JAX and the memory limit. ARGS="--quick --rows step,noise"
 	@.venv/bin/python Benchmarks/bench.py $(ARGS)
 
@@ -204,4 +212,4 @@ format: ## Format the Swift sources in place, and the C sources where clang-form
 	    clang-format -i $$(find include Sources Tests bindings examples Benchmarks -name '*.[ch]'); fi
 
 clean: ## Remove everything that make made
-	rm -rf build dist .build .build-lib .venv
+	rm -rf build dist .build .build-lib .venv .venv-docs

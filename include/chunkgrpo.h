@@ -224,7 +224,7 @@ typedef struct cgrpo_tensor {
  * - What is not finite cannot be seen by the call: it goes into `status`. So do numbers of device arrays that a call on
  *   the CPU would refuse.
  * - cgrpo_rollout takes no memory there: the callback's velocity is where later latents will lie. A sampler with steps
- * of second order needs `previous_image`, which is written step by step.
+ *   of second order needs `previous_image`, which is written step by step.
  * - The number of threads does not count. cgrpo_norm_hinge, cgrpo_diversity and the trainer refuse such tensors.
  * - The driver is looked up when the first such tensor comes: libcuda.so.1, of CUDA 11 or later. The kernels are then
  *   compiled for the device, which the driver keeps for the next process. Calls use the primary context of the tensors'
