@@ -37,11 +37,13 @@ LIBRARY_SOURCES := Package.swift $(wildcard bindings/c/*.map bindings/c/*.lds bi
 # The static runtime makes the library self-contained. `nodelete`, because a Swift runtime cannot be unloaded; `defs`,
 # because a missing symbol should fail here and not in the host; lld, because gold leaves some mangled names in sight;
 # `now`, so that no table of addresses stays writable. bindings/c says what its files are for.
-RUNTIME_OBJECTS := $(CURDIR)/build/old-libm.o $(CURDIR)/build/swift-runtime.o
+RUNTIME_OBJECTS := $(CURDIR)/build/old-libc.o $(CURDIR)/build/swift-runtime.o
+# Before glibc 2.34 threads and the loader's functions were libraries of their own; see bindings/c/old-libc.c.
+OLD_LIBRARIES := $(if $(filter x86_64,$(shell uname -m)),--no-as-needed -l:libpthread.so.0 -l:libdl.so.2)
 LIBRARY_FLAGS := --disable-local-rpath -Xswiftc -static-stdlib -Xswiftc -use-ld=lld -Xswiftc -DCHUNKGRPO_SELF_CONTAINED \
     $(foreach flag,--version-script=$(CURDIR)/bindings/c/exports.map -soname libchunkgrpo.so.$(ABI) -z nodelete -z defs \
         -z now -T $(CURDIR)/bindings/c/read-only.lds --wrap=_ZN5swift7runtime11environment10initializeEPv \
-        $(RUNTIME_OBJECTS),-Xlinker $(flag))
+        $(RUNTIME_OBJECTS) $(OLD_LIBRARIES),-Xlinker $(flag))
 # A scratch path of its own: other flags in the same one would build everything anew at each turn.
 LIBRARY_BUILD := swift build -c release --product chunkgrpo --scratch-path .build-lib $(LIBRARY_FLAGS)
 
