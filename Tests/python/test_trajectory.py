@@ -292,3 +292,118 @@ def test_the_current_latents_are_those_that_the_next_step_takes(sampler, x_init)
     trajectory.advance(lambda x, sigma, step: (seen.append(x.copy()), velocity(x, sigma, step))[1])
     np.testing.assert_array_equal(half, seen[3])
     np.testing.assert_array_equal(trajectory.current, trajectory.images)
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Some samples of a trajectory, and several trajectories
+
+ROWS = [slice(1, 5, 2), [4, 0], np.array([True, False, False, True, True, False]), 3, -1, np.array([5, 5, 2])]
+
+
+@pytest.mark.parametrize("ids", [None, [7, 2**63, 1, 0, 30, 31]], ids=["ids of their own", "given"])
+@pytest.mark.parametrize("rows", ROWS, ids=str)
+def test_some_rows_go_on_as_they_would_in_the_whole(sampler, x_init, rows, ids):
+    trajectory = sampler.begin(x_init, seed=8, sample_ids=ids)
+    trajectory.advance(velocity, until=5)
+    part = trajectory[rows]
+    assert part.position == 5
+    part.advance(velocity)
+    trajectory.advance(velocity)
+    numbers = np.atleast_1d(np.arange(6)[rows])
+    assert len(trajectory) == 6 and len(part) == len(numbers)
+    for name in ("latents", "log_probs", "relative_l1"):
+        np.testing.assert_array_equal(getattr(part, name), getattr(trajectory, name)[numbers])
+    same(trajectory[rows], part)
+
+
+def test_rows_are_copies_with_the_noise_and_the_predicted_image_of_their_own(schedule, x_init):
+    sampler = cg.Sampler(schedule, "dpm_ode")
+    whole = sampler.rollout(velocity, x_init, seed=1)
+    trajectory = sampler.begin(x_init, seed=1)
+    trajectory.advance(velocity, until=4)
+    part = trajectory[2:4]
+    np.testing.assert_array_equal(part.previous_image, trajectory.previous_image[2:4])
+    part.advance(velocity)
+    np.testing.assert_array_equal(part.images, whole.images[2:4])
+    part.latents[...] = 0
+    assert np.abs(trajectory.latents[2:4, :5]).min() > 0
+
+    noise = np.stack([cg.normal(x_init.shape, 8, k) for k in range(17)], axis=1)
+    sampler = cg.Sampler(schedule)
+    given = sampler.begin(x_init, noise=noise)[[5, 1]]
+    given.advance(velocity)
+    np.testing.assert_array_equal(given.images, sampler.rollout(velocity, x_init, noise=noise).images[[5, 1]])
+
+
+@pytest.mark.parametrize("position", [0, 5, 17])
+def test_runs_one_after_the_other_are_the_run_of_all(sampler, x_init, position):
+    ids = [7, 2**63, 1, 0, 30, 31]
+    whole = sampler.rollout(velocity, x_init, seed=8, sample_ids=ids)
+    runs = []
+    for rows in (slice(0, 1), slice(1, 4), slice(4, 6)):
+        runs.append(sampler.begin(x_init[rows], seed=8, sample_ids=ids[rows]))
+        if position:
+            runs[-1].advance(velocity, until=position)
+    both = cg.concatenate(runs)
+    if position < 17:
+        both.advance(velocity)
+    same(both, whole)
+    assert cg.concatenate(runs[:1]) is runs[0]
+
+
+def test_runs_of_other_frameworks(sampler, x_init):
+    torch = pytest.importorskip("torch")
+    whole = sampler.rollout(velocity, x_init, seed=8)
+    rollout = sampler.rollout(lambda x, sigma, k: torch.from_numpy(velocity(x.numpy(), sigma, k)), torch.from_numpy(x_init), seed=8)
+    both = cg.concatenate([rollout[torch.tensor([3, 0])], rollout[[1]]])
+    assert isinstance(both.latents, torch.Tensor)
+    np.testing.assert_array_equal(both.latents, whole.latents[[3, 0, 1]])
+    np.testing.assert_array_equal(both.to("cpu").log_probs, whole.log_probs[[3, 0, 1]])
+    with pytest.raises(cg.WrongType, match="only tensors of PyTorch are moved"):
+        whole.to("cpu")
+    with pytest.raises(cg.InvalidArgument, match="latents of the trajectories have other types"):
+        cg.concatenate([whole, rollout])
+
+
+def test_runs_of_jax(sampler, x_init):
+    jnp = pytest.importorskip("jax.numpy")
+    rollout = sampler.rollout(lambda x, sigma, k: jnp.tanh(x), jnp.asarray(x_init), seed=8)
+    both = cg.concatenate([rollout[[3, 0]], rollout[1:2]])
+    assert type(both.latents) is type(rollout.latents)
+    np.testing.assert_array_equal(both.latents, np.asarray(rollout.latents)[[3, 0, 1]])
+
+
+def test_bad_rows_and_runs_are_refused(sampler, x_init):
+    trajectory = sampler.rollout(velocity, x_init, seed=8)
+    for rows, kind, words in (
+        (6, cg.InvalidArgument, r"rows has 6; of 6 samples it must be in -6 ... 5"),
+        (0.5, cg.WrongType, "element type float64; it must be integers, or bool of shape"),
+        ((0, 1), cg.WrongType, "rows alone"),
+        (None, cg.WrongType, "rows alone"),
+        ([True, False], cg.InvalidArgument, r"shape \(2,\); a mask of these samples must be \(6,\)"),
+        ([[0]], cg.InvalidArgument, r"shape \(1, 1\); it must have one dimension"),
+        ([], cg.InvalidArgument, "rows has none of the 6 samples"),
+        (slice(3, 3), cg.InvalidArgument, "rows has none of the 6 samples"),
+    ):
+        with pytest.raises(kind, match=words):
+            trajectory[rows]
+    assert [len(one) for one in trajectory] == [1] * 6  # an IndexError ends the loop
+
+    half = sampler.begin(x_init, seed=8)
+    other = sampler.begin(x_init, seed=9)
+    cases = [
+        ([trajectory, half], r"trajectories\[1\] has position 0, and trajectories\[0\] has 17"),
+        ([half, other], "seeds 8 and 9, and steps to come"),
+        ([half, sampler.begin(x_init, noise=np.zeros((6, 17, 3, 4), np.float32))], "some of the trajectories were given their noise"),
+        ([half, sampler.begin(x_init[:, :2], seed=8)], "latents of the trajectories have other shapes"),
+        ([half, sampler.begin(x_init.astype(np.float64), seed=8)], "latents of the trajectories have other element types"),
+        ([half, cg.Sampler(sampler.schedule, eta=0.1).begin(x_init, seed=8)], "has sampler"),
+    ]
+    for runs, words in cases:
+        with pytest.raises(cg.InvalidArgument, match=words):
+            cg.concatenate(runs)
+    replayed = cg.concatenate([trajectory, sampler.rollout(velocity, x_init, seed=9)])  # both done: a buffer of two runs
+    for twins in (replayed, trajectory[[1, 1]]):
+        with pytest.raises(cg.InvalidArgument, match="samples with one id, .* would fork alike: give sample_ids"):
+            twins.fork(3, 2)
+        assert len(twins.fork(3, 2, sample_ids=np.arange(2 * len(twins)))) == 2 * len(twins)

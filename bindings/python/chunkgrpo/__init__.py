@@ -74,6 +74,7 @@ from ._diversity import diversity
 from ._generated import ChunkStats, IterationReport
 from ._library import lib
 from ._metrics import image_metrics, merge_stats, metrics, reward_metrics
+from ._rows import concatenate
 from ._self_check import OnPolicyReport, RatioWarning, check_on_policy
 from .chunks import ChunkFit, ChunkPlan
 from .credit import (
@@ -148,6 +149,7 @@ __all__ = [
     "best_of_n",
     "check_on_policy",
     "chunk_loss",
+    "concatenate",
     "divergence",
     "divergence_vjp",
     "divergences",

@@ -3,10 +3,11 @@
     from chunkgrpo.diffusers import FlowMatchSDEScheduler
 
     pipe.scheduler = FlowMatchSDEScheduler.from_config(pipe.scheduler.config, dynamics="flow_sde", eta=0.7)
+    velocity = velocity_of(pipe)                                  # its own calls to its transformer, to be repeated
     images = pipe(prompt, num_inference_steps=17).images          # the pipeline as it is
     traj = pipe.scheduler.trajectory                              # latents, log-probabilities, relative L1
 
-    new = cgt.log_probs(traj.sampler, traj.latents, velocities)   # import chunkgrpo.torch as cgt
+    cgt.streamed_backward(velocity, traj.sampler, traj.latents, traj.log_probs, advantages, plan)  # chunkgrpo.torch
 """
 
 from __future__ import annotations
@@ -21,11 +22,13 @@ from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchE
 from diffusers.schedulers.scheduling_utils import SchedulerMixin  # where DiffusionPipeline.from_pretrained looks for it
 from diffusers.utils.torch_utils import randn_tensor
 
+from ._flow_config import check_flow_matching
 from ._generated import Dynamics, SamplerKeywords, SamplerOptions
 from ._options import F, Unpack, documented, unknown
 from ._own_timesteps import numbers_of, step_of_each
 from ._recorded import RecordedTrajectory, outside_inference
 from ._scalars import seed_number
+from ._velocity_of import PipelineVelocity, velocity_of
 from .errors import InvalidArgument
 from .sampler import Sampler
 from .schedule import Schedule
@@ -62,7 +65,7 @@ else:
     from diffusers import FlowMatchEulerDiscreteScheduler
     from diffusers.configuration_utils import register_to_config
 
-__all__ = ["FlowMatchSDEScheduler", "RecordedTrajectory", "SchedulerMixin"]
+__all__ = ["FlowMatchSDEScheduler", "PipelineVelocity", "RecordedTrajectory", "SchedulerMixin", "velocity_of"]
 
 
 class SchedulerKeywords(SamplerKeywords, total=False):
@@ -158,6 +161,8 @@ class FlowMatchSDEScheduler(FlowMatchEulerDiscreteScheduler):
         self.sample_ids: Any = None
         self.generator: Any = None
         self.log_prob: Optional[torch.Tensor] = None
+        self._watch: Any = None
+        """What `velocity_of` sees the steps with."""
 
     @overload
     @classmethod
@@ -185,7 +190,7 @@ class FlowMatchSDEScheduler(FlowMatchEulerDiscreteScheduler):
         if not return_unused_kwargs:
             cls._refuse_unknown(kwargs)
         if isinstance(config, Mapping):
-            _check_flow_matching(config, cls._get_init_keys(cls))
+            check_flow_matching(config, cls._get_init_keys(cls))
             if config.get("flow_shift") is not None:
                 kwargs.setdefault("shift", config["flow_shift"])
         return super().from_config(config, return_unused_kwargs, **kwargs)
@@ -226,6 +231,8 @@ class FlowMatchSDEScheduler(FlowMatchEulerDiscreteScheduler):
         self.trajectory = None
         self._ids: Optional[list[int]] = None
         self._image: Optional[torch.Tensor] = None
+        if self._watch is not None:
+            self._watch.began()
 
     @torch.no_grad()
     def step(
@@ -284,6 +291,8 @@ class FlowMatchSDEScheduler(FlowMatchEulerDiscreteScheduler):
             self.trajectory = RecordedTrajectory(self.sampler, step, latents, ids) if recorded else None
         if self.trajectory is not None:
             self.trajectory._append(next_latents, log_prob)
+        if self._watch is not None:
+            self._watch.stepped(self.trajectory, model_output, sample)
         return FlowMatchEulerDiscreteSchedulerOutput(prev_sample=next_latents) if return_dict else (next_latents,)
 
     @contextlib.contextmanager
@@ -368,7 +377,7 @@ class FlowMatchSDEScheduler(FlowMatchEulerDiscreteScheduler):
 
     def __getstate__(self) -> dict[str, Any]:
         """For copy.deepcopy and pickle: a copy begins a new record."""
-        return {**self.__dict__, "sampler": self.sampler is not None, "trajectory": None, "_ids": None}
+        return {**self.__dict__, "sampler": self.sampler is not None, "trajectory": None, "_ids": None, "_watch": None}
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.__dict__.update(state)
@@ -376,20 +385,3 @@ class FlowMatchSDEScheduler(FlowMatchEulerDiscreteScheduler):
 
 
 _INHERITED = FlowMatchEulerDiscreteScheduler._get_init_keys(FlowMatchEulerDiscreteScheduler) - {"self"}
-
-
-def _check_flow_matching(config: Mapping[str, Any], known: set[str]) -> None:
-    """That a configuration is one of a model that returns the velocity of a rectified flow."""
-    kind = config.get("_class_name", "config")
-    prediction = config.get("prediction_type", "flow_prediction")
-    if prediction != "flow_prediction":
-        raise InvalidArgument(
-            f"{kind} has prediction_type {prediction!r}; only the velocity of a flow (flow_prediction) can be sampled"
-        )
-    if not config.get("use_flow_sigmas", True):
-        raise InvalidArgument(f"{kind} has use_flow_sigmas false: its sigmas are not those of a flow")
-    foreign = [name for name in config if name not in known and not name.startswith("_")]
-    if foreign and "use_flow_sigmas" not in config and "shift" not in config:
-        raise InvalidArgument(
-            f"{kind} has {foreign[0]!r} and no 'shift': it is not the configuration of a flow-matching scheduler"
-        )

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, Callable, Generic, Optional, overload
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _arrays, _device_rollout, _part
+from . import _arrays, _device_rollout, _part, _rows
 from . import _generated as _structs
 from . import sampler as _samplers  # which imports this module: for the annotation alone
 from ._arrays import A, AnyArray, Borrowed, Doubles, Numbers
@@ -47,6 +47,9 @@ class Trajectory(Generic[A]):
     Its arrays are of the framework of the initial latents, on the same device. Those of numpy and tensors on the CPU
     are the buffers themselves; the others are copies. Steps beyond `position`, and those that an earlier host has
     taken, are NaN.
+
+    len(trajectory) is B. trajectory[rows] is a trajectory of some samples, a copy that goes on as they would: rows are a
+    slice, integers, a mask (B,), or one integer. `concatenate` makes one of several.
     """
 
     def __init__(
@@ -243,8 +246,10 @@ class Trajectory(Generic[A]):
         batch = self._frames.shape[1]
         ids: Any = sample_ids
         if ids is None and noise is None:
-            ids = np.empty(batch * branches, np.uint64)
-            check(lib.cgrpo_forked_ids(_arrays.sample_ids(own_ids, batch), batch, step, branches, ids))
+            ids, own = np.empty(batch * branches, np.uint64), _own_ids(own_ids, batch)
+            if len(np.unique(own)) < batch:
+                raise InvalidArgument("samples with one id, of repeated rows or of several runs, would fork alike: give sample_ids")
+            check(lib.cgrpo_forked_ids(own, batch, step, branches, ids))
         own_seed = None if noise is not None else own_seed if seed is None else seed
         first = self._frames.at(step).repeated(branches, 0)
         forked = type(self)(self.sampler, first.result(), own_seed, ids, noise, step, None)
@@ -266,6 +271,56 @@ class Trajectory(Generic[A]):
             return integer(until, "until", self._position + 1, total)
         return total
 
+    def __len__(self) -> int:
+        return int(self._frames.shape[1])
+
+    def __getitem__(self, rows: Any) -> Trajectory[A]:
+        chosen = _rows.rows_of(rows, len(self))
+        if len(range(len(self))[chosen] if isinstance(chosen, slice) else chosen) == 0:
+            raise InvalidArgument(f"rows has none of the {len(self)} samples; a trajectory has one or more")
+        seed, ids, noise = self._given
+        if ids is None and noise is None:
+            ids = _own_ids(None, len(self))
+        return self._again(lambda array: _rows.some(array, chosen), (seed, ids, noise))
+
+    def to(self, device: Any) -> Trajectory[A]:
+        """With its tensors on another device. Of PyTorch alone."""
+        if not hasattr(self.latents, "is_cuda"):
+            raise WrongType(f"the latents are of type {type(self.latents).__name__}: only tensors of PyTorch are moved")
+        return self._again(lambda array: array.to(device) if hasattr(array, "is_cuda") else array, self._given)
+
+    def _again(self, change: Callable[[Any], Any], given: Any) -> Trajectory[A]:
+        """A trajectory of these arrays, each of them changed."""
+        arrays = tuple(map(change, (self.latents, self.log_probs, self.relative_l1)))
+        seed, *rows = given
+        origin = seed, *(None if item is None else change(item) for item in rows)
+        previous = None if self._previous is None else change(self.previous_image)
+        return _again(type(self), self.sampler, arrays, origin, self._position, previous)
+
+    @staticmethod
+    def _joined(trajectories: Any) -> Trajectory[Any]:
+        first = trajectories[0]
+        _rows.alike(trajectories, "sampler", "position")
+        given = [trajectory._given for trajectory in trajectories]
+        by_noise = {noise is None for _, _, noise in given}
+        if len(by_noise) > 1:
+            raise InvalidArgument("some of the trajectories were given their noise, and some a seed: one has either")
+        seeds = list(dict.fromkeys(seed for seed, _, _ in given))
+        if len(seeds) > 1 and not first.done:
+            raise InvalidArgument(f"the trajectories have seeds {seeds[0]} and {seeds[1]}, and steps to come: one has one seed")
+        joined = {
+            name: _rows.joined([getattr(trajectory, name) for trajectory in trajectories], name)
+            for name in ("latents", "log_probs", "relative_l1")
+        }
+        previous = None if first._previous is None else _rows.joined([t.previous_image for t in trajectories], "previous_image")
+        origin: Any
+        if given[0][2] is not None:
+            origin = None, None, _rows.joined([noise for _, _, noise in given], "noise")
+        else:
+            ids = [_own_ids(own, len(t)) for (_, own, _), t in zip(given, trajectories)]
+            origin = seeds[0], np.concatenate(ids), None
+        return _again(type(first), first.sampler, tuple(joined.values()), origin, first.position, previous)
+
     def __reduce__(self) -> Any:
         """For pickle and copy: a trajectory of the same arrays, which goes on as this one would."""
         arrays = self.latents, self.log_probs, self.relative_l1
@@ -274,6 +329,11 @@ class Trajectory(Generic[A]):
     def __repr__(self) -> str:
         batch = self._frames.shape[1]
         return f"<Trajectory of {batch} samples at step {self._position} of {self.sampler.schedule.steps}>"
+
+
+def _own_ids(ids: Any, batch: int) -> Any:
+    """(B,) uint64: those that None means, too."""
+    return np.arange(batch, dtype=np.uint64) if ids is None else _arrays.sample_ids(ids, batch)
 
 
 def _again(
