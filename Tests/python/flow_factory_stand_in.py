@@ -8,6 +8,7 @@ import inspect
 import os
 import sys
 import types
+import zlib
 from typing import Any
 
 import torch
@@ -112,7 +113,7 @@ class BaseSample:
 
     @property
     def unique_id(self):
-        return hash(self.prompt)
+        return zlib.crc32(self.prompt.encode())  # the same in every process
 
     def to(self, device):
         return self

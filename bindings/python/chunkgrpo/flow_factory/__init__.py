@@ -11,10 +11,10 @@
 from __future__ import annotations
 
 from ._arguments import ChunkGRPO
-from ._engine import register
+from ._engine import register_scheduler
 from ._scheduler import ChunkSDEScheduler
 from ._trainer import ChunkGRPOTrainer
 
 __all__ = ["ChunkGRPO", "ChunkGRPOTrainer", "ChunkSDEScheduler"]
 
-register(f"{__name__}.ChunkSDEScheduler")
+register_scheduler("FlowMatchEulerDiscreteScheduler", f"{__name__}.ChunkSDEScheduler")

@@ -13,7 +13,7 @@ from .._options import unknown
 from .._scalars import choice, integer, real
 from ..chunks import ChunkPlan
 from ..errors import Error, InvalidArgument, WrongType
-from ._engine import GRPOTrainingArguments
+from ._engine import GRPOTrainingArguments, check_interface
 
 _ARRAYS = "selection mask weights reference_log_probs ratio_scale divergence kl_weights".split()
 _UNCLIPPED = ("unclipped", "divergence_mask", "sapo", "vespo")
@@ -65,6 +65,7 @@ class ChunkGRPO(GRPOTrainingArguments):
         return super().__new__(cls)
 
     def __post_init__(self) -> None:
+        check_interface()
         super().__post_init__()
         choice(self.chunk_weighting, {"uniform": 0, "relative_l1": 1}, "chunk_weighting")
         choice(self.kl_reference, {"old": 0, "reference": 1}, "kl_reference")

@@ -111,9 +111,3 @@ def _missing_parameters() -> list[str]:
     step: Any = getattr(FlowMatchEulerDiscreteSDEScheduler, "step")
     known = inspect.signature(step).parameters
     return [name for name in _STEP.split() if name not in known]
-
-
-def register(scheduler: str) -> None:
-    """Puts the class of this path behind diffusers' Euler scheduler, in the pipelines that Flow-Factory loads."""
-    check_interface()
-    register_scheduler("FlowMatchEulerDiscreteScheduler", scheduler)
