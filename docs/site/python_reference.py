@@ -7,6 +7,7 @@ import inspect
 import os
 import re
 import sys
+from functools import partial
 from pathlib import Path
 from types import FunctionType
 
@@ -150,10 +151,17 @@ class Links:
 
     def __init__(self, package):
         self.modules = {name for name, _ in public_modules(package)}
-        init = package / "__init__.py"
-        self.names = {name: f"{package.name}.{name}" for name in exported(init)}
+        self.names = {
+            module: {each: f"{module}.{each}" for each in exported(path) or ()} for module, path in public_modules(package)
+        }
+        self.package = package.name
 
-    def __call__(self, name):
+    def within(self, place):
+        """The links of a docstring: names of its own module come before those of the package."""
+        module = max((m for m in self.modules if f"{place}.".startswith(f"{m}.")), key=len)
+        return partial(self.link, {**self.names[self.package], **self.names[module]})
+
+    def link(self, names, name):
         page = re.fullmatch(r"docs/([\w-]+)\.md", name)
         if page:
             return f":doc:`/{page[1]}`"
@@ -161,8 +169,8 @@ class Links:
         if bare in self.modules:
             return f":py:mod:`{name} <{bare}>`"
         head, dot, rest = bare.partition(".")
-        if head in self.names and bare.isidentifier() | bool(dot):
-            return f":py:obj:`{name} <{self.names[head]}{dot}{rest}>`"
+        if head in names:
+            return f":py:obj:`{name} <{names[head]}{dot}{rest}>`"
         return None
 
 
@@ -171,10 +179,10 @@ def setup(app):
     from sphinx.pycode import ModuleAnalyzer
 
     package = ROOT / "bindings" / "python" / "chunkgrpo"
-    link = Links(package)
+    links = Links(package)
 
     def docstring(app, what, name, obj, options, lines):
-        lines[:] = restructured("\n".join(lines), link).splitlines()
+        lines[:] = restructured("\n".join(lines), links.within(name)).splitlines()
 
     app.connect("autodoc-process-docstring", docstring)
     Mock.__sub__ = Mock.__or__ = Mock.__ror__ = lambda self, other: self
