@@ -38,7 +38,7 @@ struct ForwardPass: Pass {
     var arguments = ForwardArguments(
       v: x.at(block), clean: clean.at(block), noise: given ?? noise.numbers(block, clean.type, kernels),
       given: given != nil,
-      scale: gradient?.scale(block.sample) ?? 0, gradient: gradient?.view.at(block), streams: streams,
+      scale: gradient?.scale(block.sample, elements: block.length) ?? 0, gradient: gradient?.view.at(block), streams: streams,
       count: block.count)
     kernels.forward(&arguments, &sums)
   }
@@ -131,7 +131,7 @@ struct ForwardExtrasPass: Pass {
       if wanted.contains(.fromReference) { divergence(from: reference, &sums.fromReference) }
     }
     if let gradient {
-      let c = numbers.upstream.coefficients(block.sample, elements: x.length(block.sample), nftBeta: nftBeta ?? 0)
+      let c = numbers.upstream.coefficients(block.sample, elements: block.length, nftBeta: nftBeta ?? 0)
       var arguments = ForwardGradientArguments(
         policy: c.policy, old: c.old, reference: c.reference, v: v, oldVelocity: old, referenceVelocity: reference,
         u: u,

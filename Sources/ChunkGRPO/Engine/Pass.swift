@@ -20,6 +20,8 @@ struct Block {
   /// The number of its first element in the whole sample. Blocks begin at multiples of their size, but for the first one
   /// of a part.
   let first: Int
+  /// How many elements of its sample count, which the means are over.
+  let length: Int
   let extra, noise, scratch: UnsafeMutableRawPointer
 }
 
@@ -69,7 +71,7 @@ private struct Work<P: Pass> {
         while offset < end {
           let block = Block(
             sample: sample, step: step, offset: offset, count: min(blockSize, end &- offset), first: offset,
-            extra: scratch, noise: scratch + 8 &* blockSize, scratch: scratch + 16 &* blockSize)
+            length: pass.x.elements, extra: scratch, noise: scratch + 8 &* blockSize, scratch: scratch + 16 &* blockSize)
           pass.run(block, kernels, &sums)
           offset &+= blockSize
         }
@@ -91,15 +93,16 @@ private struct Work<P: Pass> {
     for unit in units {
       let start = max(origin, grid &+ segment &* segmentSize)
       let end = min(origin &+ pass.x.elements, grid &+ (segment &+ 1) &* segmentSize)
-      let counted = min(end, pass.x.length(sample))
+      let length = pass.x.length(sample)
+      let counted = min(end, length)
       for step in 0..<steps {
         var at = start
         var sums = P.Sums()
         while at < counted {
           let next = min(counted, (at | (blockSize &- 1)) &+ 1)
           let block = Block(
-            sample: sample, step: step, offset: at &- origin, count: next &- at, first: at, extra: scratch,
-            noise: scratch + 8 &* blockSize, scratch: scratch + 16 &* blockSize)
+            sample: sample, step: step, offset: at &- origin, count: next &- at, first: at, length: length,
+            extra: scratch, noise: scratch + 8 &* blockSize, scratch: scratch + 16 &* blockSize)
           var own = P.Sums()
           pass.run(block, kernels, &own)
           partSums?.write(own, sample, step, block: at / blockSize)

@@ -69,9 +69,9 @@ struct GradientOutput {
   /// Stores past the caches, which need not read first what they overwrite.
   let streams: Bool
 
-  func scales(_ sample: Int, _ numbers: BatchNumbers) -> (conditional: Double, unconditional: Double) {
+  func scales(_ sample: Int, elements: Int, _ numbers: BatchNumbers) -> (conditional: Double, unconditional: Double) {
     let n = numbers[sample]
-    let slope = numbers.density(sample).slope(b: n.c.b, elements: gradient.length(sample))
+    let slope = numbers.density(sample).slope(b: n.c.b, elements: elements)
     return (slope * n.guidance * upstream[sample], slope * (1 - n.guidance) * upstream[sample])
   }
 }
@@ -93,7 +93,7 @@ struct DifferencePass: Pass {
       a: n.a, b: n.b, x: x.at(block), v: v.at(block), extra: terms?.sum(n, block, kernels), next: next.at(block),
       scale: 0, gradient: nil, streams: output?.streams ?? false, count: block.count)
     if let output {
-      let scales = output.scales(block.sample, numbers)
+      let scales = output.scales(block.sample, elements: block.length, numbers)
       if let unconditional = output.unconditional {
         var unused = BlockSums()
         arguments.scale = scales.unconditional
@@ -147,7 +147,7 @@ struct TrajectoryPass: Pass {
       next: latents.at(block, step: step &+ 1), scale: 0, gradient: nil, streams: false, count: block.count)
     if let output {
       let upstream = output.upstream[block.sample &* output.upstreamStride &+ step]
-      arguments.scale = upstream * at.pointee.density.slope(b: b, elements: x.length(block.sample))
+      arguments.scale = upstream * at.pointee.density.slope(b: b, elements: block.length)
       arguments.gradient = output.gradients.at(block, step: step)
       arguments.streams = output.streams
     }
@@ -164,8 +164,9 @@ struct DistanceGradient {
   /// They give the slope; nil = 2, of mean d².
   var factors: DistanceFactors?
 
-  func scale(_ sample: Int) -> Double {
-    (factors?.slope(sample) ?? 2) / Double(view.length(sample)) * upstream[sample]
+  /// - Parameter elements: that count of the sample.
+  func scale(_ sample: Int, elements: Int) -> Double {
+    (factors?.slope(sample) ?? 2) / Double(elements) * upstream[sample]
   }
 }
 
@@ -179,7 +180,7 @@ struct VelocityDistancePass: Pass {
 
   func run(_ block: Block, _ kernels: any LatentKernels.Type, _ sums: inout BlockSums) {
     var arguments = DistanceArguments(
-      v: x.at(block), w: w.at(block), scale: gradient?.scale(block.sample) ?? 0, gradient: gradient?.view.at(block),
+      v: x.at(block), w: w.at(block), scale: gradient?.scale(block.sample, elements: block.length) ?? 0, gradient: gradient?.view.at(block),
       count: block.count)
     kernels.distance(&arguments, &sums)
   }
@@ -204,7 +205,7 @@ struct MeanDistancePass: Pass {
     let c = table[steps[block.sample]].coefficients
     var arguments = MeanDistanceArguments(
       a: c.a, b: c.b, s: c.s, x: x.at(block), v: v.at(block), noise: noise.numbers(block, x.type, kernels),
-      next: next.at(block), scale: gradient?.scale(block.sample) ?? 0, gradient: gradient?.view.at(block),
+      next: next.at(block), scale: gradient?.scale(block.sample, elements: block.length) ?? 0, gradient: gradient?.view.at(block),
       count: block.count)
     kernels.meanDistance(&arguments, &sums)
   }

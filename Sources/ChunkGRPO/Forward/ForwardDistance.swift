@@ -197,7 +197,6 @@ package func forwardDistance(
     try gradVelocity.checkApart("grad_velocity", from: extras.oldVelocity, "old_velocity")
     try gradVelocity.checkApart("grad_velocity", from: extras.referenceVelocity, "reference_velocity")
   }
-  let owners = (clean, velocity, noise, extras, gradVelocity)
   var result = ForwardResult(output, upstream, velocity.rows, gradVelocity?.rows, beta: extras.nftBeta ?? 0)
   let numbers = ForwardNumbers(output: output, upstream: upstream)
   let broken: Broken?
@@ -210,7 +209,7 @@ package func forwardDistance(
         x: velocity.rows, clean: clean.rows, noise: rows, gradient: gradient, streams: clean.exceedsCache(count: 4),
         numbers: numbers)
       let partSums = clean.partSums(ForwardSums.ofPolicy)
-      return try pass.run(over: velocity, threads: threads, keeping: owners, partSums: partSums) { sample, _, sums in
+      return try pass.run(over: velocity, threads: threads, keeping: (), partSums: partSums) { sample, _, sums in
         var all = ForwardSums()
         all.policy = sums
         return result.take(sample, all)
@@ -223,10 +222,15 @@ package func forwardDistance(
       wanted: clean.givesNumbers ? output.terms(withGradient: gradVelocity != nil) : .all,
       gradient: gradVelocity?.rows, numbers: numbers)
     let partSums = clean.partSums(ForwardSums.ofAll)
-    broken = try pass.run(over: velocity, threads: threads, keeping: owners, partSums: partSums) { sample, _, sums in
+    broken = try pass.run(over: velocity, threads: threads, keeping: (), partSums: partSums) { sample, _, sums in
       result.take(sample, sums)
     }
   }
+  withExtendedLifetime(clean) {}
+  withExtendedLifetime(velocity) {}
+  withExtendedLifetime(noise) {}
+  withExtendedLifetime(extras) {}
+  withExtendedLifetime(gradVelocity) {}
   try throwIfBroken(broken, "clean, velocities or noise")
   try result.check.throwIfBroken("the gradient of the loss", velocity)
 }
@@ -272,7 +276,7 @@ private struct ForwardResult {
     let count = Double(elements)
     var total = 0.0
     func write(_ sum: Double, _ place: UnsafeMutablePointer<Double>?) {
-      place?[i] = sum / count
+      if let place { place[i] = sum / count } else if sum == 0 { return }
       if !(sum / count).isFinite { total = sum }
     }
     write(sums.policy.squares, output.distance)

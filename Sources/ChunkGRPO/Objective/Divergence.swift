@@ -55,9 +55,10 @@ extension Sampler {
     let broken = try pass.run(
       over: velocity, threads: threads, keeping: (velocity, other, gradient?.gradVelocity), partSums: velocity.partSums(1)
     ) { sample, _, sums in
-      let value = factors.factor(sample) * (sums.squares / Double(x.length(sample)))
+      let elements = x.length(sample)
+      let value = factors.factor(sample) * (sums.squares / Double(elements))
       divergence?[sample] = value
-      look(at: gradient, output, sample, squares: sums.squares, &check)
+      look(at: gradient, output, sample, elements, squares: sums.squares, &check)
       return value
     }
     withExtendedLifetime(table) {}
@@ -124,9 +125,10 @@ extension Sampler {
     var check = GradientCheck()
     let x = pass.x
     let broken = try pass.run(over: latents, threads: threads, keeping: owners, partSums: velocity.partSums(1)) { sample, _, sums in
-      let value = factors.factor(sample) * (sums.squares / Double(x.length(sample)))
+      let elements = x.length(sample)
+      let value = factors.factor(sample) * (sums.squares / Double(elements))
       divergence?[sample] = value
-      look(at: gradient, output, sample, squares: sums.squares, &check)
+      look(at: gradient, output, sample, elements, squares: sums.squares, &check)
       return value
     }
     withExtendedLifetime(table) {}
@@ -135,11 +137,11 @@ extension Sampler {
   }
 
   private func look(
-    at gradient: DivergenceGradient?, _ output: DistanceGradient?, _ sample: Int, squares: Double,
-    _ check: inout GradientCheck
+    at gradient: DivergenceGradient?, _ output: DistanceGradient?, _ sample: Int, _ elements: Int,
+    squares: Double, _ check: inout GradientCheck
   ) {
     if let gradient, let output {
-      check.look(at: gradient.gradVelocity.rows, sample, scale: output.scale(sample), squares: squares)
+      check.look(at: gradient.gradVelocity.rows, sample, scale: output.scale(sample, elements: elements), squares: squares)
     }
   }
 

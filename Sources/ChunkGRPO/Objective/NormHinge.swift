@@ -67,7 +67,7 @@ package func normHinge(
   try VelocityDistancePass(x: velocity.rows, w: zero.rows, gradient: output).run(
     over: velocity, threads: threads, keeping: (velocity, zero, gradient.gradVelocity, active)
   ) { sample, _, sums in
-    check.look(at: output.view, sample, scale: output.scale(sample), squares: sums.squares)
+    check.look(at: output.view, sample, scale: output.scale(sample, elements: velocity.elements), squares: sums.squares)
     return 0
   }
   try check.throwIfBroken("grad_hinges", gradient.gradVelocity)

@@ -86,10 +86,11 @@ extension Sampler {
     let broken = try pass.run(
       over: latents, threads: threads, keeping: (latents, velocity, extras, next, owners), partSums: latents.partSums(1)
     ) { sample, _, sums in
-      let value = numbers.density(sample).logProb(squaredError: sums.squares, elements: x.length(sample))
+      let elements = x.length(sample)
+      let value = numbers.density(sample).logProb(squaredError: sums.squares, elements: elements)
       logProb?[sample] = value
       if let output {
-        let scales = output.scales(sample, numbers)
+        let scales = output.scales(sample, elements: elements, numbers)
         check.look(at: output.gradient, sample, scale: scales.conditional, squares: sums.squares)
         if let unconditional = output.unconditional {
           check.look(at: unconditional, sample, scale: scales.unconditional, squares: sums.squares)
