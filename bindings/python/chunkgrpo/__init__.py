@@ -43,6 +43,7 @@ Modules for those who have one. None is imported with the package, which needs n
                          autograd and streamed, chunkgrpo.jax.forward under jit and grad
     chunkgrpo.distributed  a batch that is spread over processes: the numbers of one that has all of it
     chunkgrpo.plot       pictures of plans, runs and samples, by matplotlib; the command `chunkgrpo` has more to look at
+    chunkgrpo.unirl      Chunk-GRPO as an algorithm of UniRL, and our samplers as its strategies
     chunkgrpo.compat     the names and signatures that Flow-GRPO's, DanceGRPO's and GCPO's scripts call
 
 Arrays. B samples, T sampling steps, S = T - 1 trained steps (the last one is left out), K chunks. Latents are
