@@ -29,7 +29,7 @@ struct Extent {
 }
 
 /// An options struct of the header.
-protocol OptionStruct {
+protocol OptionStruct: Versioned {
   associatedtype Options
   init()
   var struct_size: Int { get set }

@@ -11,9 +11,7 @@ private func objective(
   guarded {
     let (b, n) = (try count(batch, name, 1...maxCount), try count(times, "count", 1...maxCount))
     let loss = try nonNull(loss, "loss")
-    if let stats {
-      _ = try checkedSize(UnsafeRawPointer(stats), "stats", minimum: MemoryLayout<cgrpo_forward_stats>.stride)
-    }
+    if let stats { try checkedSize(UnsafePointer(stats), "stats") }
     try write(run(b, n), to: loss, stats)
   }
 }

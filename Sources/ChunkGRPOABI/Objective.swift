@@ -125,9 +125,7 @@ public func cgrpo_chunk_loss(
     let loss = try nonNull(loss, "loss")
     let plan = try plan(sizes, chunkCount, steps: s)
     let o = try readStruct(options, "options", current: cgrpo_chunk_loss_options(ChunkLossOptions()))
-    if let stats {
-      _ = try checkedSize(UnsafeRawPointer(stats), "stats", minimum: MemoryLayout<cgrpo_chunk_stats>.stride)
-    }
+    if let stats { try checkedSize(UnsafePointer(stats), "stats") }
     let options = try o.options(Extent(samples: b, steps: s, chunks: plan.count))
     let result = try chunkLoss(
       new: numbers(newLogProbs, "new_log_probs", b, s), old: numbers(oldLogProbs, "old_log_probs", b, s),

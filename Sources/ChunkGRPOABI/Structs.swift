@@ -9,11 +9,10 @@ internal import Platform
 /// More bytes than any version of a struct will have; a wrong size must not be followed through memory.
 private let maxStructSize = 1 << 16
 
-/// - Parameter minimum: the struct's size in the first version that had it.
-func readStruct<T>(_ pointer: UnsafePointer<T>?, _ name: String, current: @autoclosure () -> T) throws -> T {
+func readStruct<T: Versioned>(_ pointer: UnsafePointer<T>?, _ name: String, current: @autoclosure () -> T) throws -> T {
   guard let pointer else { return current() }
   let raw = UnsafeRawPointer(pointer)
-  let size = try checkedSize(raw, name, minimum: MemoryLayout<T>.stride)
+  let size = try checkedSize(pointer, name)
   let known = min(size, MemoryLayout<T>.stride)
   for offset in known..<max(known, size) where raw.load(fromByteOffset: offset, as: UInt8.self) != 0 {
     throw ChunkGRPOError.invalidArgument(
@@ -26,9 +25,9 @@ func readStruct<T>(_ pointer: UnsafePointer<T>?, _ name: String, current: @autoc
 }
 
 /// Writes all of `value` but the size, as far as the caller's struct goes.
-func writeStruct<T>(_ value: T, to pointer: UnsafeMutablePointer<T>, _ name: String) throws {
+func writeStruct<T: Versioned>(_ value: T, to pointer: UnsafeMutablePointer<T>, _ name: String) throws {
   let raw = UnsafeMutableRawPointer(pointer)
-  let size = try checkedSize(raw, name, minimum: MemoryLayout<T>.stride)
+  let size = try checkedSize(UnsafePointer(pointer), name)
   let header = MemoryLayout<Int>.stride
   withUnsafeBytes(of: value) {
     (raw + header).copyMemory(
@@ -37,11 +36,13 @@ func writeStruct<T>(_ value: T, to pointer: UnsafeMutablePointer<T>, _ name: Str
   }
 }
 
-func checkedSize(_ raw: UnsafeRawPointer, _ name: String, minimum: Int) throws -> Int {
-  let size = raw.load(as: Int.self)
+/// The size that the caller's struct has: at least that of the oldest programs.
+@discardableResult
+func checkedSize<T: Versioned>(_ pointer: UnsafePointer<T>, _ name: String) throws -> Int {
+  let size = UnsafeRawPointer(pointer).load(as: Int.self)
   try require(
-    size >= minimum && size <= maxStructSize,
-    "\(name).struct_size = \(size), but this struct has \(minimum) bytes or more: set it with the struct's _init")
+    size >= T.firstSize && size <= maxStructSize,
+    "\(name).struct_size = \(size), but this struct has \(T.firstSize) bytes or more: set it with the struct's _init")
   return size
 }
 

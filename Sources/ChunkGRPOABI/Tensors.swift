@@ -136,7 +136,8 @@ public func cgrpo_part_init(_ part: UnsafeMutablePointer<cgrpo_part>!, _ structS
   initStruct(part, size: structSize, defaults: defaultPart())
 }
 
-/// The caller's memory as the library has it: the fields lie alike, and this version's are all that there are.
+/// The caller's memory as the library has it: the fields lie alike, and this version's are all that there are. Where a
+/// later version appends one, the shorter part of an older program must be copied.
 @inline(never)
 private func checked(_ part: UnsafePointer<cgrpo_part>, _ name: String) throws -> UnsafePointer<Part> {
   _ = try readStruct(part, "\(name).part", current: defaultPart())

@@ -117,9 +117,7 @@ public func cgrpo_trainer_iterate(
     let trainer = try trainer(handle)
     let reward = try nonNull(reward, "reward")
     let conditions = try rows(conditions, "conditions", columns: trainer.options.conditionSize)
-    if let report {
-      _ = try checkedSize(UnsafeRawPointer(report), "report", minimum: MemoryLayout<cgrpo_iteration_report>.stride)
-    }
+    if let report { try checkedSize(UnsafePointer(report), "report") }
     let latentSize = trainer.options.latentSize
     let result = try trainer.iterate(conditions: UnsafeBufferPointer(conditions)) { images, prompts, rewards in
       guard let base = images.baseAddress else { return }
