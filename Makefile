@@ -5,6 +5,8 @@ VERSION := $(shell sed -n 's/^\#define CGRPO_VERSION "\(.*\)"/\1/p' include/chun
 ABI := $(shell sed -n 's/^\#define CGRPO_ABI_VERSION //p' include/chunkgrpo.h)
 
 PREFIX ?= /usr/local
+# Below PREFIX: lib64, or lib/x86_64-linux-gnu
+LIBDIR ?= lib
 DESTDIR ?=
 # Arguments for the demo, such as ARGS="--seed 2", or the benchmarks
 ARGS ?=
@@ -15,17 +17,20 @@ export CHUNKGRPO_DISPATCH = 1
 .DEFAULT_GOAL := help
 .SUFFIXES:
 .DELETE_ON_ERROR:
+.SECONDEXPANSION:
 # The targets share two cores and one Swift build folder, and print in order.
 .NOTPARALLEL:
 
 LIBRARY := build/lib/libchunkgrpo.so.$(VERSION)
 LIBRARY_NAMES := build/lib/libchunkgrpo.so.$(ABI) build/lib/libchunkgrpo.so
-HEADER := build/include/chunkgrpo.h
-PC := build/lib/pkgconfig/chunkgrpo.pc
+HEADERS := build/include/chunkgrpo.h build/include/chunkgrpo.hpp
+# Files that say where the library is: for pkg-config and for CMake.
+CONFIG := build/lib/pkgconfig/chunkgrpo.pc build/lib/cmake/chunkgrpo/chunkgrpo-config.cmake \
+    build/lib/cmake/chunkgrpo/chunkgrpo-config-version.cmake
 
 # The wheel's name says the C library that it needs, which is not known before: this file stands for it.
 WHEEL := dist/.built
-WHEEL_SOURCES := scripts/wheel LICENSE $(shell find bindings/python -not -path '*/__pycache__*' -not -path '*/.mypy_cache*')
+WHEEL_SOURCES := scripts/wheel LICENSE NOTICE $(wildcard LICENSES/*) $(shell find bindings/python -not -path '*/__pycache__*' -not -path '*/.mypy_cache*')
 
 # Packages that depend on this one: in the library's build folder, so that they find it compiled by the tests.
 EXAMPLES_BUILD := swift build -c release --package-path examples/swift --scratch-path .build
@@ -43,13 +48,14 @@ OLD_LIBRARIES := $(if $(filter x86_64,$(shell uname -m)),--no-as-needed -l:libpt
 LIBRARY_FLAGS := --disable-local-rpath -Xswiftc -static-stdlib -Xswiftc -use-ld=lld -Xswiftc -DCHUNKGRPO_SELF_CONTAINED \
     $(foreach flag,--version-script=$(CURDIR)/bindings/c/exports.map -soname libchunkgrpo.so.$(ABI) -z nodelete -z defs \
         -z now -T $(CURDIR)/bindings/c/read-only.lds --wrap=_ZN5swift7runtime11environment10initializeEPv \
-        $(RUNTIME_OBJECTS) $(OLD_LIBRARIES),-Xlinker $(flag))
+        $(RUNTIME_OBJECTS) $(OLD_LIBRARIES) -Map=$(CURDIR)/build/link-map.txt,-Xlinker $(flag))
 # A scratch path of its own: other flags in the same one would build everything anew at each turn.
 LIBRARY_BUILD := swift build -c release --product chunkgrpo --scratch-path .build-lib $(LIBRARY_FLAGS)
 
 .PHONY: help setup setup-native setup-python demo test test-text test-swift test-c test-gpu test-python test-budget bench lib wheel pictures \
     install format clean gpu-check test-faults faults test-fuzz fuzz fuzz-guided \
     test-sanitize sanitize coverage mutants
+.PHONY: static uninstall deb test-packages abi-check abi-accept
 
 help: ## This list
 	@echo 'chunkgrpo $(VERSION)'
@@ -69,7 +75,7 @@ demo: setup-native ## Train a small model end to end; pictures and metrics in bu
 	@mkdir -p build/demo
 	@env $$(scripts/openblas-core) "$$($(EXAMPLES_BUILD) --show-bin-path)/digits" --output build/demo $(ARGS)
 
-lib: $(LIBRARY) $(LIBRARY_NAMES) $(HEADER) $(PC) ## Build build/lib/libchunkgrpo.so, build/include and build/lib/pkgconfig
+lib: $(LIBRARY) $(LIBRARY_NAMES) $(HEADERS) $(CONFIG) ## Build build/lib/libchunkgrpo.so, build/include, and what pkg-config and CMake read
 	@:
 
 $(LIBRARY): $(LIBRARY_SOURCES) Makefile
@@ -80,20 +86,22 @@ $(LIBRARY): $(LIBRARY_SOURCES) Makefile
 # SwiftPM does not know of the version script: take the product away, so that it links again.
 	@rm -f .build-lib/release/libchunkgrpo.so
 	@scripts/phase lib 'Building libchunkgrpo.so' $(LIBRARY_BUILD)
+	@rm -f build/lib/libchunkgrpo.a
 # A new file instead of new contents: a program that has the old one loaded keeps it.
 	@cp .build-lib/release/libchunkgrpo.so $@.new && mv -f $@.new $@
 
 $(LIBRARY_NAMES): $(LIBRARY)
 	@ln -sfn $(<F) $@
 
-$(HEADER): include/chunkgrpo.h
+$(HEADERS): build/include/%: include/%
 	@mkdir -p $(@D)
 	@cp $< $@
 
 # In the tree the .pc file finds itself, so that the tree can be moved; installed, it says the prefix.
-$(PC): bindings/c/chunkgrpo.pc.in Makefile
+$(CONFIG): build/lib/%: bindings/c/$$(@F).in include/chunkgrpo.h Makefile
 	@mkdir -p $(@D)
-	@sed -e 's|@PREFIX@|$${pcfiledir}/../..|' -e 's|@VERSION@|$(VERSION)|' $< > $@
+	@sed -e 's|@PREFIX@|$${pcfiledir}/../..|' -e 's|@LIBDIR@|lib|' -e 's|@UP@|..|' \
+	    -e 's|@VERSION@|$(VERSION)|' -e 's|@ABI@|$(ABI)|' $< > $@
 
 gpu-check: $(WHEEL) ## Check bits and times on a GPU; without one, pack build/gpu-check for a machine that has one
 	@rm -rf build/gpu-check && mkdir -p build/gpu-check/check
@@ -102,19 +110,30 @@ gpu-check: $(WHEEL) ## Check bits and times on a GPU; without one, pack build/gp
 	@du -sh build/gpu-check
 	@$$(command -v .venv/bin/python || command -v python3) scripts/gpu-check build/gpu-check
 
-install: lib ## Install library, header and .pc file. PREFIX=/usr/local DESTDIR=
-	@install -d '$(DESTDIR)$(PREFIX)/lib/pkgconfig' '$(DESTDIR)$(PREFIX)/include'
-	@install -m 755 -s $(LIBRARY) '$(DESTDIR)$(PREFIX)/lib/'
-	@for name in $(notdir $(LIBRARY_NAMES)); do ln -sfn $(notdir $(LIBRARY)) "$(DESTDIR)$(PREFIX)/lib/$$name"; done
-	@install -m 644 $(HEADER) '$(DESTDIR)$(PREFIX)/include/'
-	@sed -e 's|@PREFIX@|$(PREFIX)|' -e 's|@VERSION@|$(VERSION)|' bindings/c/chunkgrpo.pc.in \
-	    > '$(DESTDIR)$(PREFIX)/lib/pkgconfig/chunkgrpo.pc'
-	@echo 'Installed chunkgrpo $(VERSION) in $(DESTDIR)$(PREFIX)'
+static: lib ## Build build/lib/libchunkgrpo.a, for programs that are to be one file; `make install` then installs it too
+	@scripts/phase static 'Building libchunkgrpo.a' scripts/static-library
+
+install: lib ## Install library, headers, and what pkg-config and CMake read. PREFIX=/usr/local LIBDIR=lib DESTDIR=
+	@PREFIX='$(PREFIX)' LIBDIR='$(LIBDIR)' DESTDIR='$(DESTDIR)' scripts/install
 # The loader's cache, where this is a real installation by someone who may write it.
 	@if [ -z '$(DESTDIR)' ] && [ "$$(id -u)" = 0 ]; then ldconfig; fi
 
 pictures: setup-python lib ## Draw the documentation's pictures from the version at hand: examples/images/plan.svg
 	@.venv/bin/python scripts/pictures
+
+uninstall: ## Remove what `make install` with the same PREFIX, LIBDIR and DESTDIR has put there
+	@PREFIX='$(PREFIX)' LIBDIR='$(LIBDIR)' DESTDIR='$(DESTDIR)' scripts/install --remove
+	@if [ -z '$(DESTDIR)' ] && [ "$$(id -u)" = 0 ]; then ldconfig; fi
+
+deb: lib ## Build dist/deb/*.deb: the library, and headers for those who build on it
+	@scripts/setup deb
+	@scripts/deb
+
+abi-check: lib ## Compare the binary interface with bindings/c/abi.txt
+	@scripts/abi-check
+
+abi-accept: ## Take a change of the binary interface into bindings/c/abi.txt
+	@scripts/abi-check --accept
 
 wheel: $(WHEEL) ## Build dist/chunkgrpo-*.whl, which holds library and OpenBLAS: for pip install anywhere
 	@ls dist/*.whl
@@ -124,8 +143,8 @@ $(WHEEL): $(LIBRARY) $(LIBRARY_NAMES) $(WHEEL_SOURCES)
 	@scripts/phase wheel 'Building the wheel' scripts/wheel
 	@touch $@
 
-test: setup-native setup-python test-text lib test-swift test-c test-gpu test-budget test-python test-faults test-fuzz \
-    test-sanitize test-docs ## Run every test: Swift, C, Python
+test: setup-native setup-python test-text lib test-swift test-c test-packages test-gpu test-budget test-python \
+    test-faults test-fuzz test-sanitize test-docs ## Run every test: Swift, C, Python
 	@printf '\nAll tests passed.\n'
 
 test-text: ## Check generated files, lengths and links, which needs no build
@@ -152,6 +171,11 @@ test-swift: setup-native ## Run the Swift tests
 test-c: setup-native lib ## Run the C tests
 	@printf '\n== C tests ==\n'
 	@$(MAKE) --no-print-directory -C Tests/c || { echo 'FAILED: the C tests'; exit 1; }
+
+test-packages: setup-native lib ## Depend on the library as others do: CMake, C++, Rust, Go, .deb; its ABI and its licences
+	@printf '\n== Packages ==\n'
+	@scripts/setup packages
+	@scripts/test-packages || { echo 'FAILED: the packages'; exit 1; }
 
 test-gpu: setup-native lib ## Run the CUDA kernels, their source and their PTX, on the CPU; no GPU is needed
 	@printf '\n== CUDA kernels ==\n'
@@ -212,7 +236,7 @@ format: ## Format the Swift sources in place, and the C sources where clang-form
 	@scripts/setup swift
 	@swift format format --in-place --recursive --parallel Package.swift Sources Tests examples Benchmarks/swift
 	@if command -v clang-format >/dev/null; then \
-	    clang-format -i $$(find include Sources Tests bindings examples Benchmarks -name '*.[ch]'); fi
+	    clang-format -i $$(find include Sources Tests bindings examples Benchmarks -name '*.[ch]' -o -name '*.hpp'); fi
 
 clean: ## Remove everything that make made
 	rm -rf build dist .build .build-lib .venv .venv-docs

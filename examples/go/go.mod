@@ -1,0 +1,3 @@
+module chunkgrpo.example/first
+
+go 1.19
