@@ -20,7 +20,7 @@ diffusers = pytest.importorskip("diffusers")
 pytest.importorskip("peft")  # which the example needs, from which the tiny models come
 sys.path.insert(0, str(ROOT / "examples" / "python"))
 
-import flux_lora  # noqa: E402
+import tiny_models  # noqa: E402
 
 import chunkgrpo as cg  # noqa: E402
 import chunkgrpo.torch as cgt  # noqa: E402
@@ -50,7 +50,7 @@ def tiny_flux2():
     return diffusers.Flux2KleinPipeline(Stock(use_dynamic_shifting=True), vae, None, None, transformer)
 
 
-MAKERS = {"flux": flux_lora.tiny_flux, "sd3": flux_lora.tiny_sd3, "qwen": tiny_qwen, "flux2": tiny_flux2}
+MAKERS = {"flux": tiny_models.tiny_flux, "sd3": tiny_models.tiny_sd3, "qwen": tiny_qwen, "flux2": tiny_flux2}
 
 
 @pytest.fixture(scope="module")

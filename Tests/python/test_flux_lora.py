@@ -1,9 +1,11 @@
-"""examples/python/flux_lora.py on tiny random models: it learns its reward, and a resumed run is the run."""
+"""examples/python/flux_lora.py on tiny random models: it learns its reward, a resumed run is the run, and so is one of two
+processes."""
 
 from __future__ import annotations
 
 import csv
 import importlib
+import os
 import subprocess
 import sys
 
@@ -90,3 +92,50 @@ def test_it_runs_from_the_command_line(tmp_path):
     assert done.returncode == 0 and "iteration    0  reward" in done.stdout, done.stderr
     with pytest.raises(SystemExit, match="--chunks has 9 steps"):
         train(tmp_path, "--chunks", "9")
+
+
+SMALL = ["--model", "tiny-sd3", "--group", "4", "--fraction", "0.5", "--lr", "1e-3", "--save-every", "100"]
+
+
+@pytest.fixture(scope="module")
+def alone(tmp_path_factory):
+    """metrics.csv after three iterations of one process."""
+    out = tmp_path_factory.mktemp("alone")
+    train(out, *SMALL, "--iterations", "3")
+    return metrics(out)
+
+
+@pytest.mark.parametrize("parallel", ["ddp", "fsdp2", "accelerate"])
+def test_two_processes_have_the_numbers_of_one_which_can_go_on_from_them(parallel, alone, tmp_path):
+    pytest.importorskip("accelerate")
+    pytest.importorskip("tensorboard")
+    script = str(ROOT / "examples" / "python" / "flux_lora.py")
+    launch = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", script]
+    own = {"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "ACCELERATE_USE_CPU": "1"}
+    options = ["--iterations", "2", "--parallel", parallel, "--tensorboard", "--device", "cpu", "--out", str(tmp_path)]
+    subprocess.run([*launch, *SMALL, *options], env={**os.environ, **own}, check=True, capture_output=True)
+    assert {"samples-00002.png", "reward.png", "adapter"} <= {path.name for path in tmp_path.iterdir()}
+    assert list(tmp_path.glob("events.*"))
+    train(tmp_path, *SMALL, "--iterations", "3", "--resume")
+    for ours, theirs in zip(metrics(tmp_path), alone, strict=True):
+        for name, tolerance in {"reward_mean": 2e-3, "loss": 1e-6, "grad_norm": 1e-3 * float(theirs["grad_norm"])}.items():
+            assert float(ours[name]) == pytest.approx(float(theirs[name]), abs=tolerance), name
+        assert float(ours["ratio_mean"]) == pytest.approx(1, abs=1e-6)
+
+
+def test_the_help_says_every_default(capsys):
+    with pytest.raises(SystemExit):
+        flux_lora.arguments(["--help"])
+    text = " ".join(capsys.readouterr().out.split())
+    for words in ("noise scale (default: 0.7)", "samples per prompt; 12, tiny: 24", "of AdamW (default: 0.0001)", "(default: ddp)"):
+        assert words in text
+    assert "default: None" not in text
+
+
+def test_samples_that_do_not_divide_are_refused(tmp_path, monkeypatch):
+    class Three:
+        rank, size = 0, 3
+
+    monkeypatch.setattr(flux_lora.cgd, "Ranks", Three)
+    with pytest.raises(SystemExit, match="^8 samples .* do not divide into 3 processes"):
+        train(tmp_path, "--group", "4")

@@ -19,7 +19,7 @@ pytest.importorskip("diffusers")
 pytest.importorskip("peft")
 sys.path.insert(0, str(ROOT / "examples" / "python"))
 
-import flux_lora  # noqa: E402
+import tiny_models  # noqa: E402
 
 pytestmark = pytest.mark.filterwarnings("ignore:.*CUDA is not available")
 PAGE = (ROOT / "docs" / "migration.md").read_text()
@@ -60,7 +60,7 @@ def clipped(ratio, advantage, low, high):
 def flux_script(step, eta=0.7, steps=6, batch=3):
     """The variables of `train_one_step` after the rollout, which is made with the script's step function."""
     torch.manual_seed(0)
-    transformer = flux_lora.tiny_flux().transformer
+    transformer = tiny_models.tiny_flux().transformer
     sigma_schedule = torch.linspace(1, 0, steps + 1)
     sigma_schedule = 3 * sigma_schedule / (1 + 2 * sigma_schedule)
     v = {
@@ -187,7 +187,7 @@ def test_dancegrpo():
 @pytest.mark.parametrize("beta", [0.0, 0.04])
 def test_flow_grpo(beta):
     torch.manual_seed(0)
-    pipeline = flux_lora.tiny_sd3()
+    pipeline = tiny_models.tiny_sd3()
     pipeline.set_progress_bar_config(disable=True)
     batch, steps = 3, 5
     sample = SimpleNamespace(noise_level=0.7, num_steps=steps, guidance_scale=3.0)

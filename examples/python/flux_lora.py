@@ -1,13 +1,15 @@
 """LoRA post-training of a FLUX- or SD3-class model by Chunk-GRPO: diffusers' pipeline, our scheduler, peft's adapter.
 
     python flux_lora.py --model tiny-flux --out runs/tiny      # random weights, no download: seconds on a laptop
-    python flux_lora.py --model black-forest-labs/FLUX.1-dev --prompts prompts.txt --reward my_rewards:hpsv3 \\
-        --iterations 300 --fraction 0.5 --gradient-checkpointing --out runs/flux
+    torchrun --nproc-per-node 8 flux_lora.py --model black-forest-labs/FLUX.1-dev --prompts prompts.txt \\
+        --reward my_rewards:hpsv3 --iterations 300 --prompts-per-iteration 8 --fraction 0.5 --gradient-checkpointing \\
+        --parallel fsdp2 --tensorboard --out runs/flux
 
 Needs torch, diffusers and peft. A reward is a function of (PIL images, prompts) that returns one number per image:
 `jpeg` (DDPO's compressibility: minus the size as JPEG in kB), `incompressible`, or `module:function` of yours. In
---out: metrics.csv, a checkpoint to --resume from, and `adapter`, which `pipe.load_lora_weights` takes. Another flow
-pipeline that calls its transformer once a step needs a line in `encode`. On a busy machine set OMP_NUM_THREADS=1.
+--out: metrics.csv, reward.png, pictures of the first prompts at each save, a checkpoint to --resume from, also on another
+number of processes, and `adapter`, which `pipe.load_lora_weights` takes. Another flow pipeline needs a line in `encode`.
+On a busy machine set OMP_NUM_THREADS=1.
 """
 
 from __future__ import annotations
@@ -20,74 +22,47 @@ import io
 import os
 import random
 import sys
-import zlib
 from pathlib import Path
 
 sys.path.insert(0, str(Path(__file__).resolve().parents[2] / "bindings" / "python"))  # or: pip install chunkgrpo
 
+import numpy as np
 import torch
-from diffusers import AutoencoderKL, DiffusionPipeline, FlowMatchEulerDiscreteScheduler, FluxPipeline
-from diffusers import FluxTransformer2DModel, SD3Transformer2DModel, StableDiffusion3Pipeline
+import torch.distributed as dist
+from diffusers import DiffusionPipeline, StableDiffusion3Pipeline
 from diffusers.training_utils import cast_training_params
-from peft import LoraConfig, get_peft_model_state_dict, set_peft_model_state_dict
+from peft import LoraConfig, get_peft_model_state_dict
+from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from tqdm.auto import tqdm
 
 import chunkgrpo as cg
+import chunkgrpo.distributed as cgd
 import chunkgrpo.torch as cgt
-from chunkgrpo.diffusers import FlowMatchSDEScheduler
+from chunkgrpo.diffusers import FlowMatchSDEScheduler, velocity_of
+from pictures import curve_png, tiled
+from tiny_models import TINY, tiny_pipeline, tiny_prompts
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Models
-
-
-def tiny_vae(channels):
-    blocks = {"down_block_types": ("DownEncoderBlock2D",) * 2, "up_block_types": ("UpDecoderBlock2D",) * 2}
-    quant = {"use_quant_conv": False, "use_post_quant_conv": False, "shift_factor": 0.06, "scaling_factor": 1.5}
-    return AutoencoderKL(**blocks, **quant, block_out_channels=(8, 8), latent_channels=channels, norm_num_groups=4)
-
-
-def tiny_flux():
-    size = {"num_layers": 1, "num_single_layers": 1, "attention_head_dim": 16, "num_attention_heads": 2}
-    text = {"joint_attention_dim": 32, "pooled_projection_dim": 32}
-    transformer = FluxTransformer2DModel(in_channels=16, axes_dims_rope=(4, 4, 8), guidance_embeds=True, **size, **text)
-    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0, use_dynamic_shifting=True)
-    return FluxPipeline(scheduler, tiny_vae(4), None, None, None, None, transformer)
-
-
-def tiny_sd3():
-    size = {"num_layers": 2, "attention_head_dim": 8, "num_attention_heads": 4, "sample_size": 16, "in_channels": 4}
-    text = {"joint_attention_dim": 32, "caption_projection_dim": 32, "pooled_projection_dim": 32, "out_channels": 4}
-    transformer = SD3Transformer2DModel(**size, **text)
-    scheduler = FlowMatchEulerDiscreteScheduler(shift=3.0)
-    return StableDiffusion3Pipeline(transformer, scheduler, tiny_vae(4), None, None, None, None, None, None)
+# Models and rewards
 
 
 def load_pipeline(args):
-    torch.manual_seed(args.seed)
-    tiny = {"tiny-flux": tiny_flux, "tiny-sd3": tiny_sd3}
-    if args.model in tiny:
-        return tiny[args.model]().to(args.device, args.dtype)
-    return DiffusionPipeline.from_pretrained(args.model, torch_dtype=args.dtype).to(args.device)
+    if args.model in TINY:
+        return tiny_pipeline(args.model, args.seed).to(args.device, args.storage)
+    return DiffusionPipeline.from_pretrained(args.model, torch_dtype=args.storage).to(args.device)
 
 
 @torch.no_grad()
 def encode(pipe, prompt, guidance):
     """The pipeline's embedding arguments for one prompt; random ones for the tiny models, which encode no text."""
     if pipe.text_encoder is None:
-        generator = torch.Generator().manual_seed(zlib.crc32(prompt.encode()))
-        found = [torch.randn(shape, generator=generator) for shape in ((1, 6, 32), (1, 32), (1, 6, 32), (1, 32))]
-        found = [t.to(pipe.device, pipe.dtype) for t in found]
-        names = ["prompt_embeds", "pooled_prompt_embeds", "negative_prompt_embeds", "negative_pooled_prompt_embeds"]
-        return dict(zip(names[: 4 if isinstance(pipe, StableDiffusion3Pipeline) else 2], found))
+        return tiny_prompts(pipe, [prompt])
     if isinstance(pipe, StableDiffusion3Pipeline):
         names = ["prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds"]
         found = pipe.encode_prompt(prompt, None, None, do_classifier_free_guidance=guidance > 1)
         return {name: tensor for name, tensor in zip(names, found) if tensor is not None}
     prompt_embeds, pooled_prompt_embeds, _ = pipe.encode_prompt(prompt, None)
     return {"prompt_embeds": prompt_embeds, "pooled_prompt_embeds": pooled_prompt_embeds}
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Rewards
 
 
 def jpeg_size(image):
@@ -109,54 +84,91 @@ def load_reward(name):
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Rollout and training
+# Processes
 
 
-@contextlib.contextmanager
-def recorded_calls(transformer):
-    """The pipeline's arguments to its transformer, call by call, without the latents: training repeats the calls."""
-    calls = []
+def begin(args):
+    """The ranks of torchrun or `accelerate launch`; one without them."""
+    if "RANK" not in os.environ:
+        return cgd.Ranks()
+    if args.device.startswith("cuda"):
+        args.device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
+        torch.cuda.set_device(args.device)
+    if args.parallel == "accelerate":
+        from accelerate import Accelerator
 
-    def keep(_, args, kwargs):
-        calls.append({name: value for name, value in kwargs.items() if name != "hidden_states"})
-
-    hook = transformer.register_forward_pre_hook(keep, with_kwargs=True)
-    try:
-        yield calls
-    finally:
-        hook.remove()
+        args.accelerator = Accelerator(cpu=args.device == "cpu")
+        return cgd.of_accelerate(args.accelerator)
+    if not dist.is_initialized():
+        dist.init_process_group("gloo" if args.device == "cpu" else "nccl")
+    return cgd.of_torch()
 
 
-def rollout(pipe, args, inputs, seed):
-    """A group of samples of one prompt, which start from one noise: (trajectory, the transformer's calls, images)."""
+def wrapped(args, net):
+    """What training calls: the transformer, or its wrapper."""
+    if not dist.is_initialized():
+        return net
+    if args.parallel == "accelerate":
+        return args.accelerator.prepare(net)
+    if args.parallel == "ddp":
+        return torch.nn.parallel.DistributedDataParallel(net)
+    from torch.distributed.device_mesh import init_device_mesh
+    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
+
+    policy = MixedPrecisionPolicy(param_dtype=None if args.dtype == torch.float32 else args.dtype)
+    mesh = init_device_mesh(torch.device(args.device).type, (dist.get_world_size(),))
+    layers = [layer for part in net.children() if isinstance(part, torch.nn.ModuleList) for layer in part]
+    for module in (*layers, net):
+        fully_shard(module, mesh=mesh, mp_policy=policy)
+    return net
+
+
+# ----------------------------------------------------------------------------------------------------------------------
+# Training
+
+
+def sampled(pipe, args, inputs, prompts, generator):
+    """Images (PIL) of these prompts."""
     # float32: the latents take this type, and keep it under autocast
-    inputs = {name: tensor.float().repeat_interleave(args.group, dim=0) for name, tensor in inputs.items()}
-    same_noise = [torch.Generator().manual_seed(seed) for _ in range(args.group)]
-    with recorded_calls(pipe.transformer) as calls, args.autocast():
-        size = {"height": args.height, "width": args.width, "num_inference_steps": args.steps}
-        images = pipe(**inputs, **size, generator=same_noise, guidance_scale=args.guidance).images
-    if len(calls) != args.steps:
-        raise SystemExit(f"the pipeline called its transformer {len(calls)} times in {args.steps} steps")
-    return pipe.scheduler.trajectory, calls, images
+    given = {name: torch.cat([inputs[prompt][name] for prompt in prompts]).float() for name in inputs[prompts[0]]}
+    size = {"height": args.height, "width": args.width, "num_inference_steps": args.steps}
+    with args.autocast():
+        return pipe(**given, **size, generator=generator, guidance_scale=args.guidance).images
 
 
-def velocity_of(pipe, args, calls):
-    """velocity(x, sigma, step): what the pipeline predicts, guided where it guides, as a function with a gradient."""
+def rollouts(pipe, args, inputs, prompts, seeds, ids):
+    """Runs of `batch` samples each: their records and images. The samples of a prompt start from one noise."""
+    records, images = [], []
+    for first in range(0, len(ids), args.batch):
+        run = slice(first, first + args.batch)
+        pipe.scheduler.sample_ids = ids[run]
+        generators = [torch.Generator().manual_seed(seed) for seed in seeds[run]]
+        images += sampled(pipe, args, inputs, prompts[run], generators)
+        records.append(pipe.scheduler.trajectory)
+    return records, images
 
-    def velocity(x, sigma, step):
-        copies = len(calls[step]["timestep"]) // len(x)
-        with args.autocast():
-            out = pipe.transformer(hidden_states=torch.cat([x] * copies), **calls[step])[0]
-        if copies == 2:
-            unconditional, conditional = out.chunk(2)
-            out = unconditional + args.guidance * (conditional - unconditional)
-        return out
 
-    return velocity
+def backward(args, ranks, model, velocity, records, advantages, plan, chosen):
+    """The gradient of one loss of all samples, run by run: (loss, statistics)."""
+    sharded = args.parallel == "fsdp2"  # which sums its gradients in every step
+    sums = contextlib.nullcontext if sharded else cgt.no_sync(model)
+    normaliser = ranks.normaliser(plan, selection=chosen)
+    losses, stats, end = [], [], 0
+    for i, record in enumerate(records):
+        rows, end = slice(end, end + len(record)), end + len(record)
+        with contextlib.nullcontext() if i + 1 == len(records) else sums():
+            out = cgt.streamed_backward(
+                velocity.of(record), record.sampler, record.latents, record.log_probs, advantages[rows], plan,
+                selection=chosen[rows], clip=args.clip, kl=args.kl, normaliser=normaliser,
+                every_step=ranks.needed_steps(plan, selection=chosen[rows]), no_sync=None if sharded else sums,
+            )  # fmt: skip
+        losses.append(float(out.loss))
+        stats.append(out.stats)
+    return ranks.mean(sum(losses)), ranks.merge_stats(stats)
 
 
 def train(args):
-    torch.manual_seed(args.seed)
+    ranks = begin(args)
     pipe = load_pipeline(args)
     pipe.set_progress_bar_config(disable=True)
     prompts = Path(args.prompts).read_text().split("\n") if args.prompts else ["a red cube", "a blue sphere"]
@@ -164,130 +176,189 @@ def train(args):
     inputs = {prompt: encode(pipe, prompt, args.guidance) for prompt in dict.fromkeys(prompts)}
     pipe.register_modules(**{name: None for name in pipe.components if name.startswith("text_encoder")})  # done with
 
-    transformer = pipe.transformer.requires_grad_(False)
+    net = pipe.transformer.requires_grad_(False)
     pipe.vae.requires_grad_(False)
     pipe.vae.enable_slicing()  # decodes one image at a time
-    transformer.add_adapter(
+    torch.manual_seed(args.seed)
+    net.add_adapter(
         LoraConfig(r=args.rank, lora_alpha=args.rank, init_lora_weights="gaussian", target_modules=args.targets)
     )
-    cast_training_params(transformer, torch.float32)
+    cast_training_params(net, torch.float32)
     if args.gradient_checkpointing:
-        transformer.enable_gradient_checkpointing()
-    weights = [weight for weight in transformer.parameters() if weight.requires_grad]
+        net.enable_gradient_checkpointing()
+    model = wrapped(args, net)
+    weights = [weight for weight in net.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=args.lr, weight_decay=args.weight_decay)
 
-    pipe.scheduler = scheduler = FlowMatchSDEScheduler.from_config(
+    pipe.scheduler = FlowMatchSDEScheduler.from_config(
         pipe.scheduler.config, dynamics=args.dynamics, eta=args.eta, seed=args.seed, threads=0
     )
+    velocity = velocity_of(pipe, model)
     plan = cg.ChunkPlan(args.chunks)
     if plan.steps != args.steps - 1:
         raise SystemExit(f"--chunks has {plan.steps} steps; of --steps {args.steps}, {args.steps - 1} are trained")
+    total = args.prompts_per_iteration * args.group
+    if total % ranks.size:
+        raise SystemExit(f"{total} samples (--prompts-per-iteration x --group) do not divide into {ranks.size} processes")
     reward = load_reward(args.reward)
-    out = Path(args.out)
-    out.mkdir(parents=True, exist_ok=True)
-    first, rows = (restore(out, transformer, optimizer, scheduler) if args.resume else (0, []))
+    first, rows = restore(args, net, optimizer) if args.resume else (0, [])
+    log = Log(args, ranks.rank)
 
-    for iteration in range(first, args.iterations):
-        draw = random.Random(f"{args.seed} {iteration}")  # so that a resumed run draws what the first would have drawn
-        runs, rewards = [], []
-        for _ in range(args.prompts_per_iteration):
-            prompt = draw.choice(prompts)
-            trajectory, calls, images = rollout(pipe, args, inputs[prompt], seed=draw.getrandbits(63))
-            rewards += map(float, reward(images, [prompt] * len(images)))
-            runs.append((trajectory, calls))
-
-        advantages = cg.advantages(rewards, group_size=args.group)
-        ratios, losses = [], []
-        for i, (trajectory, calls) in enumerate(runs):
-            of_run = slice(i * args.group, (i + 1) * args.group)
-            movement, ids = plan.weights(trajectory.relative_l1), trajectory.sample_ids
-            chosen = plan.select(args.group, args.fraction, movement, seed=args.seed, sample_ids=ids)
-            result = cgt.streamed_backward(
-                velocity_of(pipe, args, calls),
-                trajectory.sampler,
-                trajectory.latents,
-                trajectory.log_probs,
-                advantages[of_run],
-                plan,
-                selection=chosen,
-                clip=args.clip,
-                kl=args.kl,
-                normaliser=float(chosen.sum()) * len(runs),  # the mean over all chunks of the iteration
-            )
-            losses.append(float(result.loss))
-            ratios.append(result.stats.ratio_mean)
-        norm = torch.nn.utils.clip_grad_norm_(weights, args.max_grad_norm)
+    own = ranks.share(total)
+    for iteration in log.progress(range(first, args.iterations)):
+        draw = random.Random(f"{args.seed} {iteration}")  # the same on all ranks, and in a resumed run
+        drawn = [(draw.choice(prompts), draw.getrandbits(63)) for _ in range(args.prompts_per_iteration)]
+        groups = np.repeat(np.arange(len(drawn)), args.group)[own].tolist()
+        ids = total * iteration + np.arange(total)[own]
+        of_sample, seeds = zip(*(drawn[group] for group in groups))
+        records, images = rollouts(pipe, args, inputs, of_sample, seeds, ids)
+        with ranks.together("the reward"):
+            rewards = np.array(list(map(float, reward(images, list(of_sample)))))
+        advantages = ranks.advantages(rewards, groups=groups, sample_ids=ids)
+        movement = plan.weights(torch.cat([record.relative_l1 for record in records]).cpu())
+        chosen = plan.select(len(ids), args.fraction, movement, seed=args.seed, sample_ids=ids)
+        loss, stats = backward(args, ranks, model, velocity, records, advantages, plan, np.asarray(chosen))
+        norm = float(whole(torch.nn.utils.clip_grad_norm_(weights, args.max_grad_norm)))
         optimizer.step()
         optimizer.zero_grad(set_to_none=True)
 
-        mean = sum(rewards) / len(rewards)
-        rows.append([iteration, mean, min(rewards), max(rewards), sum(losses), float(norm), sum(ratios) / len(ratios)])
-        print(f"iteration {iteration:4d}  reward {mean:9.4f}  gradient norm {norm:.3g}", flush=True)
+        every = ranks.gather(rewards)
+        mean, low, high = float(every.mean()), float(every.min()), float(every.max())
+        rows.append([iteration, mean, low, high, float(loss), norm, stats.ratio_mean])
+        log.line(rows[-1])
         if (iteration + 1) % args.save_every == 0 or iteration + 1 == args.iterations:
-            save(out, pipe, optimizer, iteration + 1, rows)
+            save(args, ranks, pipe, optimizer, iteration + 1, rows)
+            log.pictures(pipe, inputs, iteration + 1)
     return pipe, rows
 
 
+def whole(tensor):
+    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
+
+
 # ----------------------------------------------------------------------------------------------------------------------
-# Checkpoints
+# Progress and checkpoints
+
+NAMES = ["iteration", "reward_mean", "reward_min", "reward_max", "loss", "grad_norm", "ratio_mean"]
 
 
-def save(out, pipe, optimizer, iteration, rows):
-    adapter = get_peft_model_state_dict(pipe.transformer)
+class Log:
+    """Of the first rank: lines, a bar on a terminal, pictures, TensorBoard."""
+
+    def __init__(self, args, rank):
+        self.args, self.first, self.board = args, rank == 0, None
+        Path(args.out).mkdir(parents=True, exist_ok=True)
+        if args.tensorboard and self.first:
+            from torch.utils.tensorboard import SummaryWriter
+
+            self.board = SummaryWriter(args.out)
+
+    def progress(self, iterations):
+        return tqdm(iterations, disable=not (self.first and sys.stderr.isatty()), unit="iteration")
+
+    def line(self, row):
+        if not self.first:
+            return
+        numbers = dict(zip(NAMES, row))
+        tqdm.write(f"iteration {row[0]:4d}  reward {row[1]:9.4f}  gradient norm {numbers['grad_norm']:.3g}")
+        sys.stdout.flush()
+        for name in NAMES[1:] if self.board else ():
+            self.board.add_scalar(name, numbers[name], row[0])
+
+    def pictures(self, pipe, inputs, iteration):
+        """One of each of the first prompts, from the same noise at each time. All ranks sample, for sharded weights."""
+        prompts = list(inputs)[: self.args.pictures]
+        if not prompts:
+            return
+        with pipe.scheduler.evaluation():
+            generators = [torch.Generator().manual_seed(self.args.seed) for _ in prompts]
+            image = tiled(sampled(pipe, self.args, inputs, prompts, generators))
+        if self.first:
+            image.save(Path(self.args.out) / f"samples-{iteration:05d}.png")
+        if self.board:
+            self.board.add_image("samples", np.asarray(image), iteration, dataformats="HWC")
+            self.board.flush()
+
+
+def save(args, ranks, pipe, optimizer, iteration, rows):
+    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
+    weights, moments = get_state_dict(pipe.transformer, optimizer, options=options)
+    if ranks.rank:
+        return
+    out = Path(args.out)
+    adapter = get_peft_model_state_dict(pipe.transformer, weights)
     pipe.save_lora_weights(out / "adapter", transformer_lora_layers=adapter)
-    state = {"adapter": adapter, "optimizer": optimizer.state_dict(), "iteration": iteration, "rows": rows}
-    torch.save({**state, "next_sample_id": pipe.scheduler.next_sample_id}, out / "state.tmp")
+    torch.save({"weights": weights, "optimizer": moments, "iteration": iteration, "rows": rows}, out / "state.tmp")
     os.replace(out / "state.tmp", out / "state.pt")
+    curve_png(out / "reward.png", f"mean reward of {args.model}", [row[1] for row in rows])
     with open(out / "metrics.csv", "w", newline="") as file:
-        names = ["iteration", "reward_mean", "reward_min", "reward_max", "loss", "grad_norm", "ratio_mean"]
-        csv.writer(file).writerows([names, *rows])
+        csv.writer(file).writerows([NAMES, *rows])
 
 
-def restore(out, transformer, optimizer, scheduler):
-    state = torch.load(out / "state.pt", map_location=transformer.device, weights_only=True)
-    set_peft_model_state_dict(transformer, state["adapter"])
-    optimizer.load_state_dict(state["optimizer"])
-    scheduler.next_sample_id = state["next_sample_id"]
+def restore(args, net, optimizer):
+    state = torch.load(Path(args.out) / "state.pt", weights_only=True)
+    options = StateDictOptions(full_state_dict=True, strict=False)
+    given = {"model_state_dict": state["weights"], "optim_state_dict": state["optimizer"]}
+    set_state_dict(net, optimizer, **given, options=options)
     return state["iteration"], state["rows"]
 
 
+# ----------------------------------------------------------------------------------------------------------------------
+# Options
+
+
+class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
+    """With the defaults, but for those that the text names."""
+
+    def _get_help_string(self, action):
+        return action.help if action.default in (None, False) else super()._get_help_string(action)
+
+
 def arguments(argv=None):
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
     add = parser.add_argument
     add("--model", default="tiny-flux", help="tiny-flux, tiny-sd3, a directory or a hub id")
-    add("--out", default="runs/flux_lora")
-    add("--resume", action="store_true", help="from the checkpoint in --out")
-    add("--prompts", help="file, one per line")
+    add("--out", default="runs/flux_lora", help="folder for everything that is written")
+    add("--resume", action="store_true", help="go on from the checkpoint in --out")
+    add("--prompts", help="file, one per line; two of our own")
     add("--reward", default="jpeg", help="jpeg, incompressible or module:function")
-    add("--iterations", type=int, default=40)
-    add("--prompts-per-iteration", type=int, default=2)
+    add("--iterations", type=int, default=40, help="updates of the weights")
+    add("--prompts-per-iteration", type=int, default=2, help="of all processes together")
     add("--group", type=int, help="samples per prompt; 12, tiny: 24")
-    add("--steps", type=int, help="17, tiny: 4")
+    add("--batch", type=int, help="samples that one process samples and trains at once; a group")
+    add("--steps", type=int, help="of a run; 17, tiny: 4")
     add("--chunks", type=int, nargs="+", help="chunk sizes; their sum is steps - 1. GCPO: 2 3 4 7 for 17 steps")
     add("--fraction", type=float, default=1.0, help="share of the chunks that is trained, drawn by weight (GCPO 0.5)")
-    add("--dynamics", default="flow_sde", choices=["flow_sde", "dance_sde", "cps"])
-    add("--eta", type=float, default=0.7)
-    add("--guidance", type=float, default=3.5)
-    add("--height", type=int, help="720, tiny: 16")
-    add("--width", type=int, help="720, tiny: 16")
-    add("--clip", type=float, default=5e-5)
-    add("--kl", type=float, default=0.0)
-    add("--rank", type=int, default=16)
+    add("--dynamics", default="flow_sde", choices=["flow_sde", "dance_sde", "cps"], help="how noise enters")
+    add("--eta", type=float, default=0.7, help="noise scale")
+    add("--guidance", type=float, default=3.5, help="scale of the pipeline")
+    add("--height", type=int, help="in pixels; 720, tiny: 16")
+    add("--width", type=int, help="in pixels; 720, tiny: 16")
+    add("--clip", type=float, default=5e-5, help="how far a ratio may move from 1")
+    add("--kl", type=float, default=0.0, help="weight of the KL to the policy that sampled")
+    add("--rank", type=int, default=16, help="of the adapter")
     add("--targets", nargs="+", default=["to_q", "to_k", "to_v", "to_out.0", "proj_out"], help="layers with an adapter")
-    add("--lr", type=float, help="1e-4, tiny: 3e-2")
-    add("--weight-decay", type=float, default=1e-4)
-    add("--max-grad-norm", type=float, default=1.0)
-    add("--gradient-checkpointing", action="store_true")
-    add("--save-every", type=int, default=10)
-    add("--seed", type=int, default=0)
-    add("--device", default="cuda" if torch.cuda.is_available() else "cpu")
-    add("--dtype", choices=["float32", "bfloat16"], help="default: bfloat16 on a GPU")
+    add("--lr", type=float, help="learning rate; 1e-4, tiny: 3e-2")
+    add("--weight-decay", type=float, default=1e-4, help="of AdamW")
+    add("--max-grad-norm", type=float, default=1.0, help="longer gradients are cut to this")
+    add("--gradient-checkpointing", action="store_true", help="less memory, more time")
+    add("--parallel", default="ddp", choices=["ddp", "fsdp2", "accelerate"], help="of several processes: torchrun with "
+        "whole or sharded weights, accelerate launch")  # fmt: skip
+    add("--tensorboard", action="store_true", help="write events for TensorBoard into --out")
+    add("--pictures", type=int, default=4, help="prompts that are drawn at each save; 0: none")
+    add("--save-every", type=int, default=10, help="iterations")
+    add("--seed", type=int, default=0, help="of everything that is drawn")
+    add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda or cpu")
+    add("--dtype", choices=["float32", "bfloat16"], help="of the arithmetic; bfloat16 on a GPU, else float32")
     args = parser.parse_args(argv)
     tiny, names = args.model.startswith("tiny-"), ("group", "steps", "height", "width", "lr")
     for name, value in zip(names, (24, 4, 16, 16, 3e-2) if tiny else (12, 17, 720, 720, 1e-4)):
         setattr(args, name, value if getattr(args, name) is None else getattr(args, name))
+    args.batch = args.batch or args.group
     args.chunks = args.chunks or ([2, 3, 4, 7] if args.steps == 17 else cg.ChunkPlan.fixed(args.steps - 1, 2).sizes)
     args.dtype = getattr(torch, args.dtype or ("float32" if args.device == "cpu" else "bfloat16"))
+    # Shards have one type: FSDP2 keeps float32, and computes in the other.
+    args.storage = torch.float32 if args.parallel == "fsdp2" else args.dtype
     kind = torch.device(args.device).type
     args.autocast = lambda: torch.autocast(kind, torch.bfloat16, enabled=args.dtype == torch.bfloat16)
     return args
@@ -295,3 +366,5 @@ def arguments(argv=None):
 
 if __name__ == "__main__":
     train(arguments())
+    if dist.is_initialized():
+        dist.destroy_process_group()

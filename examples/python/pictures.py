@@ -33,6 +33,16 @@ def samples_png(path, panels, columns, captions, scale=2):
     image.save(path)
 
 
+def tiled(images, columns=8):
+    """One picture of several of PIL, of one size."""
+    width, height = images[0].size
+    columns = min(columns, len(images))
+    sheet = Image.new("RGB", (columns * width, -(-len(images) // columns) * height), "white")
+    for i, image in enumerate(images):
+        sheet.paste(image, (i % columns * width, i // columns * height))
+    return sheet
+
+
 def curve_png(path, title, values, window=9):
     """values[i] of iteration i + 1, and their moving mean."""
     image = Image.new("RGB", (720, 400), "white")
