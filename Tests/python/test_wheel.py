@@ -91,6 +91,8 @@ def test_holds_every_module_the_library_openblas_and_the_licences(contents):
     licences = [contents[name].decode() for name in contents if "/licenses/" in name]
     for words in ("Apache License", "Name: OpenBLAS", "GCC RUNTIME LIBRARY EXCEPTION"):
         assert any(words in licence for licence in licences)
+    for text in [ROOT / "NOTICE", *(ROOT / "LICENSES").iterdir()]:
+        assert text.read_text() in licences
 
 
 def test_needs_numpy_alone_and_offers_the_frameworks_as_extras(contents):
