@@ -107,3 +107,15 @@ def test_lists_of_indices_may_be_ragged_and_one_clip_serves_both_sides():
     mask = cg.chunk_loss(new, old, [1, -1], [1, 3], clip=(0.1, 0.1), selection=np.array([[False, False], [True, True]]))
     assert ragged.loss == mask.loss and ragged.stats == mask.stats
     np.testing.assert_array_equal(ragged.grad_log_probs, mask.grad_log_probs)
+
+
+def test_a_loss_prints_in_a_line_without_its_arrays():
+    torch = pytest.importorskip("torch")
+    import chunkgrpo.torch as cgt
+
+    old, adv = np.zeros((2, 3)), [1.0, -1.0]
+    said = "ChunkLoss(loss=0, 2 samples of 2 chunks, ChunkStats(selected=4, ratio_mean=1.0"
+    assert repr(cg.chunk_loss(old, old, adv, [1, 2])).startswith(said)
+    new = torch.tensor(old, requires_grad=True)
+    assert str(cgt.chunk_loss(new, torch.tensor(old), adv, [1, 2])).startswith(said)
+    assert repr(cg.Trainer(3, 2, width=8, blocks=1, group_size=4)) == "<Trainer of images of 3 numbers, conditions of 2>"

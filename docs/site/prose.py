@@ -85,7 +85,7 @@ def definitions(table, link):
 def program(text, link):
     """What stands indented: a list of two columns, Python, or a formula."""
     table = rows(text.splitlines()) or ()
-    if len(table) > 1 and all(re.fullmatch(r"[\w.]+", name) for name, _ in table):
+    if len(table) > 1 and all(re.fullmatch(r"[\w., ]+", name) for name, _ in table):
         return definitions(table, link)
     try:
         python = bool(ast.parse(text).body) and re.search(r"^import|\w\(|^\w+ = ", text, re.MULTILINE)
@@ -104,8 +104,12 @@ def block(lines, link):
     # A paragraph may go on as a list or as columns without a blank line.
     for at in range(1, len(lines)):
         rest = lines[at:]
-        if ITEM.match(rest[0]) and items(rest) or ROW.match(rest[0]) and rows(rest) or rest[0].startswith("    "):
+        if ITEM.match(rest[0]) and items(rest) or ROW.match(rest[0]) and rows(rest):
             return block(lines[:at], link) + "\n\n" + block(rest, link)
+        if rest[0].startswith("    "):  # the end of what is indented
+            end = next((n for n in range(at, len(lines)) if not lines[n].startswith(" ")), len(lines))
+            parts = [lines[:at], lines[at:end], lines[end:]]
+            return "\n\n".join(block(part, link) for part in parts if part)
     return inline("\n".join(line.strip() for line in lines), link)
 
 

@@ -33,7 +33,13 @@ from .chunks import ChunkPlan, chunk_weights, selection_mask
 from .errors import InvalidArgument, WrongType, check
 
 
-@dataclass(frozen=True, eq=False)
+def brief(loss: Any, ratios: Any, stats: ChunkStats) -> str:
+    """A chunk loss in a line, without its arrays."""
+    samples, chunks = ratios.shape
+    return f"ChunkLoss(loss={float(loss):.6g}, {samples} samples of {chunks} chunks, {stats})"
+
+
+@dataclass(frozen=True, eq=False, repr=False)
 class ChunkLoss(Generic[A]):
     """The result of `chunk_loss`."""
 
@@ -45,6 +51,9 @@ class ChunkLoss(Generic[A]):
     stats: ChunkStats
     grad_ratio_bias: Optional[A] = None
     """(B, S) with a `ratio_bias`: d loss / d ratio_bias; `divergences_vjp` takes it on to the velocities."""
+
+    def __repr__(self) -> str:
+        return brief(self.loss, self.ratios, self.stats)
 
 
 @overload

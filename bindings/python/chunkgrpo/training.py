@@ -226,6 +226,10 @@ class Trainer:
             with self._use() as handle:
                 handle.close()
 
+    def __repr__(self) -> str:
+        sizes = self._options["latent_size"], self._options["condition_size"]
+        return "<Trainer of images of {} numbers, conditions of {}>".format(*sizes)
+
     def __enter__(self) -> Trainer:
         return self
 

@@ -30,7 +30,7 @@ def eager(function: Function) -> Function:
     return cast(Function, torch.compiler.disable(function))  # type: ignore[no-untyped-call]
 
 
-@dataclass(frozen=True, eq=False)
+@dataclass(frozen=True, eq=False, repr=False)
 class ChunkLoss:
     """The result of `chunk_loss`, `chunk_policy_loss` and `streamed_backward`."""
 
@@ -43,6 +43,9 @@ class ChunkLoss:
     """(B, S), detached."""
     grad_log_probs: Tensor
     """(B, S): d loss / d new_log_probs."""
+
+    def __repr__(self) -> str:
+        return _objective.brief(self.loss.detach(), self.ratios, self.stats)
 
 
 # ----------------------------------------------------------------------------------------------------------------------
