@@ -1620,6 +1620,43 @@ typedef struct cgrpo_iteration_report {
 cgrpo_status cgrpo_trainer_iterate(cgrpo_trainer *trainer, const cgrpo_tensor *conditions, cgrpo_reward_fn reward,
                                    void *user, cgrpo_iteration_report *report);
 
+/**
+ * Sums over the ranks of a data-parallel run: MPI's MPI_Allreduce, NCCL's ncclAllReduce. `values` has `count` numbers,
+ * at most 2^24, of `type` CGRPO_TYPE_F32 or CGRPO_TYPE_F64. Replace each by its sum over all ranks: on each rank the
+ * same bits. The ranks' calls come in the same order, on the thread that called the library.
+ *
+ * Return 0; or anything else where a rank is gone or does not come, which must not take for ever: see
+ * cgrpo_trainer_set_replica.
+ */
+typedef int (*cgrpo_all_reduce_fn)(void *user, void *values, cgrpo_type type, int64_t count);
+
+/**
+ * Data-parallel training: the trainer becomes one of `ranks` (1 ... 65,536), in as many processes or threads, that
+ * train one policy. Afterwards cgrpo_trainer_iterate and cgrpo_trainer_pretrain are called on all of them, and end with
+ * the same parameters and report on each: those of one trainer that has all prompts, up to the order of sums.
+ *
+ * - All ranks call this, with trainers of the same options (`threads` apart) and seed, or of one checkpoint.
+ *   CGRPO_INVALID_ARGUMENT on all ranks where they differ, or where all_reduce does not sum over `ranks`. The trainer
+ * has then the replica that it had.
+ * - iterate takes the prompts of this rank, at least one: of all P, number n is prompt n / ranks of rank n mod ranks. A
+ * rank that has no more is passed over, so that ranks may have other numbers of prompts. Noise and chunks are those
+ * that one trainer with all P draws. Rewards, statistics and the gradient are those of all ranks.
+ * - pretrain takes the same pairs and options on all ranks, and deals out the rows of each batch.
+ * - Where a call fails on one rank, it fails on all, and all trainers are as they were. The others return its status,
+ * with the message "rank 2 failed: ..." and its sentence. A rank whose all_reduce failed is CGRPO_CALLBACK_FAILED; it
+ * cannot tell the others, so theirs must fail too: MPI with MPI_ERRORS_RETURN does where it finds a rank dead, and a
+ * time limit where it does not. Then the ranks may be at different places: calls are refused until the replica is set
+ * again.
+ * - A checkpoint does not depend on the rank, and serves any number of ranks: one of them saves, each loads, then all
+ * set the replica. Copies and checkpoints have none.
+ *
+ * `ranks` 1 with a null all_reduce: the trainer is alone again. all_reduce and `user` are kept until then, or until the
+ * trainer is destroyed. An iteration makes 4 + 3 updates_per_rollout sums, of which updates_per_rollout have the
+ * gradient, all parameters in f32, and one the rewards in f64; the others have 16 numbers per rank.
+ */
+cgrpo_status cgrpo_trainer_set_replica(cgrpo_trainer *trainer, int64_t rank, int64_t ranks,
+                                       cgrpo_all_reduce_fn all_reduce, void *user);
+
 /** The trained parameters of the network, or their exponential moving average. */
 typedef int32_t cgrpo_parameters;
 enum { CGRPO_PARAMETERS_TRAINED = 1, CGRPO_PARAMETERS_AVERAGED = 2 };

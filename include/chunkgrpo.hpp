@@ -1115,6 +1115,14 @@ class Trainer {
         return report;
     }
 
+    /** The host's sum over the ranks is a C function, which throws nothing; `user` must stay until the replica is
+     * removed. */
+    void set_replica(std::int64_t rank, std::int64_t ranks, cgrpo_all_reduce_fn all_reduce, void *user) {
+        check(cgrpo_trainer_set_replica(get(), rank, ranks, all_reduce, user));
+    }
+    /** The trainer is alone again. */
+    void remove_replica() { check(cgrpo_trainer_set_replica(get(), 0, 1, nullptr, nullptr)); }
+
     void sample(const ConstTensor &conditions, const Tensor &images, std::uint64_t seed, double eta = 0,
                 cgrpo_parameters parameters = CGRPO_PARAMETERS_AVERAGED) const {
         check(cgrpo_trainer_sample(get(), conditions.get(), parameters, eta, seed, images.get()));

@@ -83,12 +83,12 @@ public func cgrpo_trainer_pretrain(
   waiting {
     let trainer = try trainer(handle)
     let (d, c) = (trainer.options.latentSize, trainer.options.conditionSize)
-    let images = try rows(images, "images", columns: d)
-    let conditions = try rows(conditions, "conditions", columns: c)
-    try sameRows(images, "images", d, conditions, "conditions", c)
-    try trainer.pretrain(
-      images: UnsafeBufferPointer(images), conditions: UnsafeBufferPointer(conditions), options: read(options)
-    ) { done, total, loss in
+    try trainer.pretrain {
+      let images = try rows(images, "images", columns: d)
+      let conditions = try rows(conditions, "conditions", columns: c)
+      try sameRows(images, "images", d, conditions, "conditions", c)
+      return (UnsafeBufferPointer(images), UnsafeBufferPointer(conditions), try read(options))
+    } progress: { done, total, loss in
       if let progress {
         let status = outside { progress(user, Int64(done), Int64(total), loss) }
         if status != 0 {
@@ -115,11 +115,15 @@ public func cgrpo_trainer_iterate(
 ) -> cgrpo_status {
   waiting {
     let trainer = try trainer(handle)
-    let reward = try nonNull(reward, "reward")
-    let conditions = try rows(conditions, "conditions", columns: trainer.options.conditionSize)
-    if let report { try checkedSize(UnsafePointer(report), "report") }
     let latentSize = trainer.options.latentSize
-    let result = try trainer.iterate(conditions: UnsafeBufferPointer(conditions)) { images, prompts, rewards in
+    // All is checked within the call, so that the other ranks of a data-parallel run hear of it.
+    let result = try trainer.iterate {
+      let conditions = try rows(conditions, "conditions", columns: trainer.options.conditionSize)
+      if let report { try checkedSize(UnsafePointer(report), "report") }
+      _ = try nonNull(reward, "reward")
+      return UnsafeBufferPointer(conditions)
+    } reward: { images, prompts, rewards in
+      let reward = try nonNull(reward, "reward")
       guard let base = images.baseAddress else { return }
       let view = LatentsView(
         UnsafeMutableRawPointer(mutating: base), type: .float32, batch: prompts.count, elements: latentSize)
@@ -189,5 +193,45 @@ public func cgrpo_trainer_load(
   waiting {
     let out = try nonNull(out, "trainer")
     out.pointee = retained(try ChunkGRPOTrainer(loading: path(directory)))
+  }
+}
+
+// MARK: - Several processes
+
+/// Sums by the host's function.
+private struct HostAllReduce: AllReduce {
+  let function: cgrpo_all_reduce_fn
+  let user: UnsafeMutableRawPointer?
+
+  func sum(_ values: UnsafeMutableBufferPointer<Float>) throws {
+    try sum(UnsafeMutableRawBufferPointer(values), .float32)
+  }
+  func sum(_ values: UnsafeMutableBufferPointer<Double>) throws {
+    try sum(UnsafeMutableRawBufferPointer(values), .float64)
+  }
+
+  private func sum(_ values: UnsafeMutableRawBufferPointer, _ type: ElementType) throws {
+    let status = outside { function(user, values.baseAddress, type.rawValue, Int64(values.count / type.size)) }
+    if status != 0 {
+      throw ChunkGRPOError(
+        .callbackFailed,
+        "the all-reduce callback returned \(status): a rank may be gone. The trainer is as it was; to go on, load one "
+          + "checkpoint on all ranks and set the replica again")
+    }
+  }
+}
+
+@_cdecl("cgrpo_trainer_set_replica") @implementation
+public func cgrpo_trainer_set_replica(
+  _ handle: OpaquePointer!, _ rank: Int64, _ ranks: Int64, _ allReduce: cgrpo_all_reduce_fn!,
+  _ user: UnsafeMutableRawPointer!
+) -> cgrpo_status {
+  waiting {
+    let trainer = try trainer(handle)
+    let ranks = try count(ranks, "ranks", 1...1 << 16)
+    let rank = try count(rank, "rank", 0...ranks - 1)
+    guard ranks > 1 || allReduce != nil else { return try trainer.removeReplica() }
+    try trainer.setReplica(
+      rank: rank, ranks: ranks, allReduce: HostAllReduce(function: nonNull(allReduce, "all_reduce"), user: user))
   }
 }

@@ -577,6 +577,22 @@ static cgrpo_status trainer_iterate(void) {
     return status;
 }
 
+static int sum_of_one(void *user, void *values, cgrpo_type type, int64_t count) {
+    (void)user, (void)values, (void)type, (void)count;
+    return 0;
+}
+
+/* And an iteration with the replica. */
+static cgrpo_status trainer_set_replica(void) {
+    cgrpo_status status = cgrpo_trainer_set_replica(trainer, 0, 1, sum_of_one, NULL);
+    if (status != CGRPO_OK) return status;
+    status = trainer_iterate();
+    looking = 1;
+    if (cgrpo_trainer_set_replica(trainer, 0, 1, NULL, NULL) != CGRPO_OK) abort();
+    looking = 0;
+    return status;
+}
+
 static cgrpo_status trainer_sample(void) {
     cgrpo_tensor out = of_images(drawn), given = of_conditions();
     cgrpo_status status = cgrpo_trainer_sample(trainer, &given, CGRPO_PARAMETERS_TRAINED, 0.7, 1, &out);
@@ -694,6 +710,7 @@ static const call calls[] = {
     CALL(trainer_info),
     CALL(trainer_pretrain),
     CALL(trainer_iterate),
+    CALL(trainer_set_replica),
     CALL(trainer_sample),
     CALL(trainer_velocity),
     CALL(trainer_save),

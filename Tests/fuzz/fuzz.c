@@ -863,6 +863,17 @@ static int reward(void *user, const cgrpo_tensor *images, const int64_t *prompt,
     return fails_at == 0;
 }
 
+/* The sum over so many ranks that give the same. */
+static int64_t alike, sums_left;
+static int all_reduce(void *user, void *values, cgrpo_type type, int64_t count) {
+    (void)user;
+    for (int64_t i = 0; i < count; i++) {
+        if (type == CGRPO_TYPE_F64) ((double *)values)[i] *= (double)alike;
+        else ((float *)values)[i] *= (float)alike;
+    }
+    return sums_left-- == 0;
+}
+
 static void trainer_create(void) {
     cgrpo_trainer *made = NULL;
     OPTIONS(trainer_options, o);
@@ -887,7 +898,9 @@ static void trainer_calls(void) {
     OPTIONS(pretrain_options, o);
     o.steps = 1 + below(2), o.batch_size = 1 + below(8), o.learning_rate = real(1e-3), o.ema_decay = real(0.9);
     fails_at = one_in(6) ? (int)below(2) : -1;
-    switch (below(12)) {
+    alike = 1 + below(2), sums_left = one_in(4) ? below(12) : -1;
+    switch (below(13)) {
+        case 12: CALL(cgrpo_trainer_set_replica(trainer, wrong() ? 1 : 0, alike, wrong() ? NULL : all_reduce, NULL)); break;
         case 0:
             CALL(cgrpo_trainer_iterate(maybe_null(trainer), &given.tensor, wrong() ? NULL : reward, NULL, NULL));
             break;

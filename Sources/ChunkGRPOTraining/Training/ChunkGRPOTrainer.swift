@@ -25,7 +25,9 @@ public final class ChunkGRPOTrainer {
   let workspace: TrainingWorkspace
   /// Where `referenceKL` is positive.
   let reference: ReferencePolicy?
-  /// Within `pretrain` or `iterate`.
+  /// Of a data-parallel run; nil: the trainer is alone.
+  var replica: Replica?
+  /// Within `pretrain`, `iterate` or `setReplica`.
   private var isBusy = false
 
   /// A trainer with fresh parameters.
@@ -65,20 +67,21 @@ public final class ChunkGRPOTrainer {
   }
 
   /// Runs `body`, unless this is a call from within a callback of another.
-  func exclusively<R>(_ body: () throws -> R) throws -> R {
+  func exclusively<R>(inStep: Bool = true, _ body: () throws -> R) throws -> R {
     try require(!isBusy, "the trainer is at work: pretrain and iterate cannot be called from their own callbacks")
+    if inStep { try replica?.requireInStep() }
     isBusy = true
     defer { isBusy = false }
     return try body()
   }
 
-  /// The draft becomes the state.
-  ///
   /// - Throws: `.nonFinite`; every state can be saved and loaded.
-  func commit() throws {
-    if let flaw = draft.flaw { throw ChunkGRPOError.nonFinite("training leaves its range: \(flaw)") }
-    swap(&state, &draft)
+  func requireSound(_ state: TrainingState) throws {
+    if let flaw = state.flaw { throw ChunkGRPOError.nonFinite("training leaves its range: \(flaw)") }
   }
+
+  /// The draft becomes the state.
+  func commit() { swap(&state, &draft) }
 
   /// Rows of `size` finite numbers, at least one.
   func rows(_ name: String, _ values: UnsafeBufferPointer<Float>, of size: Int) throws -> Int {

@@ -3,6 +3,7 @@ import ChunkGRPO
 /// The samples of one iteration.
 struct Experience {
   let prompts: Prompts
+  let deal: Deal
   let chunks: ChunkPlan
   let groupSize: Int
   let batch: Int
@@ -20,9 +21,12 @@ struct Experience {
   var isRecorded = false
 
   init(
-    _ prompts: Prompts, _ plan: TrainingPlan, groupSize: Int, batch: Int, parameters: NetworkParameters<Float>
+    _ prompts: Prompts, _ deal: Deal, _ plan: TrainingPlan, groupSize: Int, batch: Int,
+    parameters: NetworkParameters<Float>
   ) throws {
-    (self.prompts, self.groupSize, self.batch, self.parameters) = (prompts, groupSize, batch, parameters)
+    (self.prompts, self.deal, self.groupSize, self.batch, self.parameters) = (
+      prompts, deal, groupSize, batch, parameters
+    )
     chunks = plan.chunks
     func memory<T>(_ sizes: [Int], _ what: String) throws -> Buffer<T> {
       try Buffer(count: checkedProduct([batch] + sizes, what), for: "the \(what) of \(batch) samples")
@@ -36,6 +40,15 @@ struct Experience {
 
   /// Number among `prompts` of the condition that the sample was made for.
   func prompt(_ sample: Int) -> Int32 { prompts.index[sample / groupSize] }
+
+  /// Number of the sample among those of all ranks.
+  func number(_ sample: Int) -> Int { deal.number(sample / groupSize) &* groupSize &+ sample % groupSize }
+
+  /// This rank's samples of one of `updates` optimiser steps: whole groups.
+  func samples(ofUpdate number: Int, of updates: Int) -> Range<Int> {
+    let prompts = deal.own((0..<deal.count).slice(number, of: updates))
+    return prompts.lowerBound * groupSize..<prompts.upperBound * groupSize
+  }
 
   func isSelected(_ sample: Int, chunk: Int) -> Bool { selection[sample &* chunks.count &+ chunk] != 0 }
 

@@ -20,7 +20,7 @@ extension ChunkGRPOTrainer {
   /// far within any clip range.
   public func iterate(conditions: [Float], reward: Reward) throws -> IterationReport {
     try conditions.withUnsafeBufferPointer {
-      try iterate(conditions: $0) { images, prompts, rewards in
+      try iterate(conditions: { [conditions = $0] in conditions }) { images, prompts, rewards in
         let values = try reward(Array(images), prompts.map(Int.init))
         try require(
           values.count == prompts.count, "the reward gave \(values.count) numbers for \(prompts.count) images")
@@ -29,41 +29,45 @@ extension ChunkGRPOTrainer {
     }
   }
 
-  package func iterate(conditions: UnsafeBufferPointer<Float>, reward: BorrowedReward) throws -> IterationReport {
-    let promptCount = try rows("conditions", conditions, of: plan.shape.conditionSize)
-    let batch = try checkedProduct([promptCount, options.groupSize], "prompts × group_size")
-    try require(batch <= 1 << 31, "\(promptCount) prompts × group_size \(options.groupSize) is more than 2^31 samples")
-    return try exclusively {
+  /// - Parameter conditions: those of this rank. Where it throws, all ranks hear of it.
+  package func iterate(
+    conditions: () throws -> UnsafeBufferPointer<Float>, reward: BorrowedReward
+  ) throws -> IterationReport {
+    try exclusively {
       var report = IterationReport()
       report.iteration = iterations + 1
-
+      let prompts = try begin(conditions)
       let start = seconds()
-      let experience = try rollOut(Prompts(conditions, size: plan.shape.conditionSize), batch: batch)
-      let rolledOut = seconds()
-      let rewards = try evaluate(experience, reward)
-      let rewarded = seconds()
-      report.rewardMean = rewards.reduce(0, +) / Double(batch)
-      report.rewardStd =
-        (rewards.reduce(0) { $0 + ($1 - report.rewardMean) * ($1 - report.rewardMean) } / Double(batch)).squareRoot()
-
-      try advantages(
-        rewards, AdvantageOptions { ($0.groupSize, $0.clamp) = (options.groupSize, options.advantageClamp) },
-        into: experience.advantages.base)
-      if options.weightedSelection { try select(experience, weights: weights(experience)) }
+      var (rolledOut, rewarded) = (start, start)
+      let (experience, tally, updates) = try together(.rollout) { _ in
+        let experience = try rollOut(prompts, try deal(prompts.index.count))
+        rolledOut = seconds()
+        let rewards = try evaluate(experience, reward)
+        rewarded = seconds()
+        try advantages(
+          rewards, AdvantageOptions { ($0.groupSize, $0.clamp) = (options.groupSize, options.advantageClamp) },
+          into: experience.advantages.base)
+        if options.weightedSelection { try select(experience, weights: weights(experience)) }
+        let updates = updateCount(experience.deal)
+        return (experience, try Tally(experience, rewards: rewards, updates: updates), updates)
+      }
+      try replica?.sum(tally.values.values)
+      report.rewardMean = tally.rewardMean
+      report.rewardStd = tally.rewardStd(report.rewardMean)
 
       draft.counters = state.counters
-      let updates = updateCount(batch)
       for number in 0..<updates {
-        let update = try update(experience, samples(ofUpdate: number, batch), first: number == 0)
+        let update = try update(experience, tally, number, of: updates)
         report.loss += update.loss / Double(updates)
         report.gradNorm += update.gradNorm / Double(updates)
         report.referenceDivergence += update.referenceDivergence / Double(updates)
         report.stats = update.stats
       }
-      draft.counters.iterations += 1
-      draft.counters.samplesDrawn &+= UInt64(batch)
-      try report.requireFinite()
-      try commit()
+      try commitTogether {
+        draft.counters.iterations += 1
+        draft.counters.samplesDrawn &+= UInt64(experience.deal.count &* options.groupSize)
+        try report.requireFinite()
+      }
       report.rolloutSeconds = rolledOut - start
       report.rewardSeconds = rewarded - rolledOut
       report.updateSeconds = seconds() - rewarded
@@ -71,19 +75,40 @@ extension ChunkGRPOTrainer {
     }
   }
 
-  /// Optimiser steps of an iteration: at most one per prompt.
-  private func updateCount(_ batch: Int) -> Int { min(options.updatesPerRollout, batch / options.groupSize) }
-
-  /// The samples of one optimiser step: whole groups.
-  private func samples(ofUpdate number: Int, _ batch: Int) -> Range<Int> {
-    let prompts = (0..<batch / options.groupSize).slice(number, of: updateCount(batch))
-    return prompts.lowerBound * options.groupSize..<prompts.upperBound * options.groupSize
+  /// Takes in the prompts of this rank, and tells the others how many there are.
+  private func begin(_ conditions: () throws -> UnsafeBufferPointer<Float>) throws -> Prompts {
+    let prompts = try together(.iterate) { ballot in
+      let conditions = try conditions()
+      let count = try rows("conditions", conditions, of: plan.shape.conditionSize)
+      try requireBatch(count)
+      ballot.set(0, Double(count))
+      ballot.set(1, Double(iterations))
+      return try Prompts(conditions, size: plan.shape.conditionSize)
+    }
+    try replica?.requireSame(1..<2, "iterations behind it", "load one checkpoint on all ranks")
+    return prompts
   }
+
+  private func requireBatch(_ prompts: Int) throws {
+    let batch = try checkedProduct([prompts, options.groupSize], "prompts × group_size")
+    try require(batch <= 1 << 31, "\(prompts) prompts × group_size \(options.groupSize) is more than 2^31 samples")
+  }
+
+  /// Of `count` prompts of this rank, and those of which the others have told.
+  private func deal(_ count: Int) throws -> Deal {
+    guard let replica else { return Deal(alone: count) }
+    let deal = try Deal(rank: replica.rank, of: replica.ranks) { Int(replica.number(0, of: $0)) }
+    try requireBatch(deal.count)
+    return deal
+  }
+
+  /// Optimiser steps of an iteration: at most one per prompt.
+  private func updateCount(_ deal: Deal) -> Int { min(options.updatesPerRollout, deal.count) }
 
   /// Draws the chunks to train.
   private func select(_ experience: Experience, weights: Numbers<Double>?) throws {
     let ids = try Buffer<UInt64>(count: experience.batch, for: "the ids of \(experience.batch) samples")
-    for i in 0..<ids.count { ids[i] = state.counters.samplesDrawn &+ UInt64(i) }
+    for i in 0..<ids.count { ids[i] = state.counters.samplesDrawn &+ UInt64(experience.number(i)) }
     try selectChunks(
       batch: experience.batch, count: plan.chunks.count,
       ChunkSelectionOptions {
@@ -101,18 +126,19 @@ extension ChunkGRPOTrainer {
 
   // MARK: Rollout
 
-  private func rollOut(_ prompts: Prompts, batch: Int) throws -> Experience {
+  private func rollOut(_ prompts: Prompts, _ deal: Deal) throws -> Experience {
+    let batch = prompts.index.count &* options.groupSize
     var experience = try Experience(
-      prompts, plan, groupSize: options.groupSize, batch: batch, parameters: workspace.parameters(state))
+      prompts, deal, plan, groupSize: options.groupSize, batch: batch, parameters: workspace.parameters(state))
     // The first optimiser step has the parameters of the rollout: recorded, it needs no forward pass of its own.
-    let first = samples(ofUpdate: 0, batch)
+    let first = experience.samples(ofUpdate: 0, of: updateCount(deal))
     if !options.weightedSelection {
       try select(experience, weights: nil)
       experience.isRecorded = try canRecord(experience, first)
     }
     let samples = RolloutSamples(
       perPrompt: options.groupSize, perInitialNoise: options.shareNoise ? options.groupSize : 1,
-      firstID: state.counters.samplesDrawn, latents: experience.latents.base,
+      deal: deal, firstID: state.counters.samplesDrawn, latents: experience.latents.base,
       stepStride: batch &* plan.shape.latentSize, logProbs: experience.logProbs.base,
       relativeL1: experience.relativeL1.base)
     if experience.isRecorded {
@@ -139,6 +165,7 @@ extension ChunkGRPOTrainer {
 
   /// Whether each lane has room for all rows that it trains, beside one step of all of its samples.
   private func canRecord(_ experience: Experience, _ samples: Range<Int>) throws -> Bool {
+    if samples.isEmpty { return false }
     let count = laneCount(samples.count, plan.shape)
     return try (0..<count).allSatisfy {
       let own = samples.slice($0, of: count)

@@ -1,17 +1,57 @@
 import ChunkGRPO
 
+/// What an optimiser step tells of itself: the mean loss and the statistics of the chunks that it trained.
+struct Update {
+  var loss = 0.0, gradNorm = 0.0, referenceDivergence = 0.0
+  var stats = ChunkStats()
+}
+
 extension ChunkGRPOTrainer {
-  struct Update {
-    var loss = 0.0, gradNorm = 0.0, referenceDivergence = 0.0
-    var stats = ChunkStats()
+  /// Optimiser step `number` of `updates`, on the selected chunks of its samples: from the state (the first) or the draft to
+  /// the draft.
+  func update(_ experience: Experience, _ tally: Tally, _ number: Int, of updates: Int) throws -> Update {
+    let samples = experience.samples(ofUpdate: number, of: updates)
+    let first = number == 0
+    let (lanes, own) = try together(.gradient) { ballot in
+      let lanes = try workspace.lanes(for: samples.count)
+      let own = try addGradients(
+        experience, samples, lanes, first: first, chunks: tally.chunks(ofUpdate: number),
+        rows: tally.rows(ofUpdate: number))
+      if replica != nil {
+        _ = try workspace.sumGradients(lanes)
+        own.write(to: ballot)
+      }
+      return (lanes, own)
+    }
+    try replica?.sum(lanes[0].gradients.values)
+    return try together(.step) { _ in
+      var update = try replica.map { try Update(merging: $0, chunks: tally.chunks(ofUpdate: number)) } ?? own
+      update.loss += options.referenceKL * update.referenceDivergence
+      update.gradNorm = try workspace.sumGradients(replica == nil ? lanes : Array(lanes[..<1]))
+      guard update.gradNorm.isFinite else {
+        throw ChunkGRPOError.nonFinite("the gradient is not finite in iteration \(iterations + 1)")
+      }
+      draft.step(
+        from: first ? state : draft, options, gradients: lanes[0].gradients,
+        scale: min(1, options.maxGradNorm / update.gradNorm), learningRate: options.learningRate,
+        emaDecay: options.emaDecay, threads: workspace.threads)
+      return update
+    }
   }
 
-  /// One optimiser step on the selected chunks of `samples`, from the state (the first) or the draft to the draft.
-  func update(_ experience: Experience, _ samples: Range<Int>, first: Bool) throws -> Update {
-    let chunks = experience.selectedChunks(samples)
+  /// The gradients of `lanes` for the selected chunks of `samples`, which are this rank's.
+  ///
+  /// - Parameters:
+  ///   - chunks, rows: selected chunks and steps of the optimiser step, on all ranks.
+  private func addGradients(
+    _ experience: Experience, _ samples: Range<Int>, _ lanes: [TrainingLane], first: Bool, chunks: Int, rows: Int
+  ) throws -> Update {
+    try reference?.begin(lanes: lanes.count, maxRows: workspace.maxRows, rows: rows)
+    if samples.isEmpty {
+      for lane in lanes { lane.gradients.fillWithZeros() }
+      return Update()
+    }
     let parameters = first ? experience.parameters : workspace.parameters(draft)
-    let lanes = try workspace.lanes(for: samples.count)
-    try reference?.begin(lanes: lanes.count, maxRows: workspace.maxRows, rows: experience.selectedSteps(samples))
     // (B, S): the new log-probabilities where selected, else the old; and the gradients of the passes' losses.
     let new = try Buffer(
       copying: UnsafeBufferPointer(experience.logProbs.values), for: "the log-probabilities of an optimiser step")
@@ -34,20 +74,7 @@ extension ChunkGRPOTrainer {
       }
     }
     let whole = try loss(experience, new, samples, gradLogProbs: nil)
-
-    let norm = try workspace.sumGradients(lanes)
-    guard norm.isFinite else {
-      throw ChunkGRPOError.nonFinite("the gradient is not finite in iteration \(iterations + 1)")
-    }
-    draft.step(
-      from: first ? state : draft, options, gradients: lanes[0].gradients, scale: min(1, options.maxGradNorm / norm),
-      learningRate: options.learningRate, emaDecay: options.emaDecay, threads: workspace.threads)
-    var update = Update(loss: whole.loss, gradNorm: norm, stats: whole.stats)
-    if let reference {
-      update.referenceDivergence = reference.meanDivergence
-      update.loss += options.referenceKL * update.referenceDivergence
-    }
-    return update
+    return Update(loss: whole.loss, referenceDivergence: reference?.meanDivergence ?? 0, stats: whole.stats)
   }
 
   /// - Parameter gradLogProbs: (B, S), of which the rows of `samples` are written; nil = nowhere.

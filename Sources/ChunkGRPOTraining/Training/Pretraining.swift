@@ -18,65 +18,113 @@ extension ChunkGRPOTrainer {
     images: [Float], conditions: [Float], options: PretrainOptions = PretrainOptions(), progress: Progress? = nil
   ) throws {
     try images.withUnsafeBufferPointer { images in
-      try conditions.withUnsafeBufferPointer {
-        try pretrain(images: images, conditions: $0, options: options, progress: progress)
+      try conditions.withUnsafeBufferPointer { conditions in
+        try pretrain({ (images, conditions, options) }, progress: progress)
       }
     }
   }
 
   /// The same on borrowed memory.
-  package func pretrain(
-    images: UnsafeBufferPointer<Float>, conditions: UnsafeBufferPointer<Float>, options: PretrainOptions,
-    progress: Progress?
-  ) throws {
-    try options.check()
-    let count = try rows("images", images, of: plan.shape.latentSize)
-    let conditionRows = try rows("conditions", conditions, of: plan.shape.conditionSize)
-    try require(conditionRows == count, "conditions has \(conditionRows) rows for \(count) images")
-    guard let images = images.baseAddress, let conditions = conditions.baseAddress else { return }
+  package typealias PretrainingArguments = (
+    images: UnsafeBufferPointer<Float>, conditions: UnsafeBufferPointer<Float>, options: PretrainOptions
+  )
 
+  /// - Parameter arguments: the same on all ranks. Where it throws on one, all hear of it.
+  package func pretrain(_ arguments: () throws -> PretrainingArguments, progress: Progress?) throws {
     try exclusively {
+      let (data, options) = try begin(arguments)
       draft.copy(from: state)
       draft.average.copy(from: draft.parameters)
       draft.resetOptimiser()
-      let data = PretrainingData(images: images, conditions: conditions, count: count)
-      var lossSum = 0.0
-      var lossCount = 0
+      var (lossSum, lossCount) = (0.0, 0)
       for step in 0..<options.steps {
-        let lanes = try workspace.lanes(for: options.batchSize)
-        lossSum += try addGradients(data, batchSize: options.batchSize, lanes)
+        let (lanes, own) = try together(.gradient) { ballot in try addGradients(data, options, ballot) }
+        lossSum += replica?.total(0) ?? own
         lossCount += 1
-        let norm = try workspace.sumGradients(lanes)
-        guard norm.isFinite, lossSum.isFinite else {
-          throw ChunkGRPOError.nonFinite(
-            "the \(norm.isFinite ? "loss" : "gradient") is not finite at pretraining step \(step + 1)")
-        }
-        let turn = Double(step) / Double(options.steps)
-        // Early on the average follows closely: it forgets the first parameters.
-        draft.step(
-          from: draft, self.options, gradients: lanes[0].gradients, scale: min(1, self.options.maxGradNorm / norm),
-          learningRate: options.learningRate * (0.1 + 0.45 * (1 + cos(.pi * turn))),
-          emaDecay: min(options.emaDecay, Double(1 + step) / Double(10 + step)), threads: workspace.threads)
+        try replica?.sum(lanes[0].gradients.values)
         let done = step + 1
-        if let progress, done % max(1, options.steps / 200) == 0 || done == options.steps {
-          try progress(done, options.steps, lossSum / Double(lossCount))
-          lossSum = 0
-          lossCount = 0
+        let isTold = done % max(1, options.steps / 200) == 0 || done == options.steps
+        try together(.step) { _ in
+          try pretrainingStep(step, options, lanes, loss: lossSum)
+          if let progress, isTold { try progress(done, options.steps, lossSum / Double(lossCount)) }
         }
+        if isTold { (lossSum, lossCount) = (0, 0) }
       }
-      draft.parameters.copy(from: draft.average)
-      draft.resetOptimiser()
-      try commit()
+      try commitTogether {
+        draft.parameters.copy(from: draft.average)
+        draft.resetOptimiser()
+      }
       reference?.copy(from: state.parameters)
     }
   }
 
-  /// The gradients of `lanes` for one batch; returns its loss.
-  private func addGradients(_ data: PretrainingData, batchSize: Int, _ lanes: [TrainingLane]) throws -> Double {
+  private func begin(
+    _ arguments: () throws -> PretrainingArguments
+  ) throws -> (PretrainingData, PretrainOptions) {
+    let (data, options) = try together(.pretrain) { ballot in
+      let (images, conditions, options) = try arguments()
+      try options.check()
+      let count = try rows("images", images, of: plan.shape.latentSize)
+      let conditionRows = try rows("conditions", conditions, of: plan.shape.conditionSize)
+      try require(conditionRows == count, "conditions has \(conditionRows) rows for \(count) images")
+      guard let x = images.baseAddress, let c = conditions.baseAddress else {
+        throw ChunkGRPOError.invalidArgument("images has no rows")
+      }
+      if replica != nil {
+        let hash = fnv1a(images.lazy.map(\.bitPattern), from: fnv1a(conditions.lazy.map(\.bitPattern)))
+        ballot.set(0, hash: hash)
+        ballot.set(2, Double(options.steps))
+        ballot.set(3, Double(options.batchSize))
+        ballot.set(4, options.learningRate)
+        ballot.set(5, options.emaDecay)
+      }
+      return (PretrainingData(images: x, conditions: c, count: count), options)
+    }
+    try replica?.requireSame(0..<2, "images or conditions", "each rank draws its rows of all pairs: give all the same")
+    try replica?.requireSame(2..<6, "options of pretrain", "give all the same")
+    return (data, options)
+  }
+
+  /// One optimiser step of the draft with the gradients of `lanes`, which with a replica are summed into the first's.
+  private func pretrainingStep(
+    _ step: Int, _ options: PretrainOptions, _ lanes: [TrainingLane], loss: Double
+  ) throws {
+    let norm = try workspace.sumGradients(replica == nil ? lanes : Array(lanes[..<1]))
+    guard norm.isFinite, loss.isFinite else {
+      throw ChunkGRPOError.nonFinite(
+        "the \(norm.isFinite ? "loss" : "gradient") is not finite at pretraining step \(step + 1)")
+    }
+    let turn = Double(step) / Double(options.steps)
+    // Early on the average follows closely: it forgets the first parameters.
+    draft.step(
+      from: draft, self.options, gradients: lanes[0].gradients, scale: min(1, self.options.maxGradNorm / norm),
+      learningRate: options.learningRate * (0.1 + 0.45 * (1 + cos(.pi * turn))),
+      emaDecay: min(options.emaDecay, Double(1 + step) / Double(10 + step)), threads: workspace.threads)
+  }
+
+  /// The gradients of a batch in its lanes, and its loss: with a replica of this rank's rows of it.
+  private func addGradients(
+    _ data: PretrainingData, _ options: PretrainOptions, _ ballot: Ballot
+  ) throws -> (lanes: [TrainingLane], loss: Double) {
+    let own = (0..<options.batchSize).slice(replica?.rank ?? 0, of: replica?.ranks ?? 1)
+    let lanes = try workspace.lanes(for: own.count)
+    let loss = try addGradients(data, own, batchSize: options.batchSize, lanes)
+    if replica != nil {
+      _ = try workspace.sumGradients(lanes)
+      ballot.set(0, loss)
+    }
+    return (lanes, loss)
+  }
+
+  /// The gradients of `lanes` for the rows `own` of a batch, which are this rank's; returns their part of its loss.
+  private func addGradients(
+    _ data: PretrainingData, _ own: Range<Int>, batchSize: Int, _ lanes: [TrainingLane]
+  ) throws -> Double {
+    if own.isEmpty { for lane in lanes { lane.gradients.fillWithZeros() } }
     let parameters = workspace.parameters(draft)
     var losses = [Double](repeating: 0, count: lanes.count)
     try losses.withUnsafeMutableBufferPointer { losses in
-      try forEachLane(of: 0..<batchSize, count: lanes.count, threads: workspace.threads) { lane, range in
+      try forEachLane(of: own, count: lanes.count, threads: workspace.threads) { lane, range in
         for start in stride(from: range.lowerBound, to: range.upperBound, by: workspace.maxRows) {
           let rows = start..<min(range.upperBound, start + workspace.maxRows)
           try fill(lanes[lane], data, rows, batchSize: batchSize)

@@ -4,7 +4,8 @@ import ChunkGRPO
 struct RolloutSamples {
   /// Consecutive samples per row of the conditions, and per initial noise.
   let perPrompt, perInitialNoise: Int
-  /// Noise id of sample 0; the others' follow.
+  let deal: Deal
+  /// Noise id of the first sample of all ranks; the others' follow.
   let firstID: UInt64
   /// Latents (B, D) before step 0, and the distance to those before the next step: 0 where steps are written over.
   let latents: UnsafeMutablePointer<Float>
@@ -12,7 +13,9 @@ struct RolloutSamples {
   /// (B, S) or nil.
   var logProbs, relativeL1: UnsafeMutablePointer<Double>?
 
-  func id(_ sample: Int) -> UInt64 { firstID &+ UInt64(sample) }
+  func id(_ sample: Int) -> UInt64 {
+    firstID &+ UInt64(deal.number(sample / perPrompt) &* perPrompt &+ sample % perPrompt)
+  }
   func initialID(_ sample: Int) -> UInt64 { id(sample / perInitialNoise * perInitialNoise) }
 }
 

@@ -44,7 +44,8 @@ extension ChunkGRPOTrainer {
       },
       parameters: NetworkParameters(values, transposed: transposed.map { UnsafePointer($0.base) }), sampler: sampler,
       prompts: try Prompts(conditions, size: shape.conditionSize), seed: seed,
-      samples: RolloutSamples(perPrompt: 1, perInitialNoise: 1, firstID: 0, latents: base, stepStride: 0))
+      samples: RolloutSamples(
+        perPrompt: 1, perInitialNoise: 1, deal: Deal(alone: batch), firstID: 0, latents: base, stepStride: 0))
     try roller.run(0..<batch)
   }
 

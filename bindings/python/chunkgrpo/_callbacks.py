@@ -27,25 +27,22 @@ class Guard:
     def __init__(self) -> None:
         self.calls = 0  # that came to their end
         self._error: Optional[BaseException] = None
-        self._door: Any = None
         self._previous: Any = None
         self._waiting = False
 
     def callback(self, prototype: Any, function: Callable[..., Any]) -> Any:
-        def door(user: Any, *arguments: Any) -> int:
-            try:
-                if self._waiting:
-                    self._handle_now()
-                stop = function(*arguments)
-                self.calls += 1
-                return 1 if stop else 0
-            except BaseException as error:
-                if self._error is None:
-                    self._error = error
-                return 1
+        return lasting(prototype, function, lambda: self)
 
-        self._door = door.__code__
-        return prototype(door)
+    def _enter(self, function: Callable[..., Any], arguments: tuple[Any, ...]) -> int:
+        if self._waiting:
+            self._handle_now()
+        stop = function(*arguments)
+        self.calls += 1
+        return 1 if stop else 0
+
+    def _keep(self, error: BaseException) -> None:
+        if self._error is None:
+            self._error = error
 
     def check(self, status: int, calls: Optional[int] = None) -> None:
         """Raises the callback's first exception, or the library's error. `calls`: how many must have ended well."""
@@ -72,7 +69,7 @@ class Guard:
                 self._handle_now()
 
     def _on_signal(self, number: int, frame: Optional[FrameType]) -> None:
-        if frame is not None and frame.f_code is self._door:
+        if frame is not None and frame.f_code is _DOOR:
             self._waiting = True
         else:
             self._previous(number, frame)
@@ -80,3 +77,22 @@ class Guard:
     def _handle_now(self) -> None:
         self._waiting = False
         self._previous(signal.SIGINT, None)
+
+
+def _door(function: Callable[..., Any], current: Callable[[], Guard]) -> Callable[..., int]:
+    def door(user: Any, *arguments: Any) -> int:
+        try:
+            return current()._enter(function, arguments)
+        except BaseException as error:
+            current()._keep(error)
+            return 1
+
+    return door
+
+
+_DOOR = _door(print, Guard).__code__
+
+
+def lasting(prototype: Any, function: Callable[..., Any], current: Callable[[], Guard]) -> Any:
+    """A callback that the library keeps from call to call; `current()` is the Guard of the call that it is in."""
+    return prototype(_door(function, current))

@@ -17,6 +17,7 @@ from .errors import Error, InvalidArgument
 
 Bytes = NDArray[np.uint8]
 Gather = Callable[[Bytes, float], Any]
+Reduce = Callable[[NDArray[Any], float], Any]
 
 FRAME = 1024
 """Bytes that each rank sends at first: their number, then the message. A longer one takes a second exchange."""
@@ -45,12 +46,15 @@ class Message:
 class Exchange:
     """Messages between `size` ranks, in the same order on all of them."""
 
-    def __init__(self, rank: Any, size: Any, gather: Optional[Gather], timeout: Any, grace: Any) -> None:
+    def __init__(
+        self, rank: Any, size: Any, gather: Optional[Gather], timeout: Any, grace: Any, reduce: Optional[Reduce] = None
+    ) -> None:
         self.size = integer(size, "size", 1)
         self.rank = integer(rank, "rank", 0, self.size - 1)
         if gather is None and self.size > 1:
             raise InvalidArgument(f"gather is missing; {self.size} ranks need one, such as that of of_torch()")
         self._gather = None if gather is None else function(gather, "gather")
+        self._reduce = None if reduce is None else function(reduce, "reduce")
         self._timeout, self._grace = seconds(timeout, "timeout"), seconds(grace, "grace")
         self._count = 0
         self.told: Optional[BaseException] = None
@@ -74,11 +78,30 @@ class Exchange:
         except Exception as error:
             if failure is not None:
                 raise failure from None
-            late = f"a rank is gone, or has not answered within {self._timeout:g} s"
-            raise RankFailed(f"{what}: {late}: {type(error).__name__}: {error}") from error
+            raise self._late(what, error) from error
         if failure is not None:
             raise failure
         return self._agreed(messages, message)
+
+    def add(self, values: NDArray[Any]) -> None:
+        """`values`, contiguous, becomes the sum over the ranks. Without a `reduce`, in their order."""
+        try:
+            if self._reduce is not None:
+                self._reduce(values, self._timeout)
+            elif self.size > 1:
+                rows = self._gathered(values.tobytes(), values.nbytes, self._timeout)
+                parts = [np.frombuffer(row, values.dtype).reshape(values.shape) for row in rows]
+                values[...] = parts[0]
+                for part in parts[1:]:
+                    values += part
+        except InvalidArgument:
+            raise
+        except Exception as error:
+            raise self._late("all_reduce", error) from error
+
+    def _late(self, what: str, error: Exception) -> RankFailed:
+        late = f"a rank is gone, or has not answered within {self._timeout:g} s"
+        return RankFailed(f"{what}: {late}: {type(error).__name__}: {error}")
 
     def _messages(self, data: bytes, limit: float) -> list[Message]:
         if self._gather is None:
@@ -132,8 +155,8 @@ def seconds(value: Any, name: str) -> float:
 # Ready ones
 
 
-def of_torch(dist: Any, group: Any, limit: float) -> tuple[int, int, Gather]:
-    """(rank, size, gather) over a gloo group of its own: messages are on the CPU, whatever the gradients take, cannot be
+def of_torch(dist: Any, group: Any, limit: float) -> tuple[int, int, Gather, Reduce]:
+    """(rank, size, gather, reduce) over a gloo group of its own: messages are on the CPU, whatever the gradients take, cannot be
     mistaken for those, and have their own time limit."""
     import torch
 
@@ -148,23 +171,34 @@ def of_torch(dist: Any, group: Any, limit: float) -> tuple[int, int, Gather]:
         work.wait(timedelta(seconds=limit))
         return rows.numpy()
 
-    return dist.get_rank(own), size, gather
+    def reduce(values: NDArray[Any], limit: float) -> None:
+        dist.all_reduce(torch.from_numpy(values), group=own, async_op=True).wait(timedelta(seconds=limit))
+
+    return dist.get_rank(own), size, gather, reduce
 
 
-def of_mpi(comm: Any) -> tuple[int, int, Gather]:
-    """(rank, size, gather) over a communicator of its own."""
+def of_mpi(comm: Any) -> tuple[int, int, Gather, Reduce]:
+    """(rank, size, gather, reduce) over a communicator of its own."""
     own = comm.Dup()
     size, pending = own.Get_size(), []
 
-    def gather(values: Bytes, limit: float) -> Any:
-        rows, end, pause = np.empty((size, len(values)), np.uint8), time.monotonic() + limit, 1e-5
-        request = own.Iallgather(values, rows)
+    def wait(request: Any, limit: float, *memory: Any) -> None:
+        end, pause = time.monotonic() + limit, 1e-5
         while not request.Test():
             if time.monotonic() > end:
-                pending.append((request, values, rows))  # MPI may still write to them
-                raise TimeoutError("Iallgather has not ended")
+                pending.append((request, memory))  # MPI may still write to it
+                raise TimeoutError("MPI has not ended")
             time.sleep(pause)
             pause = min(2 * pause, 1e-2)
+
+    def gather(values: Bytes, limit: float) -> Any:
+        rows = np.empty((size, len(values)), np.uint8)
+        wait(own.Iallgather(values, rows), limit, values, rows)
         return rows
 
-    return own.Get_rank(), size, gather
+    def reduce(values: NDArray[Any], limit: float) -> None:
+        own_part, total = values.copy(), np.empty_like(values)  # outlive the call where it comes too late
+        wait(own.Iallreduce(own_part, total), limit, own_part, total)
+        values[...] = total
+
+    return own.Get_rank(), size, gather, reduce

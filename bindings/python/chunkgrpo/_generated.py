@@ -1199,6 +1199,7 @@ class PretrainKeywords(TypedDict, total=False):
 VelocityFn = ctypes.CFUNCTYPE(c_int, c_void_p, c_int64, c_double, POINTER(Tensor), POINTER(Tensor))
 ProgressFn = ctypes.CFUNCTYPE(c_int, c_void_p, c_int64, c_int64, c_double)
 RewardFn = ctypes.CFUNCTYPE(c_int, c_void_p, POINTER(Tensor), POINTER(c_int64), POINTER(c_double))
+AllReduceFn = ctypes.CFUNCTYPE(c_int, c_void_p, c_void_p, c_int32, c_int64)
 
 FUNCTIONS = {
     "cgrpo_abi_version": "uint32",
@@ -1307,6 +1308,7 @@ FUNCTIONS = {
     "cgrpo_pretrain_options_init": "nothing PretrainOptions* size",
     "cgrpo_trainer_pretrain": "int32 handle Tensor* Tensor* PretrainOptions* ProgressFn pointer",
     "cgrpo_trainer_iterate": "int32 handle Tensor* RewardFn pointer IterationReportStruct*",
+    "cgrpo_trainer_set_replica": "int32 handle int64 int64 AllReduceFn pointer",
     "cgrpo_trainer_sample": "int32 handle Tensor* int32 float64 uint64 Tensor*",
     "cgrpo_trainer_velocity": "int32 handle int32 Tensor* float64 Tensor* Tensor*",
     "cgrpo_trainer_save": "int32 handle text",

@@ -31,7 +31,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from . import _arrays, _exchange
-from ._exchange import Exchange, Gather, RankFailed, seconds
+from ._exchange import Exchange, Gather, RankFailed, Reduce, seconds
 from ._generated import AVERAGE, AdvantageKeywords, AdvantageOptions, Average
 from ._groups import group_ids
 from ._metrics import Stats, merge_stats
@@ -52,6 +52,8 @@ class Ranks:
     size     number of ranks
     gather   gather(values, seconds): (size, n) uint8, the values (n,) of all ranks, in their order, on each of them. It
              raises where a rank has not answered within so many seconds. `of_torch` and its like have one; None if alone
+    reduce   reduce(values, seconds): replaces values, (n,) float32 or float64, by their sums over the ranks, with the same
+             bits on each; raises as `gather`. None: `all_reduce` gathers, which takes the memory of all ranks' values
     timeout  seconds > 0 that the ranks wait for the last one in an exchange: more than one is ever ahead of another
     grace    seconds > 0 that a rank that failed waits for the others to hear of it, before it raises
     """
@@ -64,8 +66,9 @@ class Ranks:
         *,
         timeout: float = 600.0,
         grace: float = 30.0,
+        reduce: Optional[Reduce] = None,
     ) -> None:
-        self._exchange = Exchange(rank, size, gather, timeout, grace)
+        self._exchange = Exchange(rank, size, gather, timeout, grace, reduce)
 
     @property
     def rank(self) -> int:
@@ -228,6 +231,15 @@ class Ranks:
             total = total + part
         return total if total.ndim else float(total)
 
+    def all_reduce(self, values: NDArray[Any]) -> None:
+        """Replaces `values`, a contiguous array of numpy's of float32 or float64, by its sum over the ranks, in their order or
+        in that of `reduce`. What `Trainer.set_replica` sums gradients with."""
+        if not isinstance(values, np.ndarray) or values.dtype not in (np.float32, np.float64):
+            raise WrongType("values must be an array of numpy's of float32 or float64")
+        if not (values.flags.c_contiguous and values.flags.writeable):
+            raise InvalidArgument("values must be contiguous and writeable: it is replaced by the sum")
+        self._exchange.add(values)
+
     def mean(self, values: Any) -> Any:
         """`total` over the number of ranks."""
         return self.total(values) / self.size
@@ -278,7 +290,8 @@ def of_torch(group: Any = None, *, timeout: float = 600.0, grace: float = 30.0) 
     if not (dist.is_available() and dist.is_initialized()):
         return Ranks(**limits)
     limit = max(seconds(value, name) for name, value in limits.items())
-    return Ranks(*_exchange.of_torch(dist, group, limit), **limits)
+    rank, size, gather, reduce = _exchange.of_torch(dist, group, limit)
+    return Ranks(rank, size, gather, reduce=reduce, **limits)
 
 
 def of_accelerate(accelerator: Any, *, timeout: float = 600.0, grace: float = 30.0) -> Ranks:
@@ -301,7 +314,8 @@ def of_mpi(comm: Any, *, timeout: float = 600.0, grace: float = 30.0) -> Ranks:
     """
     if not hasattr(comm, "Iallgather"):
         raise WrongType(f"comm must be a communicator of mpi4py, such as MPI.COMM_WORLD, not {type(comm).__name__}")
-    return Ranks(*_exchange.of_mpi(comm), timeout=timeout, grace=grace)
+    rank, size, gather, reduce = _exchange.of_mpi(comm)
+    return Ranks(rank, size, gather, reduce=reduce, timeout=timeout, grace=grace)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

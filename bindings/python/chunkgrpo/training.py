@@ -9,19 +9,21 @@ import ctypes
 import os
 import tempfile
 import threading
-from contextlib import contextmanager
+from contextlib import contextmanager, nullcontext
 from ctypes import byref
 from pathlib import Path
-from typing import Any, Callable, Iterator, Optional, Union
+from typing import Any, Callable, ContextManager, Iterator, Optional, Protocol, Union
 
 import numpy as np
 from numpy.typing import ArrayLike
 
 from . import _arrays
 from ._arrays import Array
-from ._callbacks import Guard
+from ._callbacks import Guard, lasting
 from ._generated import (
     PARAMETERS,
+    TYPE,
+    AllReduceFn,
     IterationReport,
     IterationReportStruct,
     Parameters,
@@ -46,6 +48,20 @@ conditions that each image was made for. Both are fresh arrays."""
 
 Progress = Callable[[int, int, float], Optional[bool]]
 """progress(done, total, loss): a true result stops."""
+
+
+class RanksLike(Protocol):
+    """What `Trainer.set_replica` uses of `chunkgrpo.distributed.Ranks`."""
+
+    @property
+    def rank(self) -> int: ...
+
+    @property
+    def size(self) -> int: ...
+
+    def all_reduce(self, values: Array) -> None: ...
+
+    def together(self, part: str = ...) -> ContextManager[None]: ...
 
 
 class Trainer:
@@ -77,8 +93,11 @@ class Trainer:
     threads                           0 = one per core; results are the same for any number
 
     It holds memory outside Python: leave it to the garbage collector, call `close`, or use it in a `with` block.
-    One call at a time. Copies and pickles go on as it would.
+    One call at a time. Copies and pickles go on as it would, alone: they have no replica.
     """
+
+    _ranks: Optional[RanksLike]
+    _all_reduce: Any  # the library calls it
 
     @documented(TrainerOptions)
     def __init__(self, latent_size: int, condition_size: int, **options: Unpack[TrainerKeywords]) -> None:
@@ -134,12 +153,13 @@ class Trainer:
         If `progress` raises, that comes out of this call; if it returns a true value, CallbackFailed does. Either way
         the trainer is as it was before.
         """
-        pictures = _arrays.matrix(images, "images", np.float32)
-        vectors = _arrays.matrix(conditions, "conditions", np.float32)
-        if progress is not None:
-            function(progress, "progress")
-        struct = fill(PretrainOptions, {**options}, "Trainer.pretrain")
-        with self._use() as handle, Guard() as guard:
+        with self._together("the arguments of Trainer.pretrain"):
+            pictures = _arrays.matrix(images, "images", np.float32)
+            vectors = _arrays.matrix(conditions, "conditions", np.float32)
+            if progress is not None:
+                function(progress, "progress")
+            struct = fill(PretrainOptions, {**options}, "Trainer.pretrain")
+        with self._use() as handle, self._guard() as guard:
             # With no progress to report there still is a callback, for Ctrl-C to come through.
             callback = guard.callback(ProgressFn, progress or (lambda *_: None))
             pairs = _arrays.tensor(pictures), _arrays.tensor(vectors)
@@ -154,8 +174,9 @@ class Trainer:
 
         If the reward raises, or is not finite, the trainer is as it was before.
         """
-        vectors = _arrays.matrix(conditions, "conditions", np.float32)
-        function(reward, "reward")
+        with self._together("the arguments of Trainer.iterate"):
+            vectors = _arrays.matrix(conditions, "conditions", np.float32)
+            function(reward, "reward")
         report = new(IterationReportStruct)
 
         def call(images: Any, prompt: Any, rewards: Any) -> None:
@@ -164,12 +185,35 @@ class Trainer:
             target = np.ctypeslib.as_array(rewards, (len(pictures),))
             _arrays.assign(target, reward(pictures, rows), "the reward returned")
 
-        with self._use() as handle, Guard() as guard:
+        with self._use() as handle, self._guard() as guard:
             callback = guard.callback(RewardFn, call)
             status = lib.cgrpo_trainer_iterate(handle, _arrays.tensor(vectors), callback, None, report)
-        guard.check(status, calls=1)
+        guard.check(status, calls=1 if self._ranks is None else None)
         done: IterationReport = record(report)
         return done
+
+    def set_replica(self, ranks: Optional[RanksLike]) -> None:
+        """Makes the trainer one of several, in as many processes, that train one policy: `pretrain` and `iterate` are then
+        called on all of them and end with the same parameters and report on each, those of one trainer that has all prompts,
+        up to the order of sums.
+
+        ranks  `of_torch()`, `of_mpi(comm)` or another `chunkgrpo.distributed.Ranks`; None: the trainer is alone again
+
+        All ranks call this, with trainers of the same options (`threads` apart) and seed, or of one checkpoint. Each gives
+        `iterate` its prompts, `conditions[ranks.rank :: ranks.size]` of all, and `pretrain` all pairs. Where a call raises on
+        one rank, it raises on all, and all trainers are as they were. After a RankFailed the replica must be set again. A
+        checkpoint of any rank is that of all, and serves any number of ranks.
+        """
+        if ranks is not None and not all(hasattr(ranks, name) for name in ("rank", "size", "all_reduce", "together")):
+            raise WrongType(f"ranks must be Ranks of chunkgrpo.distributed, not {type(ranks).__name__}")
+        callback = ranks and lasting(AllReduceFn, _adding(ranks), lambda: self._current)
+        with self._use() as handle, self._guard() as guard:
+            if ranks is None:
+                status = lib.cgrpo_trainer_set_replica(handle, 0, 1, AllReduceFn(), None)
+            else:
+                status = lib.cgrpo_trainer_set_replica(handle, ranks.rank, ranks.size, callback, None)
+        guard.check(status)
+        self._ranks, self._all_reduce = ranks, callback
 
     def sample(
         self, conditions: ArrayLike, *, parameters: Parameters = "averaged", eta: Optional[float] = None, seed: int = 0
@@ -239,6 +283,8 @@ class Trainer:
     def _own(self, handle: Handle) -> None:
         self._handle = handle
         self._lock = threading.Lock()
+        self._ranks = self._all_reduce = None
+        self._current = Guard()
         struct = new(TrainerOptions)
         check(lib.cgrpo_trainer_info(handle, struct, None, None))
         self._options = read(struct)
@@ -256,11 +302,30 @@ class Trainer:
         finally:
             self._lock.release()
 
+    @contextmanager
+    def _guard(self) -> Iterator[Guard]:
+        """Of a call that may sum over the ranks."""
+        with Guard() as guard:
+            self._current = guard
+            yield guard
+
+    def _together(self, part: str) -> ContextManager[None]:
+        """Tells the other ranks what is raised before the library hears of the call."""
+        return nullcontext() if self._ranks is None else self._ranks.together(part)
+
     def _counts(self) -> tuple[int, int]:
         parameters, iterations = ctypes.c_int64(), ctypes.c_int64()
         with self._use() as handle:
             check(lib.cgrpo_trainer_info(handle, None, byref(parameters), byref(iterations)))
         return parameters.value, iterations.value
+
+
+def _adding(ranks: RanksLike) -> Callable[[int, int, int], None]:
+    def add(values: int, kind: int, count: int) -> None:
+        number: Any = ctypes.c_double if kind == TYPE["f64"] else ctypes.c_float
+        ranks.all_reduce(np.ctypeslib.as_array(ctypes.cast(values, ctypes.POINTER(number)), (count,)))
+
+    return add
 
 
 def _restored(kind: type[Trainer], files: dict[str, bytes]) -> Trainer:
