@@ -30,6 +30,7 @@ class Adapter:
             self.net.weight *= 0.3
         self.kept = copy.deepcopy(self.net)
         self.calls = 0
+        self.schedule = {"sigmas": np.linspace(1, 1 / T, T)}
 
     trainable_components = property(lambda self: [self.net])
 
@@ -61,7 +62,7 @@ class Adapter:
     def inference(self, prompt, prompt_embeds, means=False):
         """One sample per prompt, of the trained steps."""
         names = ["next_latents", "log_prob"] + ["next_latents_mean"] * means
-        self.scheduler.set_timesteps(sigmas=np.linspace(1, 1 / T, T), device="cpu")
+        self.scheduler.set_timesteps(**self.schedule, device="cpu")
         times, steps = self.scheduler.timesteps, self.scheduler.train_timesteps.tolist()
         x, frames, logs, kept = torch.randn(len(prompt), *SHAPE).to(self.dtype), [], [], []
         for i, t in enumerate(times):

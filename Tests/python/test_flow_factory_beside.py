@@ -61,3 +61,19 @@ def test_grpo_guard_is_flow_factorys_in_its_ratios():
     other.optimize(samples)
     assert abs(float(own.logged[0]["train/loss"]) - float(other.logged[0]["train/loss"])) < 1e-6
     assert (gradient(adapter) - gradient(theirs)).norm() < 1e-5 * gradient(theirs).norm()
+
+
+@real
+def test_a_scheduler_of_theirs_may_stay():
+    """Wan's: the trainer takes the log-probabilities that a scheduler gives."""
+    from flow_factory.scheduler import UniPCMultistepSDEScheduler
+
+    found = []
+    for kind, options in ((cff.ChunkGRPOTrainer, {"chunks": 1}), (GRPOTrainer, {})):
+        given = {"noise_level": 0.7, "sde_steps": [1, 2, 3, 4, 5, 6], "num_sde_steps": 6, "flow_shift": 3.0}
+        adapter = Adapter(UniPCMultistepSDEScheduler(use_flow_sigmas=True, prediction_type="flow_prediction", **given))
+        adapter.schedule = {"num_inference_steps": T}
+        samples = rollouts(adapter)
+        trainer_of(kind, arguments(clip_range=0.2, **options), adapter).optimize(samples)
+        found.append(gradient(adapter))
+    assert (found[0] - found[1]).norm() < 1e-5 * found[1].norm() > 0

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 import dataclasses
+import pickle
 import types
 
 import pytest
@@ -66,6 +67,7 @@ def test_keys_that_nobody_reads_are_refused():
 def test_arguments_are_copied_and_compared():
     own = arguments(chunks=[1, 2, 3], loss={"kl": 0.1})
     assert copy.deepcopy(own) == own and copy.deepcopy(own) is not own
+    assert pickle.loads(pickle.dumps(own)) == own != arguments(chunks=[3, 3])
 
 
 def test_a_flow_factory_without_the_interface_is_named(monkeypatch):

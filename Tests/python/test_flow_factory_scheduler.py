@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import copy
 import math
+import pickle
 
 import numpy as np
 import pytest
@@ -71,6 +73,20 @@ def test_the_policy_that_sampled_has_ratios_of_exactly_one(name, dtype):
     assert torch.equal(log_probs_of(adapter, samples, range(1, 7)), torch.stack([s.log_probs[1:7] for s in samples]))
 
 
+@pytest.mark.parametrize("name", ["wan_sde", "flash_sde", "flow_sde", "sage", "precise_dance", "edm_churn"])
+def test_steps_are_those_of_a_sampler_of_the_whole_schedule(name):
+    own = scheduler(dynamics=name, shift=2.7)
+    own.set_timesteps(sigmas=np.linspace(0.97, 1 / T, T), device="cpu")
+    whole = cg.Sampler(cg.Schedule(own.sigmas.tolist()), name, 0.7)
+    x, v, y = torch.randn(3, 2, *SHAPE)
+    for k in range(T - 1):
+        found = own.step(v, own.timesteps[k], x, y, own.timesteps[k + 1], noise_level=0.7).log_prob
+        assert torch.allclose(found.double(), whole.log_prob(k, x, v, y), rtol=1e-4)
+    if name in ("wan_sde", "flash_sde"):
+        with pytest.raises(cg.InvalidArgument, match="need the whole schedule"):
+            own.step(v, torch.tensor(432.1), x, y, torch.tensor(400.0), noise_level=0.7)
+
+
 def test_samples_of_a_batch_may_be_at_steps_of_their_own():
     own = scheduler()
     own.set_timesteps(sigmas=np.linspace(1, 1 / T, T), device="cpu")
@@ -86,14 +102,24 @@ def test_samples_of_a_batch_may_be_at_steps_of_their_own():
         assert torch.equal(slope[i], slopes[i])
 
 
-def test_evaluation_takes_eulers_steps():
-    own = scheduler()
+@pytest.mark.parametrize("options", [{}, {"dynamics": "flash_sde", "wan_sigma_min": 0.1}, {"dynamics_type": "CPS"}])
+def test_evaluation_takes_eulers_steps(options):
+    own = scheduler(**options)
     own.set_timesteps(sigmas=np.linspace(1, 1 / T, T), device="cpu")
     own.train(False)
     x, v = torch.randn(2, *SHAPE), torch.randn(2, *SHAPE)
     out = own.step(v, own.timesteps[2], x, timestep_next=own.timesteps[3])
     assert torch.allclose(out.next_latents, x + v * (own.sigmas[3] - own.sigmas[2]), atol=1e-6)
     assert out.log_prob.tolist() == [0, 0]
+
+
+def test_a_copy_takes_the_same_steps():
+    own = scheduler(dynamics="flash_sde", wan_sigma_min=0.1)
+    own.set_timesteps(sigmas=np.linspace(1, 1 / T, T), device="cpu")
+    x, v, y = torch.randn(3, 2, *SHAPE)
+    for other in (copy.deepcopy(own), pickle.loads(pickle.dumps(own))):
+        steps = [s.step(v, s.timesteps[2], x, y, s.timesteps[3], noise_level=0.7).log_prob for s in (own, other)]
+        assert torch.equal(*steps)
 
 
 @pytest.mark.parametrize(

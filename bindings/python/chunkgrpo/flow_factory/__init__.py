@@ -5,7 +5,7 @@
       chunks: [2, 3, 4]
 
 `ff-train config.yaml` takes this as it is: the path imports this module, which registers scheduler and arguments.
-`python -m chunkgrpo.flow_factory config.yaml` checks the keys of the whole file first. docs/flow-factory.md has the rest.
+`python -m chunkgrpo.flow_factory config.yaml` also refuses a misspelt section. docs/flow-factory.md has the rest.
 """
 
 from __future__ import annotations

@@ -1,4 +1,4 @@
-"""`python -m chunkgrpo.flow_factory config.yaml`: checks a configuration, then starts Flow-Factory's launcher with it."""
+"""`python -m chunkgrpo.flow_factory config.yaml`: checks a configuration, then starts Flow-Factory's own launcher."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ _LAUNCHER = ("num_machines", "machine_rank", "main_process_ip", "main_process_po
 
 
 def check(path: str) -> Any:
-    """The Arguments of a file whose keys are all known."""
+    """The Arguments of a file whose sections are all known."""
     import yaml  # type: ignore[import-untyped, unused-ignore]
     from flow_factory.hparams import Arguments  # type: ignore[import-not-found, unused-ignore]
 

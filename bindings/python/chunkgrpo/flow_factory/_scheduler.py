@@ -151,14 +151,22 @@ class ChunkSDEScheduler(FlowMatchEulerDiscreteSDEScheduler):
     def _step_of(self, dynamics: str, sigma: float, following: float, eta: float) -> tuple[Sampler, int]:
         """A sampler of few steps, and which of them goes from one sigma to the other."""
         sigmas = (sigma, following) if following == 0 else (sigma, following, 0.0)
+        if eta == 0:  # evaluation, and steps that are not trained
+            return _sampler(sigmas, eta, (("dynamics", "ode"),)), 0
         if dynamics in _OF_THE_SCHEDULE:
-            first, second = self.sigmas[:2].tolist()
-            if sigma < second:
-                sigmas = (first, second, *sigmas)
-            elif sigma < first:
-                sigmas = (first, *sigmas)
-        options = self._sampler_options(dynamics if eta > 0 or dynamics == "consistency" else "ode")
-        return _sampler(sigmas, eta, options), sigmas.index(sigma)
+            sigmas = (*self._before(sigma), *sigmas)
+        return _sampler(sigmas, eta, self._sampler_options(dynamics)), sigmas.index(sigma)
+
+    def _before(self, sigma: float) -> list[float]:
+        """The first two sigmas of the schedule, as far as they come before this one: a timestep has been rounded."""
+        distance, place = (self.sigmas.double().cpu() - sigma).abs().min(0)
+        if distance > 1e-6:
+            raise InvalidArgument(
+                f"timestep is {1000 * sigma}, which is none of scheduler.timesteps; dynamics {self._own['dynamics']!r} need "
+                "the whole schedule"
+            )
+        before: list[float] = self.sigmas[: min(2, int(place))].tolist()
+        return before
 
 
 @lru_cache(maxsize=4096)
