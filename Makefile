@@ -85,7 +85,7 @@ $(LIBRARY): $(LIBRARY_SOURCES) Makefile
 	    cc -O2 -D_FORTIFY_SOURCE=2 -fPIC -c bindings/c/$$(basename $$object .o).c -o $$object || exit; done
 # SwiftPM does not know of the version script: take the product away, so that it links again.
 	@rm -f .build-lib/release/libchunkgrpo.so
-	@scripts/phase lib 'Building libchunkgrpo.so' $(LIBRARY_BUILD)
+	@scripts/phase lib 'Building libchunkgrpo.so' $(LIBRARY_BUILD) -Xlinker --build-id=0x$$(scripts/build-id)
 	@rm -f build/lib/libchunkgrpo.a
 # A new file instead of new contents: a program that has the old one loaded keeps it.
 	@cp .build-lib/release/libchunkgrpo.so $@.new && mv -f $@.new $@
