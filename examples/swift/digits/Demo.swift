@@ -88,7 +88,7 @@ struct Demo {
 
     try metrics.save()
     let samples = samplesPicture(before: before, after: after)
-    let curve = curvePicture("mean reward: share of images that the reward model reads as asked", metrics.rewards)
+    let curve = curvePicture("mean reward of the rollouts, and its moving mean", metrics.rewards)
     try writeFile(options.output + "/samples.png", samples.png)
     try writeFile(options.output + "/reward.png", curve.png)
     let table = table(before.quality, after.quality)

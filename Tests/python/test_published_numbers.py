@@ -1,0 +1,100 @@
+"""The numbers of README and docs are those of the measurements in Benchmarks/results."""
+
+from __future__ import annotations
+
+import json
+import re
+
+import numpy as np
+import pytest
+from conftest import ROOT
+
+RESULTS = ROOT / "Benchmarks" / "results"
+COLLAPSE = json.loads((RESULTS / "collapse.json").read_text())
+METHODS = ("chunks 2-3-4-7", "step level", "step level, chunk weights", "NFT", "AWM")
+WEIGHTS = {"NFT": ("0.1", "0.3"), "AWM": ("0.1", "0.3")}  # of the divergence; of the others 0.1 and 0.2
+
+
+def rows(page, first):
+    """The cells behind the first one, of each row of the table of `page` whose head begins with `first`."""
+    text = (ROOT / page).read_text()
+    table = text[text.index(f"| {first}") :].split("\n\n")[0]
+    cells = [[cell.strip() for cell in line.strip("|").split(" | ")] for line in table.splitlines()[2:]]
+    return {row[0]: row[1:] for row in cells}
+
+
+def runs(name):
+    """(seeds, points, 5): evaluations, reward, accuracy, spread, Frechet distance."""
+    found = [points for key, points in COLLAPSE.items() if key.rsplit("/", 2)[0] == name]
+    assert len(found) == 5
+    return np.array(found, float)
+
+
+def printed(values, places):
+    """As the pages print them: without the zero before the point where there are two or three places."""
+    mean, error = np.mean(values), np.std(values, ddof=1) / np.sqrt(len(values))
+    text = f"{mean:.{places}f} ± {error:.{places}f}"
+    return re.sub(r"\b0\.", ".", text) if places > 1 else text
+
+
+def at_the_end(name):
+    last, before = runs(name)[:, -1], runs(name)[:, 0]
+    columns = [(last[:, 1], 3), (last[:, 2], 3), (last[:, 3] / before[:, 3], 2), (last[:, 4] / before[:, 4], 1)]
+    return [printed(values, places) for values, places in columns]
+
+
+def best_at(names, share):
+    """For each seed the highest accuracy, on the lines between the points of its runs, where the spread is at least
+    `share` of that before. A line has its highest point at an end, or where it crosses."""
+    found = []
+    for of_seed in zip(*(runs(name) for name in names)):
+        best = 0.0
+        for points in of_seed:
+            fine = np.linspace(0, 1, 20001)[:, None]
+            for one, two in zip(points, points[1:]):
+                line = one[2:4] + fine * (two[2:4] - one[2:4])
+                best = max(best, *line[line[:, 1] >= share * points[0, 3] - 1e-12][:, 0], 0.0)
+        found.append(best)
+    return np.array(found)
+
+
+def test_the_readmes_comparison_is_that_of_the_curves():
+    table = rows("README.md", "after 4,100 evaluations | reward | judge | spread | Fréchet | judge")
+    assert tuple(table) == METHODS
+    for name, cells in table.items():
+        assert cells[:4] == at_the_end(name)
+        weights = [f"{name}, KL {weight}" for weight in WEIGHTS.get(name, ("0.1", "0.2"))]
+        for cell, names in ((cells[4], [name]), (cells[5], [name, *weights])):
+            mean, error = (float(part) for part in cell.split(" ± "))
+            values = best_at(names, 0.9)
+            assert mean == pytest.approx(values.mean(), abs=6e-4)
+            assert error == pytest.approx(values.std(ddof=1) / 5**0.5, abs=6e-4)
+
+
+def test_the_page_on_collapse_has_the_ends_of_the_curves():
+    table = rows("docs/collapse.md", "after 4,100 evaluations, no divergence")
+    assert sorted(table) == sorted(METHODS)
+    for name, cells in table.items():
+        assert cells == at_the_end(name)
+    for name, cells in rows("docs/collapse.md", "after 12,300 evaluations, with a divergence").items():
+        method, weight = name.replace(" Gaussian", "").replace(" velocity", "").rsplit(", ", 1)
+        assert cells == at_the_end(f"{method}, KL {weight}")
+
+
+def test_the_times_on_a_gpu_are_those_that_were_measured():
+    measured = json.loads((RESULTS / "gpu.json").read_text())
+    assert measured["card"] in (ROOT / "docs/gpu.md").read_text() or "H200" in measured["card"]
+    names = {"step with noise and log-probability": "step", "log-probability": "log_prob", "gradient": "gradient"}
+    names["distances of the forward process"] = "distance"
+    table = rows("docs/gpu.md", "12×2025×64 | chunkgrpo")
+    assert len(table) == 8
+    times = {(row["call"], row["shape"], row["type"]): row for row in measured["times"]}
+    for name, cells in table.items():
+        call, kind = name.rsplit(", ", 1)
+        row = times[names[call], "12x2025x64", kind]
+        for cell, contestant in zip(cells, ("chunkgrpo", "copy", "eager", "compiled")):
+            assert float(cell) == pytest.approx(row[contestant], abs=0.0501)
+    step = times["step", "12x2025x64", "float32"]
+    said = re.search(r"takes ([\d.]+) µs; eager PyTorch ([\d.]+),\s+compiled ([\d.]+)", (ROOT / "README.md").read_text())
+    assert said and [float(number) for number in said.groups()] == pytest.approx(
+        [step[contestant] for contestant in ("chunkgrpo", "eager", "compiled")], abs=0.0501)
