@@ -9,9 +9,12 @@ calls and from the messages that its ranks send. docs/costs.md shows what this p
 from __future__ import annotations
 
 import argparse
+import json
+import math
 import sys
 import time
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -19,10 +22,8 @@ import numpy as np
 import chunkgrpo as cg
 import chunkgrpo.distributed as cgd
 
-# Measured, docs/gpu.md: an H200, float32 latents of 12 x 2025 x 64, seconds on the device.
-ELEMENTS = 12 * 2025 * 64
-STEP, LOG_PROB, GRADIENT = 8.8e-6 / ELEMENTS, 8.5e-6 / ELEMENTS, 10.4e-6 / ELEMENTS
-# The same page: an iteration of 9 steps with a model that costs nothing, of which the device is busy for little.
+GPU = json.loads((Path(__file__).parent / "results/gpu.json").read_text())
+# Measured, docs/gpu.md: an iteration of 9 steps with a model that costs nothing, of which the device is busy for little.
 HOST_STEP = 12.7e-3 / 9
 # Measured by --measure, of a core of an AMD EPYC (Zen 4): seconds of the processor for each rank that an exchange hears, and for
 # each that `advantages` hears, with 12 samples.
@@ -44,6 +45,16 @@ class Model:
     parameters: float
     width: int
     layers: int
+    measured: str
+    """The shape in results/gpu.json that is nearest by its bytes."""
+
+    def kernel(self, call: str) -> float:
+        """Seconds of a call on the device, float32."""
+        (found,) = (
+            row["chunkgrpo"] for row in GPU["times"]
+            if (row["call"], row["shape"], row["type"]) == (call, self.measured, "float32")
+        )  # fmt: skip
+        return 1e-6 * found * self.batch * self.elements / math.prod(map(int, self.measured.split("x")))
 
     @property
     def forward(self) -> float:
@@ -52,9 +63,9 @@ class Model:
 
 
 MODELS = (
-    Model("FLUX 720²", 12, 2025 * 64, 2025 + 512, 12e9, 3072, 57),
-    Model("FLUX 1024²", 12, 4096 * 64, 4096 + 512, 12e9, 3072, 57),
-    Model("Wan 480p, 81 frames", 4, 16 * 21 * 60 * 104, 21 * 30 * 52, 14e9, 5120, 40),
+    Model("FLUX 720²", 12, 2025 * 64, 2025 + 512, 12e9, 3072, 57, "12x2025x64"),
+    Model("FLUX 1024²", 12, 4096 * 64, 4096 + 512, 12e9, 3072, 57, "1x16x21x60x104"),
+    Model("Wan 480p, 81 frames", 4, 16 * 21 * 60 * 104, 21 * 30 * 52, 14e9, 5120, 40, "1x16x21x60x104"),
 )
 TRAINED = STEPS - 1
 
@@ -67,7 +78,8 @@ def iteration(model: Model, speed: float) -> float:
 
 def device(model: Model) -> float:
     """Seconds of chunkgrpo's kernels on a GPU in an iteration."""
-    return model.batch * model.elements * (STEPS * STEP + FRACTION * TRAINED * (2 * LOG_PROB + GRADIENT))
+    trained = 2 * model.kernel("log_prob") + model.kernel("gradient")
+    return STEPS * model.kernel("step") + FRACTION * TRAINED * trained
 
 
 def host() -> float:
