@@ -7,6 +7,7 @@ import json
 import os
 import re
 import shlex
+import shutil
 import subprocess
 import sys
 
@@ -273,6 +274,35 @@ def test_doctor_says_which_devices_run_the_kernels(monkeypatch, capability, stat
     monkeypatch.setattr(_machine, "cuda", lambda: _machine.CUDA((12, 4), [("a card", capability)]))
     driver, device = _doctor._cuda()
     assert driver.value == "driver of CUDA 12.4" and device.state == state
+
+
+DRIVER = r"""
+#include <string.h>
+int cuInit(unsigned flags) { return flags; }
+int cuDriverGetVersion(int *version) { return *version = 12080, 0; }
+int cuDeviceGetCount(int *count) { return *count = COUNT, 0; }
+int cuDeviceGetName(char *name, int size, int device) { return strncpy(name, device ? "an old card" : "a card", size), 0; }
+int cuDeviceGetAttribute(int *value, int which, int device) {
+    return *value = which == 75 ? (device ? 7 : 9) : which == 76 ? 0 : -1, 0;
+}
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux" or not shutil.which("cc"), reason="there is no compiler")
+@pytest.mark.parametrize(
+    "count, values",
+    [
+        (2, ["driver of CUDA 12.8", "a card, compute capability 9.0", "an old card, compute capability 7.0"]),
+        (0, ["no device: tensors of the CPU alone"]),
+    ],
+)
+def test_doctor_asks_the_cuda_driver(tmp_path, count, values):
+    (tmp_path / "driver.c").write_text(DRIVER)
+    build = ["cc", "-shared", "-fPIC", f"-DCOUNT={count}", "-o", tmp_path / "libcuda.so.1", tmp_path / "driver.c"]
+    subprocess.run(build, check=True)
+    program = ("-c", "from chunkgrpo._cli import _doctor; print(*(one.value for one in _doctor._cuda()), sep='\\n')")
+    done = process(program=program, LD_LIBRARY_PATH=str(tmp_path))
+    assert done.stdout.splitlines() == values, done.stderr
 
 
 def test_the_openblas_of_the_library_is_found():

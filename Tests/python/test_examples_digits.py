@@ -8,7 +8,7 @@ import numpy as np
 import pytest
 from conftest import ROOT
 
-for package in ("torch", "sklearn", "tensorboard", "tqdm", "PIL"):
+for package in ("torch", "sklearn", "tensorboard", "tqdm", "PIL", "matplotlib"):
     pytest.importorskip(package)
 sys.path.insert(0, str(ROOT / "examples" / "python"))
 

@@ -12,6 +12,7 @@ import pytest
 from conftest import ROOT
 
 pytest.importorskip("PIL")
+pytest.importorskip("matplotlib")
 pytest.importorskip("onnxruntime")
 pytest.importorskip("rapidocr_onnxruntime")
 sys.path.insert(0, str(ROOT / "examples" / "python"))

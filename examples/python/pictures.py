@@ -1,36 +1,9 @@
-"""PNG files for the examples, drawn by Pillow alone: samples before and after, and a reward curve."""
+"""Pictures for the examples with pipelines, by Pillow alone: several in one, and a reward curve. Others use chunkgrpo.plot."""
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
-INK, GREY, BLUE, SKY, RED = (38, 42, 50), (196, 200, 206), (36, 92, 200), (160, 190, 240), (204, 52, 44)
-
-
-def samples_png(path, panels, columns, captions, scale=2):
-    """One panel beside the other; in each a grid of pictures with its caption below.
-
-    panels    (title, pictures (B, H, W) uint8, wrong (B,) bool: drawn in red) each
-    captions  (B,) texts, the same for all panels
-    """
-    height, width = panels[0][1].shape[1:]
-    cell = (width * scale + 12, height * scale + 22)
-    rows = -(-len(captions) // columns)
-    panel_width, top = columns * cell[0], 34
-    image = Image.new("RGB", (len(panels) * (panel_width + 24) + 24, top + rows * cell[1] + 34), "white")
-    draw, font, small = ImageDraw.Draw(image), ImageFont.load_default(15), ImageFont.load_default(11)
-    for number, (title, pictures, wrong) in enumerate(panels):
-        left = 24 + number * (panel_width + 24)
-        draw.text((left, 8), title, INK, font)
-        for i, (picture, caption) in enumerate(zip(pictures, captions)):
-            x, y = left + i % columns * cell[0], top + i // columns * cell[1]
-            share = np.asarray(picture, np.float32)[..., None] / 255  # of paper
-            colour = np.array(RED if wrong[i] else INK)
-            tinted = Image.fromarray((255 * share + colour * (1 - share)).astype(np.uint8))
-            image.paste(tinted.resize((width * scale, height * scale), Image.Resampling.NEAREST), (x, y))
-            draw.text((x + width * scale / 2, y + height * scale + 1), caption, BLUE, small, anchor="ma")
-    draw.text((24, image.height - 24), "blue: asked for", BLUE, font)
-    draw.text((160, image.height - 24), "red: the judge reads something else", RED, font)
-    image.save(path)
+INK, GREY, BLUE, SKY = (38, 42, 50), (196, 200, 206), (36, 92, 200), (160, 190, 240)
 
 
 def tiled(images, columns=8):

@@ -3,7 +3,7 @@
     PYTHONPATH=bindings/python python examples/python/render_text.py
     PYTHONPATH=bindings/python python examples/python/render_text.py --model torch
 
-needs pillow, rapidocr-onnxruntime and, for the judge, Debian's tesseract-ocr.
+needs pillow, matplotlib, rapidocr-onnxruntime and, for the judge, Debian's tesseract-ocr.
 
 A prompt is three digits, its picture 16x32 pixels. The model learns from rendered pictures, 15 % of whose captions' digits
 were drawn by lot: it writes well, but often not what it was asked for. Then Chunk-GRPO trains it by the reward alone: how
@@ -32,7 +32,6 @@ import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
 import ocr
-from pictures import curve_png, samples_png
 
 TREE = Path(__file__).resolve().parents[2]
 core = TREE / "scripts/openblas-core"  # an OpenBLAS that is older than the processor is four times slower unless told
@@ -41,6 +40,7 @@ if core.exists():
     os.environ.update(line.split("=") for line in setting.split())
 
 import chunkgrpo as cg  # noqa: E402
+from chunkgrpo import plot  # noqa: E402
 
 STEPS, SHIFT, ETA = 17, 3.0, 0.7
 GROUP = 12  # samples per prompt
@@ -262,10 +262,10 @@ def main(arguments=None):
         (f"{title}: {100 * one.scores[judge]:.1f} % right", one.pictures[:64], ~one.right[:64])
         for title, one in (("before", before), ("after Chunk-GRPO", after))
     ]
-    samples_png(options.output / "samples.png", panels, 8, task.held_out[:64])
+    plot.save(plot.grids(panels, task.held_out[:64], columns=8), options.output / "samples.png")
     if lines:
         title = "mean reward: log-probability of the text asked for, + 1 if read exactly"
-        curve_png(options.output / "reward.png", title, [line["reward"] for line in lines])
+        plot.save(plot.run(lines, title=title), options.output / "reward.png")
 
     print(f"\n{len(task.held_out)} held-out texts    before   after")
     for name in before.scores:

@@ -3,7 +3,7 @@
     PYTHONPATH=bindings/python python examples/python/torch_digits.py
     tensorboard --logdir build/torch-digits
 
-needs torch, scikit-learn, tqdm, tensorboard and pillow. The model, the optimiser and the loop are ordinary PyTorch; what
+needs torch, scikit-learn, tqdm, tensorboard, pillow and matplotlib. The model, the optimiser and the loop are ordinary PyTorch; what
 chunkgrpo does stands in `iterate`. Copy from here.
 
 The model first learns flow matching on 1,797 handwritten digits, with 30 % of the prompts wrong, as captions from the web
@@ -31,7 +31,7 @@ from tqdm import tqdm
 
 import chunkgrpo as cg
 import chunkgrpo.torch as cgt
-from pictures import curve_png, samples_png
+from chunkgrpo import plot
 
 TREE = Path(__file__).resolve().parents[2]
 SHAPE = (1, 8, 8)
@@ -247,9 +247,10 @@ def main(arguments=None):
 
     after = Evaluation(average, reward_model, judge)
     panels = [before.panel("before"), after.panel("after Chunk-GRPO")]
-    samples_png(options.output / "samples.png", panels, 10, [str(i % 10) for i in range(80)], scale=4)
-    curve_png(options.output / "reward.png", "mean reward: log-probability of the digit asked for", rewards)
-    writer.add_image("samples", np.asarray(Image.open(options.output / "samples.png")), len(rewards), dataformats="HWC")
+    plot.save(plot.grids(panels, [str(i % 10) for i in range(80)], columns=10), options.output / "samples.png")
+    title = "mean reward: log-probability of the digit asked for"
+    plot.save(plot.curve(rewards, title), options.output / "reward.png")
+    writer.add_image("samples", np.asarray(Image.open(options.output / "samples.png").convert("RGB")), len(rewards), dataformats="HWC")
     writer.close()
     print("prompt accuracy     before   after")
     for name in before.scores:

@@ -185,7 +185,7 @@ def _draw_ratios(axis: Any, table: dict[str, NDArray[np.float64]], window: int) 
     axis.axhline(1, color=GREY, linewidth=0.8)
     axis.set_ylabel("ratio ρ")
     if axis.get_legend_handles_labels()[0]:
-        axis.legend(frameon=False, fontsize=8, loc="upper left")
+        axis.legend(frameon=False, fontsize=8)
 
 
 def _draw_clips(axis: Any, table: dict[str, NDArray[np.float64]], window: int) -> None:
@@ -193,7 +193,7 @@ def _draw_clips(axis: Any, table: dict[str, NDArray[np.float64]], window: int) -
     if "clip_fraction_low" in table and "clip_fraction_high" in table:
         parts = table["clip_fraction_low"], table["clip_fraction_high"]
         axis.stackplot(at, *parts, colors=[SKY, BLUE], labels=["below 1 − low", "above 1 + high"])
-        axis.legend(frameon=False, fontsize=8, loc="upper left")
+        axis.legend(frameon=False, fontsize=8)
     else:
         axis.plot(at, table.get("clip_fraction", table.get("clipped")), color=BLUE, linewidth=1.2)
     axis.axhspan(0.05, 0.3, color=_BANDS[1], zorder=0, linewidth=0)

@@ -75,12 +75,17 @@ class CUDA(NamedTuple):
     devices: list[tuple[str, tuple[int, int]]]
 
 
+_ASKED = ("cuInit", "cuDriverGetVersion", "cuDeviceGetCount", "cuDeviceGetName", "cuDeviceGetAttribute")
+
+
 def cuda() -> Union[CUDA, str]:
     """Driver and devices, or why there are none."""
     try:
         driver: Any = ctypes.CDLL("libcuda.so.1")
     except OSError:
         return "no driver"
+    if not all(hasattr(driver, name) for name in _ASKED):
+        return "a driver of another kind"
     version, count = ctypes.c_int(), ctypes.c_int()
     if driver.cuInit(0) != 0 or driver.cuDriverGetVersion(ctypes.byref(version)) != 0:
         return "a driver that does not start"
