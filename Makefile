@@ -30,7 +30,8 @@ CONFIG := build/lib/pkgconfig/chunkgrpo.pc build/lib/cmake/chunkgrpo/chunkgrpo-c
 
 # The wheel's name says the C library that it needs, which is not known before: this file stands for it.
 WHEEL := dist/.built
-WHEEL_SOURCES := scripts/wheel LICENSE NOTICE $(wildcard LICENSES/*) $(shell find bindings/python -not -path '*/__pycache__*' -not -path '*/.mypy_cache*')
+WHEEL_SOURCES := scripts/wheel LICENSE NOTICE $(wildcard LICENSES/*) \
+    $(shell find bindings/python -not -path '*/__pycache__*' -not -path '*/.mypy_cache*' -not -path '*.egg-info*' 2>/dev/null)
 
 # Packages that depend on this one: in the library's build folder, so that they find it compiled by the tests.
 EXAMPLES_BUILD := swift build -c release --package-path examples/swift --scratch-path .build
@@ -52,7 +53,7 @@ LIBRARY_FLAGS := --disable-local-rpath -Xswiftc -static-stdlib -Xswiftc -use-ld=
 # A scratch path of its own: other flags in the same one would build everything anew at each turn.
 LIBRARY_BUILD := swift build -c release --product chunkgrpo --scratch-path .build-lib $(LIBRARY_FLAGS)
 
-.PHONY: help setup setup-native setup-python demo test test-text test-swift test-c test-gpu test-python test-budget bench lib wheel pictures \
+.PHONY: help setup setup-native setup-python demo test test-text test-swift test-c test-gpu test-python test-budget bench lib wheel sdist pictures \
     install format clean gpu-check test-faults faults test-fuzz fuzz fuzz-guided \
     test-sanitize sanitize coverage mutants
 .PHONY: static uninstall deb test-packages abi-check abi-accept
@@ -143,6 +144,13 @@ $(WHEEL): $(LIBRARY) $(LIBRARY_NAMES) $(WHEEL_SOURCES)
 	@scripts/phase wheel 'Building the wheel' scripts/wheel
 	@touch $@
 
+sdist: ## Build dist/chunkgrpo-*.tar.gz, from which pip builds where the Swift toolchain is
+	@scripts/setup native wheel
+	@mkdir -p dist && rm -f dist/*.tar.gz
+	@cd bindings/python && $(CURDIR)/build/wheel-venv/bin/python -c \
+	    "from setuptools.build_meta import build_sdist; build_sdist('$(CURDIR)/dist')" >/dev/null
+	@ls dist/*.tar.gz
+
 test: setup-native setup-python test-text lib test-swift test-c test-packages test-gpu test-budget test-python \
     test-faults test-fuzz test-sanitize test-docs ## Run every test: Swift, C, Python
 	@printf '\nAll tests passed.\n'
@@ -165,6 +173,7 @@ test-swift: setup-native ## Run the Swift tests
 	@scripts/phase swift-first 'Running the first one' "$$($(EXAMPLES_BUILD) --show-bin-path)/first"
 	@scripts/phase swift-benchmarks 'Building the benchmarks' $(BENCHMARKS_BUILD)
 	@scripts/check-readme swift || { echo 'FAILED: the README'; exit 1; }
+	@scripts/check-swift-version || { echo 'FAILED: a dependency by version'; exit 1; }
 	@$(MAKE) --no-print-directory -C Tests/gpu/driver driver
 	@LD_LIBRARY_PATH="$(CURDIR)/build/gpu/lib:$$LD_LIBRARY_PATH" scripts/test-swift || { echo 'FAILED: the Swift tests'; exit 1; }
 

@@ -1,13 +1,16 @@
-// swift-tools-version: 6.0
+// swift-tools-version: 6.3;(experimentalCGen)
 import PackageDescription
 
-// The folders KernelsBaseline, KernelsAVX2 and KernelsAVX512 are links to Kernels: one source, compiled for each.
-// With CHUNKGRPO_DISPATCH=1 the wider two are built too, and chosen when the program runs; `make` sets it. SwiftPM accepts
-// -march only through unsafeFlags, and rejects those in dependencies by version, so this is opt-in.
-#if arch(x86_64)
+// The folders KernelsBaseline, KernelsAVX2 and KernelsAVX512 are links to Kernels: one source, compiled for each. The wider
+// two are chosen when the program runs. SwiftPM accepts -march only through unsafeFlags, and rejects those in dependencies
+// by version. So a plugin compiles them (Sources/KernelsWide/README.md), or, with CHUNKGRPO_DISPATCH=1, SwiftPM as targets
+// of their own; `make` sets it.
+#if arch(x86_64) && os(Linux)
   let dispatch = Context.environment["CHUNKGRPO_DISPATCH"] == "1"
+  let plugin = !dispatch && Context.environment["CHUNKGRPO_DISPATCH"] != "0"
 #else
   let dispatch = false
+  let plugin = false
 #endif
 
 func wide(_ name: String, _ flags: [String], dependencies: [Target.Dependency] = []) -> Target {
@@ -21,6 +24,11 @@ let wideKernels: [Target] = [
   wide(
     "KernelsAVX512", ["-march=x86-64-v4", "-mprefer-vector-width=512", "-DCHUNKGRPO_AVX2", "-DCHUNKGRPO_AVX512"],
     dependencies: ["KernelTable", "CVectors"]),
+]
+
+let pluginKernels: [Target] = [
+  .target(name: "KernelsWide", exclude: ["README.md", "entry", "modules"], plugins: ["CompileKernels"]),
+  .plugin(name: "CompileKernels", capability: .buildTool()),
 ]
 
 let package = Package(
@@ -37,8 +45,8 @@ let package = Package(
     .target(
       name: "ChunkGRPO",
       dependencies: ["KernelTable", "KernelsBaseline", "KernelsCUDA", "CSupport", "Platform"]
-        + (dispatch ? ["KernelsAVX2", "KernelsAVX512"] : []),
-      swiftSettings: dispatch ? [.define("CHUNKGRPO_DISPATCH")] : []),
+        + (dispatch ? ["KernelsAVX2", "KernelsAVX512"] : plugin ? ["KernelsWide"] : []),
+      swiftSettings: dispatch ? [.define("CHUNKGRPO_DISPATCH")] : plugin ? [.define("CHUNKGRPO_PLUGIN")] : []),
     .target(
       name: "ChunkGRPOTraining", dependencies: ["KernelTable", "ChunkGRPO", "COpenBLAS", "CSupport", "Platform"]),
 
@@ -60,5 +68,5 @@ let package = Package(
     // Unit tests
     .testTarget(name: "ChunkGRPOTests", dependencies: ["ChunkGRPO"]),
     .testTarget(name: "ChunkGRPOTrainingTests", dependencies: ["ChunkGRPOTraining", "KernelTable"]),
-  ] + (dispatch ? wideKernels : [])
+  ] + (dispatch ? wideKernels : plugin ? pluginKernels : [])
 )

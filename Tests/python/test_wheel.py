@@ -56,7 +56,7 @@ def contents(wheel):
 
 @pytest.fixture(scope="module")
 def installed(wheel, tmp_path_factory):
-    """What the package says of itself from an environment with numpy alone, and that environment's folder."""
+    """What the package says of itself in an environment with numpy alone, that environment's folder, and what runs in it."""
     folder = tmp_path_factory.mktemp("environment")
     python = folder / "bin" / "python"
     pip = [sys.executable, "-m", "pip", "--disable-pip-version-check", "--no-input", "--python", str(python)]
@@ -71,7 +71,7 @@ def installed(wheel, tmp_path_factory):
     run(*pip, "install", "--quiet", str(wheel), f"numpy=={np.__version__}")
     assert set(re.findall(r"^[\w-]+", run(*pip, "freeze"), re.MULTILINE)) == {"chunkgrpo", "numpy"}
     run(*pip, "check")
-    return json.loads(run(str(python), "-c", USE)), str(folder.resolve())
+    return json.loads(run(str(python), "-c", USE)), str(folder.resolve()), lambda code: run(str(python), "-c", code)
 
 
 def test_name_says_any_python_3_on_linux_from_glibc_2_28_on_as_auditwheel_has_checked(wheel):
@@ -110,7 +110,7 @@ def test_library_has_no_symbols_left_to_strip(contents, tmp_path):
 
 
 def test_installed_package_and_its_libraries_are_those_of_the_wheel(installed):
-    said, folder = installed
+    said, folder, _ = installed
     assert said["version"] == cg.__version__
     assert said["package"].startswith(folder)
     assert said["frameworks"] == []
@@ -121,7 +121,7 @@ def test_installed_package_and_its_libraries_are_those_of_the_wheel(installed):
 
 
 def test_installed_package_computes_what_the_tree_does(installed):
-    said, _ = installed
+    said, _, _ = installed
     x, v, next_x = np.random.default_rng(0).normal(size=(3, 4, 5)).astype(np.float32)
     log_prob = cg.Sampler(cg.Schedule.shifted(17, 3.0)).log_prob(3, x, v, next_x)
     assert said["log_prob"] == [number.hex() for number in log_prob.tolist()]
@@ -129,3 +129,42 @@ def test_installed_package_computes_what_the_tree_does(installed):
     conditions = np.eye(2, dtype=np.float32)[[0, 1, 0, 1]]
     trainer.pretrain(x, conditions, steps=20, batch_size=4)
     np.testing.assert_allclose(said["velocity"], trainer.velocity(x, 0.5, conditions), rtol=1e-3, atol=1e-5)
+
+
+def test_metadata_says_who_what_and_where(contents):
+    (metadata,) = [contents[name].decode() for name in contents if name.endswith(".dist-info/METADATA")]
+    for line in (
+        "Summary: Chunk-level policy optimisation",
+        "Author: The chunkgrpo contributors",
+        "Keywords: flow matching",
+        "License-Expression: Apache-2.0",
+        "Project-URL: Method (arXiv 2510.21583), https://arxiv.org/abs/2510.21583",
+        "Classifier: Typing :: Typed",
+        "Description-Content-Type: text/markdown",
+    ):
+        assert f"\n{line}" in metadata, line
+
+
+def test_the_program_of_the_packages_own_page_runs_with_numpy_alone(contents, installed):
+    (metadata,) = [contents[name].decode() for name in contents if name.endswith(".dist-info/METADATA")]
+    (block,) = re.findall(r"```python\n(.*?)```", metadata, re.DOTALL)
+    given = "velocity = lambda latents, sigma, step: latents * 0.5\nreward = lambda images: images.mean(axis=(1, 2, 3))\n"
+    said = installed[2](given + block + "print(traj.images.shape, grad_v.shape)")
+    assert said == "(24, 16, 64, 64) (24, 16, 16, 64, 64)\n"
+
+
+@pytest.mark.parametrize("module, package, extra", [
+    ("torch", "torch", "torch"),
+    ("jax", "jax", "jax"),
+    ("diffusers", "torch", "diffusers"),
+    ("compat.dance_grpo", "torch", "torch"),
+])
+def test_a_module_without_its_framework_names_the_extra(installed, module, package, extra):
+    code = f"""
+try:
+    import chunkgrpo.{module}
+except ModuleNotFoundError as error:
+    print(error)
+"""
+    name = module.split(".")[0]
+    assert installed[2](code) == f"chunkgrpo.{name} needs {package}: pip install chunkgrpo[{extra}]\n"

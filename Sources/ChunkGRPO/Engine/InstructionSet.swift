@@ -6,6 +6,8 @@ internal import Platform
 #if CHUNKGRPO_DISPATCH
   internal import KernelsAVX2
   internal import KernelsAVX512
+#elseif CHUNKGRPO_PLUGIN
+  internal import KernelsWide
 #endif
 
 /// The vectors that the kernels are compiled for. The results are the same bits with any, but for the embedded network's: without AVX2
@@ -23,8 +25,9 @@ public enum InstructionSet: String, Sendable {
   public static let current = choose()
 
   private static func choose() -> InstructionSet {
-    #if CHUNKGRPO_DISPATCH
+    #if CHUNKGRPO_DISPATCH || CHUNKGRPO_PLUGIN
       let sets: [InstructionSet] = [.baseline, .avx2, .avx512]
+      guard wideKernels(.avx512) != nil else { return .baseline }
       let best = max(0, min(2, Int(chunkgrpo_support_cpu_level()) - 2))
       let wanted = getenv("CHUNKGRPO_SIMD").flatMap { InstructionSet(rawValue: String(cString: $0)) }
       return sets[min(best, wanted.flatMap(sets.firstIndex) ?? best)]
@@ -35,16 +38,21 @@ public enum InstructionSet: String, Sendable {
 }
 
 /// The kernels that this process calls.
-package let kernelSet: any KernelSet.Type = {
+package let kernelSet: any KernelSet.Type = wideKernels(InstructionSet.current) ?? KernelsBaseline.Kernels.self
+
+/// The kernels of a set beside the baseline; nil where this build does not have them.
+private func wideKernels(_ set: InstructionSet) -> (any KernelSet.Type)? {
+  guard set != .baseline else { return nil }
   #if CHUNKGRPO_DISPATCH
-    switch InstructionSet.current {
-    case .avx512: return KernelsAVX512.Kernels.self
-    case .avx2: return KernelsAVX2.Kernels.self
-    case .baseline: break
+    return set == .avx512 ? KernelsAVX512.Kernels.self : KernelsAVX2.Kernels.self
+  #elseif CHUNKGRPO_PLUGIN
+    return withUnsafeTemporaryAllocation(of: (any KernelSet.Type).self, capacity: 1) { place in
+      chunkgrpo_kernels_wide(set == .avx512 ? 1 : 0, place.baseAddress!) == 0 ? nil : place[0]
     }
+  #else
+    return nil
   #endif
-  return KernelsBaseline.Kernels.self
-}()
+}
 
 extension ElementType {
   /// The inner loops for latents of this type.

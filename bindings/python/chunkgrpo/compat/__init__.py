@@ -2,3 +2,7 @@
 
 One module per code base: `flow_grpo`, `dance_grpo`, `gcpo`. docs/migration.md has the lines to change.
 """
+
+from .._extras import needed
+
+needed("torch", __name__, "torch")

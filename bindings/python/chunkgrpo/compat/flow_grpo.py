@@ -8,6 +8,10 @@ from __future__ import annotations
 import math
 from typing import Any, Optional
 
+from .._extras import needed
+
+needed("diffusers", __name__, "diffusers")
+
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 

@@ -7,6 +7,10 @@ from __future__ import annotations
 
 from typing import Any, Optional
 
+from .._extras import needed
+
+needed("diffusers", __name__, "diffusers")
+
 import torch
 from diffusers.utils.torch_utils import randn_tensor
 

@@ -29,6 +29,10 @@ JAX's own callbacks need a second thread: on a single core, or with many Python 
 callbacks, JAX may wait for ever (jax-ml/jax issue 24255).
 """
 
+from .._extras import needed
+
+needed("jax", __name__, "jax")
+
 from .functions import chunk_loss, chunk_policy_loss, divergence, divergences, log_prob, log_probs, step
 from .norms import norm_hinge
 

@@ -15,6 +15,10 @@ copied to the CPU and back.
 Log-probabilities and losses are float64, whatever autocast says. Inside torch.compile these functions break the graph.
 """
 
+from .._extras import needed
+
+needed("torch", __name__, "torch")
+
 from .autograd import ChunkLoss, chunk_loss, chunk_policy_loss, divergence, divergences, log_prob, log_probs, step
 from ._parallel import no_sync
 from .norms import norm_hinge
