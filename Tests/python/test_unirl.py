@@ -259,11 +259,11 @@ def test_chunks_are_drawn_by_how_much_their_steps_move(job):
     curve = cg.relative_l1(job.segment.latents[:, :6].numpy())
     segment = job.keyed(algorithm)
     chunks = cgu._algorithm.chunks_of(plan, STEPS, 6)
-    batches = [algorithm.draw(chunks, segment, STEPS, progress) for progress in np.arange(2000) / 2000]
+    batches = [cgu._chunks.drawn(algorithm.draw, chunks, segment, STEPS, progress) for progress in np.arange(2000) / 2000]
     found = np.mean(batches, axis=0)
     weights = np.exp(plan.weights(curve))
     assert np.abs(found - weights / weights.sum(1, keepdims=True)).max() < 0.05  # 4.5 deviations
-    assert np.array_equal(cgu._chunks._movement(segment, STEPS), curve)
+    assert np.array_equal(cgu._chunks.movement(segment, STEPS), curve)
 
 
 def test_groups_of_chunks_weigh_alike_where_micro_batches_differ(job):

@@ -44,6 +44,7 @@ Modules for those who have one. None is imported with the package, which needs n
     chunkgrpo.distributed  a batch that is spread over processes: the numbers of one that has all of it
     chunkgrpo.plot       pictures of plans, runs and samples, by matplotlib; the command `chunkgrpo` has more to look at
     chunkgrpo.unirl      Chunk-GRPO as an algorithm of UniRL, and our samplers as its strategies
+    chunkgrpo.verl_omni  Chunk-GRPO as a loss of verl-omni
     chunkgrpo.compat     the names and signatures that Flow-GRPO's, DanceGRPO's and GCPO's scripts call
 
 Arrays. B samples, T sampling steps, S = T - 1 trained steps (the last one is left out), K chunks. Latents are

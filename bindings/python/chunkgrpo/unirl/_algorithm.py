@@ -14,6 +14,7 @@ from unirl.algorithms import base as unirl
 from unirl.train.lora import adapters_disabled
 from unirl.types.segments.latent import LatentSegment
 
+from .._draws import Draw
 from .._generated import ChunkLossOptions
 from .._options import documented, fill
 from .._scalars import choice, flag, pair, real
@@ -21,7 +22,7 @@ from ..chunks import ChunkPlan
 from ..errors import InvalidArgument
 from ..objective import chunk_loss as checked_options
 from ..torch import ChunkLoss, chunk_loss
-from ._chunks import Chunks, Draw, chunks_of, keyed
+from ._chunks import Chunks, chunks_of, drawn, keyed
 
 ELSEWHERE = {
     "selection": "give fraction or chunks, by which each micro-batch selects its own",
@@ -144,8 +145,7 @@ class ChunkGRPO(unirl.StageAlgorithm):
             raise InvalidArgument(f"clip_schedule is {self.clip_schedule!r}; give the clip that it scales")
         if self.guard and "ratio_scale" in given:
             raise InvalidArgument("ratio_scale cannot be given with guard=True, which takes the noise scale of each step")
-        uneven = len(set(self.plan.sizes.tolist())) > 1 and not (self.draw.everything or self.draw.same)
-        if given.get("average") == "step" and uneven and given.get("normaliser") is None:
+        if given.get("average") == "step" and self.draw.uneven(self.plan) and given.get("normaliser") is None:
             raise InvalidArgument(
                 "average is 'step' and a fraction of chunks of several sizes is drawn: micro-batches would have other "
                 "weights than the whole batch. Give normaliser, the steps per sample, or another average"
@@ -231,7 +231,7 @@ class ChunkGRPO(unirl.StageAlgorithm):
         """The steps that are run. Which these are does not depend on the samples: ranks run the same ones."""
         steps = _sde_steps(segment)
         chunks = chunks_of(self.plan, steps, len(segment.sigmas) - 1)
-        selection = self.draw(chunks, segment, steps, progress)
+        selection = drawn(self.draw, chunks, segment, steps, progress)
         if not self.draw.same:
             return _Step(steps, chunks, selection)
         named = np.flatnonzero(selection[0])
