@@ -10,7 +10,8 @@ import sys
 
 import pytest
 from conftest import ROOT
-from test_distributed_torch import SELECTION, B, Net, expected, moved, relative_difference, streamed
+from test_distributed_torch import ITERATIONS, SELECTION, B, Net, expected, iterate, moved, relative_difference, streamed
+from test_distributed_torch import trained_by_one_process
 
 import chunkgrpo as cg
 import chunkgrpo.distributed as cgd
@@ -40,6 +41,37 @@ def gradients(engine, names):
     return {name: safe_get_full_grad(p).clone() for name, p in zip(names, engine.module.parameters())}
 
 
+class Stepped:
+    """The engine's optimiser for `iterate`: its own step empties the gradients."""
+
+    def __init__(self, engine):
+        self.step, self.zero_grad = engine.step, lambda: None
+
+
+def trained(stage, ranks, folder, resumed):
+    """(names, the weights after all iterations); resumed: from the engine's checkpoint after the first."""
+    import deepspeed
+    from deepspeed.utils import safe_get_full_fp32_param
+
+    def made():
+        net = Net(torch.float64)
+        config = {
+            **{"train_micro_batch_size_per_gpu": B // ranks.size, "zero_optimization": {"stage": stage}},
+            **{"zero_force_ds_cpu_optimizer": False, "zero_allow_untested_optimizer": True},
+        }
+        optimiser = torch.optim.AdamW(net.parameters(), 1e-2)
+        return deepspeed.initialize(model=net, optimizer=optimiser, config=config)[0]
+
+    engine, names = made(), [name for name, _ in Net().named_parameters()]
+    for iteration in range(ITERATIONS):
+        if iteration == 1 and resumed:
+            engine.save_checkpoint(folder)
+            engine = made()
+            engine.load_checkpoint(folder)
+        iterate(engine, Stepped(engine), iteration, ranks, lambda model, *rows: streamed(model, ranks, *rows))
+    return {name: safe_get_full_fp32_param(p).double() for name, p in zip(names, engine.module.parameters())}
+
+
 def process(folder):
     import deepspeed
 
@@ -62,6 +94,8 @@ def process(folder):
             streamed(engine, ranks, part, advantages[own], SELECTION[own], **{**options, "no_sync": None})
         except cg.InvalidArgument as error:
             found[stage, "refused"] = str(error)
+    for stage in STAGES:
+        found[stage, "trained"] = [trained(stage, ranks, f"{folder}/zero-{stage}", again) for again in (False, True)]
     torch.save(found, f"{folder}/{ranks.rank}")
     os._exit(0)
 
@@ -93,4 +127,13 @@ def test_loss_and_gradients_are_those_of_one_process(processes, stage):
 @pytest.mark.parametrize("stage", STAGES)
 def test_an_engine_without_no_sync_is_refused(processes, stage):
     for found in processes:
-        assert "no_sync is missing: a DeepSpeed engine" in found[stage, "refused"]
+        assert "no_sync is missing: the velocity's DeepSpeed engine" in found[stage, "refused"]
+
+
+@pytest.mark.parametrize("stage", STAGES)
+def test_a_run_and_one_that_is_resumed_end_with_the_weights_of_one_process(processes, stage):
+    weights = trained_by_one_process()
+    for found in processes:
+        straight, resumed = found[stage, "trained"]
+        assert relative_difference(straight, weights) <= 1e-6
+        assert relative_difference(resumed, straight) <= 1e-6
