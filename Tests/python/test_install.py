@@ -133,30 +133,3 @@ def test_with_the_library_built_the_installed_package_has_it_and_works(tmp_path)
     command = [sys.executable, str(target / "bin" / "chunkgrpo"), "plan", "--json"]
     said = subprocess.run(command, env={**os.environ, "PYTHONPATH": str(target)}, capture_output=True, text=True)
     assert json.loads(said.stdout)["sizes"] == [2, 3, 4, 7], said.stderr
-
-
-@pytest.mark.parametrize("module, package, extra", [
-    ("torch", "torch", "torch"), ("torch.forward", "torch", "torch"), ("diffusers", "diffusers", "diffusers"),
-    ("diffusers", "torch", "diffusers"), ("jax", "jax", "jax"), ("jax.forward", "jax", "jax"),
-])  # fmt: skip
-def test_a_module_whose_package_is_missing_says_how_it_is_installed(module, package, extra):
-    """As for a user without it: nothing of that name can be found."""
-    if package == "diffusers":
-        pytest.importorskip("torch")
-    program = f"""
-import importlib, importlib.abc, sys
-class Hidden(importlib.abc.MetaPathFinder):
-    def find_spec(self, name, *_):
-        if name == {package!r}:
-            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
-sys.meta_path.insert(0, Hidden())
-import chunkgrpo
-try:
-    importlib.import_module("chunkgrpo.{module}")
-except ModuleNotFoundError as error:
-    print(error, "|", error.name)
-"""
-    own = {**os.environ, "PYTHONPATH": str(ROOT / "bindings" / "python")}
-    said = subprocess.run([sys.executable, "-c", program], env=own, capture_output=True, text=True)
-    family = module.partition(".")[0]
-    assert said.stdout == f"chunkgrpo.{family} needs {package}: pip install chunkgrpo[{extra}] | {package}\n", said.stderr

@@ -21,10 +21,6 @@ from ._extras import needed
 
 needed("torch", __name__, "diffusers")
 needed("diffusers", __name__, "diffusers")
-from ._needed import needed
-
-for _package in ("torch", "diffusers"):
-    needed(_package, "chunkgrpo.diffusers", "diffusers")
 
 import torch
 from diffusers.schedulers.scheduling_flow_match_euler_discrete import FlowMatchEulerDiscreteSchedulerOutput

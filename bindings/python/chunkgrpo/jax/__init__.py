@@ -32,9 +32,6 @@ callbacks, JAX may wait for ever (jax-ml/jax issue 24255).
 from .._extras import needed
 
 needed("jax", __name__, "jax")
-from .._needed import needed
-
-needed("jax", "chunkgrpo.jax", "jax")
 
 from .functions import chunk_loss, chunk_policy_loss, divergence, divergences, log_prob, log_probs, step
 from .norms import norm_hinge

@@ -18,9 +18,6 @@ Log-probabilities and losses are float64, whatever autocast says. Inside torch.c
 from .._extras import needed
 
 needed("torch", __name__, "torch")
-from .._needed import needed
-
-needed("torch", "chunkgrpo.torch", "torch")
 
 from .autograd import ChunkLoss, chunk_loss, chunk_policy_loss, divergence, divergences, log_prob, log_probs, step
 from ._parallel import no_sync
