@@ -341,6 +341,28 @@ def test_a_scheduler_and_a_scripts_step_on_a_device_have_the_numbers_of_the_cpu(
         assert torch.equal(one, other)
 
 
+def test_rows_and_runs_on_a_device_are_those_of_the_cpu(request):
+    x, _, _ = tensors()
+    velocity = lambda latents, sigma, step: latents * 0.5 - sigma  # noqa: E731
+
+    def work():
+        runs = [SAMPLER.begin(x[rows], seed=3, sample_ids=ids) for rows, ids in ((slice(0, 1), [5]), (slice(1, 3), [0, 2**40]))]
+        for run in runs:
+            run.advance(velocity, steps=2)
+        both = cg.concatenate(runs)
+        part = both[[2, 0]]
+        for trajectory in (part, both):
+            trajectory.advance(velocity)
+        masked, moved = both[torch.tensor([True, False, True])], part.to("cpu")
+        assert len(masked) == 2
+        return [a for t in (part, both, masked, moved) for a in (t.latents, t.log_probs, t.relative_l1)]
+
+    expected = work()
+    request.getfixturevalue("device")
+    for one, other in zip(work(), expected):
+        assert torch.equal(one, other)
+
+
 class OnCuda(torch.Tensor):
     """A tensor of the CPU that says it is on a device."""
 
