@@ -179,7 +179,9 @@ def test_an_image_beside_the_latents_stays_there():
     velocity = velocity_of(pipe)
     image = torch.rand(1, 3, 16, 16, generator=torch.Generator().manual_seed(3))
     record, seen = run("flux", pipe, image=image, _auto_resize=False, max_area=256)
-    assert record._calls[0].calls[0].beside.shape[1] > 0
+    beside = [step.calls[0].beside for step in record._calls]
+    assert beside[0].shape[1] > 0 and len({tensor.untyped_storage().data_ptr() for tensor in beside}) == 1
+    assert beside[0].untyped_storage().nbytes() == 4 * beside[0].numel()  # without the latents before it
     assert torch.equal(replayed(velocity, record), seen)
     close(replayed(velocity.of(record[[2, 0]]), record[[2, 0]]), seen[[2, 0]])
 
@@ -222,6 +224,20 @@ def test_autocast_and_inference_mode_are_those_of_the_run():
     assert torch.equal(replayed(velocity, record), seen) and seen.dtype == torch.bfloat16
     out = cgt.streamed_backward(velocity, record.sampler, record.latents, record.log_probs, [1.0, 0.0, -1.0], PLAN)
     assert out.stats.ratio_std == 0 and pipe.transformer.proj_out.weight.grad.abs().max() > 0
+
+
+@pytest.mark.parametrize("way", ["wrapped", "in place"])
+def test_a_compiled_transformer_is_watched_too(way):
+    pipe = made("sd3")
+    if way == "wrapped":
+        pipe.transformer = torch.compile(pipe.transformer, backend="eager")
+    else:
+        pipe.transformer.compile(backend="eager")
+    velocity = velocity_of(pipe)
+    record, seen = run("sd3", pipe)
+    assert torch.equal(replayed(velocity, record), seen)
+    out = cgt.streamed_backward(velocity, record.sampler, record.latents, record.log_probs, [1.0, 0.0, -1.0], PLAN)
+    assert out.stats.ratio_std == 0 and any(p.grad is not None for p in pipe.transformer.parameters())
 
 
 def test_a_wrapper_is_called_in_place_of_the_transformer_and_seen_by_streamed_backward():

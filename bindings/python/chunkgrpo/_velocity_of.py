@@ -5,6 +5,7 @@ from __future__ import annotations
 import functools
 import inspect
 from collections.abc import Callable, Mapping
+from dataclasses import replace
 from typing import Any, Optional, Union
 
 import numpy as np
@@ -61,8 +62,7 @@ class Watch:
         if not self._open or self.replaying or self.pipe.scheduler._watch is not self:
             return
         device = next((value.device for value in (*args, *kwargs.values()) if isinstance(value, Tensor)), None)
-        kind = "cpu" if device is None else device.type
-        autocast = torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
+        autocast = _autocast("cpu" if device is None else device.type)
         if len(self._seen) < _MOST_CALLS:
             self._seen.append((name, _named(module, args, kwargs), first_of(out), autocast))
 
@@ -89,13 +89,15 @@ class Watch:
         if len(seen) == _MOST_CALLS:
             raise _NotReplayed(f"the transformer was called {_MOST_CALLS} times or more")
         calls, outputs = [], []
+        before: Any = [] if last is None else [call.beside for call in last.calls]
         for name, arguments, out, autocast in seen:
             if getattr(self.models[name], "is_cache_enabled", False):
                 raise _NotReplayed(f"the {name} takes what it computes from a cache; disable_cache() for training")
             call = self._call(name, arguments, sample, autocast)
             if not isinstance(out, Tensor) or out.shape[0] != call.copies * call.batch:
                 raise _NotReplayed(f"the {name} returned a {_shape(out)} for {call.copies * call.batch} samples")
-            calls.append(call)
+            kept = next((b for b in before if _equal(b, call.beside)), None)  # an image is beside the latents in every step
+            calls.append(call if call.beside is None else replace(call, beside=kept if kept is not None else call.beside.clone()))
             outputs += pieces_of(out.detach(), call.copies, sample)
         if self.combine is not None:
             return StepCalls(tuple(calls), self.combine)
@@ -116,7 +118,7 @@ class Watch:
             if copies:
                 del arguments[key]
                 wider = value.shape[1] > x.shape[1] if x.ndim > 1 else False
-                beside = self._own(value[:, x.shape[1] :]) if wider else None
+                beside = value[:, x.shape[1] :].detach() if wider else None
                 arguments = {other: self._kept_argument(item) for other, item in arguments.items()}
                 return Call(name, key, copies, len(x), value.dtype, beside, arguments, autocast)
         raise _NotReplayed(
@@ -276,6 +278,21 @@ def _copies(value: Any, x: Tensor) -> int:
     expected = x.to(value.dtype)
     copies = len(value) // len(x)
     return copies if all(torch.equal(part, expected) for part in own.chunk(copies)) else 0
+
+
+def _equal(a: Optional[Tensor], b: Optional[Tensor]) -> bool:
+    return a is not None and b is not None and a.shape == b.shape and a.dtype == b.dtype and torch.equal(a, b)
+
+
+def _autocast(kind: str) -> Optional[torch.dtype]:
+    """The type that autocast has on a kind of device, or None."""
+    old: Any = torch
+    if not hasattr(torch, "get_autocast_dtype"):  # before PyTorch 2.4
+        names = ("is_autocast_enabled", "get_autocast_gpu_dtype")
+        names = ("is_autocast_cpu_enabled", "get_autocast_cpu_dtype") if kind == "cpu" else names
+        enabled, found = (getattr(old, name)() for name in names)
+        return found if enabled else None
+    return torch.get_autocast_dtype(kind) if torch.is_autocast_enabled(kind) else None
 
 
 def _shape(value: Any) -> str:

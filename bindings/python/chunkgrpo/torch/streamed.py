@@ -75,8 +75,9 @@ def streamed_backward(
     every_step  True: both passes run all S steps, needed or not. Or the steps that both run, (S,) bool, such as those that
                 some process needs. For sharded parameters or gradients, whose processes must run the same steps
     preserve_rng_state  both passes of a step draw the same dropout
-    penalty     penalty(velocity, latents, sigma, step): a 0-dim tensor that is added to the loss, once for each step
-                that is needed. Of the pair that `velocity` returns it gets the first
+    penalty     penalty(velocity, latents, sigma, step): a 0-dim tensor that is added to the loss, once for each step that is
+                run: that some sample needs, or all of them with every_step=True, so that its weight does not depend on
+                the selection. Of the pair that `velocity` returns it gets the first
     ratio_bias  ratio_bias(velocity, step): (B,), the `ratio_bias` of a step, differentiable in velocity (GRPO-Guard)
     check       a sampler's first loss should have ratios of 1: where it has not, a RatioWarning names the cause that
                 can be found, for which the model is run some times more. False for off-policy training
