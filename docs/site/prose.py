@@ -67,7 +67,7 @@ def items(lines):
     for line in lines:
         if ITEM.match(line):
             found.append([ITEM.match(line)[0].strip(), ITEM.sub("", line, count=1)])
-        elif found and line.startswith(" "):
+        elif found:  # clang-format takes the indentation of a long item away
             found[-1][1] += "\n" + line.strip()
         else:
             return None
