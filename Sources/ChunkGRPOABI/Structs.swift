@@ -36,13 +36,13 @@ func writeStruct<T: Versioned>(_ value: T, to pointer: UnsafeMutablePointer<T>, 
   }
 }
 
-/// The size that the caller's struct has: at least that of the oldest programs.
+/// The size that the caller's struct has: at least that of the oldest programs, and no part of a field.
 @discardableResult
 func checkedSize<T: Versioned>(_ pointer: UnsafePointer<T>, _ name: String) throws -> Int {
   let size = UnsafeRawPointer(pointer).load(as: Int.self)
   try require(
-    size >= T.firstSize && size <= maxStructSize,
-    "\(name).struct_size = \(size), but this struct has \(T.firstSize) bytes or more: set it with the struct's _init")
+    size >= T.firstSize && size <= maxStructSize && size % MemoryLayout<Int>.stride == 0,
+    "\(name).struct_size = \(size), but this struct has \(T.firstSize) bytes or 8, 16 … more: set it with its _init")
   return size
 }
 

@@ -333,6 +333,8 @@ static void struct_sizes(void) {
         CHECK_REFUSED(WITH_SIZE(0), BAD, "struct_size");
         CHECK_REFUSED(WITH_SIZE(8), BAD, "struct_size");
         CHECK_REFUSED(WITH_SIZE(first_size(all[i].name) - 8), BAD, "struct_size");
+        CHECK_REFUSED(WITH_SIZE(first_size(all[i].name) + 4), BAD, "struct_size"); /* half a pointer */
+        CHECK_REFUSED(WITH_SIZE(all[i].size + 4), BAD, "struct_size");
         CHECK_REFUSED(WITH_SIZE(SIZE_MAX), BAD, "struct_size");
         CHECK_OK(WITH_SIZE(all[i].size + 16)); /* newer, and what is new is not used */
         fresh();
