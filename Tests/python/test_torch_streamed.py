@@ -422,6 +422,26 @@ def test_guidance_penalty_and_ratio_bias_are_part_of_the_gradient(net):
     torch.testing.assert_close(streamed.loss, (out.loss + penalty).detach(), rtol=1e-6, atol=1e-9)
 
 
+@pytest.mark.parametrize("every_step", [False, True])
+def test_a_penalty_is_added_once_for_each_step_that_is_run(net, every_step):
+    """Of the steps that some sample needs, or of all, whatever is selected."""
+    latents, old, advantages = rollout(net)
+    selection = np.zeros((len(latents), len(CHUNKS)), bool)
+    selection[0, 1] = selection[1, 2] = True  # steps 2 ... 8
+    term = lambda v, k: 0.01 * (k + 1) * (v**2).mean()  # noqa: E731
+    v = torch.stack([net(latents[:, k], SIGMAS[k], k) for k in range(16)], 1)
+    out = cgt.chunk_policy_loss(SAMPLER, latents, v, old, advantages, CHUNKS, selection=selection, check=False)
+    added = sum(term(v[:, k], k) for k in (range(16) if every_step else range(2, 9)))
+    (out.loss + added).backward()
+    expected = gradients(net)
+    streamed = cgt.streamed_backward(
+        *(net, SAMPLER, latents, old, advantages, CHUNKS),
+        **{"selection": selection, "every_step": every_step, "penalty": lambda v, x, sigma, k: term(v, k), "check": False},
+    )
+    assert relative_difference(gradients(net), expected) <= 2e-6
+    torch.testing.assert_close(streamed.loss, (out.loss + added).detach(), rtol=1e-6, atol=1e-9)
+
+
 def test_the_unconditional_velocity_may_be_of_a_frozen_model(net):
     latents, old, advantages = rollout(net)
     frozen = Net()

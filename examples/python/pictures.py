@@ -29,10 +29,11 @@ def curve_png(path, title, values, window=9):
         return x, bottom - (bottom - top) * (value - low) / (high - low)
 
     draw.text((left, 12), title, INK, font)
+    digits = max(2, 1 - int(np.floor(np.log10((high - low) / 5))))
     for tick in np.linspace(low, high, 6):
         y = point(0, tick)[1]
         draw.line([(left, y), (right, y)], GREY)
-        draw.text((left - 8, y), f"{tick:.2f}", INK, font, anchor="rm")
+        draw.text((left - 8, y), f"{tick:.{digits}f}", INK, font, anchor="rm")
     for i in sorted({round(share * (len(values) - 1)) for share in np.linspace(0, 1, 6)}):
         draw.text((point(i, low)[0], bottom + 8), str(i + 1), INK, font, anchor="ma")
     draw.text((right, bottom + 26), "iteration", INK, font, anchor="ra")
