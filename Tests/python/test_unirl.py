@@ -3,6 +3,8 @@ installed; scripts/setup installs it."""
 
 from __future__ import annotations
 
+import inspect
+import re
 import types
 
 import numpy as np
@@ -189,6 +191,8 @@ def test_every_option_of_chunk_loss_is_taken_or_refused_with_the_way_out(job):
             continue
         with pytest.raises(cg.InvalidArgument, match=f"^{name} cannot be given here: "):
             job.algorithm(cgu.ChunkGRPO, plan=[5], **{name: np.zeros(5)})
+    shown = inspect.signature(cgu.ChunkGRPO).parameters
+    assert set(shown) >= taken - {"clip"} and not set(shown) & set(cgu._algorithm.ELSEWHERE)
     with pytest.raises(cg.WrongType, match="Did you mean 'clip'"):
         job.algorithm(cgu.ChunkGRPO, plan=[5], clips=0.1)
 
@@ -428,6 +432,18 @@ def test_the_example_builds_and_trains(recipe):
     assert result.metrics["ratio_mean"] == 1.0 and result.metrics["selected"] == 4
     assert result.metrics["clip_range"] == 5e-5
     assert max(float(p.grad.abs().max()) for p in net.parameters() if p.grad is not None) > 0
+
+
+def test_the_blocks_of_the_page_build():
+    from hydra.utils import instantiate
+    from omegaconf import OmegaConf
+
+    blocks = re.findall(r"```yaml\n(.*?)```", (ROOT / "docs" / "unirl.md").read_text(), re.DOTALL)
+    algorithm, pipeline = (OmegaConf.create(block) for block in blocks)
+    algorithm.sampling = {"_target_": "unirl.types.sampling.DiffusionSamplingParams"}
+    made = instantiate(algorithm.algorithm, stage=tiny.stage(tiny.transformer()))
+    assert (made.plan, made.draw.fraction, made.options) == (cg.ChunkPlan([2, 3, 4, 7]), 0.5, {"clip": 5e-5})
+    assert instantiate(pipeline.pipeline.strategy) == cgu.SamplerStrategy("precise")
 
 
 class Backend:

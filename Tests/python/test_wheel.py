@@ -157,6 +157,7 @@ def test_the_program_of_the_packages_own_page_runs_with_numpy_alone(contents, in
     ("torch", "torch", "torch"),
     ("jax", "jax", "jax"),
     ("diffusers", "torch", "diffusers"),
+    ("unirl", "unirl", "unirl"),
     ("compat.dance_grpo", "torch", "torch"),
 ])
 def test_a_module_without_its_framework_names_the_extra(installed, module, package, extra):

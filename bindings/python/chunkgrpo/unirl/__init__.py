@@ -19,9 +19,13 @@ A recipe of UniRL names them by `_target_`; nothing of UniRL is changed:
 docs/unirl.md has the options, and what was compared. Needs unirl 0.2.
 """
 
-import unirl as _unirl
+from .._extras import needed as _needed
 
-from ..errors import InvalidArgument as _InvalidArgument
+_needed("unirl", __name__, "unirl")
+
+import unirl as _unirl  # noqa: E402
+
+from ..errors import InvalidArgument as _InvalidArgument  # noqa: E402
 
 TRIED = ("0.2.0",)
 """The versions of UniRL that the tests ran with."""

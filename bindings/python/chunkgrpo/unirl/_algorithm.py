@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import inspect
 from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Any, NamedTuple, Optional
@@ -16,7 +17,7 @@ from unirl.types.segments.latent import LatentSegment
 
 from .._draws import Draw
 from .._generated import ChunkLossOptions
-from .._options import documented, fill
+from .._options import F, documented, fill
 from .._scalars import choice, flag, pair, real
 from ..chunks import ChunkPlan
 from ..errors import InvalidArgument
@@ -33,6 +34,15 @@ ELSEWHERE = {
     "kl_weights": "they are one per sample, which a recipe cannot name",
 }
 SCHEDULES = {"constant": 0, "linear_decay": 1, "cosine_decay": 2}
+
+
+def _shown(function: F) -> F:
+    """`documented`, without the options that are refused here."""
+    shown = documented(ChunkLossOptions, clip=None)(function)
+    signature = inspect.signature(shown)
+    taken = [parameter for name, parameter in signature.parameters.items() if name not in ELSEWHERE]
+    shown.__signature__ = signature.replace(parameters=taken)  # type: ignore[attr-defined]
+    return shown
 
 
 class _Step(NamedTuple):
@@ -85,7 +95,7 @@ class ChunkGRPO(unirl.StageAlgorithm):
     supports_multi_update = True
     requires_backend = True
 
-    @documented(ChunkLossOptions, clip=None)
+    @_shown
     def __init__(
         self,
         *,
