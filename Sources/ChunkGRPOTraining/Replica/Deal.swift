@@ -29,8 +29,15 @@ struct Deal {
   /// This rank's of the prompts with these numbers.
   func own(_ wanted: Range<Int>) -> Range<Int> {
     guard let numbers else { return wanted }
-    func first(from bound: Int) -> Int { numbers.values.firstIndex { $0 >= bound } ?? numbers.count }
-    defer { withExtendedLifetime(numbers) {} }
+    // They grow.
+    func first(from bound: Int) -> Int {
+      var (low, high) = (0, numbers.count)
+      while low < high {
+        let middle = (low + high) / 2
+        if numbers[middle] < bound { low = middle + 1 } else { high = middle }
+      }
+      return low
+    }
     return first(from: wanted.lowerBound)..<first(from: wanted.upperBound)
   }
 }
