@@ -122,3 +122,10 @@ def test_a_command_of_make_that_a_page_names_is_there():
         named += [target for body in blocks(page, "sh") for target in re.findall(r"^make ([a-z-]+)", body, re.MULTILINE)]
         for target in named:
             assert target in targets, f"{page.name}: make {target}"
+
+
+def test_the_page_of_recipes_says_what_the_library_says():
+    import chunkgrpo as cg
+
+    (page,) = [page for page in PAGES if page.name == "recipes.md"]
+    assert blocks(page, "text") == [str(cg.Recipe(name)).rstrip() + "\n" for name in cg.RECIPES]
