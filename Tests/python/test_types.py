@@ -18,6 +18,7 @@ import torch
 import chunkgrpo as cg
 import chunkgrpo.distributed as cgd
 import chunkgrpo.torch as cgt
+from chunkgrpo import plot
 from chunkgrpo.diffusers import FlowMatchSDEScheduler
 
 
@@ -31,6 +32,7 @@ def velocity(latents: NDArray[np.float32], sigma: float, step: int) -> NDArray[n
 
 sampler: cg.Sampler = cg.Sampler(cg.Schedule.shifted(steps=17, shift=3.0), dynamics="flow_sde", eta=0.7, threads=2)
 plan = cg.ChunkPlan([2, 3, 4, 7])
+plot.save(plot.plan(plan, schedule=sampler.schedule), "plan.svg")
 a, b, s, c = sampler.coefficients(3)
 trajectory = sampler.rollout(model, torch.zeros(4, 8), seed=7)
 reveal_type(sampler.coefficients(3).s)  # 1: float

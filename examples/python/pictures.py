@@ -1,4 +1,4 @@
-"""Pictures for the examples with pipelines, by Pillow alone: several in one, and a reward curve. Others use chunkgrpo.plot."""
+"""Pictures for the examples with pipelines, by Pillow alone; the others use chunkgrpo.plot."""
 
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont

@@ -26,8 +26,9 @@ class Failure(Exception):
 class _Help(argparse.RawDescriptionHelpFormatter):
     """Every option with its default."""
 
-    def __init__(self, prog: str) -> None:
-        super().__init__(prog, max_help_position=30, width=min(120, shutil.get_terminal_size().columns) - 2)
+    def __init__(self, prog: str, **options: Any) -> None:
+        width = min(120, shutil.get_terminal_size().columns) - 2
+        super().__init__(prog, **{"max_help_position": 30, "width": width, **options})
 
     def _get_help_string(self, action: argparse.Action) -> Optional[str]:
         said = action.help or ""
