@@ -10,6 +10,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from . import _arrays
+from ._extras import needed
 from ._scalars import integer
 from .chunks import ChunkFit, ChunkPlan
 from .errors import InvalidArgument, NonFinite, WrongType
@@ -27,11 +28,9 @@ Draw = TypeVar("Draw", bound=Callable[..., Any])
 
 
 def library() -> Any:
-    try:
-        import matplotlib
-        import matplotlib.figure
-    except ImportError:
-        raise ImportError("chunkgrpo.plot needs matplotlib: pip install chunkgrpo[plot]") from None
+    needed("matplotlib", "chunkgrpo.plot", "plot")
+    import matplotlib.figure
+
     return matplotlib
 
 
