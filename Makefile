@@ -79,7 +79,7 @@ demo: setup-native ## Train a small model end to end; pictures and metrics in bu
 lib: $(LIBRARY) $(LIBRARY_NAMES) $(HEADERS) $(CONFIG) ## Build build/lib/libchunkgrpo.so, build/include, and what pkg-config and CMake read
 	@:
 
-$(LIBRARY): $(LIBRARY_SOURCES) Makefile
+$(LIBRARY): $(LIBRARY_SOURCES) Makefile scripts/build-id
 	@scripts/setup swift native
 	@mkdir -p $(@D)
 	@for object in $(RUNTIME_OBJECTS); do \
