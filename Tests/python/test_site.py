@@ -112,3 +112,13 @@ def test_a_page_in_no_navigation_is_named(tmp_path):
     done = run([sys.executable, tmp_path / "scripts" / "check-links"], capture_output=True, text=True)
     assert done.returncode == 1
     assert "docs/two.md: in no list of docs/README.md" in done.stdout and "one.md" not in done.stdout
+
+
+def test_an_enumerator_that_a_field_names_is_a_link(reference):
+    (said,) = re.findall(r"c:member:: cgrpo_baseline baseline\n\n +(.*)\n", reference)
+    assert said == ":c:macro:`CGRPO_BASELINE_GROUP <cgrpo_baseline.CGRPO_BASELINE_GROUP>`"
+
+
+def test_a_line_of_a_program_is_no_row_of_a_table():
+    text = "x = f(1)    # one\ny = g(x)    # two"
+    assert "``x = f(1)``" not in module("prose").restructured(text)

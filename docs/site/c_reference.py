@@ -43,7 +43,7 @@ class Reference:
                 self.known.setdefault(match["name"], f":c:{ROLES[kind]}:`{match['name']}`")
                 if kind == "enum":
                     for name in re.findall(r"(CGRPO_\w+) =", match["body"]):
-                        self.known[name] = f":c:macro:`{name}`"
+                        self.known[name] = f":c:macro:`{name} <{match['name']}.{name}>`"
 
     def link(self, name):
         page = re.fullmatch(r"docs/([\w-]+)\.md", name)

@@ -12,7 +12,7 @@ import textwrap
 
 CODE = re.compile(r"`([^`\n]+(?:\n[^`\n]+)?)`")
 ARXIV = re.compile(r"\barXiv[ \n](\d{4}\.\d{4,5})\b")
-ROW = re.compile(r"^(\S(?:.*?\S)?) {2,}(\S.*)$")
+ROW = re.compile(r"^([^\s=()](?:[^=()]*?[^\s=()])?) {2,}(\S.*)$")
 ITEM = re.compile(r"^(?:-|\d+\.) +")
 
 

@@ -177,14 +177,26 @@ class Links:
 def setup(app):
     from sphinx.ext.autodoc.mock import _MockObject as Mock
     from sphinx.pycode import ModuleAnalyzer
+    from sphinx.util.inspect import stringify_signature
 
     package = ROOT / "bindings" / "python" / "chunkgrpo"
     links = Links(package)
 
     def docstring(app, what, name, obj, options, lines):
+        if what == "module":  # Sphinx takes the indentation away where nothing but a program follows the first line
+            lines[:] = obj.__doc__.splitlines()
         lines[:] = restructured("\n".join(lines), links.within(name)).splitlines()
 
+    def signature(app, what, name, obj, options, signature, returns):
+        """A class whose base is absent has the signature of its own __init__, not that of the stand-in."""
+        if what == "class" and issubclass(obj, Mock) and "__init__" in vars(obj):
+            own = inspect.signature(obj.__init__)
+            own = own.replace(parameters=list(own.parameters.values())[1:], return_annotation=own.empty)
+            return stringify_signature(own), returns
+        return None
+
     app.connect("autodoc-process-docstring", docstring)
+    app.connect("autodoc-process-signature", signature)
     Mock.__sub__ = Mock.__or__ = Mock.__ror__ = lambda self, other: self
     Mock.__call__ = undecorated(Mock.__call__)
     ModuleAnalyzer.analyze = without_overloads(ModuleAnalyzer.analyze)
