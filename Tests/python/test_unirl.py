@@ -315,6 +315,41 @@ def test_the_kl_estimate_may_be_of_the_base_model():
     assert expected.stats.approximate_kl > 0
 
 
+@pytest.mark.parametrize(
+    "options",
+    [
+        {"clip": 2e-3},
+        {"clip": 2e-3, "fraction": 0.67},
+        {"guard": True, "clip": 0.5},
+        {"surrogate": "divergence_mask", "divergence_threshold": 1e-6},
+        {"beta": 0.3, "kl": 0.5, "reference": "base", "chunks": [0, 2]},
+    ],
+    ids=str,
+)
+def test_streamed_has_the_loss_and_the_gradient_of_one_graph(options):
+    job = Job(lora=True)
+    made = [job.algorithm(cgu.ChunkGRPO, plan=[1, 2, 2], streamed=streamed, **options) for streamed in (False, True)]
+    if made[0].divergences:
+        tiny.moved(job.net, -0.02)
+        made[0].prepare_segment(conditions=job.conditions, segment=job.segment)
+        tiny.moved(job.net)
+    segment, calls = job.keyed(made[0]), []
+    hook = job.net.register_forward_hook(lambda *_: calls.append((torch.is_grad_enabled(), float(torch.rand(())))))
+    (whole, gradient), (ours, own) = (job.run(algorithm, segment, scale=0.5) for algorithm in made)
+    hook.remove()
+    assert ours.loss == pytest.approx(whole.loss, rel=1e-6) and apart(own, gradient) < 1e-5
+    assert ours.metrics == pytest.approx(whole.metrics, rel=1e-5)
+    runs = calls[-2 * ours.num_steps_or_tokens :] if "beta" not in options else []
+    first, second = runs[: len(runs) // 2], runs[len(runs) // 2 :]
+    assert all(not a[0] and b[0] and a[1] == b[1] for a, b in zip(first, second))  # the same random numbers
+
+
+def test_streamed_refuses_what_runs_all_steps_together(job):
+    stage = tiny.stage(job.net, batch_replay_steps=True)
+    with pytest.raises(cg.InvalidArgument, match="batch_replay_steps"):
+        job.algorithm(cgu.ChunkGRPO, plan=[5], streamed=True, stage=stage, old_logp_source="replay")
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # What is refused
 
@@ -489,7 +524,7 @@ def stacked(job, micro_batch, shuffle=False, **options):
     return result, torch.cat([p.grad.flatten() for p in job.net.parameters() if p.grad is not None])
 
 
-@pytest.mark.parametrize("options", [{}, {"fraction": 0.67}, {"guard": True, "fraction": 0.34}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"fraction": 0.67, "streamed": True}, {"guard": True, "fraction": 0.34}], ids=str)
 def test_unirls_train_stack_gives_one_gradient_for_any_micro_batch_and_order(options):
     job = Job()
     whole, gradient = stacked(job, 4, **options)
@@ -528,18 +563,22 @@ def test_two_workers_of_ray_train_as_one_process(monkeypatch):
             "bundle": bundle,
             "block_class_names": ("JointTransformerBlock",),
             "fsdp_cfg": FSDPConfig(param_dtype="fp32", mixed_precision=False, fsdp_mode="full"),
-            "optimizer_cfg": OptimizerConfig(1e-3, 0.9, 0.999, 1e-8, 0.0),
+            "optimizer_cfg": OptimizerConfig(0.0, 0.9, 0.999, 1e-8, 0.0),
             "scheduler_cfg": LrSchedulerConfig("constant", 0, 10),
         }
         backend = _to_marker(pool.create_remote(FSDPBackend, init_kwargs=sharded))
         given = {"pipeline": pipeline, "params": job.params, "conditions_cls": SD3Conditions, "backend": backend}
         options = {"plan": [1, 2, 2], "clip": 1e-2, "fraction": 0.67}
-        algorithm = _to_marker(pool.create_remote(cgu.ChunkGRPO, init_kwargs={**given, **options}))
-        stack = {"fsdp_backend": backend, "algorithm": algorithm, "micro_batch_size": 1, "max_grad_norm": 1e9}
-        track = pool.create_remote(TrainStack, init_kwargs=stack).train_track
-        result = track(tiny.part(job.segment, ADVANTAGES), training_progress=0.5, rollout_id=0)
+        results = []
+        for streamed in (False, True):
+            options["streamed"] = streamed
+            algorithm = _to_marker(pool.create_remote(cgu.ChunkGRPO, init_kwargs={**given, **options}))
+            stack = {"fsdp_backend": backend, "algorithm": algorithm, "micro_batch_size": 1, "max_grad_norm": 1e9}
+            track = pool.create_remote(TrainStack, init_kwargs=stack).train_track
+            results.append(track(tiny.part(job.segment, ADVANTAGES), training_progress=0.5, rollout_id=0))
     finally:
         pool.shutdown()
         ray.shutdown()
-    assert result.loss == pytest.approx(whole.loss, rel=1e-5)
-    assert result.grad_norm == pytest.approx(float(gradient.norm()), rel=1e-5)
+    for result in results:
+        assert result.loss == pytest.approx(whole.loss, rel=1e-5)
+        assert result.grad_norm == pytest.approx(float(gradient.norm()), rel=1e-5)

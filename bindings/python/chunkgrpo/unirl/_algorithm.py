@@ -21,9 +21,10 @@ from .._options import F, documented, fill
 from .._scalars import choice, flag, pair, real
 from ..chunks import ChunkPlan
 from ..errors import InvalidArgument
-from ..objective import chunk_loss as checked_options
-from ..torch import ChunkLoss, chunk_loss
+from ..objective import chunk_loss as plain_chunk_loss
+from ..torch import chunk_loss
 from ._chunks import Chunks, chunks_of, drawn, keyed
+from ._streamed import Passes, means_of
 
 ELSEWHERE = {
     "selection": "give fraction or chunks, by which each micro-batch selects its own",
@@ -74,6 +75,8 @@ class ChunkGRPO(unirl.StageAlgorithm):
     weighting    of by_movement: "normalised" or "softmax"
     shared       True: one draw for all samples of a rollout
     seed         0 ... 2^64 - 1
+    streamed     True: the steps are run twice, first without a graph and then one by one, which holds the activations of
+                 one step
 
     With `chunks` or `shared` the model runs the steps of these chunks alone. Else it runs every SDE step, so that ranks
     with sharded parameters run the same ones.
@@ -116,6 +119,7 @@ class ChunkGRPO(unirl.StageAlgorithm):
         weighting: str = "normalised",
         shared: bool = False,
         seed: int = 0,
+        streamed: bool = False,
         reference: str = "old",
         guard: bool = False,
         **options: Any,
@@ -128,6 +132,7 @@ class ChunkGRPO(unirl.StageAlgorithm):
         self.plan = plan if isinstance(plan, ChunkPlan) else ChunkPlan(_numbers(plan))
         self.draw = Draw(fraction, _numbers(chunks), weighting, by_movement, shared, seed, self.plan)
         self.guard, self.reference, self.beta = flag(guard, "guard"), reference, real(beta, "beta")
+        self.streamed = flag(streamed, "streamed")
         self.options = {name: _numbers(value) for name, value in options.items()}
         if clip_range is not None:
             if self.options.get("clip") is not None:
@@ -137,6 +142,8 @@ class ChunkGRPO(unirl.StageAlgorithm):
         choice(clip_schedule, SCHEDULES, "clip_schedule")
         choice(old_logp_source, {"rollout": 0, "replay": 1}, "old_logp_source")
         self._check_options()
+        if self.streamed and getattr(self.stage, "batch_replay_steps", False):
+            raise InvalidArgument("streamed runs one step at a time, batch_replay_steps all together; leave one of them out")
         # UniRL says what it needs of the model: a LoRA adapter, and the replay that fits the old log-probabilities.
         weight = max(self.beta, self.options.get("kl") or 0.0) if reference == "base" else self.beta
         self._base = unirl._resolve_reference_model(backend, beta=weight, algo="ChunkGRPO", coef_name="beta (or kl)")
@@ -163,7 +170,7 @@ class ChunkGRPO(unirl.StageAlgorithm):
         zeros = np.zeros((1, steps))
         if self.divergences == "mask":
             given["divergence"] = zeros
-        checked_options(zeros, zeros, np.zeros(1), self.plan, **given)
+        plain_chunk_loss(zeros, zeros, np.zeros(1), self.plan, **given)
         if given.get("clip") is not None:
             fill(ChunkLossOptions, {"clip": given["clip"]}, "ChunkGRPO")
 
@@ -202,7 +209,7 @@ class ChunkGRPO(unirl.StageAlgorithm):
         if self.old_logp_source == "replay":
             segment.sde_logp = old.log_probs.detach().cpu()
         if self.divergences:
-            segment.sde_means = _means(old).detach().cpu()
+            segment.sde_means = means_of(old).detach().cpu()
 
     def prepare_part(self, part: Any) -> Any:
         """Gives each sample its key, by which its chunks are drawn."""
@@ -221,15 +228,19 @@ class ChunkGRPO(unirl.StageAlgorithm):
     ) -> Any:
         """The loss of one micro-batch, and its backward pass."""
         micro = self._micro(segment, training_progress)
-        new = self._replay(conditions, segment, micro.steps)
+        passes = Passes(self, conditions, segment, micro.steps)
+        new = passes.first() if self.streamed else self._replay(conditions, segment, micro.steps)
         base = self._base_replay(conditions, segment, micro.steps)
         out = self._chunk_loss(new, base, segment, advantages, micro, training_progress)
-        loss, metrics = out.loss, self._metrics(out, training_progress)
+        loss, metrics = torch.as_tensor(out.loss), self._metrics(out, training_progress)
         if self.beta > 0:
-            distance = self._gaussian(segment, micro.steps, _means(new), _means(base)).mean()
+            distance = self._gaussian(segment, micro.steps, means_of(new), means_of(base)).mean()
             loss = loss + self.beta * distance
             metrics.update(beta=self.beta, kl_ref_mean=float(distance.detach()))
-        torch.autograd.backward(loss * loss_scale)
+        if self.streamed:
+            passes.second(out, base, loss_scale)
+        else:
+            torch.autograd.backward(loss * loss_scale)
         return unirl.AlgorithmStepResult(
             loss=float(loss.detach()), metrics=metrics, num_steps_or_tokens=len(micro.steps), has_backward=True
         )
@@ -263,15 +274,14 @@ class ChunkGRPO(unirl.StageAlgorithm):
 
     def _chunk_loss(
         self, new: Any, base: Any, segment: LatentSegment, advantages: Tensor, micro: _Step, progress: float
-    ) -> ChunkLoss:
+    ) -> Any:
         log_probs: Tensor = new.log_probs
         old = unirl.gather_sde_field(segment.sde_logp, segment.sde_indices, micro.steps, field_name="sde_logp")
         options = self._options(micro.chunks, len(log_probs), progress)
         if self.reference == "base":
             options["reference_log_probs"] = base.log_probs.detach()
         if self.divergences:
-            before = unirl.gather_sde_field(segment.sde_means, segment.sde_indices, micro.steps, field_name="sde_means")
-            distance = self._gaussian(segment, micro.steps, _means(new), before.to(log_probs.device))
+            distance = self._gaussian(segment, micro.steps, means_of(new), self._old_means(segment, micro.steps))
             if self.divergences == "mask":
                 options["divergence"] = distance.detach()
             else:
@@ -283,7 +293,12 @@ class ChunkGRPO(unirl.StageAlgorithm):
         if advantages.ndim == 2:
             advantages = micro.chunks.of(advantages, "advantages")
         old = old.to(log_probs.device)
-        return chunk_loss(log_probs, old, advantages, micro.chunks.plan, selection=micro.selection, **options)
+        loss = plain_chunk_loss if self.streamed else chunk_loss
+        return loss(log_probs, old, advantages, micro.chunks.plan, selection=micro.selection, **options)
+
+    def _old_means(self, segment: LatentSegment, steps: list[int]) -> Tensor:
+        found: Tensor = unirl.gather_sde_field(segment.sde_means, segment.sde_indices, steps, field_name="sde_means")
+        return found
 
     def _options(self, chunks: Chunks, batch: int, progress: float) -> dict[str, Any]:
         """`chunk_loss`'s, for the chunks that this segment has."""
@@ -315,11 +330,11 @@ class ChunkGRPO(unirl.StageAlgorithm):
         squares = (means - others.to(means)).square().flatten(2).mean(2)
         return squares / (2 * self._noise(segment, steps, means.device).square())
 
-    def _metrics(self, out: ChunkLoss, progress: float) -> dict[str, Any]:
+    def _metrics(self, out: Any, progress: float) -> dict[str, Any]:
         """UniRL's names for a policy gradient, and this library's for the rest."""
         stats = asdict(out.stats)
         low, high = stats.pop("clip_fraction_low"), stats.pop("clip_fraction_high")
-        metrics = {"policy_loss": float(out.loss.detach()), "clip_fraction": low + high}
+        metrics = {"policy_loss": float(out.loss), "clip_fraction": low + high}
         metrics.update(clipfrac_gt_one=high, clipfrac_lt_one=low, approx_kl=stats.pop("approximate_kl"), **stats)
         if self.options.get("clip") is not None:
             metrics["clip_range"], metrics["clip_range_high"] = self._clip(progress)
@@ -333,15 +348,6 @@ def _sde_steps(segment: LatentSegment) -> list[int]:
             "leave it some"
         )
     return sorted(int(step) for step in segment.sde_indices)
-
-
-def _means(replay: Any) -> Tensor:
-    if replay.prev_sample_means is None:
-        raise InvalidArgument(
-            "the stage's replay has no prev_sample_means, which beta > 0, guard and surrogate='divergence_mask' need"
-        )
-    means: Tensor = replay.prev_sample_means
-    return means
 
 
 def _numbers(value: Any) -> Any:
