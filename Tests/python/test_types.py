@@ -116,17 +116,35 @@ plan.no_such_method()
 """
 
 
+EXAMPLES = ROOT / "examples" / "python"
+# The examples of one model: strict but for what PyTorch, scikit-learn and the like leave without types.
+TYPED_EXAMPLES = "first tokens digits pictures torch_policy torch_digits forward_digits ocr render_text".split()
+EXAMPLES_CONFIG = """
+[mypy]
+strict = True
+warn_return_any = False
+warn_unused_ignores = False
+disallow_untyped_calls = False
+[mypy-diffusers.*,matplotlib.*]
+follow_imports = skip
+ignore_missing_imports = True
+[mypy-sklearn.*,tqdm.*,onnxruntime.*]
+ignore_missing_imports = True
+"""
+
+
 def mypy(*arguments):
     pytest.importorskip("mypy")
     command = [sys.executable, "-m", "mypy", "--cache-dir", ROOT / "build/mypy", *arguments]
     return subprocess.run(command, cwd=PACKAGE, capture_output=True, text=True)
 
 
-def pyright(path):
+def pyright(*paths, folder=None, **rules):
     """What basedpyright, a pyright with its own node, says in pyright's strict mode: (line, severity, message)."""
     pytest.importorskip("basedpyright")
-    config = path.parent / "pyrightconfig.json"
-    config.write_text(json.dumps({"typeCheckingMode": "strict", "extraPaths": [str(PACKAGE)], "include": [path.name]}))
+    config = (folder or paths[0].parent) / "pyrightconfig.json"
+    include = [str(path) for path in paths] if folder else [path.name for path in paths]
+    config.write_text(json.dumps({"typeCheckingMode": "strict", "extraPaths": [str(PACKAGE)], "include": include, **rules}))
     options = "--outputjson", "--pythonpath", sys.executable, "--project", config
     command = [sys.executable, "-m", "basedpyright", *options]
     found = subprocess.run(command, capture_output=True, text=True)
@@ -146,6 +164,19 @@ def mistakes(text):
 def test_the_package_is_clean_under_mypy_strict():
     found = mypy("chunkgrpo")
     assert found.returncode == 0, found.stdout + found.stderr
+
+
+def test_the_examples_are_clean_under_mypy_strict(tmp_path):
+    config = tmp_path / "mypy.ini"
+    config.write_text(EXAMPLES_CONFIG)
+    found = mypy("--config-file", config, *(EXAMPLES / f"{name}.py" for name in TYPED_EXAMPLES))
+    assert found.returncode == 0, found.stdout + found.stderr
+
+
+def test_the_examples_in_numpy_are_clean_under_pyright_strict(tmp_path):
+    paths = [EXAMPLES / f"{name}.py" for name in ("first", "tokens", "digits")]
+    # A name that a loop binds is used after it.
+    assert not pyright(*paths, folder=tmp_path, reportPossiblyUnboundVariable="none")
 
 
 def test_a_right_program_is_clean_under_mypy_and_its_types_are_known(tmp_path):

@@ -15,17 +15,20 @@ import json
 import sys
 import time
 from pathlib import Path
+from typing import Any
 
 import numpy as np
+from numpy.typing import NDArray
 
 import chunkgrpo as cg
 
+Array = NDArray[Any]
 TREE = Path(__file__).resolve().parents[2]
 ONE_HOT = np.eye(10, dtype=np.float32)
 PROMPTS = 8  # digits that an iteration asks for
 
 
-def read_digits():
+def read_digits() -> tuple[Array, Array]:
     """1,797 records of 65 bytes: 64 pixels 0 ... 16, then the digit."""
     records = np.fromfile(TREE / "examples/data/digits.u8", np.uint8).reshape(-1, 65)
     return records[:, :64] / np.float32(8) - 1, records[:, 64].astype(int)
@@ -34,7 +37,7 @@ def read_digits():
 class Classifier:
     """64 -> hidden -> 10, trained by Adam on its images with noise."""
 
-    def __init__(self, images, labels, hidden, seed):
+    def __init__(self, images: Array, labels: Array, hidden: int, seed: int) -> None:
         rng = np.random.default_rng(seed)
         self.layers = [
             rng.normal(0, 1 / 8, (64, hidden)),
@@ -55,38 +58,38 @@ class Classifier:
                 v += 0.001 * (g * g - v)
                 layer -= 2e-3 * (m / (1 - 0.9**step)) / (np.sqrt(v / (1 - 0.999**step)) + 1e-8)
 
-    def forward(self, images):
+    def forward(self, images: Array) -> tuple[Array, Array]:
         a, b, c, d = self.layers
         hidden = np.maximum(images @ a + b, 0)
         logits = hidden @ c + d
         logits -= logits.max(1, keepdims=True)
         return hidden, logits - np.log(np.exp(logits).sum(1, keepdims=True))
 
-    def log_probs(self, images):
+    def log_probs(self, images: Array) -> Array:
         return self.forward(images)[1]
 
-    def accuracy(self, images, labels):
+    def accuracy(self, images: Array, labels: Array) -> float:
         return float((self.log_probs(images).argmax(1) == labels).mean())
 
 
-def spread(images, labels):
+def spread(images: Array, labels: Array) -> float:
     """Deviation of a pixel over the images of a digit: the mean over pixels and digits."""
     return float(np.mean([images[labels == digit].std(0).mean() for digit in np.unique(labels)]))
 
 
-def root(matrix):
+def root(matrix: Array) -> Array:
     values, vectors = np.linalg.eigh(matrix)
     return (vectors * np.sqrt(np.maximum(values, 0))) @ vectors.T
 
 
-def frechet(a, b):
+def frechet(a: Array, b: Array) -> float:
     """The distance of Gaussians through rows of features (FID, arXiv 1706.08500)."""
     first, second = np.cov(a, rowvar=False), np.cov(b, rowvar=False)
     half = root(first)
     return float(((a.mean(0) - b.mean(0)) ** 2).sum() + np.trace(first + second - 2 * root(half @ second @ half)))
 
 
-def measure(trainer, reward_model, judge, real):
+def measure(trainer: cg.Trainer, reward_model: Classifier, judge: Classifier, real: Array) -> dict[str, float]:
     """Of 1,000 samples by the ODE: the share that shows the digit of its prompt, by both classifiers; the spread of those
     that the judge reads so; the Fréchet distance to the real digits in the judge's features."""
     digits = np.arange(1000) % 10
@@ -100,7 +103,7 @@ def measure(trainer, reward_model, judge, real):
     }
 
 
-def progress_bar(title, done, total, note=""):
+def progress_bar(title: str, done: int, total: int, note: str = "") -> None:
     """Over one line in a terminal; ten lines in a file."""
     terminal = sys.stderr.isatty()
     if terminal or 10 * done // total > 10 * (done - 1) // total:
@@ -109,8 +112,8 @@ def progress_bar(title, done, total, note=""):
         print(f"{title:14} [{bar:.<30}] {done:4}/{total} {note}", end=end, file=sys.stderr, flush=True)
 
 
-def main():
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
+def main() -> None:
+    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
     parser.add_argument("--output", type=Path, default=TREE / "build/digits-python")
     parser.add_argument("--seed", type=int, default=0)
     parser.add_argument("--pretrain-steps", type=int, default=1000)
@@ -159,7 +162,7 @@ def main():
         while trainer.iterations < options.iterations:
             asked = (trainer.iterations * PROMPTS + np.arange(PROMPTS)) % 10  # the digits take turns
 
-            def reward(images, prompt):
+            def reward(images: Array, prompt: Array) -> Array:
                 return (reward_model.log_probs(images).argmax(1) == asked[prompt]).astype(float)
 
             report = trainer.iterate(ONE_HOT[asked], reward)

@@ -6,6 +6,7 @@ backward pass.
 """
 
 import numpy as np
+from numpy.typing import NDArray
 
 import chunkgrpo as cg
 
@@ -14,14 +15,14 @@ LEARNING_RATE = 60  # large, for log-probabilities are means over elements and c
 bias = np.zeros(17, np.float32)
 
 
-def velocity(x, sigma, step):
+def velocity(x: NDArray[np.float32], sigma: float, step: int) -> NDArray[np.float32]:
     """The best velocity for images ~ N(DATA_MEAN, DATA_STD^2), and what is learned."""
     variance = (1 - sigma) ** 2 * DATA_STD**2 + sigma**2
     centred = x - (1 - sigma) * DATA_MEAN
     return -DATA_MEAN + (sigma - (1 - sigma) * DATA_STD**2) / variance * centred + bias[step]
 
 
-def reward(images):
+def reward(images: NDArray[np.float32]) -> NDArray[np.float32]:
     return -np.abs(images.mean(axis=(1, 2)) - WANTED)
 
 

@@ -8,26 +8,37 @@ torch_digits.py. `--kl` is the weight of the velocity KL to the pretrained model
 
 import argparse
 import copy
+from collections.abc import Sequence
+from typing import Any, Optional
 
 import numpy as np
 import torch
 from sklearn.datasets import load_digits
-from torch import nn
+from torch import Tensor, nn
+from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
 
 import chunkgrpo as cg
 from chunkgrpo.torch import forward
-from torch_digits import GROUP, ODE, SHAPE, DiT, averaged, classifiers, log_probs, pretrain
+from torch_digits import GROUP, ODE, SHAPE, Classifier, DiT, averaged, classifiers, log_probs, pretrain
 
 
 class Silent:
     """A writer of TensorBoard's that writes nothing."""
 
-    def add_scalar(self, *_):
+    def add_scalar(self, name: str, value: float, step: int) -> None:
         pass
 
 
-def iterate(model, frozen, average, optimiser, reward_model, iteration, options):
+def iterate(
+    model: nn.Module,
+    frozen: nn.Module,
+    average: AveragedModel,
+    optimiser: torch.optim.Optimizer,
+    reward_model: Classifier,
+    iteration: int,
+    options: argparse.Namespace,
+) -> dict[str, float]:
     """One iteration: samples, rewards, advantages, and an optimiser step for each share of the samples."""
     prompts = np.random.default_rng([options.seed, iteration]).permutation(10)
     digit = torch.from_numpy(prompts).repeat_interleave(GROUP)
@@ -44,7 +55,7 @@ def iterate(model, frozen, average, optimiser, reward_model, iteration, options)
     for rows in np.random.default_rng([options.seed, iteration, 1]).permutation(batch).reshape(options.updates, -1):
         optimiser.zero_grad()
 
-        def objective(d, t):
+        def objective(d: forward.Distances[Tensor], t: Tensor) -> Any:
             if options.method == "nft":
                 return forward.nft_loss(d, advantages[rows], times=t, kl=options.kl)
             awm = {"weighting": "generalised_huber", "clip": options.clip, "reference_kl": options.kl}
@@ -62,16 +73,17 @@ def iterate(model, frozen, average, optimiser, reward_model, iteration, options)
             beta=options.beta if options.method == "nft" else None,
         )
         norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step(), average.update_parameters(model)
+        optimiser.step()
+        average.update_parameters(model)
     return {"reward": float(rewards.mean()), "loss": out.loss.item(), "gradient_norm": norm.item()}
 
 
-def evaluations(options):
+def evaluations(options: argparse.Namespace) -> int:
     """Runs of the model per iteration and sample: the rollout; old, reference, forward, backward (2) of each draw."""
     return ODE.schedule.steps + options.draws * 5
 
 
-def scores(model, reward_model, judge, count=500):
+def scores(model: nn.Module, reward_model: Classifier, judge: Classifier, count: int = 500) -> dict[str, float]:
     """Of samples by the ODE, from the same noise every time: the share that shows the digit of its prompt; the spread,
     which is the standard deviation of a pixel over the right samples of a prompt."""
     digit = torch.arange(count) % 10
@@ -84,7 +96,7 @@ def scores(model, reward_model, judge, count=500):
     return {**{name: float(share.mean()) for name, share in shares.items()}, "spread": float(spread)}
 
 
-def parse(arguments):
+def parse(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--method", choices=["nft", "awm"], default="nft")
     parser.add_argument("--seed", type=int, default=0)
@@ -100,7 +112,7 @@ def parse(arguments):
     return parser.parse_args(arguments)
 
 
-def main(arguments=None):
+def main(arguments: Optional[Sequence[str]] = None) -> dict[str, Any]:
     options = parse(arguments)
     torch.manual_seed(options.seed)
     data = load_digits()

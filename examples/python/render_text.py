@@ -26,9 +26,12 @@ import os
 import subprocess
 import sys
 import time
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Optional
 
 import numpy as np
+from numpy.typing import NDArray
 from PIL import Image, ImageDraw, ImageFont
 
 import ocr
@@ -37,11 +40,13 @@ TREE = Path(__file__).resolve().parents[2]
 core = TREE / "scripts/openblas-core"  # an OpenBLAS that is older than the processor is four times slower unless told
 if core.exists():
     setting = subprocess.run([core], capture_output=True, text=True).stdout
-    os.environ.update(line.split("=") for line in setting.split())
+    os.environ.update(dict(line.split("=", 1) for line in setting.split()))
 
 import chunkgrpo as cg  # noqa: E402
 from chunkgrpo import plot  # noqa: E402
 
+Array = NDArray[Any]
+Texts = Sequence[str]
 STEPS, SHIFT, ETA = 17, 3.0, 0.7
 GROUP = 12  # samples per prompt
 LOWEST_LOG_PROB = -10  # below it, all is illegible alike
@@ -50,17 +55,17 @@ LOWEST_LOG_PROB = -10  # below it, all is illegible alike
 class Task:
     """Texts of `length` characters, in random order, some of them held out, and their pictures."""
 
-    def __init__(self, alphabet, length, held_out, rng):
+    def __init__(self, alphabet: str, length: int, held_out: int, rng: np.random.Generator) -> None:
         self.alphabet, self.length, self.shape = alphabet, length, (16, 2 + 10 * length)
         texts = rng.permutation(["".join(characters) for characters in itertools.product(alphabet, repeat=length)])
         self.held_out, self.known = texts[:held_out].tolist(), texts[held_out:].tolist()
 
-    def conditions(self, texts):
+    def conditions(self, texts: Texts) -> Array:
         """(B, length * characters): one character after the other, one-hot."""
         one_hot = np.eye(len(self.alphabet), dtype=np.float32)
         return np.stack([one_hot[[self.alphabet.index(c) for c in text]].ravel() for text in texts])
 
-    def images(self, texts, rng):
+    def images(self, texts: Texts, rng: np.random.Generator) -> Array:
         """(B, D) in [-1, 1], in Pillow's own font, near the middle."""
         height, width = self.shape
         images = np.empty((len(texts), height * width), np.float32)
@@ -72,25 +77,26 @@ class Task:
             image[:] = np.asarray(picture).ravel() / 127.5 - 1
         return images
 
-    def paper(self, texts):
+    def paper(self, texts: Texts) -> Array:
         """(B, H, W): which pixels are more than two away from the ink of the rendered texts."""
         ink = self.images(texts, np.random.default_rng(0)).reshape(-1, *self.shape) < 0.9
         padded = np.pad(ink, ((0, 0), (2, 2), (2, 2)))
-        return ~np.lib.stride_tricks.sliding_window_view(padded, (5, 5), axis=(1, 2)).any((3, 4))
+        near = np.lib.stride_tricks.sliding_window_view(padded, (5, 5), axis=(1, 2))
+        return np.logical_not(near.any((3, 4)))
 
-    def pictures(self, images):
+    def pictures(self, images: Array) -> Array:
         """(B, H, W) uint8"""
         return np.clip((images.reshape(-1, *self.shape) + 1) * 127.5, 0, 255).astype(np.uint8)
 
 
-def chunk_plan(images):
+def chunk_plan(images: Array) -> cg.ChunkPlan:
     """Chunks from the temporal dynamics (arXiv 2510.21583): the relative-L1 curve of a rollout. By the ODE, since in an SDE's
     curve the noise hides what the model does.
 
     The flow is the exact one of these images, v = (x - E[x0 | x]) / sigma, so that there is a plan before there is a model.
     """
 
-    def velocity(x, sigma, step):
+    def velocity(x: Array, sigma: float, step: int) -> Array:
         logits = ((1 - sigma) * x @ images.T - (1 - sigma) ** 2 / 2 * (images**2).sum(1)) / sigma**2
         weights = np.exp(logits - logits.max(1, keepdims=True))
         return (x - weights @ images / weights.sum(1, keepdims=True)) / sigma
@@ -106,10 +112,12 @@ class Evaluation:
     """Samples of the held-out texts, drawn by the ODE from noise of their own, and what both readers see in them. The
     noise of the paper is the deviation of the pixels that were paper `before`, of 255."""
 
-    def __init__(self, trainer, task, recogniser, before=None):
+    def __init__(
+        self, trainer: Any, task: Task, recogniser: ocr.Recogniser, before: Optional["Evaluation"] = None
+    ) -> None:
         texts = task.held_out
         self.pictures = task.pictures(trainer.sample(task.conditions(texts), eta=0, seed=2025))
-        self.paper = before.paper if before else task.paper(texts) & (self.pictures > 200)
+        self.paper: Array = before.paper if before else task.paper(texts) & (self.pictures > 200)
         read, log_probs = recogniser(self.pictures, texts)
         self.right = np.equal(read, texts)
         self.scores = {"log_prob": float(log_probs.mean()), "exact": float(self.right.mean())}
@@ -119,7 +127,7 @@ class Evaluation:
         self.scores["paper_noise"] = float(self.pictures[self.paper].std())
 
 
-def progress_bar(title, done, total, note=""):
+def progress_bar(title: str, done: int, total: int, note: str = "") -> None:
     """Over one line in a terminal; twenty lines in a file."""
     terminal = sys.stderr.isatty()
     if terminal or 20 * done // total > 20 * (done - 1) // total:
@@ -128,8 +136,8 @@ def progress_bar(title, done, total, note=""):
         print(f"{title:14} [{bar:.<30}] {done:4}/{total} {note}", end=end, file=sys.stderr, flush=True)
 
 
-def pretrained(trainer_class, task, options, rng):
-    texts = rng.choice(task.known, 20_000)
+def pretrained(trainer_class: Any, task: Task, options: argparse.Namespace, rng: np.random.Generator) -> Any:
+    texts = rng.choice(task.known, 20_000).tolist()
     images = task.images(texts, rng)
     wrong = rng.random((len(texts), task.length)) < options.wrong  # captions from the web are not always right either
     prompts = ["".join(rng.choice(list(task.alphabet)) if w else c for c, w in zip(t, ws)) for t, ws in zip(texts, wrong)]
@@ -165,13 +173,13 @@ def pretrained(trainer_class, task, options, rng):
     return trainer
 
 
-def iterate(trainer, task, recogniser, options):
+def iterate(trainer: Any, task: Task, recogniser: ocr.Recogniser, options: argparse.Namespace) -> dict[str, float]:
     """One iteration of Chunk-GRPO, with texts that follow from its number alone: a line for the metrics."""
     rng = np.random.default_rng([options.seed, 2, trainer.iterations])
     texts = rng.choice(task.known, options.prompts, replace=False)
     exact = []
 
-    def reward(images, prompt):
+    def reward(images: Array, prompt: Array) -> Array:
         read, log_probs = recogniser(task.pictures(images), texts[prompt])
         exact.extend(np.equal(read, texts[prompt]))
         return np.maximum(log_probs, LOWEST_LOG_PROB) + exact
@@ -189,7 +197,7 @@ def iterate(trainer, task, recogniser, options):
     }
 
 
-def parse(arguments):
+def parse(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--model", choices=("embedded", "torch"), default="embedded")
     parser.add_argument("--output", type=Path, default=TREE / "build/render-text")
@@ -216,7 +224,7 @@ def parse(arguments):
     return parser.parse_args(arguments)
 
 
-def main(arguments=None):
+def main(arguments: Optional[Sequence[str]] = None) -> dict[str, Any]:
     options = parse(arguments)
     start, checkpoint, metrics = (options.output / name for name in ("pretrained", "checkpoint", "metrics.jsonl"))
     options.output.mkdir(parents=True, exist_ok=True)
@@ -226,9 +234,8 @@ def main(arguments=None):
     recogniser = ocr.Recogniser()
     if not ocr.has_tesseract():
         print("There is no tesseract (Debian: tesseract-ocr): the recogniser alone judges.", file=sys.stderr)
-    if options.model == "embedded":
-        trainer_class = cg.Trainer
-    else:
+    trainer_class: Any = cg.Trainer
+    if options.model == "torch":
         from torch_policy import TorchTrainer as trainer_class
 
     if options.resume:

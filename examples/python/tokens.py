@@ -6,38 +6,43 @@ letter's logits; it learns to write abcabc... Put your own log-probabilities whe
 `out.grad_log_probs` to its backward pass.
 """
 
+from typing import Any, Callable, Union
+
 import numpy as np
+from numpy.typing import NDArray
 
 import chunkgrpo as cg
 
+Array = NDArray[Any]
+Clip = Union[float, tuple[float, float]]
 LETTERS, END = "abcd", 4  # tokens 0 ... 3, and the end of a text
 LENGTH, GROUP, PROMPTS = 12, 16, 4  # a prompt is the letter that a text begins with
 
 
-def grpo(new, old, advantages, mask, *, clip=0.2, **options):
+def grpo(new: Array, old: Array, advantages: Array, mask: Array, *, clip: Clip = 0.2, **options: Any) -> cg.ChunkLoss[Any]:
     """TRL's loss_type="grpo": a ratio for each token; the mean of each text, then of the texts."""
     plan = cg.ChunkPlan.fixed(np.shape(new)[1], 1)
     return cg.chunk_loss(new, old, advantages, plan, mask=mask, clip=clip, average="sample", kl_level="step", **options)
 
 
-def gspo(new, old, advantages, mask, *, clip=(3e-4, 4e-4), **options):
+def gspo(new: Array, old: Array, advantages: Array, mask: Array, *, clip: Clip = (3e-4, 4e-4), **options: Any) -> cg.ChunkLoss[Any]:
     """TRL's importance_sampling_level="sequence": one ratio a text (arXiv 2507.18071)."""
     plan = cg.ChunkPlan([np.shape(new)[1]])
     return cg.chunk_loss(new, old, advantages, plan, mask=mask, clip=clip, average="sample", kl_level="step", **options)
 
 
-def chunked(new, old, advantages, mask, *, size=3, clip=0.05, **options):
+def chunked(new: Array, old: Array, advantages: Array, mask: Array, *, size: int = 3, clip: Clip = 0.05, **options: Any) -> cg.ChunkLoss[Any]:
     """A ratio for each `size` tokens."""
     plan = cg.ChunkPlan.fixed(np.shape(new)[1], size)
     return cg.chunk_loss(new, old, advantages, plan, mask=mask, clip=clip, average="sample", kl_level="step", **options)
 
 
-def probabilities(logits):
+def probabilities(logits: Array) -> Array:
     p = np.exp(logits - logits.max(axis=-1, keepdims=True))
     return p / p.sum(axis=-1, keepdims=True)
 
 
-def write(logits, rng):
+def write(logits: Array, rng: np.random.Generator) -> tuple[Array, Array]:
     """Texts (B, LENGTH + 1) from their first letter on, and which of their tokens (B, LENGTH) were written."""
     texts = np.full((PROMPTS * GROUP, LENGTH + 1), END)
     texts[:, 0] = np.repeat(np.arange(PROMPTS), GROUP)
@@ -50,22 +55,23 @@ def write(logits, rng):
     return texts, mask
 
 
-def log_probs(logits, texts):
+def log_probs(logits: Array, texts: Array) -> Array:
     return np.log(probabilities(logits))[texts[:, :-1] % END, texts[:, 1:]]
 
 
-def reward(texts):
+def reward(texts: Array) -> Array:
     """How many letters follow the one before them in abcabc...; d and the end of a text follow none."""
     before, after = texts[:, :-1], texts[:, 1:]
     return ((before < 3) & (after == (before + 1) % 3)).sum(axis=1) / LENGTH
 
 
-def train(loss, iterations=60, learning_rate=40.0):
-    logits, rng, rewards = np.zeros((len(LETTERS), END + 1)), np.random.default_rng(0), []
+def train(loss: Callable[..., cg.ChunkLoss[Any]], iterations: int = 60, learning_rate: float = 40.0) -> tuple[list[float], str]:
+    logits, rng = np.zeros((len(LETTERS), END + 1)), np.random.default_rng(0)
+    rewards: list[float] = []
     for _ in range(iterations):
         texts, mask = write(logits, rng)
         old = log_probs(logits, texts)
-        rewards.append(reward(texts).mean())
+        rewards.append(float(reward(texts).mean()))
         adv = cg.advantages(reward(texts), group_size=GROUP)
         for _ in range(2):
             out = loss(log_probs(logits, texts), old, adv, mask)

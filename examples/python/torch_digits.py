@@ -15,15 +15,18 @@ digit. `--resume` goes on from the checkpoint.
 import argparse
 import copy
 import os
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Optional, Protocol
 
 import numpy as np
 import torch
+from numpy.typing import NDArray
 from PIL import Image
 from sklearn.datasets import load_digits
 from sklearn.neural_network import MLPClassifier
 from sklearn.svm import SVC
-from torch import nn
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 from torch.utils.tensorboard import SummaryWriter
@@ -33,6 +36,7 @@ import chunkgrpo as cg
 import chunkgrpo.torch as cgt
 from chunkgrpo import plot
 
+Array = NDArray[Any]
 TREE = Path(__file__).resolve().parents[2]
 SHAPE = (1, 8, 8)
 SCHEDULE = cg.Schedule.shifted(steps=17, shift=3.0)
@@ -41,10 +45,21 @@ ODE = cg.Sampler(SCHEDULE, dynamics="ode")  # evaluation does not
 GROUP = 12  # samples per prompt
 
 
+class Classifier(Protocol):
+    """One of scikit-learn's."""
+
+    def predict(self, rows: Array) -> Array: ...
+    def predict_proba(self, rows: Array) -> Array: ...
+
+
+class Writer(Protocol):
+    def add_scalar(self, name: str, value: float, step: int) -> None: ...
+
+
 class Block(nn.Module):
     """Attention and MLP, each with adaptive layer norm and a gate that begins at zero (DiT, arXiv 2212.09748)."""
 
-    def __init__(self, width, heads):
+    def __init__(self, width: int, heads: int) -> None:
         super().__init__()
         self.heads = heads
         self.qkv, self.project = nn.Linear(width, 3 * width), nn.Linear(width, width)
@@ -52,7 +67,7 @@ class Block(nn.Module):
         self.modulation = nn.Linear(width, 6 * width)
         nn.init.zeros_(self.modulation.weight), nn.init.zeros_(self.modulation.bias)
 
-    def forward(self, h, context):
+    def forward(self, h: Tensor, context: Tensor) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(context)[:, None].chunk(6, -1)
         q, k, v = self.qkv(norm(h) * (1 + scale1) + shift1).unflatten(-1, (3, self.heads, -1)).permute(2, 0, 3, 1, 4)
         attended = F.scaled_dot_product_attention(q, k, v).transpose(1, 2).flatten(2)
@@ -60,14 +75,16 @@ class Block(nn.Module):
         return h + gate2 * self.mlp(norm(h) * (1 + scale2) + shift2)
 
 
-def norm(h):
+def norm(h: Tensor) -> Tensor:
     return F.layer_norm(h, h.shape[-1:])
 
 
 class DiT(nn.Module):
     """velocity (B, 1, 8, 8) at x (B, 1, 8, 8), sigma (B,) or a number, digit (B,)."""
 
-    def __init__(self, width=64, depth=4, heads=4):
+    frequencies: Tensor
+
+    def __init__(self, width: int = 64, depth: int = 4, heads: int = 4) -> None:
         super().__init__()
         self.enter, self.leave = nn.Conv2d(1, width, 2, stride=2), nn.ConvTranspose2d(width, 1, 2, stride=2)
         self.position = nn.Parameter(0.02 * torch.randn(16, width))
@@ -77,7 +94,7 @@ class DiT(nn.Module):
         self.blocks = nn.ModuleList(Block(width, heads) for _ in range(depth))
         self.last = nn.Linear(width, 2 * width)
 
-    def forward(self, x, sigma, digit):
+    def forward(self, x: Tensor, sigma: Any, digit: Tensor) -> Tensor:
         angles = torch.as_tensor(sigma, dtype=x.dtype, device=x.device).expand(len(x))[:, None] * self.frequencies
         context = F.silu(self.time(torch.cat([angles.cos(), angles.sin()], 1)) + self.digit(digit))
         h = self.enter(x).flatten(2).transpose(1, 2) + self.position
@@ -88,7 +105,7 @@ class DiT(nn.Module):
         return self.leave(h.transpose(1, 2).unflatten(2, (4, 4)))
 
 
-def pretrain(model, images, digits, steps, writer):
+def pretrain(model: nn.Module, images: Tensor, digits: Tensor, steps: int, writer: Writer) -> None:
     """Flow matching: the velocity at x = (1 - sigma) x0 + sigma e is e - x0. Sigma is spread as the schedule's steps are."""
     average = averaged(model, 0.99)
     optimiser = torch.optim.AdamW(model.parameters(), 2e-3)
@@ -101,24 +118,36 @@ def pretrain(model, images, digits, steps, writer):
         loss = F.mse_loss(model(x, sigma, digits[rows]), noise - x0)
         optimiser.zero_grad()
         loss.backward()
-        optimiser.step(), decay.step(), average.update_parameters(model)
+        optimiser.step()
+        decay.step()
+        average.update_parameters(model)
         if step % 20 == 0:
             writer.add_scalar("flow_matching/loss", loss.item(), step)
     model.load_state_dict(average.module.state_dict())
 
 
-def averaged(model, decay):
+def averaged(model: nn.Module, decay: float) -> AveragedModel:
     return AveragedModel(model, multi_avg_fn=get_ema_multi_avg_fn(decay))
 
 
-def rollout(sampler, model, digit, seed, ids, group_size=None):
+def rollout(
+    sampler: cg.Sampler, model: nn.Module, digit: Tensor, seed: int, ids: Array, group_size: Optional[int] = None
+) -> cg.Trajectory[Tensor]:
     """A trajectory for each digit (B,). The noise follows from seed and ids: the same for any batch split or machine."""
     noise = cg.initial_noise((len(digit), *SHAPE), seed, group_size=group_size, sample_ids=ids, like=torch.empty(0))
     velocity = lambda x, sigma, step: model(x, sigma, digit)  # noqa: E731
     return sampler.rollout(velocity, noise, seed=seed, sample_ids=ids)
 
 
-def iterate(model, average, optimiser, plan, reward_model, iteration, options):
+def iterate(
+    model: nn.Module,
+    average: AveragedModel,
+    optimiser: torch.optim.Optimizer,
+    plan: cg.ChunkPlan,
+    reward_model: Classifier,
+    iteration: int,
+    options: argparse.Namespace,
+) -> dict[str, float]:
     """One Chunk-GRPO iteration: samples, rewards, advantages, and an optimiser step for each share of the prompts."""
     prompts = np.random.default_rng([options.seed, iteration]).permutation(10)
     digit = torch.from_numpy(prompts).repeat_interleave(GROUP)
@@ -139,7 +168,8 @@ def iterate(model, average, optimiser, plan, reward_model, iteration, options):
             clip=1e-3,  # and the other options of chunkgrpo.chunk_loss
         )
         norm = nn.utils.clip_grad_norm_(model.parameters(), 1.0)
-        optimiser.step(), average.update_parameters(model)
+        optimiser.step()
+        average.update_parameters(model)
     return {
         "reward": rewards.mean(),
         "loss": out.loss.item(),
@@ -149,11 +179,11 @@ def iterate(model, average, optimiser, plan, reward_model, iteration, options):
     }
 
 
-def log_probs(classifier, images):
+def log_probs(classifier: Classifier, images: Tensor) -> Array:
     return np.log(classifier.predict_proba(images.flatten(1).numpy()) + 1e-6)
 
 
-def classifiers(images, digits, seed):
+def classifiers(images: Tensor, digits: Tensor, seed: int) -> tuple[Classifier, Classifier]:
     """The reward model and the judge, each from its own half of the data, four times with noise."""
     order = np.random.default_rng(seed).permutation(len(images))
     halves = []
@@ -168,19 +198,19 @@ def classifiers(images, digits, seed):
 class Evaluation:
     """Samples by the ODE, from the same noise every time, and the share that shows the digit of the prompt."""
 
-    def __init__(self, model, reward_model, judge, count=500):
+    def __init__(self, model: nn.Module, reward_model: Classifier, judge: Classifier, count: int = 500) -> None:
         digit = torch.arange(count) % 10
         self.images = rollout(ODE, model, digit, 2025, np.arange(count)).images
         flat, wanted = self.images.flatten(1).numpy(), digit.numpy()
         self.right = judge.predict(flat) == wanted
         self.scores = {"reward_model": float((reward_model.predict(flat) == wanted).mean()), "judge": float(self.right.mean())}
 
-    def panel(self, title):
+    def panel(self, title: str) -> tuple[str, Array, Array]:
         ink = ((1 - self.images[:80, 0]) * 127.5).clamp(0, 255).byte().numpy()
         return f"{title}: {100 * self.scores['judge']:.1f} % right", ink, ~self.right[:80]
 
 
-def parse(arguments):
+def parse(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
     parser.add_argument("--output", type=Path, default=TREE / "build/torch-digits")
     parser.add_argument("--seed", type=int, default=0)
@@ -196,7 +226,7 @@ def parse(arguments):
     return parser.parse_args(arguments)
 
 
-def main(arguments=None):
+def main(arguments: Optional[Sequence[str]] = None) -> dict[str, Any]:
     options = parse(arguments)
     torch.manual_seed(options.seed)
     data = load_digits()
@@ -207,7 +237,7 @@ def main(arguments=None):
     model = DiT(options.width)
     average = averaged(model, 0.9)
     optimiser = torch.optim.AdamW(model.parameters(), options.learning_rate, weight_decay=1e-4)
-    parts = {"model": model, "average": average, "optimiser": optimiser}
+    parts: dict[str, Any] = {"model": model, "average": average, "optimiser": optimiser}
     checkpoint = options.output / "checkpoint.pt"
     if options.resume:
         saved = torch.load(checkpoint, weights_only=True)
@@ -227,7 +257,7 @@ def main(arguments=None):
         look = rollout(SAMPLER, model, torch.arange(100) % 10, options.seed, np.arange(100))
         plan, rewards = cg.ChunkPlan.optimal(look.relative_l1).plan, []
 
-    def save():
+    def save() -> None:
         states = {name: part.state_dict() for name, part in parts.items()}
         states.update(pretrained=pretrained.state_dict(), chunks=plan.sizes.tolist(), rewards=rewards)
         torch.save(states, checkpoint.with_suffix(".new"))

@@ -4,10 +4,12 @@ import copy
 import os
 import time
 from pathlib import Path
+from typing import Any, Callable
 
 import numpy as np
 import torch
-from torch import nn
+from numpy.typing import NDArray
+from torch import Tensor, nn
 from torch.nn import functional as F
 from torch.optim.swa_utils import AveragedModel, get_ema_multi_avg_fn
 
@@ -15,10 +17,13 @@ import chunkgrpo as cg
 import chunkgrpo.torch as cgt
 
 
+Array = NDArray[Any]
+
+
 class VelocityNetwork(nn.Module):
     """Residual MLP; adaptive layer norm over time and condition (DiT's, arXiv 2212.09748)."""
 
-    def __init__(self, latent_size, condition_size, width, blocks, embedding=128):
+    def __init__(self, latent_size: int, condition_size: int, width: int, blocks: int, embedding: int = 128) -> None:
         super().__init__()
         self.frequencies = 1000 * 10_000 ** -torch.linspace(0, 1, embedding // 2)
         self.time = nn.Sequential(nn.Linear(embedding, embedding), nn.SiLU(), nn.Linear(embedding, embedding))
@@ -31,7 +36,7 @@ class VelocityNetwork(nn.Module):
         for layer in (self.modulation, self.leave):  # every block begins as the identity
             nn.init.zeros_(layer.weight), nn.init.zeros_(layer.bias)
 
-    def forward(self, x, sigma, condition):
+    def forward(self, x: Tensor, sigma: Tensor, condition: Tensor) -> Tensor:
         """x (..., D), sigma (...) and condition (..., C), which broadcast against each other's leading sizes."""
         angles = sigma[..., None] * self.frequencies
         context = self.time(torch.cat([angles.sin(), angles.cos()], -1)) + self.condition(condition)
@@ -44,12 +49,12 @@ class VelocityNetwork(nn.Module):
         return self.leave(normalised(h) * (1 + scale) + shift)
 
 
-def normalised(h):
+def normalised(h: Tensor) -> Tensor:
     return F.layer_norm(h, h.shape[-1:])
 
 
 class TorchTrainer:
-    def __init__(self, **options):
+    def __init__(self, **options: Any) -> None:
         self.options = options
         torch.manual_seed(options["seed"])
         schedule = cg.Schedule.shifted(options["steps"], options["shift"])
@@ -62,31 +67,42 @@ class TorchTrainer:
         self.optimiser = torch.optim.AdamW(self.model.parameters(), options["learning_rate"], weight_decay=1e-4)
         self.iterations = self.samples_drawn = 0
 
-    def pretrain(self, images, conditions, *, steps, progress, batch_size=256, learning_rate=2e-3):
+    def pretrain(
+        self,
+        images: Array,
+        conditions: Array,
+        *,
+        steps: int,
+        progress: Callable[[int, int, float], None],
+        batch_size: int = 256,
+        learning_rate: float = 2e-3,
+    ) -> None:
         """Flow matching: the velocity at x = (1 - sigma) x0 + sigma e is e - x0. Sigma is spread as the schedule's steps are."""
         shift = self.options["shift"]
-        images, conditions = torch.from_numpy(images), torch.from_numpy(conditions)
+        data, wanted = torch.from_numpy(images), torch.from_numpy(conditions)
         average = AveragedModel(self.model, multi_avg_fn=get_ema_multi_avg_fn(0.99))
         optimiser = torch.optim.AdamW(self.model.parameters(), learning_rate)
         decay = torch.optim.lr_scheduler.CosineAnnealingLR(optimiser, steps, learning_rate / 10)
         for step in range(1, steps + 1):
-            rows = torch.randint(len(images), (batch_size,))
-            x0, noise = images[rows], torch.randn(batch_size, images.shape[1])
+            rows = torch.randint(len(data), (batch_size,))
+            x0, noise = data[rows], torch.randn(batch_size, data.shape[1])
             t = (torch.arange(batch_size) + torch.rand(batch_size)) / batch_size
             sigma = shift * t / (1 + (shift - 1) * t)
             x = torch.lerp(x0, noise, sigma[:, None])
-            loss = F.mse_loss(self.model(x, sigma, conditions[rows]), noise - x0)
+            loss = F.mse_loss(self.model(x, sigma, wanted[rows]), noise - x0)
             optimiser.zero_grad()
             loss.backward()
             nn.utils.clip_grad_norm_(self.model.parameters(), 1.0)
-            optimiser.step(), decay.step(), average.update_parameters(self.model)
+            optimiser.step()
+            decay.step()
+            average.update_parameters(self.model)
             if step % 10 == 0 or step == steps:
                 progress(step, steps, loss.item())
         self.model.load_state_dict(average.module.state_dict())
         self.average.module.load_state_dict(average.module.state_dict())
         self.reference.load_state_dict(average.module.state_dict())
 
-    def iterate(self, conditions, reward):
+    def iterate(self, conditions: Array, reward: Callable[[Array, Array], Array]) -> cg.IterationReport:
         """One Chunk-GRPO iteration: group_size samples per prompt, their rewards, and a few optimiser steps."""
         options, plan, group = self.options, self.plan, self.options["group_size"]
         clock = [time.perf_counter()]
@@ -133,22 +149,34 @@ class TorchTrainer:
             self.optimiser.zero_grad()
             loss.backward()
             norms.append(nn.utils.clip_grad_norm_(self.model.parameters(), 1.0).item())
-            self.optimiser.step(), self.average.update_parameters(self.model)
+            self.optimiser.step()
+            self.average.update_parameters(self.model)
             losses.append(loss.item())
         clock.append(time.perf_counter())
         self.iterations += 1
         self.samples_drawn += batch
-        figures = rewards.mean(), rewards.std(), np.mean(losses), np.mean(norms)
-        return cg.IterationReport(self.iterations, *map(float, figures), out.stats, *np.diff(clock), 0.0)
+        rollout_seconds, reward_seconds, update_seconds = np.diff(clock).tolist()
+        return cg.IterationReport(
+            iteration=self.iterations,
+            reward_mean=float(rewards.mean()),
+            reward_std=float(rewards.std()),
+            loss=float(np.mean(losses)),
+            grad_norm=float(np.mean(norms)),
+            stats=out.stats,
+            rollout_seconds=rollout_seconds,
+            reward_seconds=reward_seconds,
+            update_seconds=update_seconds,
+            reference_divergence=0.0,
+        )
 
-    def sample(self, conditions, *, eta, seed):
+    def sample(self, conditions: Array, *, eta: float, seed: int) -> Array:
         condition, sampler = torch.from_numpy(conditions), self.sampler if eta else self.ode
         noise = cg.initial_noise((len(condition), self.options["latent_size"]), seed, like=torch.empty(0))
         return sampler.rollout(
             lambda x, sigma, step: self.average(x, torch.tensor(sigma), condition), noise, seed=seed
         ).images.numpy()
 
-    def save(self, directory):
+    def save(self, directory: Path) -> None:
         path = Path(directory, "policy.pt")
         path.parent.mkdir(parents=True, exist_ok=True)
         counts = {"iterations": self.iterations, "samples_drawn": self.samples_drawn}
@@ -158,7 +186,7 @@ class TorchTrainer:
         os.replace(path.with_suffix(".new"), path)
 
     @classmethod
-    def load(cls, directory):
+    def load(cls, directory: Path) -> "TorchTrainer":
         saved = torch.load(Path(directory, "policy.pt"), weights_only=True)
         trainer = cls(**saved["options"])
         for name, state in saved["states"].items():
