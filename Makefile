@@ -243,7 +243,7 @@ bench: setup-native setup-python lib ## Measure against PyTorch, numpy, JAX and 
 
 format: ## Format the Swift sources in place, and the C sources where clang-format is installed
 	@scripts/setup swift
-	@swift format format --in-place --recursive --parallel Package.swift Sources Tests examples Benchmarks/swift
+	@swift format format --in-place --recursive --parallel Package.swift Plugins Sources Tests examples Benchmarks/swift
 	@if command -v clang-format >/dev/null; then \
 	    clang-format -i $$(find include Sources Tests bindings examples Benchmarks -name '*.[ch]' -o -name '*.hpp'); fi
 

@@ -9,7 +9,8 @@ import PackagePlugin
     let output = context.pluginWorkDirectoryURL
     let sources = context.package.directoryURL.appending(path: "Sources")
     let modules = sources.appending(path: "KernelsWide/modules")
-    let headers = ["CVectors/include/cvectors.h", "CKernelTable/include/ckerneltable.h"].map { sources.appending(path: $0) }
+    let headers = ["CVectors/include/cvectors.h", "CKernelTable/include/ckerneltable.h"]
+      .map { sources.appending(path: $0) }
     let common = [
       "-O", "-whole-module-optimization", "-parse-as-library", "-swift-version", "6", "-package-name", "chunkgrpo",
       "-module-cache-path", output.appending(path: "modules").path, "-I", modules.path, "-I", output.path,

@@ -79,8 +79,6 @@ class WithSources(sdist):
             elif source.exists():
                 os.makedirs(copy.parent, exist_ok=True)
                 shutil.copy2(source, copy)
-        if (REPOSITORY / "LICENSE").exists():
-            shutil.copy2(REPOSITORY / "LICENSE", base_dir)
 
 
 commands = {"bdist_wheel": AnyPython, "build_py": WithLibrary, "sdist": WithSources}
