@@ -100,8 +100,8 @@ def test_a_short_run_raises_the_reward_and_a_resumed_one_goes_on_as_if_uninterru
     assert len(rewards) == 6
     assert np.mean(rewards[-2:]) > np.mean(rewards[:2])
     assert {"log_prob", "exact", "paper_noise"} == set(summary["before"]) == set(summary["after"])
-    for name in ("samples.png", "reward.png"):
-        assert (whole / name).read_bytes().startswith(b"\x89PNG")
+    assert (whole / "reward.png").read_bytes().startswith(b"\x89PNG")
+    assert not (whole / "samples.png").exists()  # a quick run does not learn to write
 
     shutil.copytree(whole / "pretrained", halves / "checkpoint")
     shutil.copytree(whole / "pretrained", halves / "pretrained")

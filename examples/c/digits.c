@@ -16,6 +16,7 @@
 #include <math.h>
 #include <stdio.h>
 #include <stdlib.h>
+#include <string.h>
 #include <time.h>
 #include <unistd.h>
 
@@ -181,6 +182,15 @@ static cgrpo_status post_train(cgrpo_trainer *trainer, int iterations) {
     return status;
 }
 
+static const char usage[] =
+    "usage: digits [SEED [ITERATIONS [PRETRAINING_STEPS [FOLDER]]]]\n\n"
+    "Teaches a small flow-matching model to draw the digit that it is asked for.\n\n"
+    "  SEED               of everything that is drawn (0)\n"
+    "  ITERATIONS         of Chunk-GRPO (1200)\n"
+    "  PRETRAINING_STEPS  of flow matching (1000)\n"
+    "  FOLDER             for the checkpoint (build/digits-checkpoint)\n\n"
+    "DIGITS in the environment names the data (examples/data/digits.u8).\n";
+
 int main(int argc, char **argv) {
     uint64_t seed = argc > 1 ? strtoull(argv[1], NULL, 10) : 0;
     int iterations = argc > 2 ? atoi(argv[2]) : 1200;
@@ -191,6 +201,10 @@ int main(int argc, char **argv) {
     quality before = {0, 0, 0}, after = {0, 0, 0};
     double start, pretrained, trained, reward_model_accuracy, judge_accuracy;
 
+    if (argc > 5 || (argc > 1 && (argv[1][0] < '0' || argv[1][0] > '9'))) {
+        fputs(usage, stdout);
+        return argc > 5 || strcmp(argv[1], "--help") != 0;
+    }
     if (!load(data ? data : "examples/data/digits.u8")) return 1;
     reward_model_accuracy = train_on_half(&reward_model, 0, seed);
     judge_accuracy = train_on_half(&judge, 1, seed + 1);

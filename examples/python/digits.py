@@ -20,6 +20,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+sys.path.append(str(Path(__file__).resolve().parents[2] / "bindings/python"))  # where chunkgrpo is not installed
+
 import chunkgrpo as cg
 
 Array = NDArray[Any]
@@ -113,11 +115,13 @@ def progress_bar(title: str, done: int, total: int, note: str = "") -> None:
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=str(__doc__).splitlines()[0])
-    parser.add_argument("--output", type=Path, default=TREE / "build/digits-python")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--pretrain-steps", type=int, default=1000)
-    parser.add_argument("--iterations", type=int, default=1200)
+    parser = argparse.ArgumentParser(
+        description=str(__doc__).splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--output", type=Path, default=TREE / "build/digits-python", help="folder of pictures, metrics and checkpoint")
+    parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
+    parser.add_argument("--pretrain-steps", type=int, default=1000, help="optimiser steps of flow matching")
+    parser.add_argument("--iterations", type=int, default=1200, help="of training by reward")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in OUTPUT")
     options = parser.parse_args()
     options.output.mkdir(parents=True, exist_ok=True)

@@ -5,13 +5,24 @@ reward wants brighter images than the data has. Put your own network where `velo
 backward pass.
 """
 
+import argparse
+import sys
+from pathlib import Path
+
 import numpy as np
 from numpy.typing import NDArray
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "bindings/python"))  # where chunkgrpo is not installed
 
 import chunkgrpo as cg
 
 DATA_MEAN, DATA_STD, WANTED = 0.0, 0.5, 1.0
 LEARNING_RATE = 60  # large, for log-probabilities are means over elements and chunks
+parser = argparse.ArgumentParser(
+    description=str(__doc__).splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+)
+parser.add_argument("--iterations", type=int, default=20, help="each of two updates")
+options = parser.parse_args()
 bias = np.zeros(17, np.float32)
 
 
@@ -32,7 +43,7 @@ plan = cg.ChunkPlan([2, 3, 4, 7])
 sigmas = schedule.sigmas.tolist()  # Python floats leave float32 latents float32
 print(f"plan: {plan}")
 
-for iteration in range(20):
+for iteration in range(options.iterations):
     # 8 prompts, 12 samples of each that start from the same noise
     x_init = cg.initial_noise((96, 4, 4), seed=iteration, group_size=12)
     traj = sampler.rollout(velocity, x_init, seed=iteration)

@@ -8,7 +8,9 @@ torch_digits.py. `--kl` is the weight of the velocity KL to the pretrained model
 
 import argparse
 import copy
+import sys
 from collections.abc import Sequence
+from pathlib import Path
 from typing import Any, Optional
 
 import numpy as np
@@ -17,6 +19,8 @@ from sklearn.datasets import load_digits
 from torch import Tensor, nn
 from torch.optim.swa_utils import AveragedModel
 from tqdm import tqdm
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "bindings/python"))  # where chunkgrpo is not installed
 
 import chunkgrpo as cg
 from chunkgrpo.torch import forward
@@ -97,15 +101,17 @@ def scores(model: nn.Module, reward_model: Classifier, judge: Classifier, count:
 
 
 def parse(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--method", choices=["nft", "awm"], default="nft")
-    parser.add_argument("--seed", type=int, default=0)
-    parser.add_argument("--width", type=int, default=64)
-    parser.add_argument("--pretrain-steps", type=int, default=800)
-    parser.add_argument("--iterations", type=int, default=30)
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--method", choices=["nft", "awm"], default="nft", help="objective")
+    parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
+    parser.add_argument("--width", type=int, default=64, help="of the network")
+    parser.add_argument("--pretrain-steps", type=int, default=800, help="optimiser steps of flow matching")
+    parser.add_argument("--iterations", type=int, default=30, help="of training by reward")
     parser.add_argument("--updates", type=int, default=5, help="optimiser steps per iteration")
     parser.add_argument("--draws", type=int, default=4, help="times and noises per sample")
-    parser.add_argument("--learning-rate", type=float, default=3e-4)
+    parser.add_argument("--learning-rate", type=float, default=3e-4, help="of training by reward")
     parser.add_argument("--beta", type=float, default=1.0, help="of NFT")
     parser.add_argument("--clip", type=float, default=1.0, help="of AWM's ratio")
     parser.add_argument("--kl", type=float, default=1e-3, help="weight of the velocity KL to the pretrained model")

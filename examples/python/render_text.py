@@ -42,6 +42,8 @@ if core.exists():
     setting = subprocess.run([core], capture_output=True, text=True).stdout
     os.environ.update(dict(line.split("=", 1) for line in setting.split()))
 
+sys.path.append(str(TREE / "bindings/python"))  # where chunkgrpo is not installed
+
 import chunkgrpo as cg  # noqa: E402
 from chunkgrpo import plot  # noqa: E402
 
@@ -198,21 +200,23 @@ def iterate(trainer: Any, task: Task, recogniser: ocr.Recogniser, options: argpa
 
 
 def parse(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(description=__doc__.splitlines()[0])
-    parser.add_argument("--model", choices=("embedded", "torch"), default="embedded")
-    parser.add_argument("--output", type=Path, default=TREE / "build/render-text")
-    parser.add_argument("--seed", type=int, default=0)
+    parser = argparse.ArgumentParser(
+        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--model", choices=("embedded", "torch"), default="embedded", help="who trains: the embedded network, or one in PyTorch")
+    parser.add_argument("--output", type=Path, default=TREE / "build/render-text", help="folder of pictures, metrics and checkpoint")
+    parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
     parser.add_argument("--resume", action="store_true", help="go on from the checkpoint in OUTPUT")
-    parser.add_argument("--quick", action="store_true", help="two of four digits and a small model, to see it work")
-    parser.add_argument("--alphabet", default="0123456789")
+    parser.add_argument("--quick", action="store_true", help="two of four digits and a small model, to see it work, without samples.png")
+    parser.add_argument("--alphabet", default="0123456789", help="characters of the texts")
     parser.add_argument("--length", type=int, default=3, help="characters of a text")
     parser.add_argument("--width", type=int, default=512, help="hidden size of the network")
-    parser.add_argument("--pretrain-steps", type=int, default=4000)
+    parser.add_argument("--pretrain-steps", type=int, default=4000, help="optimiser steps of flow matching")
     parser.add_argument("--wrong", type=float, default=0.15, help="share of characters that captions have by chance")
-    parser.add_argument("--iterations", type=int, default=40)
+    parser.add_argument("--iterations", type=int, default=40, help="of training by reward")
     parser.add_argument("--prompts", type=int, default=24, help="texts per iteration")
     parser.add_argument("--updates", type=int, default=4, help="optimiser steps per iteration")
-    parser.add_argument("--learning-rate", type=float, default=2e-4)
+    parser.add_argument("--learning-rate", type=float, default=2e-4, help="of training by reward")
     parser.add_argument("--kl", type=float, default=0.0, help="weight of the KL divergence from the pretrained model")
     parser.add_argument("--held-out", type=int, default=200, help="texts that are for the evaluation alone")
     given = parser.parse_args(arguments)
@@ -269,7 +273,8 @@ def main(arguments: Optional[Sequence[str]] = None) -> dict[str, Any]:
         (f"{title}: {100 * one.scores[judge]:.1f} % right", one.pictures[:64], ~one.right[:64])
         for title, one in (("before", before), ("after Chunk-GRPO", after))
     ]
-    plot.save(plot.grids(panels, task.held_out[:64], columns=8), options.output / "samples.png")
+    if not options.quick:  # which is too short to write
+        plot.save(plot.grids(panels, task.held_out[:64], columns=8), options.output / "samples.png")
     if lines:
         title = "mean reward: log-probability of the text asked for, + 1 if read exactly"
         plot.save(plot.run(lines, title=title), options.output / "reward.png")

@@ -6,10 +6,15 @@ letter's logits; it learns to write abcabc... Put your own log-probabilities whe
 `out.grad_log_probs` to its backward pass.
 """
 
+import argparse
+import sys
+from pathlib import Path
 from typing import Any, Callable, Union
 
 import numpy as np
 from numpy.typing import NDArray
+
+sys.path.append(str(Path(__file__).resolve().parents[2] / "bindings/python"))  # where chunkgrpo is not installed
 
 import chunkgrpo as cg
 
@@ -86,6 +91,11 @@ def train(loss: Callable[..., cg.ChunkLoss[Any]], iterations: int = 60, learning
 
 
 if __name__ == "__main__":
+    parser = argparse.ArgumentParser(
+        description=str(__doc__).splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+    )
+    parser.add_argument("--iterations", type=int, default=60, help="of each of the three")
+    given = parser.parse_args()
     for name, loss in (("GRPO, a ratio a token", grpo), ("chunks of 3 tokens", chunked), ("GSPO, a ratio a text", gspo)):
-        rewards, text = train(loss)
+        rewards, text = train(loss, given.iterations)
         print(f"{name:22}   reward {rewards[0]:.2f} -> {rewards[-1]:.2f}   {text}")
