@@ -64,7 +64,8 @@ def _means(parts: list[Any]) -> Any:
 
 
 def metrics(results: Union[Result, Iterable[Result], IterationReport], *, prefix: str = "") -> dict[str, float]:
-    """A flat dict for a logger: names that stay, and floats. Not under a transform of JAX: results come out of it first.
+    """A flat dict for a logger: names that stay, and floats. docs/statistics.md says what each means, and which values are
+    healthy. Not under a transform of JAX: results come out of it first.
 
     results  the result of a loss, or those of all minibatches of an iteration: their statistics are merged as
              `merge_stats` does, and `loss` is the mean over their chunks, or over results of the forward process. Or the
