@@ -118,6 +118,28 @@ def test_the_kl_of_flow_factory_is_added_at_each_step(kl_type):
     assert float(trainer.logged[0]["train/kl_div"]) == pytest.approx(kl.item(), rel=1e-5)
 
 
+def test_the_kl_of_flow_factory_has_its_weight_whatever_steps_are_run():
+    """Its part of the gradient is that of a mean over the steps, with few ranks (which run few) as with many."""
+    options = {"chunks": [2, 1, 3], "chunk_fraction": 0.34, "per_device_batch_size": 1}
+    _, plain, _ = trained(options, count=1)
+    _, weighted, samples = trained({**options, "kl_beta": 0.5, "kl_type": "v-based"}, count=1)
+    seed = int(np.random.SeedSequence([42, 0, 0]).generate_state(1, np.uint64)[0])
+    plan = cg.ChunkPlan([2, 1, 3])
+    chosen = np.repeat(plan.select(1, fraction=0.34, seed=seed, sample_ids=[0]), plan.sizes, 1)[0]
+    assert 0 < chosen.sum() < 6
+    distances = []
+    for i in 1 + np.flatnonzero(chosen):
+        x, y, times = frames(samples, i), frames(samples, i + 1), samples[0].timesteps
+        given = times[i], x, torch.stack([s.prompt_embeds for s in samples]), times[i + 1], y, 0.7
+        own = weighted.forward(*given, return_kwargs=["noise_pred"]).noise_pred
+        with torch.no_grad(), weighted.use_ref_parameters():
+            reference = weighted.forward(*given, return_kwargs=["noise_pred"]).noise_pred
+        distances.append(((own - reference) ** 2).mean())
+    slope = torch.autograd.grad(0.5 * torch.stack(distances).mean(), weighted.get_trainable_parameters())
+    slope = torch.cat([g.flatten() for g in slope]).double()
+    assert (gradient(weighted) - gradient(plain) - slope).norm() < 1e-5 * slope.norm()
+
+
 def test_the_estimated_kl_may_be_to_the_reference():
     options = {"chunks": 3, "loss": {"kl": 0.2}, "kl_reference": "reference", "clip_range": 0.3}
     trainer, adapter, samples = trained(options)

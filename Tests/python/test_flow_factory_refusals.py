@@ -37,6 +37,8 @@ from flow_factory_policy import ROOT, Adapter, arguments, cff, cg, scheduler  # 
         ({"advantages": {"baselin": "batch"}}, "advantages: .*'baselin'"),
         ({"advantages": {"weights": [1]}}, "advantages.weights is made by the trainer"),
         ({"advantages": {}, "global_std": False}, "global_std is False, but advantages is given"),
+        ({"chunks": [2, 4], "chunk_fraction": 0.5, "loss": {"average": "step"}}, "loss.average is 'step'"),
+        ({"chunks": "optimal", "chunk_fraction": 0.5, "loss": {"average": "step"}}, "loss.average is 'step'"),
         ({"gradient_accumulation_steps": 4}, "must be a multiple of the 6 trained steps"),
     ],
 )

@@ -280,6 +280,11 @@ def test_groups_of_chunks_weigh_alike_where_micro_batches_differ(job):
     assert apart(parts[0][1] + parts[1][1], gradient) < 1e-6
     with pytest.raises(cg.InvalidArgument, match="Give normaliser, the steps per sample"):
         job.algorithm(cgu.ChunkGRPO, plan=[1, 2, 2], fraction=0.67, average="step")
+    # Chunks of one size may have one step of a rollout, or two.
+    part = Job(sde=[0, 2, 3])
+    algorithm = part.algorithm(cgu.ChunkGRPO, plan=[2, 2, 2], fraction=0.5, average="step")
+    with pytest.raises(cg.InvalidArgument, match=r"chunks of several sizes, \[1, 2\], .* Give normaliser"):
+        part.run(algorithm, part.keyed(algorithm))
 
 
 def test_grpo_guards_ratios_are_its_formula(job):
@@ -374,6 +379,8 @@ def test_streamed_refuses_what_runs_all_steps_together(job):
         ({"reference": "base"}, "kl is 0"),
         ({"guard": True, "ratio_scale": [1.0] * 5}, "guard=True"),
         ({"seed": -1}, "seed is -1"),
+        ({"beta": -0.1}, "beta is -0.1; it must be finite and >= 0"),
+        ({"beta": float("nan")}, "beta is nan"),
         ({"weights": [1.0]}, "weights has shape"),
         ({"stage": None}, "needs a stage"),
     ],

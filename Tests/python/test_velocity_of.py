@@ -15,6 +15,7 @@ from tiny_models import tiny_flux, tiny_sd3, tiny_wan
 
 import chunkgrpo.torch as cgt
 from chunkgrpo.diffusers import FlowMatchSDEScheduler, velocity_of
+from chunkgrpo._replayed import Call, StepCalls, all_rows, some_rows
 from chunkgrpo.torch._parallel import wrappers_in
 
 MAKERS = {"flux": tiny_flux, "sd3": tiny_sd3, "qwen": tiny_qwen, "flux2": tiny_flux2, "wan": tiny_wan}
@@ -348,6 +349,27 @@ def test_unknown_guidance_is_refused_or_given():
     velocity = velocity_of(pipe, combine=combine)
     record, seen = run("sd3", pipe, **three(pipe))
     close(replayed(velocity, record), seen)
+
+
+def test_as_many_layers_as_samples_are_not_rows():
+    def combine(outputs):
+        return outputs[-1] if len(outputs) == 3 else outputs[0] + 3.5 * (outputs[1] - outputs[0])
+
+    pipe = made("sd3")
+    velocity = velocity_of(pipe, combine=combine)
+    layers = {"skip_guidance_layers": [7, 8, 1], "skip_layer_guidance_start": 0.0, "skip_layer_guidance_stop": 1.0}
+    record, _ = run("sd3", pipe, **layers)
+    whole = replayed(velocity, record)
+    assert (whole[:, 1] - replayed(velocity_of(pipe), run("sd3", pipe)[0])[:, 1]).abs().max() > 1e-3  # one is skipped
+    for i in range(3):
+        close(replayed(velocity.of(record[i]), record[i]), whole[[i]])
+    scales = {"control_hidden_states_scale": torch.tensor([1.0, 0.5]), "visual_rope_pos": [torch.arange(2), torch.arange(4)]}
+    call = Call("transformer", "hidden_states", 1, 2, torch.float32, None, scales, None)
+    (part,) = some_rows([StepCalls((call,), None)], slice(0, 1))
+    both = all_rows([[StepCalls((call,), None)]] * 2)[0]
+    for arguments in (part.calls[0].arguments, both.calls[0].arguments):
+        for name in scales:
+            assert str(arguments[name]) == str(scales[name])
 
 
 def test_a_cache_between_steps_is_refused():

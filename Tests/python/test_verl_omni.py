@@ -135,7 +135,7 @@ def test_chunks_are_chunk_loss(job, options):
     plan = (1, 2, 2)
     clip = {} if options.get("surrogate") in ("unclipped", "sapo") else {"clip": 2e-3}
     expected, gradient = job.expected(plan, **clip, **options)
-    output, ours = job.ours(plan, clip_ratio=2e-3, options=options)
+    output, ours = job.ours(plan, options=options, **({"clip_ratio": 2e-3} if clip else {}))
     assert apart(ours, gradient) < 1e-5
     shown = output["metrics"]
     assert shown["actor/pg_loss"].values == pytest.approx([expected.loss] * S, rel=1e-6)
@@ -249,6 +249,10 @@ def test_verl_omnis_own_configuration_takes_the_overrides_of_the_page():
         ({"guard": True, "skip_first_pass": True}, "skip_first_pass"),
         ({"guard": True, "options": {"ratio_scale": [1.0] * 5}}, "guard"),
         ({"adv_clip_max": -1.0}, "adv_clip_max"),
+        ({"ref_kl_coef": 0.1}, "ref_kl_coef is 0.1, which this loss does not read"),
+        ({"options": {"surrogate": "divergence_mask"}, "add_kl_coefficient": False}, "add_kl_coefficient is False"),
+        ({"kl_mask_threshold": 1e-3}, "kl_mask_threshold is 0.001"),
+        ({"options": {"surrogate": "sapo"}, "clip_ratio": 0.2}, "clip_ratio is 0.2"),
     ],
     ids=str,
 )

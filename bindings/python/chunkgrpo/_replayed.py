@@ -13,7 +13,15 @@ from ._guided import Rule
 from ._rows import Rows, some, taken
 from .errors import InvalidArgument
 
-_WITHOUT_ROWS = ("image_rotary_emb",)
+_WITHOUT_ROWS = (
+    "image_rotary_emb",
+    "skip_layers",  # Stable Diffusion 3: numbers of layers
+    "spatio_temporal_guidance_blocks",  # LTX 2: numbers of layers
+    "control_hidden_states_scale",  # Wan VACE: one per layer
+    "visual_rope_pos",  # Kandinsky 5: positions of tokens, for all samples
+    "text_rope_pos",
+)
+"""One for all samples, as many as there are of them."""
 _ROWS_FROM_3D = ("img_ids", "txt_ids")
 """Positions: Flux has them once for all samples, (tokens, 3); Flux 2 for each, (B, tokens, 4)."""
 
@@ -85,8 +93,10 @@ def _remembered(memo: Memo, values: tuple[Any, ...], make: Callable[[], Any]) ->
 def with_rows(name: str, value: Any, call: Call) -> bool:
     """Whether an argument has one entry for each sample, or each sample of each copy."""
     total = call.copies * call.batch
+    if name in _WITHOUT_ROWS:
+        return False
     if isinstance(value, Tensor):
-        flat = name in _WITHOUT_ROWS or name in _ROWS_FROM_3D and value.ndim < 3
+        flat = name in _ROWS_FROM_3D and value.ndim < 3
         return not flat and value.ndim > 0 and value.shape[0] in (total, call.batch)
     plain = isinstance(value, list) and not any(isinstance(item, Tensor) for item in value)
     return plain and len(value) in (total, call.batch)

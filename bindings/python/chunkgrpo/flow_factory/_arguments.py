@@ -43,8 +43,8 @@ class ChunkGRPO(GRPOTrainingArguments):
                       `chunkgrpo.advantages`: baseline, scale, clamp ...; groups may then lie on several ranks. Weights
                       are those of the rewards
 
-    kl_beta and kl_type are Flow-Factory's, at each step that is run. What is out of bounds, contradictory or ignored
-    raises InvalidArgument or WrongType, before a model is loaded.
+    kl_beta and kl_type are Flow-Factory's, as a mean over the steps that are run. What is out of bounds, contradictory
+    or ignored raises InvalidArgument or WrongType, before a model is loaded.
     """
 
     chunks: Union[int, list[int], str] = _option(1, "Sizes of the chunks, one size, 'adaptive' or 'optimal'.")
@@ -124,6 +124,12 @@ class ChunkGRPO(GRPOTrainingArguments):
         plan = self.plan(steps)
         if plan is not None and int(len(plan) * self.chunk_fraction) < 1:
             raise InvalidArgument(f"chunk_fraction is {self.chunk_fraction}; of {len(plan)} chunks that leaves none")
+        uneven = plan is None or len(set(plan.sizes.tolist())) > 1
+        if uneven and self.chunk_fraction < 1 and self.loss.get("average") == "step":
+            raise InvalidArgument(
+                "loss.average is 'step' and a fraction of chunks of several sizes is drawn: micro-batches and ranks would "
+                "have other weights than the whole batch; take another average, or chunks of one size"
+            )
         if self.gradient_accumulation_steps % steps and getattr(self, "_manual_gradient_accumulation_steps", True):
             raise InvalidArgument(
                 f"gradient_accumulation_steps is {self.gradient_accumulation_steps}; it must be a multiple of the {steps} "

@@ -132,7 +132,8 @@ class Update:
             loss = loss + count * (self._row(out.grad_ratio_bias, k, bias) * bias).sum()
         if self.batch.arguments.kl_beta > 0:
             distance = self._distance(k, output)
-            loss = loss + self.batch.arguments.kl_beta * distance
+            share = count / sum(self.needed)  # a mean over the steps that are run, however many ranks need
+            loss = loss + self.batch.arguments.kl_beta * share * distance
             return loss, {"kl_div": distance.detach(), "kl_loss": self.batch.arguments.kl_beta * distance.detach()}
         return loss, {}
 

@@ -162,17 +162,24 @@ class ChunkGRPO(unirl.StageAlgorithm):
             raise InvalidArgument(f"clip_schedule is {self.clip_schedule!r}; give the clip that it scales")
         if self.guard and "ratio_scale" in given:
             raise InvalidArgument("ratio_scale cannot be given with guard=True, which takes the noise scale of each step")
-        if given.get("average") == "step" and self.draw.uneven(self.plan) and given.get("normaliser") is None:
-            raise InvalidArgument(
-                "average is 'step' and a fraction of chunks of several sizes is drawn: micro-batches would have other "
-                "weights than the whole batch. Give normaliser, the steps per sample, or another average"
-            )
+        if not 0 <= self.beta < float("inf"):
+            raise InvalidArgument(f"beta is {self.beta}; it must be finite and >= 0")
+        self._refuse_uneven(self.plan)
         zeros = np.zeros((1, steps))
         if self.divergences == "mask":
             given["divergence"] = zeros
         plain_chunk_loss(zeros, zeros, np.zeros(1), self.plan, **given)
         if given.get("clip") is not None:
             fill(ChunkLossOptions, {"clip": given["clip"]}, "ChunkGRPO")
+
+    def _refuse_uneven(self, plan: ChunkPlan) -> None:
+        """Also where a rollout has other parts of chunks of one size."""
+        if self.options.get("average") == "step" and self.draw.uneven(plan) and self.options.get("normaliser") is None:
+            raise InvalidArgument(
+                f"average is 'step' and a fraction of chunks of several sizes, {plan.sizes.tolist()}, is drawn: "
+                "micro-batches would have other weights than the whole batch. Give normaliser, the steps per sample, or "
+                "another average"
+            )
 
     @property
     def divergences(self) -> Optional[str]:
@@ -252,6 +259,7 @@ class ChunkGRPO(unirl.StageAlgorithm):
         """The steps that are run. Which these are does not depend on the samples: ranks run the same ones."""
         steps = _sde_steps(segment)
         chunks = chunks_of(self.plan, steps, len(segment.sigmas) - 1)
+        self._refuse_uneven(chunks.plan)
         selection = drawn(self.draw, chunks, segment, steps, progress)
         if not self.draw.same:
             return _Step(steps, chunks, selection)

@@ -25,6 +25,7 @@ ELSEWHERE = {
     "ratio_bias": "give guard=true, which computes it",
     "kl_weights": "they are one per sample, which a configuration cannot name",
 }
+UNREAD = ("mix_beta", "ref_kl_coef", "adaptive_weight_min", "dpo_beta", "add_kl_coefficient")
 UNCLIPPED = ("unclipped", "divergence_mask", "sapo", "vespo")
 
 
@@ -106,6 +107,8 @@ class Settings:
             self.options["clip"] = tuple(config.clip_ratio if end is None else end for end in (low, high))
         elif not low is high is None:
             raise InvalidArgument(f"clip_ratio_low and clip_ratio_high are not read: surrogate {surrogate!r} clips nothing")
+        clipless = ("clip_ratio",) if surrogate in UNCLIPPED else ()
+        _refuse_unread(config, (*UNREAD, *clipless, *(() if self.masks else ("kl_mask_threshold",))))
         if self.masks:
             self.options["divergence_threshold"] = config.kl_mask_threshold
         self._check()
@@ -124,6 +127,14 @@ class Settings:
         zeros = np.zeros((1, self.plan.steps))
         given = {**self.options, "divergence": zeros} if self.masks else self.options
         chunk_loss(zeros, zeros, np.zeros(1), self.plan, **given)
+
+
+def _refuse_unread(config: ChunkLossConfig, names: tuple[str, ...]) -> None:
+    """verl-omni's fields that are of its other losses, where they are not as it has them."""
+    for name in names:
+        value, own = getattr(config, name), getattr(DiffusionLossConfig, name)
+        if value != own:
+            raise InvalidArgument(f"{name} is {value!r}, which this loss does not read; leave it out ({own!r})")
 
 
 def _plain(value: Any) -> Any:
