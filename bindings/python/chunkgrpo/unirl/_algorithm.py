@@ -342,7 +342,7 @@ class ChunkGRPO(unirl.StageAlgorithm):
         """UniRL's names for a policy gradient, and this library's for the rest."""
         stats = asdict(out.stats)
         low, high = stats.pop("clip_fraction_low"), stats.pop("clip_fraction_high")
-        metrics = {"policy_loss": float(out.loss), "clip_fraction": low + high}
+        metrics = {"policy_loss": float(torch.as_tensor(out.loss).detach()), "clip_fraction": low + high}
         metrics.update(clipfrac_gt_one=high, clipfrac_lt_one=low, approx_kl=stats.pop("approximate_kl"), **stats)
         if self.options.get("clip") is not None:
             metrics["clip_range"], metrics["clip_range_high"] = self._clip(progress)
