@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import importlib.util
 import os
+import shutil
 import subprocess
 import sys
 
@@ -104,6 +105,8 @@ def process(folder):
 def processes(tmp_path_factory):
     if importlib.util.find_spec("deepspeed") is None:
         pytest.skip("DeepSpeed is not installed")
+    if shutil.which("ninja") is None:
+        pytest.skip("ninja is not on PATH, by which DeepSpeed compiles an operation")
     folder = tmp_path_factory.mktemp("ranks")
     own = {
         **{"GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1", "DS_ACCELERATOR": "cpu"},
