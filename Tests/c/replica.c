@@ -482,6 +482,44 @@ static int doubles(void *user, void *values, cgrpo_type type, int64_t count) {
     return 0;
 }
 
+typedef struct garbling {
+    int sums, at;
+    double value;
+} garbling;
+
+static int garbles(void *user, void *values, cgrpo_type type, int64_t count) {
+    garbling *g = (garbling *)user;
+    if (++g->sums != g->at) return 0;
+    for (int64_t i = 0; i < count; i++) {
+        if (type == CGRPO_TYPE_F64) ((double *)values)[i] = g->value;
+        else ((float *)values)[i] = (float)g->value;
+    }
+    return 0;
+}
+
+/* What ranks at different places make of each other's bits may be anything. */
+static void sums_that_are_garbage_are_errors(void) {
+    const double garbage[] = {NAN, 1e300};
+    rank one = {0, 1, {0}, 0, 0, 0, 1};
+    for (int fails = 0; fails <= 1; fails++) {
+        run of = plain;
+        const int sums = fails ? 3 : 4 + 3 * of.updates; /* of an iteration: a reward that fails adds its sentence */
+        for (int i = 0; i < 2 * sums; i++) {
+            garbling g = {0, 3 + i / 2 + 1, garbage[i % 2]}; /* set_replica makes three */
+            cgrpo_trainer *trainer = NULL;
+            int64_t iterations = -1;
+            of.fault = fails ? REWARD_IS_NAN : NOTHING;
+            CHECK_OK(trainer_of(&of, &one, &trainer));
+            CHECK_OK(cgrpo_trainer_set_replica(trainer, 0, 1, garbles, &g));
+            CHECK(iterate(trainer, &of, &one, 1, outcomes) != CGRPO_OK);
+            CHECK(g.sums >= g.at);
+            CHECK_OK(cgrpo_trainer_info(trainer, NULL, NULL, &iterations));
+            CHECK(iterations == 0);
+            cgrpo_trainer_destroy(trainer);
+        }
+    }
+}
+
 static void the_number_of_sums_is_that_of_the_header(void) {
     run of = plain;
     int64_t few;
@@ -539,6 +577,7 @@ int main(int argc, char **argv) {
     RUN(where_a_rank_is_gone_the_others_end_and_resume);
     RUN(the_number_of_sums_is_that_of_the_header);
     RUN(a_replica_is_set_and_taken_away);
+    RUN(sums_that_are_garbage_are_errors);
     free(alone);
     return finish("replica");
 }

@@ -20,8 +20,17 @@ struct Tally {
     }
   }
 
-  func chunks(ofUpdate number: Int) -> Int { Int(values[samples + number]) }
-  func rows(ofUpdate number: Int) -> Int { Int(values[samples + updates + number]) }
+  func chunks(ofUpdate number: Int) throws -> Int { try count(samples + number) }
+  func rows(ofUpdate number: Int) throws -> Int { try count(samples + updates + number) }
+
+  /// - Throws: where the host's sum is none of counts.
+  private func count(_ number: Int) throws -> Int {
+    guard let count = Int(exactly: values[number]), count >= 0 else {
+      throw ChunkGRPOError.invalidArgument(
+        "all_reduce makes \(values[number]) of numbers of chunks: it must sum the values of all ranks, by their type")
+    }
+    return count
+  }
 
   var rewardMean: Double { rewards.reduce(0, +) / Double(samples) }
 

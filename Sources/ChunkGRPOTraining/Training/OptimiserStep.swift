@@ -12,20 +12,20 @@ extension ChunkGRPOTrainer {
   func update(_ experience: Experience, _ tally: Tally, _ number: Int, of updates: Int) throws -> Update {
     let samples = experience.samples(ofUpdate: number, of: updates)
     let first = number == 0
-    let (lanes, own) = try together(.gradient) { ballot in
+    let (lanes, own, chunks) = try together(.gradient) { ballot in
+      let chunks = try tally.chunks(ofUpdate: number)
       let lanes = try workspace.lanes(for: samples.count)
       let own = try addGradients(
-        experience, samples, lanes, first: first, chunks: tally.chunks(ofUpdate: number),
-        rows: tally.rows(ofUpdate: number))
+        experience, samples, lanes, first: first, chunks: chunks, rows: try tally.rows(ofUpdate: number))
       if replica != nil {
         _ = try workspace.sumGradients(lanes)
         own.write(to: ballot)
       }
-      return (lanes, own)
+      return (lanes, own, chunks)
     }
     try replica?.sum(lanes[0].gradients.values)
     return try together(.step) { _ in
-      var update = try replica.map { try Update(merging: $0, chunks: tally.chunks(ofUpdate: number)) } ?? own
+      var update = try replica.map { try Update(merging: $0, chunks: chunks) } ?? own
       update.loss += options.referenceKL * update.referenceDivergence
       update.gradNorm = try workspace.sumGradients(replica == nil ? lanes : Array(lanes[..<1]))
       guard update.gradNorm.isFinite else {
