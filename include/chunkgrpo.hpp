@@ -299,6 +299,11 @@ class ConstTensor {
         if (type != tensor_.type) throw Error(CGRPO_WRONG_TYPE, "row<T>: T is not the type of the tensor's elements");
         if (i < 0 || i >= batch())
             detail::refuse("row " + std::to_string(i) + " is outside 0 ... " + std::to_string(batch() - 1));
+        std::int64_t inner = 1;
+        for (std::size_t d = static_cast<std::size_t>(tensor_.ndim); tensor_.strides && d-- > 1; inner *= shape_[d])
+            if (shape_[d] > 1 && strides_[d] != inner)
+                detail::refuse("row<T>: by strides[" + std::to_string(d) + "] = " + std::to_string(strides_[d]) +
+                               " the elements of a sample do not lie side by side, and no span has them");
         std::size_t bytes = type == CGRPO_TYPE_F64 ? 8 : type == CGRPO_TYPE_F32 ? 4 : 2;
         std::int64_t stride = tensor_.strides ? strides_[0] : elements();
         return static_cast<char *>(tensor_.data) + static_cast<std::ptrdiff_t>(bytes) * i * stride;
@@ -560,11 +565,15 @@ class Sampler {
     /** velocity(step, sigma, latents, out): writes the model's velocity at `latents` into `out`. */
     template <class F>
     void rollout(cgrpo_trajectory &trajectory, std::int64_t end, const cgrpo_noise *noise, F &&velocity) const {
-        detail::Callback<std::remove_reference_t<F>> callback{velocity};
+        /* Within what catches exceptions: a tensor of too many sizes is refused. */
+        auto model = [&velocity](std::int64_t step, double sigma, const cgrpo_tensor *latents,
+                                 const cgrpo_tensor *out) {
+            velocity(step, sigma, ConstTensor(*latents), Tensor(*out));
+        };
+        detail::Callback<decltype(model)> callback{model};
         auto call = [](void *user, std::int64_t step, double sigma, const cgrpo_tensor *latents,
                        const cgrpo_tensor *out) -> int {
-            auto &back = *static_cast<detail::Callback<std::remove_reference_t<F>> *>(user);
-            return back(step, sigma, ConstTensor(*latents), Tensor(*out));
+            return (*static_cast<detail::Callback<decltype(model)> *>(user))(step, sigma, latents, out);
         };
         callback.check(cgrpo_rollout(get(), &trajectory, end, noise, call, &callback));
     }
@@ -574,8 +583,11 @@ class Sampler {
         cgrpo_trajectory c{};
         cgrpo_trajectory_init(&c, sizeof c);
         c.latents = *latents.get();
-        c.log_probs = trajectory.log_probs.data();
-        c.relative_l1 = trajectory.relative_l1.empty() ? nullptr : trajectory.relative_l1.data();
+        std::size_t trained = detail::product(latents.shape()[0], latents.shape()[1] - 2);
+        c.log_probs = detail::sized(Span<double>(trajectory.log_probs), trained, "log_probs");
+        c.relative_l1 = trajectory.relative_l1.empty()
+                            ? nullptr
+                            : detail::sized(Span<double>(trajectory.relative_l1), trained, "relative_l1");
         c.position = trajectory.position;
         rollout(c, end, noise, std::forward<F>(velocity));
         trajectory.position = c.position;

@@ -76,6 +76,13 @@ static void spans_of_the_wrong_size_are_refused() {
     REFUSED(cg::Tensor(x, {B, D}, {D}), CGRPO_INVALID_ARGUMENT, "strides");
     REFUSED(xs.row<float>(B), CGRPO_INVALID_ARGUMENT, "row 4");
     REFUSED(xs.row<double>(0), CGRPO_WRONG_TYPE, "row<T>");
+    REFUSED(cg::Tensor(x, {2, 2, D}, {2 * D, 0, 1}).row<float>(0), CGRPO_INVALID_ARGUMENT, "strides[1] = 0");
+    CHECK(cg::Tensor(x, {2, 1, D}, {2 * D, 0, 1}).row<float>(1).data() == x.data() + 2 * D); // a size of 1 has no next
+    cg::Trajectory<float> trajectory(sampler, {B, D}, true);
+    trajectory.log_probs.pop_back();
+    REFUSED(sampler.rollout(trajectory, T, &noise, [](auto &&...) {}), CGRPO_INVALID_ARGUMENT, "log_probs has 15");
+    trajectory.log_probs.resize(B * S), trajectory.relative_l1.resize(3);
+    REFUSED(sampler.rollout(trajectory, T, &noise, [](auto &&...) {}), CGRPO_INVALID_ARGUMENT, "relative_l1 has 3");
     REFUSED(cg::chunk_weights({}, std::int64_t(1) << 62, {2, 2}), CGRPO_INVALID_ARGUMENT, "no array has so many");
 }
 
@@ -204,6 +211,17 @@ static void an_exception_leaves_the_call_and_not_the_library() {
     }
     sampler.rollout(trajectory, 1, &noise, model); // and the handle is as it was
     CHECK(trajectory.position == 1);
+
+    // A tensor that the header cannot hold is refused in the callback, and that must not cross the library either.
+    cg::Trajectory<double> flat(sampler, {B, D});
+    const std::int64_t shape[] = {B, T + 1, 1, 1, 1, 1, 1, 1, 1, D};
+    cgrpo_trajectory deep{};
+    cgrpo_trajectory_init(&deep, sizeof deep);
+    deep.latents = *flat.latents().get();
+    deep.latents.shape = shape, deep.latents.ndim = 10;
+    deep.log_probs = flat.log_probs.data();
+    REFUSED(sampler.rollout(deep, T, &noise, model), CGRPO_INVALID_ARGUMENT, "a tensor has 9 sizes");
+    CHECK(deep.position == 0);
 }
 
 static void plans_and_losses_are_those_of_c() {
