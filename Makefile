@@ -248,4 +248,5 @@ format: ## Format the Swift sources in place, and the C sources where clang-form
 	    clang-format -i $$(find include Sources Tests bindings examples Benchmarks -name '*.[ch]' -o -name '*.hpp'); fi
 
 clean: ## Remove everything that make made
-	rm -rf build dist .build .build-lib .venv .venv-docs
+	rm -rf build dist .build .build-* .venv .venv-docs bindings/python/*.egg-info
+	find . -name __pycache__ -prune -exec rm -rf {} +
