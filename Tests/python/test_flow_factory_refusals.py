@@ -26,6 +26,7 @@ from flow_factory_policy import ROOT, Adapter, arguments, cff, cg, scheduler  # 
         ({"chunk_fraction": 0.0}, "chunk_fraction is 0.0"),
         ({"chunk_fraction": 0.1, "chunks": 3}, "of 2 chunks that leaves none"),
         ({"chunk_weighting": "heavy"}, "chunk_weighting is 'heavy'"),
+        ({"chunk_weighting": "relative_l1"}, "a chunk_fraction of 1 takes every chunk"),
         ({"loss": {"surogate": "spo"}}, "loss: .*'surogate'. Did you mean 'surrogate'"),
         ({"loss": {"surrogate": "spot"}}, "loss: surrogate is 'spot'"),
         ({"loss": {"clip": 0.1}}, "clip_range says the clip"),

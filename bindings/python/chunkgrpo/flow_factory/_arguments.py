@@ -72,6 +72,11 @@ class ChunkGRPO(GRPOTrainingArguments):
         choice(self.ratio_norm, {"none": 0, "grpo_guard": 1}, "ratio_norm")
         if not 0 < real(self.chunk_fraction, "chunk_fraction") <= 1:
             raise InvalidArgument(f"chunk_fraction is {self.chunk_fraction}; it must be in (0, 1]")
+        if self.chunk_fraction == 1 and self.chunk_weighting != "uniform":
+            raise InvalidArgument(
+                f"chunk_weighting is {self.chunk_weighting!r}, but a chunk_fraction of 1 takes every chunk; leave it out, or "
+                "give a fraction"
+            )
         self._check_loss()
         self._check_advantages()
 
