@@ -122,3 +122,14 @@ def test_an_enumerator_that_a_field_names_is_a_link(reference):
 def test_a_line_of_a_program_is_no_row_of_a_table():
     text = "x = f(1)    # one\ny = g(x)    # two"
     assert "``x = f(1)``" not in module("prose").restructured(text)
+
+
+@pytest.mark.parametrize("taken", ["mine", "mine-source"])
+def test_a_folder_with_files_that_are_no_site_is_not_taken(tmp_path, taken):
+    from subprocess import run
+
+    (tmp_path / taken).mkdir()
+    (tmp_path / taken / "thesis.txt").write_text("years of work")
+    done = run([sys.executable, ROOT / "scripts" / "site", "--out", tmp_path / "mine"], capture_output=True, text=True)
+    assert done.returncode == 2 and "has files that are no site's" in done.stderr
+    assert (tmp_path / taken / "thesis.txt").read_text() == "years of work"
