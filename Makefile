@@ -197,7 +197,8 @@ test-budget: setup-native lib ## Count the instructions of the hot kernels again
 test-python: setup-python lib $(WHEEL) ## Run the Python tests
 	@printf '\n== Python tests ==\n'
 	@scripts/check-readme python \
-	    && PYTHONPATH=bindings/python .venv/bin/python -m pytest -q -p no:cacheprovider Tests/python \
+	    && PYTHONPATH=bindings/python .venv/bin/python -m pytest -q -p no:cacheprovider \
+	        -n auto --maxprocesses 4 --dist loadfile Tests/python \
 	    || { echo 'FAILED: the Python tests'; exit 1; }
 
 test-faults: setup-native lib ## Failing allocations, cut saves, forks and the like, in short; `make faults` in full

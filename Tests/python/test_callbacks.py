@@ -107,6 +107,7 @@ import os, signal, sys, threading, time
 import numpy as np
 sys.path[:0] = [{tests!r}, {package!r}]
 import chunkgrpo as cg
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it starts with &
 sampler = cg.Sampler(cg.Schedule.linear(100_000))
 trajectory = sampler.begin(np.zeros((2, 50), np.float32), seed=0) if {small} else None
 if trajectory is None:

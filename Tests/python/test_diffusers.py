@@ -517,7 +517,11 @@ def test_the_record_of_a_run_of_one_step_has_no_trained_step():
     assert traj.relative_l1.dtype == torch.float64 and torch.equal(traj.current, traj.images)
 
 
-@pytest.mark.parametrize("copied", [copy.deepcopy, lambda t: pickle.loads(pickle.dumps(t)), "torch.save"], ids=str)
+@pytest.mark.parametrize(
+    "copied",
+    [copy.deepcopy, lambda t: pickle.loads(pickle.dumps(t)), "torch.save"],
+    ids=["deepcopy", "pickle", "torch.save"],
+)
 def test_a_record_can_be_saved(copied, tmp_path):
     def saved(value):
         torch.save(value, tmp_path / "record.pt")
