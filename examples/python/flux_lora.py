@@ -22,7 +22,9 @@ import io
 import os
 import random
 import sys
+from collections.abc import Callable, Iterable, Sequence
 from pathlib import Path
+from typing import Any, Optional
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "bindings/python"))  # where chunkgrpo is not installed
 
@@ -31,54 +33,63 @@ import torch
 import torch.distributed as dist
 from diffusers import DiffusionPipeline, StableDiffusion3Pipeline
 from diffusers.training_utils import cast_training_params
+from numpy.typing import NDArray
 from peft import LoraConfig, get_peft_model_state_dict
+from PIL import Image
+from torch import Tensor
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from tqdm.auto import tqdm
 
 import chunkgrpo as cg
 import chunkgrpo.distributed as cgd
 import chunkgrpo.torch as cgt
-from chunkgrpo.diffusers import FlowMatchSDEScheduler, velocity_of
+from chunkgrpo.diffusers import FlowMatchSDEScheduler, PipelineVelocity, RecordedTrajectory, velocity_of
 from pictures import curve_png, tiled
 from tiny_models import TINY, tiny_pipeline, tiny_prompts
+
+Options = argparse.Namespace  # what `arguments` returns
+Inputs = dict[str, dict[str, Tensor]]  # the embedding arguments of each prompt
+Row = list[float]  # of metrics.csv
+Reward = Callable[[list[Image.Image], list[str]], Iterable[float]]
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Models and rewards
 
 
-def load_pipeline(args):
+def load_pipeline(args: Options) -> Any:
     if args.model in TINY:
         return tiny_pipeline(args.model, args.seed).to(args.device, args.storage)
     return DiffusionPipeline.from_pretrained(args.model, torch_dtype=args.storage).to(args.device)
 
 
 @torch.no_grad()
-def encode(pipe, prompt, guidance):
+def encode(pipe: Any, prompt: str, guidance: float) -> dict[str, Tensor]:
     """The pipeline's embedding arguments for one prompt; random ones for the tiny models, which encode no text."""
     if pipe.text_encoder is None:
         return tiny_prompts(pipe, [prompt])
     if isinstance(pipe, StableDiffusion3Pipeline):
         names = ["prompt_embeds", "negative_prompt_embeds", "pooled_prompt_embeds", "negative_pooled_prompt_embeds"]
-        found = pipe.encode_prompt(prompt, None, None, do_classifier_free_guidance=guidance > 1)
+        others: dict[str, Any] = {"prompt_2": None, "prompt_3": None}  # of the other encoders: the same
+        found = pipe.encode_prompt(prompt, **others, do_classifier_free_guidance=guidance > 1)
         return {name: tensor for name, tensor in zip(names, found) if tensor is not None}
     prompt_embeds, pooled_prompt_embeds, _ = pipe.encode_prompt(prompt, None)
     return {"prompt_embeds": prompt_embeds, "pooled_prompt_embeds": pooled_prompt_embeds}
 
 
-def jpeg_size(image):
+def jpeg_size(image: Image.Image) -> float:
     """In kB, at quality 95 (kvablack/ddpo-pytorch, rewards.py)."""
     buffer = io.BytesIO()
     image.save(buffer, format="JPEG", quality=95)
     return buffer.tell() / 1000
 
 
-REWARDS = {
+REWARDS: dict[str, Reward] = {
     "jpeg": lambda images, prompts: [-jpeg_size(image) for image in images],
     "incompressible": lambda images, prompts: map(jpeg_size, images),
 }
 
 
-def load_reward(name):
+def load_reward(name: str) -> Reward:
     module, _, function = name.partition(":")
     return REWARDS[name] if name in REWARDS else getattr(importlib.import_module(module), function)
 
@@ -87,7 +98,7 @@ def load_reward(name):
 # Processes
 
 
-def begin(args):
+def begin(args: Options) -> cgd.Ranks:
     """The ranks of torchrun or `accelerate launch`; one without them."""
     if "RANK" not in os.environ:
         return cgd.Ranks()
@@ -104,7 +115,7 @@ def begin(args):
     return cgd.of_torch()
 
 
-def wrapped(args, net):
+def wrapped(args: Options, net: torch.nn.Module) -> torch.nn.Module:
     """What training calls: the transformer, or its wrapper."""
     if not dist.is_initialized():
         return net
@@ -127,7 +138,9 @@ def wrapped(args, net):
 # Training
 
 
-def sampled(pipe, args, inputs, prompts, generator):
+def sampled(
+    pipe: Any, args: Options, inputs: Inputs, prompts: Sequence[str], generator: list[torch.Generator]
+) -> list[Image.Image]:
     """Images (PIL) of these prompts."""
     # float32: the latents take this type, and keep it under autocast
     given = {name: torch.cat([inputs[prompt][name] for prompt in prompts]).float() for name in inputs[prompts[0]]}
@@ -136,9 +149,12 @@ def sampled(pipe, args, inputs, prompts, generator):
         return pipe(**given, **size, generator=generator, guidance_scale=args.guidance).images
 
 
-def rollouts(pipe, args, inputs, prompts, seeds, ids):
+def rollouts(
+    pipe: Any, args: Options, inputs: Inputs, prompts: Sequence[str], seeds: Sequence[int], ids: NDArray[np.int64]
+) -> tuple[list[RecordedTrajectory], list[Image.Image]]:
     """Runs of `batch` samples each: their records and images. The samples of a prompt start from one noise."""
-    records, images = [], []
+    records: list[RecordedTrajectory] = []
+    images: list[Image.Image] = []
     for first in range(0, len(ids), args.batch):
         run = slice(first, first + args.batch)
         pipe.scheduler.sample_ids = ids[run]
@@ -148,12 +164,23 @@ def rollouts(pipe, args, inputs, prompts, seeds, ids):
     return records, images
 
 
-def backward(args, ranks, model, velocity, records, advantages, plan, chosen):
+def backward(
+    args: Options,
+    ranks: cgd.Ranks,
+    model: torch.nn.Module,
+    velocity: PipelineVelocity,
+    records: list[RecordedTrajectory],
+    advantages: NDArray[np.float64],
+    plan: cg.ChunkPlan,
+    chosen: NDArray[np.bool_],
+) -> tuple[float, cg.ChunkStats]:
     """The gradient of one loss of all samples, run by run: (loss, statistics)."""
     sharded = args.parallel == "fsdp2"  # which sums its gradients in every step
     sums = contextlib.nullcontext if sharded else cgt.no_sync(model)
     normaliser = ranks.normaliser(plan, selection=chosen)
-    losses, stats, end = [], [], 0
+    losses: list[float] = []
+    stats: list[cg.ChunkStats] = []
+    end = 0
     for i, record in enumerate(records):
         rows, end = slice(end, end + len(record)), end + len(record)
         with contextlib.nullcontext() if i + 1 == len(records) else sums():
@@ -167,7 +194,7 @@ def backward(args, ranks, model, velocity, records, advantages, plan, chosen):
     return ranks.mean(sum(losses)), ranks.merge_stats(stats)
 
 
-def train(args):
+def train(args: Options) -> tuple[Any, list[Row]]:
     ranks = begin(args)
     pipe = load_pipeline(args)
     pipe.set_progress_bar_config(disable=True)
@@ -232,7 +259,7 @@ def train(args):
     return pipe, rows
 
 
-def whole(tensor):
+def whole(tensor: Any) -> Tensor:
     return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
 
 
@@ -245,18 +272,19 @@ NAMES = ["iteration", "reward_mean", "reward_min", "reward_max", "loss", "grad_n
 class Log:
     """Of the first rank: lines, a bar on a terminal, pictures, TensorBoard."""
 
-    def __init__(self, args, rank):
-        self.args, self.first, self.board = args, rank == 0, None
+    def __init__(self, args: Options, rank: int) -> None:
+        self.args, self.first = args, rank == 0
+        self.board: Any = None
         Path(args.out).mkdir(parents=True, exist_ok=True)
         if args.tensorboard and self.first:
             from torch.utils.tensorboard import SummaryWriter
 
             self.board = SummaryWriter(args.out)
 
-    def progress(self, iterations):
+    def progress(self, iterations: range) -> Iterable[int]:
         return tqdm(iterations, disable=not (self.first and sys.stderr.isatty()), unit="iteration")
 
-    def line(self, row):
+    def line(self, row: Row) -> None:
         if not self.first:
             return
         numbers = dict(zip(NAMES, row))
@@ -265,7 +293,7 @@ class Log:
         for name in NAMES[1:] if self.board else ():
             self.board.add_scalar(name, numbers[name], row[0])
 
-    def pictures(self, pipe, inputs, iteration):
+    def pictures(self, pipe: Any, inputs: Inputs, iteration: int) -> None:
         """One of each of the first prompts, from the same noise at each time. All ranks sample, for sharded weights."""
         prompts = list(inputs)[: self.args.pictures]
         if not prompts:
@@ -280,7 +308,9 @@ class Log:
             self.board.flush()
 
 
-def save(args, ranks, pipe, optimizer, iteration, rows):
+def save(
+    args: Options, ranks: cgd.Ranks, pipe: Any, optimizer: torch.optim.Optimizer, iteration: int, rows: list[Row]
+) -> None:
     options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
     weights, moments = get_state_dict(pipe.transformer, optimizer, options=options)
     if ranks.rank:
@@ -295,7 +325,7 @@ def save(args, ranks, pipe, optimizer, iteration, rows):
         csv.writer(file).writerows([NAMES, *rows])
 
 
-def restore(args, net, optimizer):
+def restore(args: Options, net: torch.nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, list[Row]]:
     state = torch.load(Path(args.out) / "state.pt", weights_only=True)
     options = StateDictOptions(full_state_dict=True, strict=False)
     given = {"model_state_dict": state["weights"], "optim_state_dict": state["optimizer"]}
@@ -310,11 +340,11 @@ def restore(args, net, optimizer):
 class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
     """With the defaults, but for those that the text names."""
 
-    def _get_help_string(self, action):
+    def _get_help_string(self, action: argparse.Action) -> Optional[str]:
         return action.help if action.default in (None, False) else super()._get_help_string(action)
 
 
-def arguments(argv=None):
+def arguments(argv: Optional[Sequence[str]] = None) -> Options:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
     add = parser.add_argument
     add("--model", default="tiny-flux", help="tiny-flux, tiny-sd3, a directory or a hub id")

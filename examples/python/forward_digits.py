@@ -11,7 +11,7 @@ import copy
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Optional
+from typing import Any, Optional, cast
 
 import numpy as np
 import torch
@@ -102,7 +102,7 @@ def scores(model: nn.Module, reward_model: Classifier, judge: Classifier, count:
 
 def parse(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        description=str(__doc__).splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--method", choices=["nft", "awm"], default="nft", help="objective")
     parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
@@ -121,7 +121,7 @@ def parse(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
 def main(arguments: Optional[Sequence[str]] = None) -> dict[str, Any]:
     options = parse(arguments)
     torch.manual_seed(options.seed)
-    data = load_digits()
+    data = cast(Any, load_digits())  # a Bunch
     images = torch.tensor(data.images / 8 - 1, dtype=torch.float32)[:, None]
     digits = torch.tensor(data.target)
     reward_model, judge = classifiers(images, digits, options.seed)

@@ -34,7 +34,7 @@ class Recogniser:
         options = onnxruntime.SessionOptions()
         options.intra_op_num_threads = int(os.environ.get("OMP_NUM_THREADS", 0))  # 0 = one per core
         options.add_session_config_entry("session.intra_op.allow_spinning", "0")
-        self.session = onnxruntime.InferenceSession(
+        self.session: Any = onnxruntime.InferenceSession(
             package / "models/ch_PP-OCRv4_rec_infer.onnx", options, providers=["CPUExecutionProvider"]
         )
         characters = self.session.get_modelmeta().custom_metadata_map["character"].splitlines()

@@ -201,7 +201,7 @@ def iterate(trainer: Any, task: Task, recogniser: ocr.Recogniser, options: argpa
 
 def parse(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        description=str(__doc__).splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--model", choices=("embedded", "torch"), default="embedded", help="who trains: the embedded network, or one in PyTorch")
     parser.add_argument("--output", type=Path, default=TREE / "build/render-text", help="folder of pictures, metrics and checkpoint")

@@ -18,7 +18,7 @@ import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Optional, Protocol
+from typing import Any, Optional, Protocol, cast
 
 import numpy as np
 import torch
@@ -51,12 +51,12 @@ GROUP = 12  # samples per prompt
 class Classifier(Protocol):
     """One of scikit-learn's."""
 
-    def predict(self, rows: Array) -> Array: ...
-    def predict_proba(self, rows: Array) -> Array: ...
+    def predict(self, rows: Array, /) -> Any: ...
+    def predict_proba(self, rows: Array, /) -> Any: ...
 
 
 class Writer(Protocol):
-    def add_scalar(self, name: str, value: float, step: int) -> None: ...
+    def add_scalar(self, name: str, value: float, step: int, /) -> None: ...
 
 
 class Block(nn.Module):
@@ -68,7 +68,8 @@ class Block(nn.Module):
         self.qkv, self.project = nn.Linear(width, 3 * width), nn.Linear(width, width)
         self.mlp = nn.Sequential(nn.Linear(width, 4 * width), nn.GELU(approximate="tanh"), nn.Linear(4 * width, width))
         self.modulation = nn.Linear(width, 6 * width)
-        nn.init.zeros_(self.modulation.weight), nn.init.zeros_(self.modulation.bias)
+        nn.init.zeros_(self.modulation.weight)
+        nn.init.zeros_(self.modulation.bias)
 
     def forward(self, h: Tensor, context: Tensor) -> Tensor:
         shift1, scale1, gate1, shift2, scale2, gate2 = self.modulation(context)[:, None].chunk(6, -1)
@@ -215,7 +216,7 @@ class Evaluation:
 
 def parse(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
     parser = argparse.ArgumentParser(
-        description=__doc__.splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
+        description=str(__doc__).splitlines()[0], formatter_class=argparse.ArgumentDefaultsHelpFormatter
     )
     parser.add_argument("--output", type=Path, default=TREE / "build/torch-digits", help="folder of pictures, metrics and checkpoint")
     parser.add_argument("--seed", type=int, default=0, help="of everything that is drawn")
@@ -234,7 +235,7 @@ def parse(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
 def main(arguments: Optional[Sequence[str]] = None) -> dict[str, Any]:
     options = parse(arguments)
     torch.manual_seed(options.seed)
-    data = load_digits()
+    data = cast(Any, load_digits())  # a Bunch
     images = torch.tensor(data.images / 8 - 1, dtype=torch.float32)[:, None]
     digits = torch.tensor(data.target)
     reward_model, judge = classifiers(images, digits, options.seed)

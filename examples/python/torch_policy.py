@@ -34,7 +34,8 @@ class VelocityNetwork(nn.Module):
         )
         self.modulation = nn.Linear(embedding, (3 * blocks + 2) * width)
         for layer in (self.modulation, self.leave):  # every block begins as the identity
-            nn.init.zeros_(layer.weight), nn.init.zeros_(layer.bias)
+            nn.init.zeros_(layer.weight)
+            nn.init.zeros_(layer.bias)
 
     def forward(self, x: Tensor, sigma: Tensor, condition: Tensor) -> Tensor:
         """x (..., D), sigma (...) and condition (..., C), which broadcast against each other's leading sizes."""
@@ -111,7 +112,7 @@ class TorchTrainer:
         condition = torch.from_numpy(conditions)[prompt]
 
         ids = self.samples_drawn + np.arange(batch)
-        noise = cg.initial_noise(
+        noise: Tensor = cg.initial_noise(
             (batch, options["latent_size"]), options["seed"], group_size=group, sample_ids=ids, like=torch.empty(0)
         )
         trajectory = self.sampler.rollout(

@@ -7,10 +7,14 @@ Needs torch, diffusers and peft. In --out: before.gif and after.gif, of the same
 `adapter`, which `pipe.load_lora_weights` takes. Checkpoints, pictures and sharded weights are in flux_lora.py.
 """
 
+from __future__ import annotations
+
 import argparse
 import os
 import sys
+from collections.abc import Sequence
 from pathlib import Path
+from typing import Any, Optional
 
 sys.path.append(str(Path(__file__).resolve().parents[2] / "bindings/python"))  # where chunkgrpo is not installed
 
@@ -21,6 +25,7 @@ from diffusers import WanPipeline
 from diffusers.training_utils import cast_training_params
 from peft import LoraConfig, get_peft_model_state_dict
 from PIL import Image
+from torch import Tensor
 
 import chunkgrpo as cg
 import chunkgrpo.distributed as cgd
@@ -28,13 +33,15 @@ import chunkgrpo.torch as cgt
 from chunkgrpo.diffusers import FlowMatchSDEScheduler, velocity_of
 from tiny_models import tiny_pipeline, tiny_prompts
 
+Options = argparse.Namespace  # what `arguments` returns
 
-def steadiness(videos):
+
+def steadiness(videos: Tensor) -> Tensor:
     """(B,) of videos (B, frames, 3, height, width) in 0 ... 1."""
     return -(videos[:, 1:] - videos[:, :-1]).abs().float().mean((1, 2, 3, 4))
 
 
-def encode(pipe, prompts):
+def encode(pipe: Any, prompts: Sequence[str]) -> dict[str, Tensor]:
     """The pipeline's embedding arguments; random ones for the tiny model, which encodes no text."""
     if pipe.text_encoder is None:
         return tiny_prompts(pipe, prompts)
@@ -42,20 +49,20 @@ def encode(pipe, prompts):
     return {"prompt_embeds": words, "negative_prompt_embeds": no_words}
 
 
-def save_gif(path, video):
+def save_gif(path: Path, video: Tensor) -> None:
     frames = (255 * video.movedim(1, -1).float().clamp(0, 1)).byte().cpu().numpy()
     images = [Image.fromarray(frame).resize((4 * frame.shape[1], 4 * frame.shape[0])) for frame in frames]
     images[0].save(path, save_all=True, append_images=images[1:], duration=125, loop=0)
 
 
-def sampled(pipe, args, prompts, **options):
+def sampled(pipe: Any, args: Options, prompts: Sequence[str], **options: Any) -> Tensor:
     size = {"height": args.height, "width": args.width, "num_frames": args.frames, "num_inference_steps": args.steps}
     with torch.autocast(args.device.split(":")[0], torch.bfloat16, enabled=args.device != "cpu"):
         given = {name: rows.float() for name, rows in encode(pipe, prompts).items()}
         return pipe(**given, **size, guidance_scale=args.guidance, output_type="pt", **options).frames
 
 
-def prepared(args):
+def prepared(args: Options) -> tuple[Any, cgd.Ranks, torch.nn.Module]:
     """(pipeline, ranks, model): the transformer has an adapter, and on several processes a wrapper."""
     if "RANK" in os.environ:
         if args.device != "cpu":
@@ -79,12 +86,13 @@ def prepared(args):
     return pipe, ranks, model
 
 
-def train(args):
+def train(args: Options) -> list[float]:
     pipe, ranks, model = prepared(args)
     velocity, plan = velocity_of(pipe, model), cg.ChunkPlan.fixed(args.steps - 1, 2)
     weights = [weight for weight in pipe.transformer.parameters() if weight.requires_grad]
     optimizer = torch.optim.AdamW(weights, lr=args.lr)
-    total, rewards_of_all = len(args.prompts) * args.group, []
+    total = len(args.prompts) * args.group
+    rewards_of_all: list[float] = []
     own = ranks.share(total)
     prompts = np.repeat(args.prompts, args.group)[own].tolist()
     for iteration in range(args.iterations):
@@ -111,7 +119,7 @@ def train(args):
     return rewards_of_all
 
 
-def save(args, pipe):
+def save(args: Options, pipe: Any) -> None:
     """The adapter, and one prompt without and with it; nothing of it moves the training."""
     out = Path(args.out)
     out.mkdir(parents=True, exist_ok=True)
@@ -124,7 +132,7 @@ def save(args, pipe):
             print(f"{name}: reward {float(steadiness(video[None])):.5f}")
 
 
-def arguments(argv=None):
+def arguments(argv: Optional[Sequence[str]] = None) -> Options:
     class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
         pass
 
