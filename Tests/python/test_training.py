@@ -218,6 +218,7 @@ import os, signal, sys, threading
 import numpy as np
 sys.path.insert(0, {package!r})
 import chunkgrpo as cg
+signal.signal(signal.SIGINT, signal.default_int_handler)  # a shell ignores it for what it starts with &
 trainer = cg.Trainer(4, 2, width=32, blocks=1, embedding_size=16)
 threading.Timer(0.3, os.kill, (os.getpid(), signal.SIGINT)).start()
 try:
