@@ -53,10 +53,9 @@ LIBRARY_FLAGS := --disable-local-rpath -Xswiftc -static-stdlib -Xswiftc -use-ld=
 # A scratch path of its own: other flags in the same one would build everything anew at each turn.
 LIBRARY_BUILD := swift build -c release --product chunkgrpo --scratch-path .build-lib $(LIBRARY_FLAGS)
 
-.PHONY: help setup setup-native setup-python demo test test-text test-swift test-c test-gpu test-python test-budget bench lib wheel sdist pictures \
-    install format clean gpu-check test-faults faults test-fuzz fuzz fuzz-guided \
-    test-sanitize sanitize coverage mutants
-.PHONY: static uninstall deb test-packages abi-check abi-accept
+.PHONY: help setup setup-native setup-python demo lib static install uninstall deb wheel sdist pictures docs format clean \
+    test test-text test-swift test-c test-packages test-gpu test-budget test-python test-faults test-fuzz test-sanitize \
+    test-docs bench gpu-check faults fuzz fuzz-guided sanitize coverage mutants abi-check abi-accept
 
 help: ## This list
 	@echo 'chunkgrpo $(VERSION)'
@@ -119,7 +118,7 @@ install: lib ## Install library, headers, and what pkg-config and CMake read. PR
 # The loader's cache, where this is a real installation by someone who may write it.
 	@if [ -z '$(DESTDIR)' ] && [ "$$(id -u)" = 0 ]; then ldconfig; fi
 
-pictures: setup-python lib ## Draw the documentation's pictures from the version at hand: examples/images/plan.svg
+pictures: setup-python lib ## Draw the documentation's pictures from the version at hand: plan.svg and collapse.svg in examples/images
 	@.venv/bin/python scripts/pictures
 
 uninstall: ## Remove what `make install` with the same PREFIX, LIBDIR and DESTDIR has put there
@@ -231,7 +230,6 @@ coverage: setup-native setup-python ## Count the lines of Sources that the Swift
 mutants: setup-native ## Count the mistakes of Tests/mutants/table.txt that the C and Swift tests see, in a build of its own
 	@scripts/mutants
 
-.PHONY: docs test-docs
 docs: lib ## Build the documentation's site, build/site. SITE_BASE=/folder SOURCE_URL=https://…
 	@scripts/setup docs
 	@scripts/phase docs 'Building the site' .venv-docs/bin/python scripts/site --base='$(SITE_BASE)' --source-url='$(SOURCE_URL)'

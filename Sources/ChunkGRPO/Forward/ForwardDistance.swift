@@ -226,6 +226,7 @@ package func forwardDistance(
       result.take(sample, sums)
     }
   }
+  // One by one, not as `keeping`: a tuple of them is copied, which a small call feels.
   withExtendedLifetime(clean) {}
   withExtendedLifetime(velocity) {}
   withExtendedLifetime(noise) {}
