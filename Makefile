@@ -160,6 +160,7 @@ test-text: ## Check generated files, lengths and links, which needs no build
 	@scripts/check-lengths || { echo 'FAILED: the lengths'; exit 1; }
 	@scripts/check-links || { echo 'FAILED: the links'; exit 1; }
 	@scripts/mutants --check || { echo 'FAILED: the table of mutants'; exit 1; }
+	@! git grep -nIE '^(<{7}|\|{7}|>{7})( |$$)' || { echo 'FAILED: a conflict is not resolved'; exit 1; }
 
 # Two processes that compete for two cores with two threads each are slower than one thread each.
 test-swift test-c test-python: export OMP_NUM_THREADS = 1

@@ -993,30 +993,32 @@ struct DistanceLoss {
     ForwardStats stats;
 };
 
+namespace detail {
+/** A loss of distances (B, N) beside those of another velocity. */
+template <class Function, class Options>
+DistanceLoss distance_loss(Function function, Span<const double> distance, Span<const double> other, const char *name,
+                           Span<const double> advantages, std::int64_t times, const Options &options) {
+    std::int64_t batch = count(advantages);
+    std::size_t cells = product(batch, times);
+    DistanceLoss result;
+    result.grad_distance.resize(cells);
+    check(function(sized(distance, cells, "distance"), sized(other, cells, name), advantages.data(), batch, times,
+                   &options, &result.loss, result.grad_distance.data(), &result.stats));
+    return result;
+}
+} // namespace detail
+
 inline DistanceLoss dgpo_loss(Span<const double> distance, Span<const double> reference_distance,
                               Span<const double> advantages, std::int64_t count,
                               const cgrpo_dgpo_options &options = DGPOOptions()) {
-    std::int64_t batch = detail::count(advantages);
-    std::size_t cells = detail::product(batch, count);
-    DistanceLoss result;
-    result.grad_distance.resize(cells);
-    check(cgrpo_dgpo_loss(detail::sized(distance, cells, "distance"),
-                          detail::sized(reference_distance, cells, "reference_distance"), advantages.data(), batch,
-                          count, &options, &result.loss, result.grad_distance.data(), &result.stats));
-    return result;
+    return detail::distance_loss(cgrpo_dgpo_loss, distance, reference_distance, "reference_distance", advantages, count,
+                                 options);
 }
 
 inline DistanceLoss crd_loss(Span<const double> distance, Span<const double> old_distance,
                              Span<const double> advantages, std::int64_t count,
                              const cgrpo_crd_options &options = CRDOptions()) {
-    std::int64_t batch = detail::count(advantages);
-    std::size_t cells = detail::product(batch, count);
-    DistanceLoss result;
-    result.grad_distance.resize(cells);
-    check(cgrpo_crd_loss(detail::sized(distance, cells, "distance"), detail::sized(old_distance, cells, "old_distance"),
-                         advantages.data(), batch, count, &options, &result.loss, result.grad_distance.data(),
-                         &result.stats));
-    return result;
+    return detail::distance_loss(cgrpo_crd_loss, distance, old_distance, "old_distance", advantages, count, options);
 }
 
 struct DPOLoss {

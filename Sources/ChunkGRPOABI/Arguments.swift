@@ -20,6 +20,10 @@ func count(_ value: Int64, _ name: @autoclosure () -> String, _ range: ClosedRan
 /// The largest number of values that an array of this interface may have: its bytes can be counted in an Int.
 let maxCount = 1 << 40
 
+func batchCount(_ batch: Int64) throws -> Int { try count(batch, "batch", 1...maxCount) }
+
+func stepCount(_ steps: Int64) throws -> Int { try count(steps, "steps", 1...Schedule.maxSteps) }
+
 /// `rows` × `columns`, or an error that names what has so many.
 func product(_ rows: Int, _ columns: Int, _ name: @autoclosure () -> String) throws -> Int {
   let (count, overflow) = rows.multipliedReportingOverflow(by: columns)

@@ -1,8 +1,6 @@
 public import CChunkGRPO
 import ChunkGRPO
 
-private func batchCount(_ batch: Int64) throws -> Int { try count(batch, "batch", 1...maxCount) }
-private func stepCount(_ steps: Int64) throws -> Int { try count(steps, "steps", 1...Schedule.maxSteps) }
 
 private func write(
   _ plan: ChunkPlan, _ sizes: UnsafeMutablePointer<Int64>?, _ capacity: Int64,

@@ -9,8 +9,7 @@ public func cgrpo_step_gains(
   _ gains: UnsafeMutablePointer<Double>!
 ) -> cgrpo_status {
   guarded {
-    let b = try count(batch, "batch", 1...maxCount)
-    let s = try count(steps, "steps", 1...Schedule.maxSteps)
+    let (b, s) = (try batchCount(batch), try stepCount(steps))
     try stepGains(
       numbers(rewards, "rewards", b, s + 1), batch: b, steps: s, enumeration(kind, "kind"),
       into: nonNull(gains, "gains"))
@@ -23,8 +22,7 @@ public func cgrpo_step_advantages(
   _ options: UnsafePointer<cgrpo_advantage_options>!, _ result: UnsafeMutablePointer<Double>!
 ) -> cgrpo_status {
   guarded {
-    let b = try count(batch, "batch", 1...maxCount)
-    let s = try count(steps, "steps", 1...Schedule.maxSteps)
+    let (b, s) = (try batchCount(batch), try stepCount(steps))
     let result = try nonNull(result, "advantages")
     try stepAdvantages(
       numbers(rewards, "rewards", b, s), batch: b, steps: s, read(options, Extent(samples: b)), into: result)
@@ -37,8 +35,7 @@ public func cgrpo_tree_advantages(
   _ steps: Int64, _ options: UnsafePointer<cgrpo_advantage_options>!, _ result: UnsafeMutablePointer<Double>!
 ) -> cgrpo_status {
   guarded {
-    let b = try count(batch, "batch", 1...maxCount)
-    let s = try count(steps, "steps", 1...Schedule.maxSteps)
+    let (b, s) = (try batchCount(batch), try stepCount(steps))
     let result = try nonNull(result, "advantages")
     let nodes = try nonNull(nodes, "nodes")
     try treeAdvantages(
@@ -106,8 +103,7 @@ public func cgrpo_importance_weights(
   _ weights: UnsafeMutablePointer<Double>!
 ) -> cgrpo_status {
   guarded {
-    let b = try count(batch, "batch", 1...maxCount)
-    let s = try count(steps, "steps", 1...Schedule.maxSteps)
+    let (b, s) = (try batchCount(batch), try stepCount(steps))
     let weights = try nonNull(weights, "weights")
     let plan = try plan(sizes, chunkCount, steps: s)
     try importanceWeights(
@@ -125,7 +121,7 @@ public func cgrpo_forked_ids(
 ) -> cgrpo_status {
   guarded {
     let ids = try nonNull(ids, "ids")
-    let b = try count(batch, "batch", 1...maxCount)
+    let b = try batchCount(batch)
     let step = try count(step, "step", 0...Schedule.maxSteps)
     let branches = try count(branches, "branches", 1...1 << 20)
     _ = try product(b, branches, "ids")

@@ -165,7 +165,7 @@ public func cgrpo_times(
   _ times: UnsafeMutablePointer<Double>!
 ) -> cgrpo_status {
   guarded {
-    let (b, n) = (try count(batch, "batch", 1...maxCount), try count(timeCount, "count", 1...1_000_000))
+    let (b, n) = (try batchCount(batch), try count(timeCount, "count", 1...1_000_000))
     _ = try product(b, n, "times")
     try forwardTimes(
       batch: b, count: n, draw: count(draw, "draw", 0...ForwardDraw.count - 1),

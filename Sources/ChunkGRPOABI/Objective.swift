@@ -120,8 +120,7 @@ public func cgrpo_chunk_loss(
   _ stats: UnsafeMutablePointer<cgrpo_chunk_stats>!
 ) -> cgrpo_status {
   guarded {
-    let b = try count(batch, "batch", 1...maxCount)
-    let s = try count(steps, "steps", 1...Schedule.maxSteps)
+    let (b, s) = (try batchCount(batch), try stepCount(steps))
     let loss = try nonNull(loss, "loss")
     let plan = try plan(sizes, chunkCount, steps: s)
     let o = try readStruct(options, "options", current: cgrpo_chunk_loss_options(ChunkLossOptions()))

@@ -1,7 +1,6 @@
 public import CChunkGRPO
 import ChunkGRPO
 
-private func scheduleSteps(_ steps: Int64) throws -> Int { try count(steps, "steps", 1...Schedule.maxSteps) }
 
 /// The caller's, copied.
 func schedule(_ sigmas: UnsafePointer<Double>?, _ name: String, _ count: Int) throws -> Schedule {
@@ -23,7 +22,7 @@ public func cgrpo_schedule_make(
   _ steps: Int64, _ options: UnsafePointer<cgrpo_schedule_options>!, _ sigmas: UnsafeMutablePointer<Double>!
 ) -> cgrpo_status {
   guarded {
-    let schedule = try Schedule.make(steps: scheduleSteps(steps), read(options))
+    let schedule = try Schedule.make(steps: stepCount(steps), read(options))
     try write(schedule, to: sigmas)
   }
 }
@@ -45,7 +44,7 @@ public func cgrpo_schedule_flash(
   guarded {
     let sigmaCount = try nonNull(sigmaCount, "sigma_count")
     let schedule = try Schedule.flash(
-      steps: scheduleSteps(steps), shift: shift, kept: count(kept, "kept", 1...Schedule.maxSteps), ratio: ratio)
+      steps: stepCount(steps), shift: shift, kept: count(kept, "kept", 1...Schedule.maxSteps), ratio: ratio)
     try require(
       capacity >= Int64(schedule.sigmas.count),
       "capacity = \(capacity) is too small for \(schedule.sigmas.count) sigmas")

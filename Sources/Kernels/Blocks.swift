@@ -226,27 +226,22 @@ extension TypedKernels {
   }
 
   static func unsplit(_ numbers: Out, count: Int) {
-    guard E.splits else { return }
-    var i = 0
-    while i < count {
-      let values = numbers.loadUnaligned(fromByteOffset: 4 &* i, as: SIMD16<Float>.self)
-      var ordered = SIMD16<Float>()
-      ordered.evenHalf = values.lowHalf
-      ordered.oddHalf = values.highHalf
-      numbers.storeBytes(of: ordered, toByteOffset: 4 &* i, as: SIMD16<Float>.self)
-      i &+= 16
-    }
+    reorder(numbers, count) { ($0.evenHalf, $0.oddHalf) = ($1.lowHalf, $1.highHalf) }
   }
 
   static func split(_ numbers: Out, count: Int) {
+    reorder(numbers, count) { ($0.lowHalf, $0.highHalf) = ($1.evenHalf, $1.oddHalf) }
+  }
+
+  /// Sixteen at a time, where the elements are not in the order of memory.
+  @inline(__always)
+  private static func reorder(_ numbers: Out, _ count: Int, _ move: (inout SIMD16<Float>, SIMD16<Float>) -> Void) {
     guard E.splits else { return }
     var i = 0
     while i < count {
-      let values = numbers.loadUnaligned(fromByteOffset: 4 &* i, as: SIMD16<Float>.self)
-      var split = SIMD16<Float>()
-      split.lowHalf = values.evenHalf
-      split.highHalf = values.oddHalf
-      numbers.storeBytes(of: split, toByteOffset: 4 &* i, as: SIMD16<Float>.self)
+      var moved = SIMD16<Float>()
+      move(&moved, numbers.loadUnaligned(fromByteOffset: 4 &* i, as: SIMD16<Float>.self))
+      numbers.storeBytes(of: moved, toByteOffset: 4 &* i, as: SIMD16<Float>.self)
       i &+= 16
     }
   }

@@ -16,6 +16,7 @@ from conftest import ROOT
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 pytest.importorskip("peft")
+pytest.importorskip("matplotlib")
 sys.path.insert(0, str(ROOT / "examples" / "python"))
 
 flux_lora = importlib.import_module("flux_lora")

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from pathlib import Path
 
 import pytest
 from conftest import ROOT
@@ -119,22 +120,22 @@ plan.no_such_method()
 EXAMPLES = ROOT / "examples" / "python"
 # Strict but for what PyTorch, scikit-learn and the like leave without types.
 TYPED_EXAMPLES = sorted(path.stem for path in EXAMPLES.glob("*.py"))
-IN_NUMPY = ("digits", "first", "pictures", "tokens")
+IN_NUMPY = ("digits", "first", "tokens")
 # What pyright's strict mode says of code that calls PyTorch, diffusers, peft, scikit-learn or ONNX Runtime, whatever the
 # code: they lack annotations or stubs, or (diffusers) load their names lazily.
 OF_UNTYPED_LIBRARIES = ["reportMissingTypeStubs", "reportPrivateImportUsage"]
 OF_UNTYPED_LIBRARIES += [f"reportUnknown{what}Type" for what in ("Argument", "Lambda", "Member", "Variable")]
-EXAMPLES_CONFIG = """
-[mypy]
-strict = True
-warn_return_any = False
-warn_unused_ignores = False
-disallow_untyped_calls = False
-[mypy-diffusers.*,matplotlib.*]
-follow_imports = skip
-ignore_missing_imports = True
-[mypy-sklearn.*,tqdm.*,onnxruntime.*,accelerate.*]
-ignore_missing_imports = True
+# Of the examples alone: with other options for PyTorch, mypy would read it anew for each test.
+EXAMPLES_CONFIG = f"""
+[[tool.mypy.overrides]]
+module = {json.dumps(TYPED_EXAMPLES)}
+warn_return_any = false
+warn_unused_ignores = false
+disallow_untyped_calls = false
+
+[[tool.mypy.overrides]]
+module = ["sklearn.*", "tqdm.*", "onnxruntime.*", "accelerate.*"]
+ignore_missing_imports = true
 """
 
 
@@ -145,7 +146,7 @@ def mypy(*arguments):
 
 
 def pyright(*paths, folder=None, **rules):
-    """What basedpyright, a pyright with its own node, says in pyright's strict mode: (line, severity, message)."""
+    """What basedpyright, a pyright with its own node, says in pyright's strict mode: (file, line, severity, message)."""
     pytest.importorskip("basedpyright")
     config = (folder or paths[0].parent) / "pyrightconfig.json"
     include = [str(path) for path in paths] if folder else [path.name for path in paths]
@@ -154,7 +155,7 @@ def pyright(*paths, folder=None, **rules):
     command = [sys.executable, "-m", "basedpyright", *options]
     found = subprocess.run(command, capture_output=True, text=True)
     return [
-        (item["range"]["start"]["line"], item["severity"], item["message"])
+        (Path(item["file"]).name, item["range"]["start"]["line"], item["severity"], item["message"])
         for item in json.loads(found.stdout)["generalDiagnostics"]
     ]
 
@@ -172,8 +173,8 @@ def test_the_package_is_clean_under_mypy_strict():
 
 
 def test_the_examples_are_clean_under_mypy_strict(tmp_path):
-    config = tmp_path / "mypy.ini"
-    config.write_text(EXAMPLES_CONFIG)
+    config = tmp_path / "pyproject.toml"
+    config.write_text((PACKAGE / "pyproject.toml").read_text() + EXAMPLES_CONFIG)
     found = mypy("--config-file", config, *(EXAMPLES / f"{name}.py" for name in TYPED_EXAMPLES))
     assert found.returncode == 0, found.stdout + found.stderr
 
@@ -190,39 +191,53 @@ def test_the_other_examples_are_clean_under_pyright_strict_where_their_libraries
     assert not pyright(*paths, folder=tmp_path, extraPaths=[str(PACKAGE), str(EXAMPLES)], **off)
 
 
-def test_a_right_program_is_clean_under_mypy_and_its_types_are_known(tmp_path):
-    path = tmp_path / "user.py"
-    path.write_text(RIGHT)
-    found = mypy("--strict", path).stdout
-    assert "error" not in found, found
-    revealed = [line.split("Revealed type is")[1] for line in found.splitlines() if "Revealed type is" in line]
+@pytest.fixture(scope="module")
+def programs(tmp_path_factory):
+    """A user's right and wrong one, in a folder of their own."""
+    folder = tmp_path_factory.mktemp("user")
+    (folder / "right.py").write_text(RIGHT)
+    (folder / "wrong.py").write_text(WRONG)
+    return folder / "right.py", folder / "wrong.py"
+
+
+@pytest.fixture(scope="module")
+def of_mypy(programs):
+    """Its lines on each of both."""
+    lines = mypy("--strict", *programs).stdout.splitlines()
+    return [[line for line in lines if path.name in line] for path in programs]
+
+
+@pytest.fixture(scope="module")
+def of_pyright(programs):
+    """What it found in each of both."""
+    found = pyright(*programs)
+    return [[item[1:] for item in found if item[0] == path.name] for path in programs]
+
+
+def known(revealed, found):
     assert len(revealed) == len(REVEALED), found
     for text, expected in zip(revealed, REVEALED):
         assert expected in text, found
 
 
-def test_a_users_mistakes_are_found_by_mypy(tmp_path):
-    path = tmp_path / "user.py"
-    path.write_text(WRONG)
-    found = mypy("--strict", path).stdout
-    lines = {int(line.split(":")[1]) - 1 for line in found.splitlines() if ": error:" in line}
-    assert lines == mistakes(WRONG), found
-    assert '"ChunkPlan" has no attribute "no_such_method"' in found
+def test_a_right_program_is_clean_under_mypy_and_its_types_are_known(of_mypy):
+    found = of_mypy[0]
+    assert not [line for line in found if "error" in line], found
+    known([line.split("Revealed type is")[1] for line in found if "Revealed type is" in line], found)
 
 
-def test_a_right_program_is_clean_under_pyright_and_its_types_are_known(tmp_path):
-    path = tmp_path / "user.py"
-    path.write_text(RIGHT)
-    found = pyright(path)
+def test_a_users_mistakes_are_found_by_mypy(of_mypy):
+    found = [line for line in of_mypy[1] if ": error:" in line]
+    assert {int(line.split(":")[1]) - 1 for line in found} == mistakes(WRONG), found
+    assert any('"ChunkPlan" has no attribute "no_such_method"' in line for line in found)
+
+
+def test_a_right_program_is_clean_under_pyright_and_its_types_are_known(of_pyright):
+    found = of_pyright[0]
     assert not [item for item in found if item[1] != "information"], found
-    revealed = [message for _, severity, message in found if severity == "information"]
-    assert len(revealed) == len(REVEALED), found
-    for text, expected in zip(revealed, REVEALED):
-        assert expected in text, found
+    known([message for _, severity, message in found if severity == "information"], found)
 
 
-def test_a_users_mistakes_are_found_by_pyright(tmp_path):
-    path = tmp_path / "user.py"
-    path.write_text(WRONG)
-    found = pyright(path)
+def test_a_users_mistakes_are_found_by_pyright(of_pyright):
+    found = of_pyright[1]
     assert {line for line, severity, _ in found if severity == "error"} == mistakes(WRONG), found

@@ -15,6 +15,7 @@ from conftest import ROOT
 torch = pytest.importorskip("torch")
 pytest.importorskip("diffusers")
 pytest.importorskip("peft")
+pytest.importorskip("matplotlib")
 sys.path.insert(0, str(ROOT / "examples" / "python"))
 
 wan_lora = importlib.import_module("wan_lora")

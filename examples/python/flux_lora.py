@@ -5,7 +5,7 @@
         --reward my_rewards:hpsv3 --iterations 300 --prompts-per-iteration 8 --fraction 0.5 --gradient-checkpointing \\
         --parallel fsdp2 --tensorboard --out runs/flux
 
-Needs torch, diffusers and peft. A reward is a function of (PIL images, prompts) that returns one number per image:
+Needs torch, diffusers, peft and matplotlib. A reward is a function of (PIL images, prompts) that returns one number per image:
 `jpeg` (DDPO's compressibility: minus the size as JPEG in kB), `incompressible`, or `module:function` of yours. In
 --out: metrics.csv, reward.png, pictures of the first prompts at each save, a checkpoint to --resume from, also on another
 number of processes, and `adapter`, which `pipe.load_lora_weights` takes. Another flow pipeline needs a line in `encode`.
@@ -16,10 +16,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import csv
 import importlib
 import io
-import os
 import random
 import sys
 from collections.abc import Callable, Iterable, Sequence
@@ -34,22 +32,18 @@ import torch.distributed as dist
 from diffusers import DiffusionPipeline, StableDiffusion3Pipeline
 from diffusers.training_utils import cast_training_params
 from numpy.typing import NDArray
-from peft import LoraConfig, get_peft_model_state_dict
+from peft import LoraConfig
 from PIL import Image
 from torch import Tensor
-from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
-from tqdm.auto import tqdm
 
 import chunkgrpo as cg
 import chunkgrpo.distributed as cgd
 import chunkgrpo.torch as cgt
 from chunkgrpo.diffusers import FlowMatchSDEScheduler, PipelineVelocity, RecordedTrajectory, velocity_of
-from pictures import curve_png, tiled
+from lora_runs import Help, Log, Options, Row, begin, restore, save, whole, wrapped
 from tiny_models import TINY, tiny_pipeline, tiny_prompts
 
-Options = argparse.Namespace  # what `arguments` returns
 Inputs = dict[str, dict[str, Tensor]]  # the embedding arguments of each prompt
-Row = list[float]  # of metrics.csv
 Reward = Callable[[list[Image.Image], list[str]], Iterable[float]]
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -95,46 +89,6 @@ def load_reward(name: str) -> Reward:
 
 
 # ----------------------------------------------------------------------------------------------------------------------
-# Processes
-
-
-def begin(args: Options) -> cgd.Ranks:
-    """The ranks of torchrun or `accelerate launch`; one without them."""
-    if "RANK" not in os.environ:
-        return cgd.Ranks()
-    if args.device.startswith("cuda"):
-        args.device = f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-        torch.cuda.set_device(args.device)
-    if args.parallel == "accelerate":
-        from accelerate import Accelerator
-
-        args.accelerator = Accelerator(cpu=args.device == "cpu")
-        return cgd.of_accelerate(args.accelerator)
-    if not dist.is_initialized():
-        dist.init_process_group("gloo" if args.device == "cpu" else "nccl")
-    return cgd.of_torch()
-
-
-def wrapped(args: Options, net: torch.nn.Module) -> torch.nn.Module:
-    """What training calls: the transformer, or its wrapper."""
-    if not dist.is_initialized():
-        return net
-    if args.parallel == "accelerate":
-        return args.accelerator.prepare(net)
-    if args.parallel == "ddp":
-        return torch.nn.parallel.DistributedDataParallel(net)
-    from torch.distributed.device_mesh import init_device_mesh
-    from torch.distributed.fsdp import MixedPrecisionPolicy, fully_shard
-
-    policy = MixedPrecisionPolicy(param_dtype=None if args.dtype == torch.float32 else args.dtype)
-    mesh = init_device_mesh(torch.device(args.device).type, (dist.get_world_size(),))
-    layers = [layer for part in net.children() if isinstance(part, torch.nn.ModuleList) for layer in part]
-    for module in (*layers, net):
-        fully_shard(module, mesh=mesh, mp_policy=policy)
-    return net
-
-
-# ----------------------------------------------------------------------------------------------------------------------
 # Training
 
 
@@ -162,6 +116,14 @@ def rollouts(
         images += sampled(pipe, args, inputs, prompts[run], generators)
         records.append(pipe.scheduler.trajectory)
     return records, images
+
+
+def pictures(pipe: Any, args: Options, inputs: Inputs) -> list[Image.Image]:
+    """One of each of the first prompts, from the same noise at each time. All ranks sample, for sharded weights."""
+    prompts = list(inputs)[: args.pictures]
+    with pipe.scheduler.evaluation():
+        generators = [torch.Generator().manual_seed(args.seed) for _ in prompts]
+        return sampled(pipe, args, inputs, prompts, generators) if prompts else []
 
 
 def backward(
@@ -255,93 +217,12 @@ def train(args: Options) -> tuple[Any, list[Row]]:
         log.line(rows[-1])
         if (iteration + 1) % args.save_every == 0 or iteration + 1 == args.iterations:
             save(args, ranks, pipe, optimizer, iteration + 1, rows)
-            log.pictures(pipe, inputs, iteration + 1)
+            log.pictures(pictures(pipe, args, inputs), iteration + 1)
     return pipe, rows
-
-
-def whole(tensor: Any) -> Tensor:
-    return tensor.full_tensor() if hasattr(tensor, "full_tensor") else tensor
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Progress and checkpoints
-
-NAMES = ["iteration", "reward_mean", "reward_min", "reward_max", "loss", "grad_norm", "ratio_mean"]
-
-
-class Log:
-    """Of the first rank: lines, a bar on a terminal, pictures, TensorBoard."""
-
-    def __init__(self, args: Options, rank: int) -> None:
-        self.args, self.first = args, rank == 0
-        self.board: Any = None
-        Path(args.out).mkdir(parents=True, exist_ok=True)
-        if args.tensorboard and self.first:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.board = SummaryWriter(args.out)
-
-    def progress(self, iterations: range) -> Iterable[int]:
-        return tqdm(iterations, disable=not (self.first and sys.stderr.isatty()), unit="iteration")
-
-    def line(self, row: Row) -> None:
-        if not self.first:
-            return
-        numbers = dict(zip(NAMES, row))
-        tqdm.write(f"iteration {row[0]:4d}  reward {row[1]:9.4f}  gradient norm {numbers['grad_norm']:.3g}")
-        sys.stdout.flush()
-        for name in NAMES[1:] if self.board else ():
-            self.board.add_scalar(name, numbers[name], row[0])
-
-    def pictures(self, pipe: Any, inputs: Inputs, iteration: int) -> None:
-        """One of each of the first prompts, from the same noise at each time. All ranks sample, for sharded weights."""
-        prompts = list(inputs)[: self.args.pictures]
-        if not prompts:
-            return
-        with pipe.scheduler.evaluation():
-            generators = [torch.Generator().manual_seed(self.args.seed) for _ in prompts]
-            image = tiled(sampled(pipe, self.args, inputs, prompts, generators))
-        if self.first:
-            image.save(Path(self.args.out) / f"samples-{iteration:05d}.png")
-        if self.board:
-            self.board.add_image("samples", np.asarray(image), iteration, dataformats="HWC")
-            self.board.flush()
-
-
-def save(
-    args: Options, ranks: cgd.Ranks, pipe: Any, optimizer: torch.optim.Optimizer, iteration: int, rows: list[Row]
-) -> None:
-    options = StateDictOptions(full_state_dict=True, cpu_offload=True, ignore_frozen_params=True)
-    weights, moments = get_state_dict(pipe.transformer, optimizer, options=options)
-    if ranks.rank:
-        return
-    out = Path(args.out)
-    adapter = get_peft_model_state_dict(pipe.transformer, weights)
-    pipe.save_lora_weights(out / "adapter", transformer_lora_layers=adapter)
-    torch.save({"weights": weights, "optimizer": moments, "iteration": iteration, "rows": rows}, out / "state.tmp")
-    os.replace(out / "state.tmp", out / "state.pt")
-    curve_png(out / "reward.png", f"mean reward of {args.model}", [row[1] for row in rows])
-    with open(out / "metrics.csv", "w", newline="") as file:
-        csv.writer(file).writerows([NAMES, *rows])
-
-
-def restore(args: Options, net: torch.nn.Module, optimizer: torch.optim.Optimizer) -> tuple[int, list[Row]]:
-    state = torch.load(Path(args.out) / "state.pt", weights_only=True)
-    options = StateDictOptions(full_state_dict=True, strict=False)
-    given = {"model_state_dict": state["weights"], "optim_state_dict": state["optimizer"]}
-    set_state_dict(net, optimizer, **given, options=options)
-    return state["iteration"], state["rows"]
 
 
 # ----------------------------------------------------------------------------------------------------------------------
 # Options
-
-
-class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-    """With the defaults, but for those that the text names."""
-
-    def _get_help_string(self, action: argparse.Action) -> Optional[str]:
-        return action.help if action.default in (None, False) else super()._get_help_string(action)
 
 
 def arguments(argv: Optional[Sequence[str]] = None) -> Options:

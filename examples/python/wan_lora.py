@@ -3,14 +3,13 @@
     python wan_lora.py --out runs/wan                                  # random weights, no download: seconds on a laptop
     torchrun --nproc-per-node 8 wan_lora.py --model Wan-AI/Wan2.1-T2V-1.3B-Diffusers --height 480 --width 832 --frames 33
 
-Needs torch, diffusers and peft. In --out: before.gif and after.gif, of the same noise without the adapter and with it, and
+Needs torch, diffusers, peft and matplotlib. In --out: before.gif and after.gif, of the same noise without the adapter and with it, and
 `adapter`, which `pipe.load_lora_weights` takes. Checkpoints, pictures and sharded weights are in flux_lora.py.
 """
 
 from __future__ import annotations
 
 import argparse
-import os
 import sys
 from collections.abc import Sequence
 from pathlib import Path
@@ -31,9 +30,8 @@ import chunkgrpo as cg
 import chunkgrpo.distributed as cgd
 import chunkgrpo.torch as cgt
 from chunkgrpo.diffusers import FlowMatchSDEScheduler, velocity_of
+from lora_runs import Help, Options, begin, wrapped
 from tiny_models import tiny_pipeline, tiny_prompts
-
-Options = argparse.Namespace  # what `arguments` returns
 
 
 def steadiness(videos: Tensor) -> Tensor:
@@ -64,12 +62,7 @@ def sampled(pipe: Any, args: Options, prompts: Sequence[str], **options: Any) ->
 
 def prepared(args: Options) -> tuple[Any, cgd.Ranks, torch.nn.Module]:
     """(pipeline, ranks, model): the transformer has an adapter, and on several processes a wrapper."""
-    if "RANK" in os.environ:
-        if args.device != "cpu":
-            args.device = f"cuda:{os.environ['LOCAL_RANK']}"
-            torch.cuda.set_device(args.device)
-        dist.init_process_group("gloo" if args.device == "cpu" else "nccl")
-    ranks = cgd.of_torch()
+    ranks = begin(args)
     kind = torch.float32 if args.device == "cpu" else torch.bfloat16
     tiny = args.model == "tiny-wan"
     pipe = tiny_pipeline(args.model) if tiny else WanPipeline.from_pretrained(args.model, torch_dtype=kind)
@@ -80,10 +73,9 @@ def prepared(args: Options) -> tuple[Any, cgd.Ranks, torch.nn.Module]:
     cast_training_params(net, torch.float32)
     if not tiny:
         net.enable_gradient_checkpointing()
-    model = net if ranks.size == 1 else torch.nn.parallel.DistributedDataParallel(net)
     # Wan's pipelines have UniPC, of which the shift is taken over.
     pipe.scheduler = FlowMatchSDEScheduler.from_config(pipe.scheduler.config, dynamics="flow_sde", eta=args.eta, seed=1)
-    return pipe, ranks, model
+    return pipe, ranks, wrapped(args, net)
 
 
 def train(args: Options) -> list[float]:
@@ -133,9 +125,6 @@ def save(args: Options, pipe: Any) -> None:
 
 
 def arguments(argv: Optional[Sequence[str]] = None) -> Options:
-    class Help(argparse.ArgumentDefaultsHelpFormatter, argparse.RawDescriptionHelpFormatter):
-        pass
-
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=Help)
     add = parser.add_argument
     add("--model", default="tiny-wan", help="tiny-wan, a directory or a hub id")
@@ -153,6 +142,7 @@ def arguments(argv: Optional[Sequence[str]] = None) -> Options:
     add("--clip", type=float, default=1e-3, help="how far a ratio may move from 1")
     add("--lr", type=float, default=3e-2, help="learning rate; 1e-4 for a model that is not tiny")
     add("--device", default="cuda" if torch.cuda.is_available() else "cpu", help="cuda or cpu")
+    parser.set_defaults(parallel="ddp")
     return parser.parse_args(argv)
 
 

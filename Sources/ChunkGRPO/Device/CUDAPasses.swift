@@ -16,13 +16,20 @@ extension BatchNumbers {
   }
 }
 
+extension CUDALaunch {
+  /// Of a step, or of what compares one: every array by the name of its argument.
+  fileprivate init(_ queue: CUDAQueue, step x: Rows, _ v: Rows, _ next: Rows, _ terms: LinearTerms? = nil) throws {
+    try self.init(queue, x, "latents")
+    try check(v, "velocity")
+    try check(next, "next_latents")
+    try check(terms?.y, "unconditional")
+    try check(terms?.z, "previous_image")
+  }
+}
+
 extension StepPass {
   func launch(on queue: CUDAQueue) throws {
-    let launch = try CUDALaunch(queue, x, "latents")
-    try launch.check(v, "velocity")
-    try launch.check(next, "next_latents")
-    try launch.check(terms?.y, "unconditional")
-    try launch.check(terms?.z, "previous_image")
+    let launch = try CUDALaunch(queue, step: x, v, next, terms)
     try noise.check(launch)
     try launch.check(results.logProb, "log_prob")
     try launch.check(results.relativeL1, "relative_l1")
@@ -49,11 +56,7 @@ extension StepPass {
 
 extension DifferencePass {
   func launch(on queue: CUDAQueue) throws {
-    let launch = try CUDALaunch(queue, x, "latents")
-    try launch.check(v, "velocity")
-    try launch.check(next, "next_latents")
-    try launch.check(terms?.y, "unconditional")
-    try launch.check(terms?.z, "previous_image")
+    let launch = try CUDALaunch(queue, step: x, v, next, terms)
     try launch.check(output?.gradient, "grad_velocity")
     try launch.check(output?.unconditional, "grad_unconditional")
     try launch.check(output?.upstream, "grad_log_prob")
@@ -149,9 +152,7 @@ extension VelocityDistancePass {
 
 extension MeanDistancePass {
   func launch(on queue: CUDAQueue) throws {
-    let launch = try CUDALaunch(queue, x, "latents")
-    try launch.check(v, "velocity")
-    try launch.check(next, "next_latents")
+    let launch = try CUDALaunch(queue, step: x, v, next)
     try noise.check(launch)
     try launch.check(gradient?.view, "grad_velocity")
     try launch.check(gradient?.upstream, "grad_divergence")

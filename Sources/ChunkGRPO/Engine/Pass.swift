@@ -60,21 +60,12 @@ private struct Work<P: Pass> {
   var first = 0
 
   func run(_ units: Range<Int>) {
-    if pass.x.isPart { return runOfPart(units) }
     let scratch = chunkgrpo_support_scratch(CHUNKGRPO_SUPPORT_BLOCK)
+    let isPart = pass.x.isPart
     var (sample, segment) = (first &+ units.lowerBound).quotientAndRemainder(dividingBy: segments)
     for unit in units {
-      let end = min(pass.x.elements, (segment &+ 1) &* segmentSize)
       for step in 0..<steps {
-        var offset = segment &* segmentSize
-        var sums = P.Sums()
-        while offset < end {
-          let block = Block(
-            sample: sample, step: step, offset: offset, count: min(blockSize, end &- offset), first: offset,
-            length: pass.x.elements, extra: scratch, noise: scratch + 8 &* blockSize, scratch: scratch + 16 &* blockSize)
-          pass.run(block, kernels, &sums)
-          offset &+= blockSize
-        }
+        let sums = isPart ? runPart(sample, segment, step, scratch) : runWhole(sample, segment, step, scratch)
         (partial + (unit &* steps &+ step)).initialize(to: sums)
       }
       segment &+= 1
@@ -83,39 +74,45 @@ private struct Work<P: Pass> {
     chunkgrpo_support_finish_streams()
   }
 
+  /// The blocks of a segment.
+  @inline(__always)
+  private func runWhole(_ sample: Int, _ segment: Int, _ step: Int, _ scratch: UnsafeMutableRawPointer) -> P.Sums {
+    let end = min(pass.x.elements, (segment &+ 1) &* segmentSize)
+    var offset = segment &* segmentSize
+    var sums = P.Sums()
+    while offset < end {
+      let block = Block(
+        sample: sample, step: step, offset: offset, count: min(blockSize, end &- offset), first: offset,
+        length: pass.x.elements, extra: scratch, noise: scratch + 8 &* blockSize, scratch: scratch + 16 &* blockSize)
+      pass.run(block, kernels, &sums)
+      offset &+= blockSize
+    }
+    return sums
+  }
+
   /// The same of a part of the samples, on the grid of the whole.
   @inline(never)
-  private func runOfPart(_ units: Range<Int>) {
-    let scratch = chunkgrpo_support_scratch(CHUNKGRPO_SUPPORT_BLOCK)
-    var (sample, segment) = (first &+ units.lowerBound).quotientAndRemainder(dividingBy: segments)
+  private func runPart(_ sample: Int, _ segment: Int, _ step: Int, _ scratch: UnsafeMutableRawPointer) -> P.Sums {
     let origin = pass.x.first
     let grid = origin / segmentSize &* segmentSize
-    for unit in units {
-      let start = max(origin, grid &+ segment &* segmentSize)
-      let end = min(origin &+ pass.x.elements, grid &+ (segment &+ 1) &* segmentSize)
-      let length = pass.x.length(sample)
-      let counted = min(end, length)
-      for step in 0..<steps {
-        var at = start
-        var sums = P.Sums()
-        while at < counted {
-          let next = min(counted, (at | (blockSize &- 1)) &+ 1)
-          let block = Block(
-            sample: sample, step: step, offset: at &- origin, count: next &- at, first: at, length: length,
-            extra: scratch, noise: scratch + 8 &* blockSize, scratch: scratch + 16 &* blockSize)
-          var own = P.Sums()
-          pass.run(block, kernels, &own)
-          partSums?.write(own, sample, step, block: at / blockSize)
-          sums.add(own)
-          at = next
-        }
-        if at < end { pass.pad(sample, step, at &- origin..<end &- origin) }
-        (partial + (unit &* steps &+ step)).initialize(to: sums)
-      }
-      segment &+= 1
-      if segment == segments { (sample, segment) = (sample &+ 1, 0) }
+    let end = min(origin &+ pass.x.elements, grid &+ (segment &+ 1) &* segmentSize)
+    let length = pass.x.length(sample)
+    let counted = min(end, length)
+    var at = max(origin, grid &+ segment &* segmentSize)
+    var sums = P.Sums()
+    while at < counted {
+      let next = min(counted, (at | (blockSize &- 1)) &+ 1)
+      let block = Block(
+        sample: sample, step: step, offset: at &- origin, count: next &- at, first: at, length: length,
+        extra: scratch, noise: scratch + 8 &* blockSize, scratch: scratch + 16 &* blockSize)
+      var own = P.Sums()
+      pass.run(block, kernels, &own)
+      partSums?.write(own, sample, step, block: at / blockSize)
+      sums.add(own)
+      at = next
     }
-    chunkgrpo_support_finish_streams()
+    if at < end { pass.pad(sample, step, at &- origin..<end &- origin) }
+    return sums
   }
 }
 
