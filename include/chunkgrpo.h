@@ -199,12 +199,12 @@ void cgrpo_part_init(cgrpo_part *part, size_t struct_size);
  * written.
  */
 typedef struct cgrpo_tensor {
-    void *data;
-    const int64_t *shape;
-    const int64_t *strides;
-    int32_t ndim;
-    cgrpo_type type;
-    cgrpo_device device;
+    void *data;             /* the first element */
+    const int64_t *shape;   /* ndim sizes */
+    const int64_t *strides; /* null: contiguous; else ndim distances in elements */
+    int32_t ndim;           /* 1 ... 64 */
+    cgrpo_type type;        /* of the elements */
+    cgrpo_device device;    /* where data is */
     int32_t reserved;       /* 0 */
     const cgrpo_cuda *cuda; /* null on the CPU; on a CUDA device null for the default stream without a workspace */
     const cgrpo_part
@@ -930,19 +930,19 @@ void cgrpo_chunk_loss_options_init(cgrpo_chunk_loss_options *options, size_t str
 
 /** Over the N selected chunks that have a step. */
 typedef struct cgrpo_chunk_stats {
-    size_t struct_size; /* set it to sizeof before the call */
-    int64_t selected;   /* N */
-    double ratio_mean;
-    double ratio_std; /* population standard deviation */
-    double ratio_min;
-    double ratio_max;
-    double clip_fraction_low;     /* A < 0 and ratio < 1 - clip_low: their gradient is zero */
-    double clip_fraction_high;    /* A > 0 and ratio > 1 + clip_high. Other surrogates count a chunk whose ratio a
-                                     bound limits as low below 1 and as high above; log-clipped counts one with any
-                                     limited step as low where A < 0 and as high where A > 0 */
-    double approximate_kl;        /* mean of the KL estimate */
+    size_t struct_size;        /* set it to sizeof before the call */
+    int64_t selected;          /* N, their number */
+    double ratio_mean;         /* of the ratios of the N chunks, exp of the mean log-ratio of a chunk's steps */
+    double ratio_std;          /* their population standard deviation */
+    double ratio_min;          /* the smallest */
+    double ratio_max;          /* the largest */
+    double clip_fraction_low;  /* share of the N, 0 ... 1: A < 0 and ratio < 1 - clip_low. Their gradient is zero */
+    double clip_fraction_high; /* the same: A > 0 and ratio > 1 + clip_high. Other surrogates count a chunk whose ratio
+                                  a bound limits as low below 1 and as high above; log-clipped counts one with any
+                                  limited step as low where A < 0 and as high where A > 0 */
+    double approximate_kl;     /* mean of the KL estimate, without its weight */
     double effective_sample_size; /* (sum ratio)^2 / (N sum ratio^2), in (0, 1]; 1 = on policy */
-    double log_ratio_max;         /* the largest |log ratio| of a chunk; 0 = on policy */
+    double log_ratio_max;         /* the largest |log ratio| of a chunk, in nats per element; 0 = on policy */
 } cgrpo_chunk_stats;
 
 /**
@@ -1159,25 +1159,25 @@ cgrpo_status cgrpo_win_rates(const double *rewards, int64_t count, const cgrpo_a
  * sampler.window, and with flash_ratio < 1 the schedule by cgrpo_schedule_flash up to the window's last step.
  */
 typedef struct cgrpo_recipe {
-    size_t struct_size; /* set it to sizeof before the call */
-    int64_t steps;      /* T */
-    cgrpo_schedule_options schedule;
-    double flash_ratio; /* 1 = none */
-    cgrpo_sampler_options sampler;
-    int32_t has_window;          /* 0: every trained step is stochastic */
-    int32_t truncated_timesteps; /* 1: the model sees int(1000 sigma), while the step uses sigma */
-    cgrpo_window_options window;
-    int64_t group_size;  /* samples per prompt */
-    int32_t share_noise; /* 1: one initial noise per prompt */
-    int32_t reserved;
-    cgrpo_advantage_options advantages;
-    int64_t chunk_count; /* 0: single steps */
-    int64_t chunk_sizes[16];
-    double chunk_fraction;
-    cgrpo_chunk_loss_options loss;
-    double learning_rate; /* of AdamW, as are the two below */
-    double weight_decay;
-    double max_grad_norm;
+    size_t struct_size;                 /* set it to sizeof before the call */
+    int64_t steps;                      /* T */
+    cgrpo_schedule_options schedule;    /* of its T steps */
+    double flash_ratio;                 /* 1 = none; for cgrpo_schedule_flash */
+    cgrpo_sampler_options sampler;      /* of rollouts and log-probabilities */
+    int32_t has_window;                 /* 0: every trained step is stochastic */
+    int32_t truncated_timesteps;        /* 1: the model sees int(1000 sigma), while the step uses sigma */
+    cgrpo_window_options window;        /* where has_window is 1 */
+    int64_t group_size;                 /* samples per prompt */
+    int32_t share_noise;                /* 1: one initial noise per prompt */
+    int32_t reserved;                   /* 0 */
+    cgrpo_advantage_options advantages; /* of the rewards */
+    int64_t chunk_count;                /* 0: single steps */
+    int64_t chunk_sizes[16];            /* steps of each, the first chunk_count of them */
+    double chunk_fraction;              /* of the chunks, trained per sample; 1 = all */
+    cgrpo_chunk_loss_options loss;      /* surrogate, clip, KL, average */
+    double learning_rate;               /* of AdamW, as are the two below */
+    double weight_decay;                /* decoupled */
+    double max_grad_norm;               /* L2, above which the gradient is scaled down */
 } cgrpo_recipe;
 
 cgrpo_status cgrpo_recipe_named(const char *name, cgrpo_recipe *recipe);
@@ -1280,11 +1280,11 @@ cgrpo_status cgrpo_forward_distance(const cgrpo_tensor *clean, const cgrpo_tenso
 typedef struct cgrpo_forward_stats {
     size_t struct_size;   /* set it to sizeof before the call */
     double policy_loss;   /* the loss without its KL term */
-    double kl;            /* of reference_divergence, without its weight */
-    double weight_mean;   /* NFT: of r; DGPO: of sigmoid(s) */
-    double clip_fraction; /* DGPO: share of distances that are clipped */
+    double kl;            /* mean |v - v_ref|^2, without its weight */
+    double weight_mean;   /* 0 ... 1; NFT: of r; DGPO: of sigmoid(s) */
+    double clip_fraction; /* 0 ... 1; DGPO: share of distances that are clipped */
     double reward_mean;   /* CRD: of the implicit reward; DPO: of its margin between chosen and rejected */
-    double accuracy;      /* DPO: share of pairs whose chosen image has the higher implicit reward */
+    double accuracy;      /* 0 ... 1; DPO: share of pairs whose chosen image has the higher implicit reward */
 } cgrpo_forward_stats;
 
 typedef int32_t cgrpo_nft_weighting;
@@ -1598,17 +1598,18 @@ cgrpo_status cgrpo_trainer_pretrain(cgrpo_trainer *trainer, const cgrpo_tensor *
  */
 typedef int (*cgrpo_reward_fn)(void *user, const cgrpo_tensor *images, const int64_t *prompt, double *rewards);
 
+/** The library sets stats.struct_size by itself. */
 typedef struct cgrpo_iteration_report {
-    size_t struct_size; /* set it to sizeof before the call */
-    int64_t iteration;  /* counted from 1 */
-    double reward_mean;
-    double reward_std;
-    double loss;             /* mean over the optimiser steps, as are those below */
-    double grad_norm;        /* before clipping */
-    cgrpo_chunk_stats stats; /* of the last optimiser step; stats.struct_size is set by the library */
-    double rollout_seconds;
-    double reward_seconds;
-    double update_seconds;
+    size_t struct_size;          /* set it to sizeof before the call */
+    int64_t iteration;           /* counted from 1 */
+    double reward_mean;          /* of the rewards of the rollouts, in their own unit */
+    double reward_std;           /* their population standard deviation */
+    double loss;                 /* mean over the optimiser steps, as are those below */
+    double grad_norm;            /* L2 norm of the gradient, before it is clipped */
+    cgrpo_chunk_stats stats;     /* of the last optimiser step */
+    double rollout_seconds;      /* wall time of the rollouts */
+    double reward_seconds;       /* in the reward callback */
+    double update_seconds;       /* of the optimiser steps */
     double reference_divergence; /* mean over the trained steps and the optimiser steps; 0 where reference_kl is 0 */
 } cgrpo_iteration_report;
 

@@ -4,8 +4,8 @@
 extern void *blas_memory_alloc(int position) __attribute__((weak));
 extern void blas_memory_free(void *buffer) __attribute__((weak));
 
-/* Has OpenBLAS map buffers until there are `count`, at most 64: so many are held at once. Without the functions above it
-   maps them when products first meet. */
+/* Has OpenBLAS map buffers until there are `count`, at most 64: so many are held at once. Without the functions above
+   it maps them when products first meet. */
 static inline void chunkgrpo_blas_map(int count) {
     void *held[64];
     int i, j;

@@ -48,7 +48,8 @@ long chunkgrpo_support_cache_size(void) {
     for (unsigned leaf = 4; leaf <= 0x8000001d && size == 0; leaf += 0x8000001d - 4) { /* Intel's, AMD's */
         unsigned a, b, c, d;
         for (unsigned i = 0; i < 8 && __get_cpuid_count(leaf, i, &a, &b, &c, &d) && (a & 31) != 0; i++)
-            if ((a >> 5 & 7) >= 2) size = (long)((b >> 22) + 1) * ((b >> 12 & 1023) + 1) * ((b & 4095) + 1) * ((long)c + 1);
+            if ((a >> 5 & 7) >= 2)
+                size = (long)((b >> 22) + 1) * ((b >> 12 & 1023) + 1) * ((b & 4095) + 1) * ((long)c + 1);
     }
 #endif
     return size > 0 ? size : 32L << 20;

@@ -5,16 +5,14 @@
 #include <time.h>
 
 /* A call into the library is a visit of another's process. While it lasts, the thread computes in the default
- * floating-point mode, and is not cancelled where it waits; and a fork waits for it, for a short time: a child has none of its parent's
- * other threads, and a lock of the Swift runtime or of OpenBLAS that one of them held would never be free again. Around
- * callbacks and at the rests of a long pass, a fork need not wait. */
+ * floating-point mode, and is not cancelled where it waits; and a fork waits for it, for a short time: a child has none
+ * of its parent's other threads, and a lock of the Swift runtime or of OpenBLAS that one of them held would never be
+ * free again. Around callbacks and at the rests of a long pass, a fork need not wait. */
 
 enum { SHARDS = 16, RESETS = 4 };
 
 /* Threads that are inside, counted in several places, so that threads do not wait for each other's. */
-static struct {
-    _Alignas(64) long inside;
-} shards[SHARDS];
+static struct { _Alignas(64) long inside; } shards[SHARDS];
 /* Forks that are under way. */
 static int forks;
 static void (*resets[RESETS])(void);

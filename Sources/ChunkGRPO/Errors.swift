@@ -17,7 +17,9 @@ public struct ChunkGRPOError: Error, Equatable, Sendable, CustomStringConvertibl
     case deviceFailed = 7
   }
 
+  /// What kind of error; the statuses of the C interface.
   public let code: Code
+  /// A sentence that names the argument, its value and its bounds.
   public let message: String
 
   public init(_ code: Code, _ message: String) {

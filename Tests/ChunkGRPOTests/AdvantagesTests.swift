@@ -24,7 +24,9 @@ struct AdvantagesTests {
     o.present = Flags(rewards.map { !$0.isNaN })
     func normal(_ own: [Double]) -> [Double] {
       let mean = mean(own)
-      return own.map { ($0 - mean) / (own.reduce(0) { $0 + ($1 - mean) * ($1 - mean) } / Double(own.count - 1)).squareRoot() }
+      return own.map {
+        ($0 - mean) / (own.reduce(0) { $0 + ($1 - mean) * ($1 - mean) } / Double(own.count - 1)).squareRoot()
+      }
     }
     let sums = normal([7, 4, 23]) + normal([3.5, 8.5, 18])
     for (a, b) in zip(try advantages(rewards, o), sums) { #expect(abs(a - b) < 1e-12) }

@@ -20,12 +20,16 @@ struct ChunkSelectionTests {
     #expect((0..<n).allSatisfy { i in chosen[i].count { $0 } == 2 })
   }
 
-  @Test("Of many chunks the smallest exponentials are chosen, of equal weights too; a draw of all but one leaves the largest")
+  @Test(
+    "Of many chunks the smallest exponentials are chosen, of equal weights too; a draw of all but one leaves the largest"
+  )
   func manyChunks() throws {
     let k = 1000
     let weights = (0..<k).map { Double(1 + $0 % 7) }
     var draws = [Double](repeating: 0, count: k)
-    draws.withUnsafeMutableBufferPointer { uniforms(seed: 5, sampleID: 3, step: ReservedStep.chunkSelection.rawValue, into: $0) }
+    draws.withUnsafeMutableBufferPointer {
+      uniforms(seed: 5, sampleID: 3, step: ReservedStep.chunkSelection.rawValue, into: $0)
+    }
     for chosen in [1, 2, 63, 500, 937, 999] {
       let found = try selectChunks(
         batch: 1, count: k,
@@ -41,7 +45,8 @@ struct ChunkSelectionTests {
     let w = try normals(5 * 200, seed: 8)
     let soft = try plan.select(
       batch: 200, .init { ($0.fraction, $0.weights, $0.weighting, $0.seed) = (0.4, Numbers(w), .softmax, 3) })
-    let hard = try plan.select(batch: 200, .init { ($0.fraction, $0.weights, $0.seed) = (0.4, Numbers(w.map { exp($0) }), 3) })
+    let hard = try plan.select(
+      batch: 200, .init { ($0.fraction, $0.weights, $0.seed) = (0.4, Numbers(w.map { exp($0) }), 3) })
     #expect(soft == hard)
   }
 

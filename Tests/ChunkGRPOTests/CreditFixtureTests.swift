@@ -12,7 +12,9 @@ struct CreditFixtureTests {
   @Test("Liger-Kernel: SAPO and VESPO, with its and other shapes")
   func softGates() throws {
     let c = try #require(try cases("soft_gates").first)
-    let (new, old, a) = (c.inputs.numbers("new_log_probs"), c.inputs.numbers("old_log_probs"), c.inputs.numbers("advantages"))
+    let (new, old, a) = (
+      c.inputs.numbers("new_log_probs"), c.inputs.numbers("old_log_probs"), c.inputs.numbers("advantages")
+    )
     let (mask, steps) = (c.inputs.numbers("mask"), new.count / a.count)
     var count = 0
     for v in try #require(c.expected["variants"] as? [[String: Any]]) {

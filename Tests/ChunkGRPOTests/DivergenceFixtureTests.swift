@@ -187,7 +187,8 @@ struct DivergenceFixtureTests {
       // Without `add_kl_coefficient` it is half the squared distance of the means.
       mask.divergence = Numbers(
         c.inputs["add_kl_coefficient"] as? Bool == true
-        ? try step.divergence(.gaussian, from: step.old).0 : try step.divergence(.mean, from: step.old).0.map { $0 / 2 })
+          ? try step.divergence(.gaussian, from: step.old).0
+          : try step.divergence(.mean, from: step.old).0.map { $0 / 2 })
       let dppo = try step.loss(mask, clamp: false)
       try check(
         "flow_dppo", dppo.loss, logProb: dppo.gradLogProbs, velocity: step.throughLogProb(dppo.gradLogProbs))

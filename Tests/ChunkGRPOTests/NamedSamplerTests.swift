@@ -23,7 +23,8 @@ struct NamedSamplerTests {
       expectClose(ours.map(\.s), s, "s of \(c.kind), eta \(eta)")
       kinds[c.kind, default: 0] += 1
     }
-    #expect(kinds == ["precise": 16, "precise_dance": 16, "sage": 16, "flash_sde": 4, "edm_churn": 16, "consistency": 4])
+    #expect(
+      kinds == ["precise": 16, "precise_dance": 16, "sage": 16, "flash_sde": 4, "edm_churn": 16, "consistency": 4])
   }
 
   @Test("All of them are two: CPS or Dance-SDE with an eta for each step")
@@ -55,7 +56,9 @@ struct NamedSamplerTests {
     }
   }
 
-  @Test("At eta 0 each is the Euler step without noise", arguments: [Dynamics.precise, .preciseDance, .sage, .flashSDE, .edmChurn])
+  @Test(
+    "At eta 0 each is the Euler step without noise",
+    arguments: [Dynamics.precise, .preciseDance, .sage, .flashSDE, .edmChurn])
   func etaZero(dynamics: Dynamics) throws {
     let schedule = try Schedule.shifted(steps: 9, shift: 3)
     let ode = try Sampler(schedule, dynamics: .ode).coefficients

@@ -55,7 +55,9 @@ private struct Case {
   }
 }
 
-private let cuts = [[], [16_384], [1024], [20_480, 30_720], [1024, 2048, 39_936], [777], [5, 16_385], [13_000, 26_001, 39_999]]
+private let cuts = [
+  [], [16_384], [1024], [20_480, 30_720], [1024, 2048, 39_936], [777], [5, 16_385], [13_000, 26_001, 39_999],
+]
 
 @Suite("Part")
 struct PartTests {
@@ -75,7 +77,8 @@ struct PartTests {
     }
   }
 
-  @Test("A step in shards gives the next latents to the bit, and its numbers to the bit at whole blocks",
+  @Test(
+    "A step in shards gives the next latents to the bit, and its numbers to the bit at whole blocks",
     arguments: ElementType.allCases)
   func stepOfShards(_ type: ElementType) throws {
     let c = try Case(type)
@@ -100,7 +103,8 @@ struct PartTests {
     }
   }
 
-  @Test("Log-probabilities, divergences and distances of shards have the bits of the whole's",
+  @Test(
+    "Log-probabilities, divergences and distances of shards have the bits of the whole's",
     arguments: ElementType.allCases)
   func numbersOfShards(_ type: ElementType) throws {
     let c = try Case(type)
@@ -211,7 +215,8 @@ struct PartTests {
     }
   }
 
-  @Test("A ragged batch equals its samples one by one, cut to their length; beyond it nothing is read or drawn",
+  @Test(
+    "A ragged batch equals its samples one by one, cut to their length; beyond it nothing is read or drawn",
     arguments: ElementType.allCases)
   func raggedBatch(_ type: ElementType) throws {
     let c = try Case(type)

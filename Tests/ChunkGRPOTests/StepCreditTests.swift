@@ -40,7 +40,8 @@ struct StepCreditTests {
     }
     let two = AdvantageOptions { $0.groupSize = 3 }
     #expect(
-      error { _ = try treeAdvantages(rewards, nodes: [1, 1, 1, 1, 1, 1], two) }?.message.contains("of two groups") == true)
+      error { _ = try treeAdvantages(rewards, nodes: [1, 1, 1, 1, 1, 1], two) }?.message.contains("of two groups")
+        == true)
   }
 
   @Test("Groups of equal rewards, or of one sample, say nothing")
@@ -151,6 +152,7 @@ struct StepCreditTests {
     let weights = try plan.gradientWeights(.sage, sampler)
     let middle = [size[1], size[2], size[5]].sorted()[1]
     #expect(weights[0] == 0 && weights[2] == 0)
-    #expect(close(weights[1], (middle / size[1] + middle / size[2]) / 2, 1e-14) && close(weights[3], middle / size[5], 1e-14))
+    #expect(
+      close(weights[1], (middle / size[1] + middle / size[2]) / 2, 1e-14) && close(weights[3], middle / size[5], 1e-14))
   }
 }

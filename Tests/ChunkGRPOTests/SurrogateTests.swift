@@ -146,7 +146,8 @@ struct SurrogateTests {
     #expect([.unclipped, .sapo, .vespo].contains(surrogate) ? bounded == 0 : bounded > 5)
   }
 
-  @Test("SAPO's gate has the positive temperature where the advantage is positive, the negative one where it is negative")
+  @Test(
+    "SAPO's gate has the positive temperature where the advantage is positive, the negative one where it is negative")
   func sapoTemperatures() throws {
     var options = ChunkLossOptions()
     (options.surrogate, options.sapo.positive, options.sapo.negative) = (.sapo, 2.5, 0.4)

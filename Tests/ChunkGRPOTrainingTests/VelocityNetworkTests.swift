@@ -129,7 +129,8 @@ private final class Fixture {
     #expect(throws: ChunkGRPOError.self) {
       var v = [Double](repeating: 0, count: 50)
       try f.network.forward(
-        f.parameters, latents: [Double](repeating: 0, count: 50), contextOfRow: Numbers([Int32](repeating: 0, count: 10)),
+        f.parameters, latents: [Double](repeating: 0, count: 50),
+        contextOfRow: Numbers([Int32](repeating: 0, count: 10)),
         velocity: &v)
     }
   }

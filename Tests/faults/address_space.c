@@ -172,7 +172,8 @@ static cgrpo_status iterate(void) { return iterate_512(0, 1); }
 static cgrpo_status iterate_two_threads(void) { return iterate_512(0, 2); }
 static cgrpo_status create_and_iterate(void) { return iterate_512(1, 1); }
 
-/* One lane: OpenBLAS takes its products with all of its threads, and ends the process where it lacks memory for that. */
+/* One lane: OpenBLAS takes its products with all of its threads, and ends the process where it lacks memory for that.
+ */
 static cgrpo_status velocity(int64_t batch, int64_t size) {
     const int64_t shape[2] = {batch, size}, conditions_shape[2] = {batch, 2};
     float *x = calloc((size_t)(batch * size), sizeof *x), *values = calloc((size_t)(batch * 2), sizeof *values);

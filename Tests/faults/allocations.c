@@ -8,8 +8,8 @@
  * Without `all`, about 40 to 80 allocations of each call are tried.
  *
  * The header's promise is for what grows with the caller's numbers; every input here takes 1 KB or more. Allocations
- * below 1 KB are left out, or with `all` tried and counted apart: they may end the process. OpenBLAS's own are left out:
- * it ends the process where one fails, so the library looks before each product whether there is room for them.
+ * below 1 KB are left out, or with `all` tried and counted apart: they may end the process. OpenBLAS's own are left
+ * out: it ends the process where one fails, so the library looks before each product whether there is room for them.
  * address_space.c tries that.
  */
 #include "calls.h"
@@ -196,8 +196,7 @@ int main(int argc, char **argv) {
     tally large = {0}, small = {0};
     dl_iterate_phdr(find_blas, NULL);
     calls_prepare(argc > 1 ? argv[1] : ".");
-    for (int c = 0; c < CALL_COUNT; c++)
-        right = try_call(&calls[c], account, all, &large, &small) && right;
+    for (int c = 0; c < CALL_COUNT; c++) right = try_call(&calls[c], account, all, &large, &small) && right;
     remove_folder(checkpoint);
     if (all) print("below 1,024 bytes (no promise)", &small);
     print("allocations", &large);

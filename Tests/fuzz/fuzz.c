@@ -900,7 +900,9 @@ static void trainer_calls(void) {
     fails_at = one_in(6) ? (int)below(2) : -1;
     alike = 1 + below(2), sums_left = one_in(4) ? below(12) : -1;
     switch (below(13)) {
-        case 12: CALL(cgrpo_trainer_set_replica(trainer, wrong() ? 1 : 0, alike, wrong() ? NULL : all_reduce, NULL)); break;
+        case 12:
+            CALL(cgrpo_trainer_set_replica(trainer, wrong() ? 1 : 0, alike, wrong() ? NULL : all_reduce, NULL));
+            break;
         case 0:
             CALL(cgrpo_trainer_iterate(maybe_null(trainer), &given.tensor, wrong() ? NULL : reward, NULL, NULL));
             break;

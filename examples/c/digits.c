@@ -182,14 +182,13 @@ static cgrpo_status post_train(cgrpo_trainer *trainer, int iterations) {
     return status;
 }
 
-static const char usage[] =
-    "usage: digits [SEED [ITERATIONS [PRETRAINING_STEPS [FOLDER]]]]\n\n"
-    "Teaches a small flow-matching model to draw the digit that it is asked for.\n\n"
-    "  SEED               of everything that is drawn (0)\n"
-    "  ITERATIONS         of Chunk-GRPO (1200)\n"
-    "  PRETRAINING_STEPS  of flow matching (1000)\n"
-    "  FOLDER             for the checkpoint (build/digits-checkpoint)\n\n"
-    "DIGITS in the environment names the data (examples/data/digits.u8).\n";
+static const char usage[] = "usage: digits [SEED [ITERATIONS [PRETRAINING_STEPS [FOLDER]]]]\n\n"
+                            "Teaches a small flow-matching model to draw the digit that it is asked for.\n\n"
+                            "  SEED               of everything that is drawn (0)\n"
+                            "  ITERATIONS         of Chunk-GRPO (1200)\n"
+                            "  PRETRAINING_STEPS  of flow matching (1000)\n"
+                            "  FOLDER             for the checkpoint (build/digits-checkpoint)\n\n"
+                            "DIGITS in the environment names the data (examples/data/digits.u8).\n";
 
 int main(int argc, char **argv) {
     uint64_t seed = argc > 1 ? strtoull(argv[1], NULL, 10) : 0;

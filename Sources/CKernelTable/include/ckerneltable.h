@@ -5,11 +5,12 @@
 #include <stddef.h>
 #include <stdint.h>
 
-/* The arguments of the kernels, by name. In C, because Swift gives a struct of C's an initialiser with every field's name
-   in every module, and one of its own only where it is repeated by hand. Latents (x, next, z, clean) are in one type;
-   velocities (v, w, y, the old and the reference one) and gradients in the same, or in bf16 or f16 beside f32 latents;
-   extra, u and noise in the compute type: double for f64, else float. Those three have room for a whole block and lie in the
-   order of the kernels, with zeros to the end of the last sixteen; the caller's noise, in the compute type, ends with the block. */
+/* The arguments of the kernels, by name. In C, because Swift gives a struct of C's an initialiser with every field's
+   name in every module, and one of its own only where it is repeated by hand. Latents (x, next, z, clean) are in one
+   type; velocities (v, w, y, the old and the reference one) and gradients in the same, or in bf16 or f16 beside f32
+   latents; extra, u and noise in the compute type: double for f64, else float. Those three have room for a whole block
+   and lie in the order of the kernels, with zeros to the end of the last sixteen; the caller's noise, in the compute
+   type, ends with the block. */
 
 #define CHUNKGRPO_STRUCT(name) struct __attribute__((swift_name(#name))) chunkgrpo_##name
 typedef const void *_Nonnull chunkgrpo_in;
@@ -118,7 +119,8 @@ CHUNKGRPO_STRUCT(MixtureArguments) {
     ptrdiff_t count;
 };
 
-/* gradient = policy (v - u) + old (oldVelocity - u) + reference (v - referenceVelocity), without the terms that are null */
+/* gradient = policy (v - u) + old (oldVelocity - u) + reference (v - referenceVelocity), without the terms that are
+ * null */
 CHUNKGRPO_STRUCT(ForwardGradientArguments) {
     double policy, old, reference;
     chunkgrpo_in v;
@@ -135,7 +137,7 @@ CHUNKGRPO_STRUCT(ProductArguments) {
     chunkgrpo_in a;
     ptrdiff_t rowStride, columnStride;
     chunkgrpo_in b;
-    bool packed; /* B's first `panel` columns are a matrix of their own, then the next */
+    bool packed;           /* B's first `panel` columns are a matrix of their own, then the next */
     chunkgrpo_out scratch; /* room for 4,096 numbers; only for what is not packed */
     const void *_Nullable bias;
     chunkgrpo_out c;
@@ -145,7 +147,7 @@ CHUNKGRPO_STRUCT(ProductArguments) {
 /* Rows of the modulation table that the rows of a batch share. */
 CHUNKGRPO_STRUCT(ModulationTable) {
     chunkgrpo_out base;
-    ptrdiff_t stride; /* elements per row of the table */
+    ptrdiff_t stride;                 /* elements per row of the table */
     const int32_t *_Nonnull contexts; /* which row of the table each row of the batch has */
 };
 
@@ -189,10 +191,10 @@ CHUNKGRPO_STRUCT(GateGradientArguments) {
 
 /* The numbers of one step of AdamW. */
 CHUNKGRPO_STRUCT(AdamWFactors) {
-    float keep;       /* 1 - lr weightDecay */
-    float scale;      /* of the gradients */
-    float rate;       /* lr / (1 - beta1^t) */
-    float correction; /* 1 / sqrt(1 - beta2^t) */
+    float keep;        /* 1 - lr weightDecay */
+    float scale;       /* of the gradients */
+    float rate;        /* lr / (1 - beta1^t) */
+    float correction;  /* 1 / sqrt(1 - beta2^t) */
     float beta1, new1; /* beta1 and 1 - beta1 */
     float beta2, new2;
     float epsilon;

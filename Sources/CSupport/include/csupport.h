@@ -9,8 +9,8 @@
 void chunkgrpo_support_set_error(const char *_Nonnull message, size_t length);
 const char *_Nonnull chunkgrpo_support_last_error(void);
 
-/* Memory of this thread's, 64-byte aligned, for the length of a pass: two blocks of numbers and what the noise keeps, or as
-   many sums as a pass has at a time. */
+/* Memory of this thread's, 64-byte aligned, for the length of a pass: two blocks of numbers and what the noise keeps,
+   or as many sums as a pass has at a time. */
 enum {
     CHUNKGRPO_SUPPORT_BLOCK = 0,
     CHUNKGRPO_SUPPORT_SUMS = 1,
@@ -37,7 +37,9 @@ static inline long chunkgrpo_support_take(long *_Nonnull number, long count) {
 }
 
 /* A number that threads read and write at the same time. */
-static inline int chunkgrpo_support_read(const int *_Nonnull number) { return __atomic_load_n(number, __ATOMIC_ACQUIRE); }
+static inline int chunkgrpo_support_read(const int *_Nonnull number) {
+    return __atomic_load_n(number, __ATOMIC_ACQUIRE);
+}
 static inline void chunkgrpo_support_add(int *_Nonnull number, int count) {
     __atomic_fetch_add(number, count, __ATOMIC_RELEASE);
 }
@@ -72,14 +74,14 @@ static inline unsigned long chunkgrpo_support_use_mode(unsigned long mode) {
 #endif
 }
 
-/* A call into the library begins: the thread takes the default mode, and a fork waits for it. Returns what `leave` is to
-   be given. */
+/* A call into the library begins: the thread takes the default mode, and a fork waits for it. Returns what `leave` is
+   to be given. */
 typedef struct chunkgrpo_support_visit chunkgrpo_support_visit;
 chunkgrpo_support_visit *_Nonnull chunkgrpo_support_enter(void);
 void chunkgrpo_support_leave(chunkgrpo_support_visit *_Nonnull visit);
 
-/* Around what waits: for threads, a disk, a callback. A thread that is cancelled there would leave locks behind. Returns
-   what it was. */
+/* Around what waits: for threads, a disk, a callback. A thread that is cancelled there would leave locks behind.
+   Returns what it was. */
 int chunkgrpo_support_hold_cancellation(void);
 void chunkgrpo_support_release_cancellation(int before);
 

@@ -51,7 +51,8 @@ CHUNKGRPO_VECTOR(chunkgrpo_uint16, uint16_or, u | v)
 CHUNKGRPO_VECTOR(chunkgrpo_uint16, uint16_xor, u ^ v)
 CHUNKGRPO_VECTOR(chunkgrpo_uint16, uint16_shift_left, u << v)
 CHUNKGRPO_VECTOR(chunkgrpo_uint16, uint16_shift_right, u >> v)
-CHUNKGRPO_VECTOR(chunkgrpo_uint16, uint16_shift_right_signed, (chunkgrpo_uint16)((chunkgrpo_int16)u >> (chunkgrpo_int16)v))
+CHUNKGRPO_VECTOR(chunkgrpo_uint16, uint16_shift_right_signed,
+                 (chunkgrpo_uint16)((chunkgrpo_int16)u >> (chunkgrpo_int16)v))
 CHUNKGRPO_VECTOR(chunkgrpo_counters, counters_add, u + v)
 CHUNKGRPO_VECTOR(chunkgrpo_counters, counters_xor, u ^ v)
 CHUNKGRPO_VECTOR(chunkgrpo_counters, counters_shift_right, u >> v)
@@ -93,8 +94,8 @@ static inline __attribute__((always_inline)) chunkgrpo_ushort8 chunkgrpo_ushort8
 }
 
 /* u in the lanes where the highest bit of `sign` is set, else v. */
-static inline __attribute__((always_inline)) chunkgrpo_float16 chunkgrpo_float16_choose(
-    chunkgrpo_uint16 sign, chunkgrpo_float16 u, chunkgrpo_float16 v) {
+static inline __attribute__((always_inline)) chunkgrpo_float16
+chunkgrpo_float16_choose(chunkgrpo_uint16 sign, chunkgrpo_float16 u, chunkgrpo_float16 v) {
     return (chunkgrpo_int16)sign < 0 ? u : v;
 }
 

@@ -14,9 +14,11 @@ public struct ChunkSelectionOptions: Options {
   public var fraction = 1.0
   /// (B, K): probabilities are made from these; nil = uniform.
   public var weights: Numbers<Double>?
+  /// How weights become chances.
   public var weighting = ChunkWeighting.normalised
   /// These chunks in every sample, instead of a draw.
   public var fixed: Numbers<Int>?
+  /// Of the draw: another one in each iteration.
   public var seed: UInt64 = 0
   /// B of them; nil = 0 … B − 1.
   public var sampleIDs: Numbers<UInt64>?

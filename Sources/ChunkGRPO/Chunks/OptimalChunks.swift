@@ -14,6 +14,7 @@ public struct OptimalChunkOptions: Options {
 
 /// A plan found from a relative-L1 curve, and how well it describes it: enough to print or to plot.
 public struct ChunkFit: Sendable, CustomStringConvertible {
+  /// The chunks.
   public let plan: ChunkPlan
   /// S: relative L1 of each step, averaged over the batch.
   public let curve: [Double]

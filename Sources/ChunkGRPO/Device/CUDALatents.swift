@@ -46,8 +46,11 @@ final class CUDAMemory {
 /// Owned memory of a CUDA device for latents, (n, B, D): `Latents` there. Zeros at first. Calls on its views put kernels on
 /// its queue and wait for nothing.
 public final class CUDALatents {
+  /// Of the elements.
   public let type: ElementType
+  /// Steps of a sample, samples, and elements of a step.
   public let steps: Int, batch: Int, elements: Int
+  /// Where its work is done.
   public let queue: CUDAQueue
   private let memory: CUDAMemory
   private let base: UnsafeMutableRawPointer
@@ -97,6 +100,7 @@ public final class CUDALatents {
 
 /// Numbers in a device's memory, one for each sample or more: what functions return as arrays on the CPU.
 public final class CUDADoubles {
+  /// How many numbers.
   public let count: Int
   private let memory: CUDAMemory
   let base: UnsafeMutablePointer<Double>

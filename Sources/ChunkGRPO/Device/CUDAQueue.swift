@@ -8,6 +8,7 @@ public final class CUDAQueue: @unchecked Sendable {
   public let stream: UnsafeMutableRawPointer?
   /// For calls that give numbers: `CUDAQueue.workspaceSize` bytes, zeros at first, for one stream at a time.
   public let workspace: UnsafeMutableRawPointer?
+  /// Bytes of the workspace.
   public let workspaceSize: Int
   /// Where a kernel says what is not finite; see `CUDAQueue.check`.
   public let status: UnsafeMutablePointer<UInt64>?

@@ -38,7 +38,8 @@ struct ForwardPass: Pass {
     var arguments = ForwardArguments(
       v: x.at(block), clean: clean.at(block), noise: given ?? noise.numbers(block, clean.type, kernels),
       given: given != nil,
-      scale: gradient?.scale(block.sample, elements: block.length) ?? 0, gradient: gradient?.view.at(block), streams: streams,
+      scale: gradient?.scale(block.sample, elements: block.length) ?? 0, gradient: gradient?.view.at(block),
+      streams: streams,
       count: block.count)
     kernels.forward(&arguments, &sums)
   }

@@ -42,7 +42,8 @@ struct StepPass: Pass {
 
   func run(_ block: Block, _ kernels: any LatentKernels.Type, _ sums: inout BlockSums) {
     let n = numbers[block.sample]
-    if case .library(let noise) = noise, n.s != 0, terms == nil, block.count & 31 == 0, block.first & (blockSize &- 1) == 0,
+    if case .library(let noise) = noise, n.s != 0, terms == nil, block.count & 31 == 0,
+      block.first & (blockSize &- 1) == 0,
       kernels.hasNoisyStep
     {
       var arguments = NoisyStepArguments(
@@ -180,7 +181,8 @@ struct VelocityDistancePass: Pass {
 
   func run(_ block: Block, _ kernels: any LatentKernels.Type, _ sums: inout BlockSums) {
     var arguments = DistanceArguments(
-      v: x.at(block), w: w.at(block), scale: gradient?.scale(block.sample, elements: block.length) ?? 0, gradient: gradient?.view.at(block),
+      v: x.at(block), w: w.at(block), scale: gradient?.scale(block.sample, elements: block.length) ?? 0,
+      gradient: gradient?.view.at(block),
       count: block.count)
     kernels.distance(&arguments, &sums)
   }
@@ -205,7 +207,8 @@ struct MeanDistancePass: Pass {
     let c = table[steps[block.sample]].coefficients
     var arguments = MeanDistanceArguments(
       a: c.a, b: c.b, s: c.s, x: x.at(block), v: v.at(block), noise: noise.numbers(block, x.type, kernels),
-      next: next.at(block), scale: gradient?.scale(block.sample, elements: block.length) ?? 0, gradient: gradient?.view.at(block),
+      next: next.at(block), scale: gradient?.scale(block.sample, elements: block.length) ?? 0,
+      gradient: gradient?.view.at(block),
       count: block.count)
     kernels.meanDistance(&arguments, &sums)
   }

@@ -25,6 +25,7 @@ public struct CRDOptions: Options {
   public var beta = 1.0
   /// > 0.
   public var advantageClip = 5.0
+  /// How the implicit reward follows the reward.
   public var regression = CRDRegression.meanSquare
   /// Of the weights that a centre is the mean by: infinity = equal ones. T > 0: softmax(A/T), and softmax(−A/T) for a
   /// second centre. 0: softmax(A) over the samples with A > 0, and equal weights for the second (Flow-Factory
@@ -38,6 +39,7 @@ public struct CRDOptions: Options {
   public var kl = 0.0
   /// ≥ 0: the KL's weight goes from this at A = 0 to `kl` at A = 1 (Flow-Factory `reward_adaptive_kl`: 1e-4); nil = `kl`.
   public var leastKL: Double?
+  /// (B, N): mean |v − v_ref|², for a KL weight above 0.
   public var referenceDivergence: Numbers<Double>?
 
   public init() {}

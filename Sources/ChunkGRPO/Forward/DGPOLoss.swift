@@ -6,15 +6,18 @@ public struct DGPOOptions: Options {
   public var beta = 100.0
   /// Consecutive samples of one prompt, or ids; nil = all samples are one group.
   public var groupSize: Int?
+  /// The group of each sample, in place of `groupSize`.
   public var groupIDs: Numbers<Int>?
   /// (B, N) distances of the old policy; with them, a distance is clipped whose ratio exp(d_old − d) has left `clip` the
   /// advantage's way.
   public var oldDistance: Numbers<Double>?
+  /// How far the distance may move from `oldDistance`.
   public var clip = ClipRange(low: 1e-4, high: 1e-4)
   /// What of a clipped distance has no gradient: its own term, its KL.
   public var clipsDistance = true, clipsKL = false
   /// β ≥ 0 of the velocity KL, and its (B, N) numbers.
   public var kl = 0.0
+  /// (B, N): mean |v − v_ref|², for a KL weight above 0.
   public var referenceDivergence: Numbers<Double>?
 
   public init() {}

@@ -25,6 +25,7 @@ public struct ForwardDistances: Sendable, Equatable {
   public var referenceDistance: [Double] = []
   /// Of v⁺ and v⁻.
   public var positiveDistance: [Double] = [], positiveAbsolute: [Double] = []
+  /// Means of |v⁻ − u|² and |v⁻ − u|, with v⁻ = (1 + β)·v_old − β·v.
   public var negativeDistance: [Double] = [], negativeAbsolute: [Double] = []
   /// mean |v − v_old|² and mean |v − v_ref|²
   public var oldDivergence: [Double] = [], referenceDivergence: [Double] = []
@@ -32,6 +33,7 @@ public struct ForwardDistances: Sendable, Equatable {
 
 /// ∂loss/∂ the number of the name, B numbers each, or nil for none.
 public struct ForwardGradients: Sendable {
+  /// d loss / d the distance of the name; nil where it has none.
   public var distance, positiveDistance, negativeDistance, oldDivergence, referenceDivergence: [Double]?
 
   public init(

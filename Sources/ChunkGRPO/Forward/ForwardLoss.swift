@@ -5,11 +5,13 @@ internal import Platform
 
 /// The value of an objective of the forward process.
 public struct ForwardLoss: Sendable {
+  /// With its KL term.
   public let loss: Double
   /// ∂loss/∂ distances, (B, N) for each argument of distances that is the policy's, in their order.
   public let gradDistances: [[Double]]
   /// (B, N): ∂loss/∂ reference divergence; empty without one.
   public let gradReferenceDivergence: [Double]
+  /// Means over samples and times.
   public let stats: ForwardStats
 }
 

@@ -39,7 +39,9 @@ package func forwardNoised(
   try noised.checkApart("noised", from: noise, at: BatchSteps(0))
   guard let pointer = times.pointer else { return }
   let pass = NoisedPass(x: clean.rows, times: pointer, noise: rows, next: noised.rows)
-  let broken = try pass.run(over: clean, threads: threads, keeping: (clean, times, noise, noised)) { _, _, sums in sums.squares }
+  let broken = try pass.run(over: clean, threads: threads, keeping: (clean, times, noise, noised)) { _, _, sums in
+    sums.squares
+  }
   try throwIfBroken(broken, "clean or noise")
 }
 

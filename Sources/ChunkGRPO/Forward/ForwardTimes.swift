@@ -11,6 +11,7 @@ public enum TimeDistribution: Int32, Sendable, CaseIterable {
 
 /// Options of `forwardTimes`.
 public struct TimeOptions: Options {
+  /// Of t before shift and range.
   public var distribution = TimeDistribution.uniform
   /// The N times of a sample are one of each N-th of the distribution, in random order.
   public var isStratified = true
@@ -24,6 +25,7 @@ public struct TimeOptions: Options {
   public var least = 0.0
   /// The times of `.discrete`, each in (0, 1].
   public var values: Numbers<Double>?
+  /// Of the times.
   public var seed: UInt64 = 0
   /// (B); nil = 0 … B − 1. Samples with one id have the same times.
   public var sampleIDs: Numbers<UInt64>?

@@ -38,7 +38,9 @@ public struct NFTOptions: Options {
   public var beta = 1.0
   /// > 0.
   public var advantageClip = 5.0
+  /// Of the two distances.
   public var weighting = NFTWeighting.adaptive
+  /// Which advantages count.
   public var mode = NFTAdvantages.all
   /// > 0; of the adaptive weight.
   public var floor = 1e-5
@@ -48,6 +50,7 @@ public struct NFTOptions: Options {
   public var positiveAbsolute, negativeAbsolute: Numbers<Double>?
   /// β ≥ 0 of the velocity KL, and its (B, N) numbers.
   public var kl = 0.0
+  /// (B, N): mean |v − v_ref|², for a KL weight above 0.
   public var referenceDivergence: Numbers<Double>?
 
   public init() {}

@@ -43,8 +43,11 @@ public struct AdvantageOptions: Options {
   public var groupSize: Int?
   /// One id per sample instead: any order, unequal sizes.
   public var groupIDs: Numbers<Int>?
+  /// What is taken from a reward.
   public var baseline = Baseline.group
+  /// What the difference is divided by.
   public var scale = Scale.group
+  /// Which standard deviation `scale` takes.
   public var deviation = Deviation.unbiased
   /// Added to the standard deviation, ≥ 0.
   public var epsilon = 1e-8
@@ -56,6 +59,7 @@ public struct AdvantageOptions: Options {
   public var subtractsMedian = false
   /// > 0, `.infinity` for none. The last thing done.
   public var clamp = 5.0
+  /// How several rewards become one advantage.
   public var mixing = Mixing.sum
   /// R, rewards per sample, where `rewardWeights` are nil.
   public var rewardCount = 1

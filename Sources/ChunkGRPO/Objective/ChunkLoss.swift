@@ -1,6 +1,7 @@
 internal import Platform
 
 public struct ChunkLoss: Sendable {
+  /// With its KL term; its size says little about progress.
   public let loss: Double
   /// (B, S): ∂loss/∂new log-probabilities.
   public let gradLogProbs: [Double]
@@ -9,6 +10,7 @@ public struct ChunkLoss: Sendable {
   /// (B, K), of all chunks, selected or not; 1 for a chunk without a step, or that is not selected and has no ratio. Never
   /// clipped, but the largest number where a ratio is larger than any.
   public let ratios: [Double]
+  /// Over the selected chunks that have a step.
   public let stats: ChunkStats
 }
 

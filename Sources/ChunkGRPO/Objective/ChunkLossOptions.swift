@@ -40,6 +40,7 @@ public enum AdvantageLevel: Int32, Sendable {
 
 /// Options of `chunkLoss`. The defaults are GCPO's objective.
 public struct ChunkLossOptions: Options {
+  /// What is done with a ratio and an advantage.
   public var surrogate = Surrogate.clipped
   /// Bounds on ρ: low in [0, 1], high ≥ 0. For `.logClipped`, bounds on log ratios: both ≥ 0. Not for `.unclipped` and
   /// `.divergenceMask`.
@@ -56,7 +57,9 @@ public struct ChunkLossOptions: Options {
 
   /// β ≥ 0.
   public var kl = 0.0
+  /// The estimate that `kl` weighs.
   public var klEstimator = KLEstimator.k3
+  /// Whether it is of chunks or of steps.
   public var klLevel = KLLevel.chunk
   /// (B), ≥ 0: factors of β for each sample (GARDO, arXiv 2512.24138, has 1 where the reward is uncertain and 0 elsewhere).
   /// nil = 1.
@@ -67,6 +70,7 @@ public struct ChunkLossOptions: Options {
   /// What the advantages are of.
   public var advantageLevel = AdvantageLevel.sample
 
+  /// How chunks, or steps, of samples become one loss.
   public var average = LossAverage.chunk
   /// > 0: divide the summed loss by this instead of by the count; nil = the count. With `.step` or `.chunk`, B times the
   /// longest completion is TRL's `dr_grpo`, the tokens of the global batch are its `dapo`.

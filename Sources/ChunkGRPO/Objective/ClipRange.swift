@@ -1,5 +1,6 @@
 /// Bounds on the importance ratio: [1 − low, 1 + high].
 public struct ClipRange: Sendable, Equatable {
+  /// Distances from 1 below and above.
   public var low, high: Double
 
   public init(low: Double, high: Double) {

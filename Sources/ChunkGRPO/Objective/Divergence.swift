@@ -47,13 +47,15 @@ extension Sampler {
     let factors = DistanceFactors(kind: kind, ofMeans: false, steps: steps, table: table.base)
     let output = try output(steps, velocity, factors, gradient)
     try velocity.checkPart(numbers: divergence != nil, "divergence", writes: gradient != nil)
-    let pass = VelocityDistancePass(x: velocity.rows, w: other.rows, gradient: output, factors: factors, distance: divergence)
+    let pass = VelocityDistancePass(
+      x: velocity.rows, w: other.rows, gradient: output, factors: factors, distance: divergence)
     try gradient?.gradVelocity.checkApart("grad_velocity", from: velocity, "velocity")
     try gradient?.gradVelocity.checkApart("grad_velocity", from: other, "other_velocity")
     var check = GradientCheck()
     let x = pass.x
     let broken = try pass.run(
-      over: velocity, threads: threads, keeping: (velocity, other, gradient?.gradVelocity), partSums: velocity.partSums(1)
+      over: velocity, threads: threads, keeping: (velocity, other, gradient?.gradVelocity),
+      partSums: velocity.partSums(1)
     ) { sample, _, sums in
       let elements = x.length(sample)
       let value = factors.factor(sample) * (sums.squares / Double(elements))
@@ -124,7 +126,8 @@ extension Sampler {
     let owners = (latents, velocity, next, noise, gradient?.gradVelocity)
     var check = GradientCheck()
     let x = pass.x
-    let broken = try pass.run(over: latents, threads: threads, keeping: owners, partSums: velocity.partSums(1)) { sample, _, sums in
+    let broken = try pass.run(over: latents, threads: threads, keeping: owners, partSums: velocity.partSums(1)) {
+      sample, _, sums in
       let elements = x.length(sample)
       let value = factors.factor(sample) * (sums.squares / Double(elements))
       divergence?[sample] = value
@@ -141,7 +144,8 @@ extension Sampler {
     squares: Double, _ check: inout GradientCheck
   ) {
     if let gradient, let output {
-      check.look(at: gradient.gradVelocity.rows, sample, scale: output.scale(sample, elements: elements), squares: squares)
+      check.look(
+        at: gradient.gradVelocity.rows, sample, scale: output.scale(sample, elements: elements), squares: squares)
     }
   }
 

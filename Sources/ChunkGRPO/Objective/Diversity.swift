@@ -25,7 +25,9 @@ package func diversity(
   try require(batch % size == 0, "group_size = \(size) does not divide the \(batch) samples")
   // The distance from itself is 0, or NaN where a number is not finite.
   let own = VelocityDistancePass(x: features.rows, w: features.rows, gradient: nil)
-  if let broken = try own.run(over: features, threads: threads, keeping: features, finish: { _, _, sums in sums.squares }) {
+  if let broken = try own.run(
+    over: features, threads: threads, keeping: features, finish: { _, _, sums in sums.squares })
+  {
     throw ChunkGRPOError.nonFinite("the features of sample \(broken.sample) are not finite")
   }
   let sums = try Buffer<Double>(count: batch, for: "the diversity of \(batch) samples")

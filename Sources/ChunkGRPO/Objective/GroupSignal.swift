@@ -2,6 +2,7 @@
 public struct ZeroStdGroups: Sendable, Equatable {
   /// Whether a sample's group says something.
   public let mask: [Bool]
+  /// How many groups there are, and how many say nothing.
   public let groups, zeroStd: Int
 }
 

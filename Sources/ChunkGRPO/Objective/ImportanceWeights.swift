@@ -21,7 +21,9 @@ public enum ImportanceMode: Int32, Sendable {
 }
 
 public struct ImportanceOptions: Options {
+  /// Whether a weight is of a step, a chunk or a sample.
   public var level = ImportanceLevel.step
+  /// What becomes of a weight outside its bounds.
   public var mode = ImportanceMode.truncate
   /// Bounds, 0 ≤ low ≤ high; 2 is verl's.
   public var low = 0.0, high = 2.0
@@ -62,7 +64,8 @@ public func importanceWeights(
     !logProbs.isEmpty && logProbs.count % plan.steps == 0,
     "log_probs: \(logProbs.count) numbers are no rows of \(plan.steps), the steps of the plan")
   try require(
-    behaviour.count == logProbs.count, "behaviour_log_probs has \(behaviour.count) numbers, log_probs \(logProbs.count)")
+    behaviour.count == logProbs.count, "behaviour_log_probs has \(behaviour.count) numbers, log_probs \(logProbs.count)"
+  )
   let batch = logProbs.count / plan.steps
   var weights = [Double](repeating: 0, count: batch * plan.count)
   try importanceWeights(

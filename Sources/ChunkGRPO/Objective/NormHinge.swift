@@ -16,10 +16,12 @@ public func normHinge(
   var ratios = [Double](repeating: 0, count: max(0, velocity.batch))
   var hinges = ratios
   guard let (upstream, view) = gradient else {
-    try normHinge(velocity: velocity, reference: reference, threads: threads, ratios: &ratios, hinges: &hinges, gradient: nil)
+    try normHinge(
+      velocity: velocity, reference: reference, threads: threads, ratios: &ratios, hinges: &hinges, gradient: nil)
     return (ratios, hinges)
   }
-  try require(upstream.count == velocity.batch, "grad_hinges has \(upstream.count) numbers for a batch of \(velocity.batch)")
+  try require(
+    upstream.count == velocity.batch, "grad_hinges has \(upstream.count) numbers for a batch of \(velocity.batch)")
   try upstream.withUnsafeBufferPointer { upstream in
     try normHinge(
       velocity: velocity, reference: reference, threads: threads, ratios: &ratios, hinges: &hinges,

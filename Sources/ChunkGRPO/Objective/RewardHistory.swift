@@ -4,6 +4,7 @@
 ///
 /// Flow-GRPO's tracker descends from it, but fails on a second update.
 public struct RewardHistory: Sendable {
+  /// Rewards kept per prompt; with fewer than `minCount` of them the batch gives mean and deviation.
   public let capacity, minCount: Int
   private var latest = LatestRewards()
 

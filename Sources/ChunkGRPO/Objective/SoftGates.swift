@@ -1,5 +1,6 @@
 /// The temperatures of `Surrogate.sapo`, > 0: of chunks with A > 0, and of the others. TRL's.
 public struct SAPOTemperatures: Sendable, Equatable {
+  /// τ where A > 0, and elsewhere.
   public var positive = 1.0, negative = 1.05
 
   public init() {}
@@ -16,6 +17,7 @@ public struct SAPOTemperatures: Sendable, Equatable {
 
 /// The shape of `Surrogate.vespo`: k ≥ 0 and λ > 0 of chunks with A ≥ 0, and of the others. TRL's.
 public struct VESPOShape: Sendable, Equatable {
+  /// k and λ where A ≥ 0, and elsewhere.
   public var k = 2.0, lambda = 3.0, kNegative = 3.0, lambdaNegative = 2.0
 
   public init() {}

@@ -75,6 +75,7 @@ package func stepAdvantages(
 
 func checkOneReward(_ o: AdvantageOptions) throws {
   try require(
-    o.kinds == 1 && o.rewardWeights == nil, "reward_count = \(o.kinds): this function takes one reward, without a weight")
+    o.kinds == 1 && o.rewardWeights == nil,
+    "reward_count = \(o.kinds): this function takes one reward, without a weight")
   try require(o.present == nil, "present: this function takes a reward of every sample")
 }

@@ -3,12 +3,14 @@
 ///
 /// Numbers are the defaults of the source's own scripts; `Tests/fixtures/README.md` names repositories and commits.
 public struct Recipe: Sendable, CustomStringConvertible {
+  /// Of the source, as `Recipe(named:)` takes it.
   public let name: String
   /// Repository and script.
   public let source: String
 
   /// T, before `flashRatio` shortens it.
   public var steps: Int
+  /// Of its T steps.
   public var schedule: ScheduleOptions
   /// Timesteps that the model sees are whole numbers, int(1000·σ), while the step uses σ.
   public var truncatedTimesteps = false
@@ -23,11 +25,13 @@ public struct Recipe: Sendable, CustomStringConvertible {
   public var groupSize: Int
   /// One initial noise per prompt.
   public var sharesNoise: Bool
+  /// Of the rewards.
   public var advantages: AdvantageOptions
   /// Sizes over the S trained steps; nil = step level: chunks of one step over the trained ones.
   public var chunkSizes: [Int]?
   /// Share of its chunks that a sample trains.
   public var chunkFraction = 1.0
+  /// Surrogate, clip, KL, average.
   public var loss: ChunkLossOptions
 
   /// AdamW's, and the bound on the gradient norm.

@@ -2,6 +2,7 @@ internal import Platform
 
 /// One sampling step as `x' = a·x + b·v + c·h + s·ε`, ε ~ N(0, I), with h the image that the step before predicted.
 public struct StepCoefficients: Sendable, Equatable, BitwiseCopyable {
+  /// Of the latents, of the velocity, and the standard deviation of the noise.
   public let a, b, s: Double
   /// 0 but for second-order steps.
   public let c: Double

@@ -2,7 +2,9 @@ internal import KernelTable
 
 /// Owned memory for latents, (n, B, D): `n` steps of a batch, each contiguous. Zeros at first.
 public final class Latents {
+  /// Of the elements.
   public let type: ElementType
+  /// Steps of a sample, samples, and elements of a step.
   public let steps: Int, batch: Int, elements: Int
   private let memory: Buffer<UInt8>
   private var base: UnsafeMutableRawPointer { UnsafeMutableRawPointer(memory.base) }

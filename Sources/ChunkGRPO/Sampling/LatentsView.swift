@@ -3,7 +3,9 @@
 /// The memory is alive as long as `owner`, or without one as long as the caller keeps it; where a call writes, the caller
 /// keeps it unshared.
 public struct LatentsView {
+  /// The first element.
   public let base: UnsafeMutableRawPointer
+  /// Of the elements.
   public let type: ElementType
   /// Whether it is memory of a CUDA device, which no code of the CPU reads; `owner` is then a `CUDAOwner`.
   let isOnDevice: Bool

@@ -121,5 +121,6 @@ package func uniforms(seed: UInt64, sampleID: UInt64, step: UInt32, count: Int) 
 package func uniforms(seed: UInt64, sampleID: UInt64, step: UInt32, into draws: UnsafeMutableBufferPointer<Double>) {
   // No pass is under way on this thread.
   kernelSet.uniforms(
-    seed: seed, sampleID: sampleID, step: step, scratch: chunkgrpo_support_scratch(CHUNKGRPO_SUPPORT_BLOCK), into: draws)
+    seed: seed, sampleID: sampleID, step: step, scratch: chunkgrpo_support_scratch(CHUNKGRPO_SUPPORT_BLOCK), into: draws
+  )
 }

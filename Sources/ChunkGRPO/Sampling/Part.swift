@@ -82,7 +82,8 @@ extension Part {
     let whole = wholeElements(held)
     try require(
       first >= 0 && whole >= held && first <= whole - held,
-      "part: first_element = \(first) and total_elements = \(total) leave no room for the \(held) elements of the tensor")
+      "part: first_element = \(first) and total_elements = \(total) leave no room for the \(held) elements of the tensor"
+    )
     try require(reduced == 0 || reduced == 1, "part.reduced = \(reduced) is neither 0 nor 1")
     try require(reserved == 0, "part.reserved = \(reserved) must be 0")
     try require(reduced == 0 || sums != nil, "part.reduced = 1, but part.sums is null")

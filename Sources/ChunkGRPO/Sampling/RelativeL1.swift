@@ -15,7 +15,8 @@ package func relativeL1(_ latents: TrajectoryView, threads: Int, into result: Un
   let n = latents.count - 1
   try latents.latents(0).checkPart(numbers: result != nil, "relative_l1")
   for t in 0..<n {
-    let pass = ChangePass(x: latents.latents(t).rows, next: latents.latents(t + 1).rows, step: t,
+    let pass = ChangePass(
+      x: latents.latents(t).rows, next: latents.latents(t + 1).rows, step: t,
       results: StepNumbers(relativeL1: result.map { $0 + t }, stride: n))
     let partSums = latents.latents(0).partSums(0b110, steps: n, at: t)
     let broken = try pass.run(over: latents.latents(t), threads: threads, keeping: latents, partSums: partSums) {

@@ -5,6 +5,7 @@ internal import Platform
 ///
 /// A window is a function of the iteration alone, so a run that resumes needs no state of it.
 public struct SDEWindow: Sendable, Equatable {
+  /// What it was made with.
   public let options: SDEWindowOptions
 
   /// - Throws: `.invalidArgument` for bounds that hold no window.

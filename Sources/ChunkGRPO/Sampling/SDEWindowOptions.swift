@@ -35,7 +35,9 @@ public struct SDEWindowOptions: Options {
   public var first = 0, end = 0
   /// Steps from a window to the next; less than `size` lets them overlap. nil = size.
   public var stride: Int?
+  /// How the window moves.
   public var strategy = WindowStrategy.progressive
+  /// What it does behind the last step.
   public var atEnd = WindowEnd.wrap
   /// ≥ 1.
   public var iterations = 25

@@ -41,8 +41,8 @@ extension Sampler {
     let known = latents.givesNumbers
     try logProb.withUnsafeMutableBufferPointer {
       try logProbVJP(
-      step, latents: latents, velocity: velocity, extras: extras, next: next, gradLogProb: gradLogProb,
-      gradVelocity: gradVelocity, gradUnconditional: gradUnconditional, logProb: known ? $0.baseAddress : nil)
+        step, latents: latents, velocity: velocity, extras: extras, next: next, gradLogProb: gradLogProb,
+        gradVelocity: gradVelocity, gradUnconditional: gradUnconditional, logProb: known ? $0.baseAddress : nil)
     }
     return logProb
   }

@@ -39,7 +39,8 @@ extension Sampler {
       range.lowerBound >= 0 && range.upperBound <= steps && !range.isEmpty,
       "steps \(range.lowerBound) ..< \(range.upperBound) are not within 0 ..< \(steps), or none")
     if case .given(let noise) = noise?.source { try noise.checkSteps(self) }
-    try require(x.part?.pointee.sums == nil, "latents.part.sums: a rollout gives no sums; log_probs of its trajectory do")
+    try require(
+      x.part?.pointee.sums == nil, "latents.part.sums: a rollout gives no sums; log_probs of its trajectory do")
     if let image = buffers.previousImage {
       try x.latents(0).checkSame(image, "previous_image")
       let one = TrajectoryView(image)

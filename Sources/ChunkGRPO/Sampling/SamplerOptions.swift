@@ -16,6 +16,7 @@ public enum LastStep: Int32, Sendable {
 
 /// How a sampler steps.
 public struct SamplerOptions: Options {
+  /// How a step is taken.
   public var dynamics = Dynamics.flowSDE
   /// Noise scale, ≥ 0; for CPS at most 1; γ for `.edmChurn`. DPM-Solver++, `.wanSDE` and `.consistency` have none.
   public var eta = 0.7
@@ -27,11 +28,13 @@ public struct SamplerOptions: Options {
   /// them `after` (MixGRPO, arXiv 2507.21802). The last step of the schedule is not trained, so that a window of it alone
   /// is refused.
   public var window: Numbers<Int>?
+  /// How the steps outside of `window` are taken.
   public var outside = Dynamics.ode
   /// nil = the same as `outside`; `.dpmODE` is MixGRPO-Flash.
   public var after: Dynamics?
   /// Of DPM-Solver++: 1 or 2. The first and the last step are of first order.
   public var dpmOrder = 2
+  /// Gaussian, or the squared error alone.
   public var logProbForm = LogProbForm.gaussian
   /// Flow-GRPO's, as `dynamics` and `eta` are. The embedded policy, which makes pictures, has `.ode`.
   public var lastStep = LastStep.asOthers

@@ -9,7 +9,9 @@ public final class Trajectory: @unchecked Sendable {
     var isAdvancing = false
   }
 
+  /// The one that takes its steps.
   public let sampler: Sampler
+  /// Of its steps; nil for the ODE.
   public let noise: Noise?
   /// (T + 1, B, D)
   public let latents: Latents

@@ -1,12 +1,16 @@
 /// Borrowed latents or velocities of several steps, (B, n, …); each step of it is a `LatentsView`.
 public struct TrajectoryView {
+  /// The first element.
   public let base: UnsafeMutableRawPointer
+  /// Of the elements.
   public let type: ElementType
   /// As a `LatentsView` has it.
   let isOnDevice: Bool, isPart: Bool
+  /// Samples.
   public let batch: Int
   /// n
   public let count: Int
+  /// Of one step of a sample.
   public let elements: Int
   /// Distances in elements.
   public let batchStride: Int, stepStride: Int
@@ -18,7 +22,8 @@ public struct TrajectoryView {
     stepStride: Int, owner: AnyObject? = nil
   ) {
     self.init(
-      base, type: type, batch: batch, count: count, elements: elements, batchStride: batchStride, stepStride: stepStride,
+      base, type: type, batch: batch, count: count, elements: elements, batchStride: batchStride,
+      stepStride: stepStride,
       owner: owner, isOnDevice: false, isPart: false)
   }
 
@@ -28,7 +33,8 @@ public struct TrajectoryView {
     stepStride: Int, owner: AnyObject? = nil, cuda: CUDAQueue
   ) {
     self.init(
-      base, type: type, batch: batch, count: count, elements: elements, batchStride: batchStride, stepStride: stepStride,
+      base, type: type, batch: batch, count: count, elements: elements, batchStride: batchStride,
+      stepStride: stepStride,
       owner: CUDAOwner(cuda, owner), isOnDevice: true, isPart: false)
   }
 
@@ -52,7 +58,8 @@ public struct TrajectoryView {
   @inline(never)
   public func with(_ part: UnsafePointer<Part>?) -> TrajectoryView {
     TrajectoryView(
-      base, type: type, batch: batch, count: count, elements: elements, batchStride: batchStride, stepStride: stepStride,
+      base, type: type, batch: batch, count: count, elements: elements, batchStride: batchStride,
+      stepStride: stepStride,
       owner: part.map { PartOwner($0, owner) } ?? owner, isOnDevice: isOnDevice, isPart: part != nil)
   }
 

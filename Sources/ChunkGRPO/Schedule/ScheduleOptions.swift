@@ -34,7 +34,9 @@ public enum ScheduleSpacing: Int32, Sendable {
 
 /// Options of `Schedule.make`: by default t_k = 1 − k/T.
 public struct ScheduleOptions: Options {
+  /// The sigmas before they are shifted.
   public var base = ScheduleBase.linear
+  /// How they are shifted.
   public var shiftKind = ScheduleShift.static
   /// s > 0, for a static shift.
   public var shift = 1.0
@@ -43,6 +45,7 @@ public struct ScheduleOptions: Options {
   /// In (0, 1): the last sigma before the final 0 is stretched to this (LTX-Video, arXiv 2305.08891's idea); nil = none:
   /// 1 − σ ← (1 − σ)/((1 − σ_last)/(1 − terminal)).
   public var terminal: Double?
+  /// Of the points between the first and the last of the shifted ones.
   public var spacing = ScheduleSpacing.shifted
 
   public init() {}

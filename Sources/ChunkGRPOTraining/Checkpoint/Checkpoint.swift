@@ -127,8 +127,9 @@ private func readTexts(_ file: SafetensorsFile) throws -> (TrainerOptions, Train
   for i in 0..<file.metadata.count {
     let name = file.metadata.name(i)
     func isKnown(_ known: String) -> Bool { name.elementsEqual(known.utf8) }
-    guard ["format", "version", "checksum"].contains(where: isKnown) || ofOptions.contains(where: { isKnown($0.name) })
-      || ofCounters.contains(where: { isKnown($0.name) })
+    guard
+      ["format", "version", "checksum"].contains(where: isKnown) || ofOptions.contains(where: { isKnown($0.name) })
+        || ofCounters.contains(where: { isKnown($0.name) })
     else { throw corrupt(file.path, "this library does not know its \(shown(name))") }
   }
   return (options, counters)

@@ -174,7 +174,9 @@ private struct Reader {
 
   private mutating func int() -> Bool {
     let start = position
-    while let next, next == UInt8(ascii: "-") || (UInt8(ascii: "0")...UInt8(ascii: "9")).contains(next) { position += 1 }
+    while let next, next == UInt8(ascii: "-") || (UInt8(ascii: "0")...UInt8(ascii: "9")).contains(next) {
+      position += 1
+    }
     return Self.int(JSON.Bytes(rebasing: bytes[start..<position])) != nil
   }
 

@@ -20,7 +20,8 @@ extension Linear {
     let p = parameters.values
     if let transposed = parameters.transposed, S.kernels.hasProduct, fits(columns: outputs, inputs) {
       var product = ProductArguments(
-        m: rows, n: outputs, k: inputs, a: x, rowStride: inputs, columnStride: 1, b: transposed + weight, packed: true, scratch: scratch,
+        m: rows, n: outputs, k: inputs, a: x, rowStride: inputs, columnStride: 1, b: transposed + weight, packed: true,
+        scratch: scratch,
         bias: bias.map { p + $0 }, c: y, adding: adding)
       return S.kernels.product(&product)
     }
@@ -44,7 +45,8 @@ extension Linear {
     let p = parameters.values
     if S.kernels.hasProduct, fits(columns: inputs, outputs) {
       var product = ProductArguments(
-        m: rows, n: inputs, k: outputs, a: dy, rowStride: outputs, columnStride: 1, b: p + weight, packed: false, scratch: scratch,
+        m: rows, n: inputs, k: outputs, a: dy, rowStride: outputs, columnStride: 1, b: p + weight, packed: false,
+        scratch: scratch,
         bias: nil, c: dx, adding: false)
       return S.kernels.product(&product)
     }
@@ -57,7 +59,8 @@ extension Linear {
   ) throws {
     if S.kernels.hasProduct, fits(columns: inputs, rows) {
       var product = ProductArguments(
-        m: outputs, n: inputs, k: rows, a: dy, rowStride: 1, columnStride: outputs, b: x, packed: false, scratch: scratch, bias: nil,
+        m: outputs, n: inputs, k: rows, a: dy, rowStride: 1, columnStride: outputs, b: x, packed: false,
+        scratch: scratch, bias: nil,
         c: g + weight, adding: adding)
       return S.kernels.product(&product)
     }

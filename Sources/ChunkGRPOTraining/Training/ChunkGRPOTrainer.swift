@@ -17,6 +17,7 @@ public enum Parameters: Int32, Sendable {
 /// threads. Calls that do not change it (`sample`, `velocity`, `save`) may run at once, while neither `pretrain` nor
 /// `iterate` does. Those two refuse to be called from their own callbacks.
 public final class ChunkGRPOTrainer {
+  /// What it was made with.
   public let options: TrainerOptions
   let plan: TrainingPlan
   private(set) var state: TrainingState

@@ -4,6 +4,7 @@ import ChunkGRPO
 public struct IterationReport: Sendable {
   /// Counted from 1.
   public var iteration = 0
+  /// Mean and population standard deviation of the rollouts' rewards.
   public var rewardMean = 0.0, rewardStd = 0.0
   /// Means over the optimiser steps; the norm is that before clipping.
   public var loss = 0.0, gradNorm = 0.0
@@ -11,6 +12,7 @@ public struct IterationReport: Sendable {
   public var stats = ChunkStats()
   /// Mean over the trained steps, and over the optimiser steps; 0 where `TrainerOptions.referenceKL` is 0.
   public var referenceDivergence = 0.0
+  /// Wall time of the rollouts, in the reward, of the optimiser steps.
   public var rolloutSeconds = 0.0, rewardSeconds = 0.0, updateSeconds = 0.0
 
   func requireFinite() throws {

@@ -67,6 +67,7 @@ public struct TrainerOptions: Equatable, Sendable {
   /// Weight of the mean divergence of the trained steps from the frozen reference: the network as pretraining left it,
   /// or a fresh one. ≥ 0. `kl` is to the policy that drew the samples.
   public var referenceKL = 0.0
+  /// What `referenceKL` weighs.
   public var referenceDivergence = Divergence.velocity
 
   // Of the objective, too

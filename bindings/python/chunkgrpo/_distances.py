@@ -25,32 +25,34 @@ from .noise import source
 @dataclass(frozen=True, eq=False)
 class Distances(Generic[A]):
     """Numbers (B,) of velocities at noised latents, or (B, N) of N draws; float64. None are those that were not taken.
-    Means are over the elements of a sample. In a loss's `grads`: its gradient in the number of the name."""
+    Means are over the elements of a sample. In a loss's `grads`: its gradient in the number of the name.
+
+    distance              mean |v - u|^2, with u = noise - image
+    absolute              mean |v - u|
+    old_distance          mean |v_old - u|^2
+    old_absolute          mean |v_old - u|
+    reference_distance    mean |v_ref - u|^2
+    positive_distance     mean |v+ - u|^2, with v+ = (1 - beta) v_old + beta v (NFT)
+    positive_absolute     mean |v+ - u|
+    negative_distance     mean |v- - u|^2, with v- = (1 + beta) v_old - beta v
+    negative_absolute     mean |v- - u|
+    old_divergence        mean |v - v_old|^2
+    reference_divergence  mean |v - v_ref|^2: the velocity KL
+    beta                  of v+ and v-; None without them
+    """
 
     distance: Optional[A] = None
-    """mean |v - u|^2"""
     absolute: Optional[A] = None
-    """mean |v - u|"""
     old_distance: Optional[A] = None
-    """mean |v_old - u|^2"""
     old_absolute: Optional[A] = None
-    """mean |v_old - u|"""
     reference_distance: Optional[A] = None
-    """mean |v_ref - u|^2"""
     positive_distance: Optional[A] = None
-    """mean |v+ - u|^2, with v+ = (1 - beta) v_old + beta v (NFT)"""
     positive_absolute: Optional[A] = None
-    """mean |v+ - u|"""
     negative_distance: Optional[A] = None
-    """mean |v- - u|^2, with v- = (1 + beta) v_old - beta v"""
     negative_absolute: Optional[A] = None
-    """mean |v- - u|"""
     old_divergence: Optional[A] = None
-    """mean |v - v_old|^2"""
     reference_divergence: Optional[A] = None
-    """mean |v - v_ref|^2: the velocity KL"""
     beta: Optional[float] = None
-    """Of v+ and v-."""
 
     @classmethod
     def stack(cls, draws: Sequence[Distances[A]]) -> Distances[A]:

@@ -39,14 +39,18 @@ from .objective import chunk_loss
 
 @dataclass(frozen=True, eq=False)
 class ForwardLoss(Generic[A]):
-    """The result of a loss of the forward process."""
+    """The result of a loss of the forward process.
+
+    loss    the number to make small, with its KL term
+    grads   d loss / d the number of each name, in the shape of the distances: for `distances_vjp`
+    stats   `ForwardStats`, or `ChunkStats` of AWM and FPO; `metrics` makes a flat dict of it
+    ratios  (B, K) importance ratios of the chunks of AWM and FPO, never clipped; else None
+    """
 
     loss: float
     grads: Distances[A]
-    """d loss / d the number of each name, in the shape of the distances: for `distances_vjp`."""
     stats: Any
     ratios: Optional[A] = None
-    """(B, K) of AWM's chunks; never clipped."""
 
 
 @documented(NftOptions)

@@ -821,65 +821,80 @@ class IterationReportStruct(ctypes.Structure):
 
 @dataclass(frozen=True)
 class ChunkStats:
-    """Over the selected chunks that have a step."""
+    """Over the selected chunks that have a step.
+
+    selected                N, their number
+    ratio_mean              of the ratios of the N chunks, exp of the mean log-ratio of a chunk's steps
+    ratio_std               their population standard deviation
+    ratio_min               the smallest
+    ratio_max               the largest
+    clip_fraction_low       share of the N, 0 ... 1: A < 0 and ratio < 1 - clip_low. Their gradient is zero
+    clip_fraction_high      the same: A > 0 and ratio > 1 + clip_high. Other surrogates count a chunk whose ratio a
+                            bound limits as low below 1 and as high above; log-clipped counts one with any limited
+                            step as low where A < 0 and as high where A > 0
+    approximate_kl          mean of the KL estimate, without its weight
+    effective_sample_size   (sum ratio)^2 / (N sum ratio^2), in (0, 1]; 1 = on policy
+    log_ratio_max           the largest |log ratio| of a chunk, in nats per element; 0 = on policy
+    """
 
     selected: int
-    """N"""
     ratio_mean: float
     ratio_std: float
-    """population standard deviation"""
     ratio_min: float
     ratio_max: float
     clip_fraction_low: float
-    """A < 0 and ratio < 1 - clip_low: their gradient is zero"""
     clip_fraction_high: float
-    """A > 0 and ratio > 1 + clip_high. Other surrogates count a chunk whose ratio a bound limits as low below 1 and
-    as high above; log-clipped counts one with any limited step as low where A < 0 and as high where A > 0"""
     approximate_kl: float
-    """mean of the KL estimate"""
     effective_sample_size: float
-    """(sum ratio)^2 / (N sum ratio^2), in (0, 1]; 1 = on policy"""
     log_ratio_max: float
-    """the largest |log ratio| of a chunk; 0 = on policy"""
 
 
 @dataclass(frozen=True)
 class ForwardStats:
-    """Means over samples and times of an objective of the forward process."""
+    """Means over samples and times of an objective of the forward process; 0 where it has no such number.
+
+    policy_loss     the loss without its KL term
+    kl              mean |v - v_ref|^2, without its weight
+    weight_mean     0 ... 1; NFT: of r; DGPO: of sigmoid(s)
+    clip_fraction   0 ... 1; DGPO: share of distances that are clipped
+    reward_mean     CRD: of the implicit reward; DPO: of its margin between chosen and rejected
+    accuracy        0 ... 1; DPO: share of pairs whose chosen image has the higher implicit reward
+    """
 
     policy_loss: float
-    """the loss without its KL term"""
     kl: float
-    """of reference_divergence, without its weight"""
     weight_mean: float
-    """NFT: of r; DGPO: of sigmoid(s)"""
     clip_fraction: float
-    """DGPO: share of distances that are clipped"""
     reward_mean: float
-    """CRD: of the implicit reward; DPO: of its margin between chosen and rejected"""
     accuracy: float
-    """DPO: share of pairs whose chosen image has the higher implicit reward"""
 
 
 @dataclass(frozen=True)
 class IterationReport:
-    """The report of one `Trainer.iterate`."""
+    """The report of one `Trainer.iterate`.
+
+    iteration              counted from 1
+    reward_mean            of the rewards of the rollouts, in their own unit
+    reward_std             their population standard deviation
+    loss                   mean over the optimiser steps, as are those below
+    grad_norm              L2 norm of the gradient, before it is clipped
+    stats                  of the last optimiser step
+    rollout_seconds        wall time of the rollouts
+    reward_seconds         in the reward callback
+    update_seconds         of the optimiser steps
+    reference_divergence   mean over the trained steps and the optimiser steps; 0 where reference_kl is 0
+    """
 
     iteration: int
-    """counted from 1"""
     reward_mean: float
     reward_std: float
     loss: float
-    """mean over the optimiser steps, as are those below"""
     grad_norm: float
-    """before clipping"""
     stats: ChunkStats
-    """of the last optimiser step; stats.struct_size is set by the library"""
     rollout_seconds: float
     reward_seconds: float
     update_seconds: float
     reference_divergence: float
-    """mean over the trained steps and the optimiser steps; 0 where reference_kl is 0"""
 
 
 class ScheduleKeywords(TypedDict, total=False):

@@ -10,25 +10,28 @@ from .schedule import Schedule
 
 @dataclass(frozen=True)
 class Method:
-    """What a method's scripts set. `METHODS` has them by name."""
+    """What a method's scripts set. `METHODS` has them by name.
+
+    name           the published one
+    source         repository and file
+    steps          of the rollout, by an ODE
+    group_size     samples per prompt
+    draws          times and noises per sample
+    learning_rate  of AdamW
+    beta           of `distances`: NFT's v+ and v-; None for other methods
+    shares_noise   whether the samples of a group, or of a pair, have one id: one noise, one set of times
+    notes          sentences: what its scripts do beside
+    """
 
     name: str
     source: str
-    """Repository and file."""
     steps: int
-    """Of the rollout, by an ODE."""
     group_size: int
-    """Samples per prompt."""
     draws: int
-    """Times and noises per sample."""
     learning_rate: float
-    """AdamW's."""
     beta: Optional[float] = None
-    """Of `distances`: NFT's v+ and v-."""
     shares_noise: bool = False
-    """The samples of a group, or of a pair, have one id: one noise, one set of times."""
     notes: tuple[str, ...] = ()
-    """What its scripts do beside."""
     _loss: tuple[tuple[str, Any], ...] = ()
     _times: tuple[tuple[str, Any], ...] = ()
     _steps: Optional[tuple[int, int]] = field(default=None)

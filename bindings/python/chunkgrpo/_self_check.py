@@ -25,14 +25,18 @@ class RatioWarning(UserWarning):
 
 @dataclass(frozen=True, eq=False)
 class OnPolicyReport:
-    """What `check_on_policy` found."""
+    """What `check_on_policy` found.
+
+    ok         whether all judged steps are found again
+    changes    (S,): max |new - old| of each step's log-probabilities, in nats per element; NaN where a step was not judged
+    tolerance  the largest change that is taken for rounding, in the same unit
+    causes     sentences: what explains the change, the surest first; empty where all is well
+    """
 
     ok: bool
     changes: Values
-    """(S,): max |new - old| of each step's log-probabilities; NaN where a step was not judged."""
     tolerance: float
     causes: tuple[str, ...] = ()
-    """What explains the change, the surest first; empty where all is well."""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, OnPolicyReport) and self._key() == other._key()

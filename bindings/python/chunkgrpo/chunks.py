@@ -193,15 +193,18 @@ class ChunkPlan:
 
 @dataclass(frozen=True, eq=False)
 class ChunkFit:
-    """A plan found from a relative-L1 curve, with what one needs to judge or to plot it."""
+    """A plan found from a relative-L1 curve, with what one needs to judge or to plot it.
+
+    plan       the chunks
+    curve      (S,): relative L1 of each step, averaged over the batch; no unit
+    levels     (K,): the mean of the curve over each chunk
+    explained  share of the variance of log(curve) that the chunks explain, in [0, 1]; 1 for a flat curve
+    """
 
     plan: ChunkPlan
     curve: NDArray[np.float64]
-    """(S,): relative L1 of each step, averaged over the batch."""
     levels: NDArray[np.float64]
-    """(K,): the mean of the curve over each chunk."""
     explained: float
-    """Share of the variance of log(curve) that the chunks explain, in [0, 1]; 1 for a flat curve."""
 
     def __eq__(self, other: object) -> bool:
         return isinstance(other, ChunkFit) and self.plan == other.plan and np.array_equal(self.curve, other.curve)

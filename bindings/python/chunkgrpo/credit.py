@@ -151,13 +151,16 @@ def tree_advantages(
 
 @dataclass(frozen=True, eq=False)
 class ZeroStdGroups(Generic[A]):
-    """The result of `zero_std_groups`."""
+    """The result of `zero_std_groups`.
+
+    mask      (B,) bool: whether a sample's group says something
+    groups    how many groups there are
+    zero_std  how many of them say nothing
+    """
 
     mask: A
-    """(B,) bool: whether a sample's group says something."""
     groups: int
     zero_std: int
-    """How many groups say nothing."""
 
     @property
     def ratio(self) -> float:

@@ -20,12 +20,14 @@ _NAMES = {"reference_velocity": "reference"}
 
 @dataclass(frozen=True, eq=False)
 class NormHinge(Generic[A]):
-    """The result of `norm_hinge`."""
+    """The result of `norm_hinge`.
+
+    ratios  (B,): |v| / |v_ref|; above 1 where the velocity is inflated
+    hinges  (B,): max(0, mean v^2 - mean v_ref^2)
+    """
 
     ratios: A
-    """(B,): |v| / |v_ref|; above 1 where the velocity is inflated."""
     hinges: A
-    """(B,): max(0, mean v^2 - mean v_ref^2)."""
 
 
 @overload

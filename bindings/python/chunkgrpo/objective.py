@@ -41,16 +41,21 @@ def brief(loss: Any, ratios: Any, stats: ChunkStats) -> str:
 
 @dataclass(frozen=True, eq=False, repr=False)
 class ChunkLoss(Generic[A]):
-    """The result of `chunk_loss`."""
+    """The result of `chunk_loss`.
+
+    loss             the number to make small, with its KL term; its size says little about progress
+    grad_log_probs   (B, S): d loss / d new_log_probs; `Sampler.log_probs_vjp` takes it on to the velocities
+    ratios           (B, K) importance ratios of all chunks, selected or not; never clipped; 1 for a chunk without a step
+    stats            `ChunkStats` of the selected chunks; `metrics` makes a flat dict of it
+    grad_ratio_bias  (B, S) with a `ratio_bias`, else None: d loss / d ratio_bias; `divergences_vjp` takes it on to the
+                     velocities
+    """
 
     loss: float
     grad_log_probs: A
-    """(B, S): d loss / d new_log_probs; `Sampler.log_probs_vjp` takes it on to the velocities."""
     ratios: A
-    """(B, K) of all chunks, selected or not; never clipped; 1 for a chunk without a step."""
     stats: ChunkStats
     grad_ratio_bias: Optional[A] = None
-    """(B, S) with a `ratio_bias`: d loss / d ratio_bias; `divergences_vjp` takes it on to the velocities."""
 
     def __repr__(self) -> str:
         return brief(self.loss, self.ratios, self.stats)

@@ -27,13 +27,18 @@ from .trajectory import Trajectory, VelocityFunction
 
 
 class Coefficients(NamedTuple):
-    """Of one step x' = a x + b v + c h + s e, with h the image that the step before predicted."""
+    """Of one step x' = a x + b v + c h + s e, with h the image that the step before predicted.
+
+    a  of the latents x
+    b  of the velocity v
+    s  of the noise e, its standard deviation
+    c  of h; 0 but for second-order steps
+    """
 
     a: float
     b: float
     s: float
     c: float
-    """0 but for second-order steps."""
 
 
 class _Extras(TypedDict, total=False):

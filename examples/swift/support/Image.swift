@@ -58,7 +58,9 @@ package struct Image {
   /// - Parameters:
   ///   - x, y: the upper end of the text.
   ///   - align: 0 where x is the text's left, 0.5 its middle, 1 its right.
-  package mutating func write(_ text: String, x: Int, y: Int, scale: Int = 2, align: Double = 0, _ colour: Colour = .ink) {
+  package mutating func write(
+    _ text: String, x: Int, y: Int, scale: Int = 2, align: Double = 0, _ colour: Colour = .ink
+  ) {
     let length = (text.count * Font.advance - 1) * scale
     let left = x - Int(Double(length) * align)
     for (n, character) in text.enumerated() {

@@ -19,8 +19,9 @@ from .._extras import needed
 
 needed("torch", __name__, "torch")
 
-from .autograd import ChunkLoss, chunk_loss, chunk_policy_loss, divergence, divergences, log_prob, log_probs, step
+from ._loss import ChunkLoss
 from ._parallel import no_sync
+from .autograd import chunk_loss, chunk_policy_loss, divergence, divergences, log_prob, log_probs, step
 from .norms import norm_hinge
 from .streamed import streamed_backward
 

@@ -18,13 +18,16 @@ from .autograd import _apply, _first_order, _save, _saved, eager
 
 @dataclass(frozen=True)
 class ForwardLoss:
-    """The result of a loss of the forward process."""
+    """The result of a loss of the forward process.
+
+    loss    0-dim, float64, with its KL term; differentiable in the distances
+    stats   `ForwardStats`, or `ChunkStats` of AWM and FPO; `chunkgrpo.metrics` makes a flat dict of it
+    ratios  (B, K) importance ratios of the chunks of AWM and FPO, never clipped; else None
+    """
 
     loss: Tensor
-    """0-dim, float64; differentiable in the distances."""
     stats: Any
     ratios: Optional[Tensor] = None
-    """(B, K) of AWM's chunks; never clipped."""
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -29,14 +29,16 @@ Objective = Callable[[Distances[Tensor], Tensor], Any]
 
 @dataclass(frozen=True)
 class Streamed:
-    """The result of `streamed_backward`."""
+    """The result of `streamed_backward`.
+
+    loss       0-dim, float64, without a graph
+    distances  `Distances` (B, N), detached
+    stats      the statistics of the draws together, where the objective returned a ForwardLoss; else None
+    """
 
     loss: Tensor
-    """0-dim, float64, without a graph."""
     distances: Distances[Tensor]
-    """(B, N), detached."""
     stats: Any = None
-    """The statistics of the draws together, where the objective returned a ForwardLoss."""
 
 
 @eager

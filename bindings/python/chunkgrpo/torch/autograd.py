@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from typing import Any, Callable, Optional, TypeVar, cast
 
 import numpy as np
@@ -11,13 +11,14 @@ from torch import Tensor
 
 from .. import _arrays, _divergences, _self_check
 from .. import objective as _objective
-from .._generated import ChunkLossKeywords, ChunkLossOptions, ChunkStats, Divergence
+from .._generated import ChunkLossKeywords, ChunkLossOptions, Divergence
 from .._options import Unpack, documented
 from .._scalars import flag
 from .._steps import first_of, frames, kept, needed_here, noisy, plan_of, runs
 from ..chunks import ChunkPlan
 from ..errors import InvalidArgument
 from ..sampler import Sampler
+from ._loss import ChunkLoss
 from ._parallel import nothing
 from ._step_call import Guidance, Step, StepCall
 from ._tensors import beside, checked, constant, floating
@@ -28,24 +29,6 @@ Function = TypeVar("Function", bound=Callable[..., Any])
 def eager(function: Function) -> Function:
     """Keeps torch.compile out of a call: it breaks the graph, and runs the call as it is written."""
     return cast(Function, torch.compiler.disable(function))  # type: ignore[no-untyped-call]
-
-
-@dataclass(frozen=True, eq=False, repr=False)
-class ChunkLoss:
-    """The result of `chunk_loss`, `chunk_policy_loss` and `streamed_backward`."""
-
-    loss: Tensor
-    """0-dim, float64."""
-    ratios: Tensor
-    """(B, K) of all chunks, selected or not; never clipped."""
-    stats: ChunkStats
-    new_log_probs: Tensor
-    """(B, S), detached."""
-    grad_log_probs: Tensor
-    """(B, S): d loss / d new_log_probs."""
-
-    def __repr__(self) -> str:
-        return _objective.brief(self.loss.detach(), self.ratios, self.stats)
 
 
 # ----------------------------------------------------------------------------------------------------------------------

@@ -23,10 +23,11 @@ from .._steps import first_of, kept, loss_count, needed_here, plan_of, readable,
 from ..chunks import ChunkPlan
 from ..errors import InvalidArgument, NonFinite, WrongType
 from ..sampler import Sampler
+from ._loss import ChunkLoss
 from ._parallel import nothing, refuse_unequal, refuse_wrong
 from ._step_call import Guidance, Step
 from ._tensors import beside, constant, floating
-from .autograd import ChunkLoss, eager
+from .autograd import eager
 
 VelocityFunction = Callable[[Tensor, Any, Any], Any]
 Penalty = Callable[[Tensor, Tensor, Any, Any], Tensor]
