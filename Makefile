@@ -11,6 +11,13 @@ DESTDIR ?=
 # Arguments for the demo, such as ARGS="--seed 2", or the benchmarks
 ARGS ?=
 
+# Lists of compilers, linkers and pkg-config are separated by spaces.
+ifneq ($(words $(CURDIR)),1)
+ifneq ($(filter-out help clean format test-text,$(or $(MAKECMDGOALS),help)),)
+$(error the folder "$(CURDIR)" has a space in its path, and nothing can be built there: move it to a path without)
+endif
+endif
+
 SHELL := /bin/bash
 # Kernels for wider vectors beside those that every processor runs; see Package.swift.
 export CHUNKGRPO_DISPATCH = 1
@@ -154,11 +161,12 @@ test: setup-native setup-python test-text lib test-swift test-c test-packages te
     test-faults test-fuzz test-sanitize test-docs ## Run every test: Swift, C, Python
 	@printf '\nAll tests passed.\n'
 
-test-text: ## Check generated files, lengths and links, which needs no build
+test-text: ## Check generated files, lengths, links and format, which needs no build
 	@printf '\n== Text ==\n'
 	@scripts/generate-bindings --check || { echo 'FAILED: the generated files'; exit 1; }
 	@scripts/check-lengths || { echo 'FAILED: the lengths'; exit 1; }
 	@scripts/check-links || { echo 'FAILED: the links'; exit 1; }
+	@scripts/format --check || { echo 'FAILED: the format'; exit 1; }
 	@scripts/mutants --check || { echo 'FAILED: the table of mutants'; exit 1; }
 	@! git grep -nIE '^(<{7}|\|{7}|>{7})( |$$)' || { echo 'FAILED: a conflict is not resolved'; exit 1; }
 
@@ -241,11 +249,8 @@ test-docs: docs ## Build the site: no warning, no dead link
 bench: setup-native setup-python lib ## Measure against PyTorch, numpy, JAX and the memory limit. ARGS="--quick --rows step,noise"
 	@.venv/bin/python Benchmarks/bench.py $(ARGS)
 
-format: ## Format the Swift sources in place, and the C sources where clang-format is installed
-	@scripts/setup swift
-	@swift format format --in-place --recursive --parallel Package.swift Plugins Sources Tests examples Benchmarks/swift
-	@if command -v clang-format >/dev/null; then \
-	    clang-format -i $$(find include Sources Tests bindings examples Benchmarks -name '*.[ch]' -o -name '*.hpp'); fi
+format: ## Format the Swift and C sources in place, by the formatters whose versions scripts/format names
+	@scripts/format
 
 clean: ## Remove everything that make made
 	rm -rf build dist .build .build-* .venv .venv-docs bindings/python/*.egg-info

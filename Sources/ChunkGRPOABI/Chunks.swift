@@ -1,7 +1,6 @@
 public import CChunkGRPO
 import ChunkGRPO
 
-
 private func write(
   _ plan: ChunkPlan, _ sizes: UnsafeMutablePointer<Int64>?, _ capacity: Int64,
   _ chunkCount: UnsafeMutablePointer<Int64>?

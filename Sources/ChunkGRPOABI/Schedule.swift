@@ -1,7 +1,6 @@
 public import CChunkGRPO
 import ChunkGRPO
 
-
 /// The caller's, copied.
 func schedule(_ sigmas: UnsafePointer<Double>?, _ name: String, _ count: Int) throws -> Schedule {
   try Schedule(copying: UnsafeBufferPointer(start: nonNull(sigmas, name), count: count))

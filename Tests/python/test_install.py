@@ -119,6 +119,19 @@ def test_the_source_archive_installs_with_the_library_that_its_make_builds(archi
     assert (tmp_path / "target" / "chunkgrpo" / "libchunkgrpo.so").exists()
 
 
+def test_make_refuses_a_path_with_a_space_in_one_sentence_before_it_builds_anything(tmp_path):
+    folder = tmp_path / "a folder"
+    (folder / "include").mkdir(parents=True)
+    for name in ("Makefile", "include/chunkgrpo.h"):
+        shutil.copy(ROOT / name, folder / name)
+    for targets in (["lib"], ["demo"], ["test"], ["help", "lib"]):
+        done = subprocess.run(["make", *targets], cwd=folder, capture_output=True, text=True)
+        assert done.returncode == 2 and done.stderr.count("\n") == 1, done.stderr
+        assert f'"{folder}" has a space in its path' in done.stderr and "move it" in done.stderr
+    assert sorted(path.name for path in folder.iterdir()) == ["Makefile", "include"]
+    assert subprocess.run(["make", "help"], cwd=folder, capture_output=True).returncode == 0
+
+
 def test_with_the_library_built_the_installed_package_has_it_and_works(tmp_path):
     folder, target = source(tmp_path), tmp_path / "target"
     built = folder.parents[1] / "build" / "lib"
