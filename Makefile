@@ -189,7 +189,7 @@ test-c: setup-native lib ## Run the C tests
 	@printf '\n== C tests ==\n'
 	@$(MAKE) --no-print-directory -C Tests/c || { echo 'FAILED: the C tests'; exit 1; }
 
-test-packages: setup-native lib ## Depend on the library as others do: CMake, C++, Rust, Go, .deb; its ABI and its licences
+test-packages: setup-native lib ## Depend on the library as others do: CMake, C++, Rust, Go, JavaScript, .deb; its ABI and its licences
 	@printf '\n== Packages ==\n'
 	@scripts/setup packages
 	@scripts/test-packages || { echo 'FAILED: the packages'; exit 1; }

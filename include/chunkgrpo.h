@@ -83,8 +83,8 @@ enum {
     CGRPO_DEVICE_FAILED = 7     /* no CUDA driver, or it refused a call */
 };
 
-/** Message of the last error on this thread, one sentence; "" before any. Valid until the next failing call of this
- *  thread. A call that succeeds does not clear it. */
+/** Message of the last error on this thread, one sentence in UTF-8; "" before any. Valid until the next failing call of
+ * this thread. A call that succeeds does not clear it. */
 const char *cgrpo_last_error(void);
 
 /** Name of a status, such as "CGRPO_NON_FINITE"; "unknown status" for other numbers. Static storage. */

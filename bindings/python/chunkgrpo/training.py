@@ -148,7 +148,7 @@ class Trainer:
 
         steps          optimiser steps
         learning_rate  decays along a cosine to a tenth
-        progress       `progress(done, total, loss)` is called now and then
+        progress       `progress(done, total, loss)` is called about 200 times
 
         If `progress` raises, that comes out of this call; if it returns a true value, CallbackFailed does. Either way
         the trainer is as it was before.
