@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import hashlib
 import json
 import re
 
 import numpy as np
 import pytest
 from conftest import ROOT
+
+import chunkgrpo as cg
 
 RESULTS = ROOT / "Benchmarks" / "results"
 COLLAPSE = json.loads((RESULTS / "collapse.json").read_text())
@@ -79,6 +82,28 @@ def test_the_page_on_collapse_has_the_ends_of_the_curves():
     for name, cells in rows("docs/collapse.md", "after 12,300 evaluations, with a divergence").items():
         method, weight = name.replace(" Gaussian", "").replace(" velocity", "").rsplit(", ", 1)
         assert cells == at_the_end(f"{method}, KL {weight}")
+
+
+def test_the_readmes_table_and_picture_of_the_demo_are_of_its_runs():
+    measured = json.loads((RESULTS / "demo.json").read_text())
+    assert measured["version"] == cg.__version__, "run Benchmarks/demo.py"
+    seeds = measured["seeds"]
+    table = rows("README.md", "seed | right, by the judge")
+    assert list(table) == list(seeds) and len(seeds) == 5
+    for seed, cells in table.items():
+        for cell, name, unit in zip(cells, ("judge", "spread", "frechet"), (0.01, 1, 1)):
+            assert cell.count(" → ") == 1
+            for text, phase in zip(cell.removesuffix(" %").split(" → "), ("before", "after")):
+                half = 0.5 * unit * 10.0 ** -len(text.split(".")[1])
+                assert float(text) * unit == pytest.approx(seeds[seed][phase][name], abs=half + 1e-6), (seed, phase, name)
+    text = (ROOT / "README.md").read_text()
+    assert {f"real digits: {run['real']['spread']:.3f}" for run in seeds.values()} == {
+        re.search(r"real digits: [\d.]+", text)[0]}
+    (iterations,) = {run["iterations"] for run in seeds.values()}
+    assert f"after {iterations:,} iterations" in text
+    # The picture is that of one of these runs, which wrote its numbers into it.
+    picture = (ROOT / "examples/images/digits.png").read_bytes()
+    assert hashlib.sha256(picture).hexdigest() == measured["picture"]["sha256"] and str(measured["picture"]["seed"]) in seeds
 
 
 def test_the_times_on_a_gpu_are_those_that_were_measured():

@@ -73,6 +73,7 @@ struct Demo {
       metrics = Metrics(path: path)
       metrics.add(
         "classifiers", ["reward_model": classifierAccuracy.rewardModel, "judge": classifierAccuracy.judge])
+      metrics.add("real", ["spread": real.spread])
       trainer = try pretrain(&metrics)
       before = try evaluate(trainer)
       record("before", before.quality, in: &metrics)
