@@ -823,18 +823,18 @@ class IterationReportStruct(ctypes.Structure):
 class ChunkStats:
     """Over the selected chunks that have a step.
 
-    selected                N, their number
-    ratio_mean              of the ratios of the N chunks, exp of the mean log-ratio of a chunk's steps
-    ratio_std               their population standard deviation
-    ratio_min               the smallest
-    ratio_max               the largest
-    clip_fraction_low       share of the N, 0 ... 1: A < 0 and ratio < 1 - clip_low. Their gradient is zero
-    clip_fraction_high      the same: A > 0 and ratio > 1 + clip_high. Other surrogates count a chunk whose ratio a
-                            bound limits as low below 1 and as high above; log-clipped counts one with any limited
-                            step as low where A < 0 and as high where A > 0
-    approximate_kl          mean of the KL estimate, without its weight
-    effective_sample_size   (sum ratio)^2 / (N sum ratio^2), in (0, 1]; 1 = on policy
-    log_ratio_max           the largest |log ratio| of a chunk, in nats per element; 0 = on policy
+    selected               N, their number
+    ratio_mean             of the ratios of the N chunks, exp of the mean log-ratio of a chunk's steps
+    ratio_std              their population standard deviation
+    ratio_min              the smallest
+    ratio_max              the largest
+    clip_fraction_low      share of the N, 0 ... 1: A < 0 and ratio < 1 - clip_low. Their gradient is zero
+    clip_fraction_high     the same: A > 0 and ratio > 1 + clip_high. Other surrogates count a chunk whose ratio a
+                           bound limits as low below 1 and as high above; log-clipped counts one with any limited
+                           step as low where A < 0 and as high where A > 0
+    approximate_kl         mean of the KL estimate, without its weight
+    effective_sample_size  (sum ratio)^2 / (N sum ratio^2), in (0, 1]; 1 = on policy
+    log_ratio_max          the largest |log ratio| of a chunk, in nats per element; 0 = on policy
     """
 
     selected: int
@@ -853,12 +853,12 @@ class ChunkStats:
 class ForwardStats:
     """Means over samples and times of an objective of the forward process; 0 where it has no such number.
 
-    policy_loss     the loss without its KL term
-    kl              mean |v - v_ref|^2, without its weight
-    weight_mean     0 ... 1; NFT: of r; DGPO: of sigmoid(s)
-    clip_fraction   0 ... 1; DGPO: share of distances that are clipped
-    reward_mean     CRD: of the implicit reward; DPO: of its margin between chosen and rejected
-    accuracy        0 ... 1; DPO: share of pairs whose chosen image has the higher implicit reward
+    policy_loss    the loss without its KL term
+    kl             mean |v - v_ref|^2, without its weight
+    weight_mean    0 ... 1; NFT: of r; DGPO: of sigmoid(s)
+    clip_fraction  0 ... 1; DGPO: share of distances that are clipped
+    reward_mean    CRD: of the implicit reward; DPO: of its margin between chosen and rejected
+    accuracy       0 ... 1; DPO: share of pairs whose chosen image has the higher implicit reward
     """
 
     policy_loss: float
@@ -873,16 +873,16 @@ class ForwardStats:
 class IterationReport:
     """The report of one `Trainer.iterate`.
 
-    iteration              counted from 1
-    reward_mean            of the rewards of the rollouts, in their own unit
-    reward_std             their population standard deviation
-    loss                   mean over the optimiser steps, as are those below
-    grad_norm              L2 norm of the gradient, before it is clipped
-    stats                  of the last optimiser step
-    rollout_seconds        wall time of the rollouts
-    reward_seconds         in the reward callback
-    update_seconds         of the optimiser steps
-    reference_divergence   mean over the trained steps and the optimiser steps; 0 where reference_kl is 0
+    iteration             counted from 1
+    reward_mean           of the rewards of the rollouts, in their own unit
+    reward_std            their population standard deviation
+    loss                  mean over the optimiser steps, as are those below
+    grad_norm             L2 norm of the gradient, before it is clipped
+    stats                 of the last optimiser step
+    rollout_seconds       wall time of the rollouts
+    reward_seconds        in the reward callback
+    update_seconds        of the optimiser steps
+    reference_divergence  mean over the trained steps and the optimiser steps; 0 where reference_kl is 0
     """
 
     iteration: int
