@@ -61,6 +61,18 @@ def test_a_public_name_and_its_methods_say_what_they_are(name):
             assert inspect.getdoc(what), f"{member} does not say what it is"
 
 
+def test_the_modules_of_frameworks_say_what_their_classes_and_members_are():
+    pytest.importorskip("diffusers")
+    from chunkgrpo import diffusers, distributed
+
+    for module in (diffusers, distributed):
+        for name in module.__all__:
+            assert inspect.getdoc(getattr(module, name)), name
+            if inspect.isclass(getattr(module, name)):
+                for member, what in methods(getattr(module, name)).items():
+                    assert inspect.getdoc(what), f"{member} does not say what it is"
+
+
 def test_the_example_of_the_jax_module_runs():
     jax = pytest.importorskip("jax")
     import chunkgrpo.jax

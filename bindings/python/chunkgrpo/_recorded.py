@@ -65,6 +65,7 @@ class RecordedTrajectory:
 
     @property
     def done(self) -> bool:
+        """Whether all T steps are taken."""
         return self.position == self.sampler.schedule.steps
 
     @property
