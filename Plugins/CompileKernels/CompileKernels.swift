@@ -1,6 +1,13 @@
 import Foundation
 import PackagePlugin
 
+// A plugin knows the processor that it runs on, and not the one that is built for: for another than x86-64 the assembly is
+// empty, and the baseline runs.
+private let forX86 = """
+  output=$1; shift
+  "$0" "$@" -o "$output.s" && { echo '#ifdef __x86_64__'; cat "$output.s"; echo '#endif'; } >"$output"
+  """
+
 /// Compiles Sources/Kernels for AVX2 and AVX-512, to assembly that the target KernelsWide links. SwiftPM refuses `-march`
 /// in the settings of a package that is depended on by version; a plugin may call the compiler as it likes.
 @main struct CompileKernels: BuildToolPlugin {
@@ -34,9 +41,9 @@ import PackagePlugin
       let assembly = output.appending(path: "\(name).S")
       let options = (flags + definitions).flatMap { ["-Xcc", $0] } + definitions
       return .buildCommand(
-        displayName: "Compiling \(name)", executable: compiler,
-        arguments: common + options
-          + ["-emit-assembly", "-module-name", name, "-o", assembly.path] + kernelFiles.map(\.path),
+        displayName: "Compiling \(name)", executable: URL(filePath: "/bin/sh"),
+        arguments: ["-c", forX86, compiler.path, assembly.path] + common + options
+          + ["-emit-assembly", "-module-name", name] + kernelFiles.map(\.path),
         inputFiles: kernelFiles + headers + [table], outputFiles: [assembly])
     }
     return [

@@ -16,7 +16,7 @@ import torch_digits  # noqa: E402
 
 
 def test_a_short_run_raises_the_reward_and_goes_on_from_its_checkpoint(tmp_path):
-    arguments = ["--pretrain-steps", "150", "--iterations", "5", "--output", str(tmp_path)]
+    arguments = ["--width", "32", "--pretrain-steps", "150", "--iterations", "5", "--output", str(tmp_path)]
     result = torch_digits.main(arguments)
     rewards = result["rewards"]
     assert len(rewards) == 5
