@@ -133,6 +133,10 @@ warn_return_any = false
 warn_unused_ignores = false
 disallow_untyped_calls = false
 
+[[tool.mypy.overrides]] # which peft imports, and which takes longer to read than all others
+module = ["transformers", "transformers.*"]
+follow_imports = "skip"
+
 [[tool.mypy.overrides]]
 module = ["sklearn.*", "tqdm.*", "onnxruntime.*", "accelerate.*"]
 ignore_missing_imports = true
