@@ -18,7 +18,6 @@ import chunkgrpo as cg
 import chunkgrpo.distributed as cgd
 
 torch = pytest.importorskip("torch")
-import chunkgrpo.torch as cgt  # noqa: E402
 
 STAGES = (1, 2, 3)
 

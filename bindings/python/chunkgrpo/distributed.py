@@ -34,7 +34,7 @@ from . import _arrays, _exchange
 from ._exchange import Exchange, Gather, RankFailed, Reduce, seconds
 from ._generated import AVERAGE, AdvantageKeywords, AdvantageOptions, Average
 from ._groups import group_ids
-from ._metrics import Stats, merge_stats
+from ._metrics import merge_stats
 from ._options import Unpack, documented
 from ._scalars import choice, integer, seed_number
 from ._steps import loss_count, plan_of, selected_steps
