@@ -135,10 +135,10 @@ def test_rewards_of_groups_that_teach_nothing_are_counted():
             "r/reward_min": 0.0,
             "r/reward_max": 4.0,
             "r/reward_group_std": (0 + 0.5 + 0 + 2) / 4,
-            "r/zero_variance_fraction": 0.5,
+            "r/zero_std_ratio": 0.5,
         }
     )
-    assert cg.reward_metrics([3.0, 1, 3, 2, 3], groups=list("abaca"))["zero_variance_fraction"] == 1
+    assert cg.reward_metrics([3.0, 1, 3, 2, 3], groups=list("abaca"))["zero_std_ratio"] == 1
     with pytest.raises(cg.InvalidArgument, match="group_size: give"):
         cg.reward_metrics(rewards)
     with pytest.raises(cg.InvalidArgument, match="3 does not divide the 8 rewards"):

@@ -143,7 +143,7 @@ def reward_metrics(
     rewards: ArrayLike, group_size: Optional[int] = None, *, groups: Any = None, prefix: str = ""
 ) -> dict[str, float]:
     """The rewards (B,) of an iteration, of all minibatches and ranks: reward_mean, reward_std, reward_min, reward_max;
-    reward_group_std, the mean of the groups' standard deviations; zero_variance_fraction, the share of groups whose
+    reward_group_std, the mean of the groups' standard deviations; zero_std_ratio, the share of groups whose
     rewards are all equal, which teach nothing.
 
     group_size, groups  as in `advantages`
@@ -167,7 +167,7 @@ def reward_metrics(
             "reward_min": float(values.min()),
             "reward_max": float(values.max()),
             "reward_group_std": float(np.mean([group.std() for group in own])),
-            "zero_variance_fraction": zero_std_groups(values, group_size, groups=groups).ratio,
+            "zero_std_ratio": zero_std_groups(values, group_size, groups=groups).ratio,
         },
     )
 
