@@ -218,6 +218,9 @@ def borrow(value: Any, name: str, leading: int = 1, *, on_host: bool = False) ->
     on_host: of a device, a copy on the CPU: for what has no kernel there.
     """
     family = _frameworks.of(value, name)
+    lent = None if on_host and family.on_device else family.lent(value, leading)
+    if lent is not None:
+        return lent
     if family.on_device and not on_host:
         return _on_device(family, value, name, leading)
     if family.on_device:
@@ -271,7 +274,8 @@ def borrow_like(
     value: Any, like: Borrowed, name: str, like_name: str, leading: int = 1, *, on_host: bool = False
 ) -> Borrowed:
     """`borrow` of exactly the shape and device of another. The library compares only B and D."""
-    other = borrow(value, name, leading, on_host=on_host)
+    lent = None if on_host else like.family.lent(value, leading)
+    other = borrow(value, name, leading, on_host=on_host) if lent is None else lent
     if other.shape != like.shape:
         raise InvalidArgument(f"{name} has shape {other.shape}; it must be {like.shape}, like {like_name}")
     if other.family is not like.family:
@@ -297,6 +301,9 @@ def upstream(value: Any, name: str, shape: tuple[int, ...], beside: Borrowed) ->
     """Numbers in float64, for a call on other arrays: in the memory of their device."""
     if beside.on_device:
         return beside.family.doubles(value, name, shape)
+    lent = beside.family.lent(value, 0)  # 0: contiguous throughout
+    if lent is not None and lent.storage is FLOAT64 and lent.shape == shape:
+        return lent.as_numbers()
     return doubles(value, name, shape)
 
 

@@ -3,16 +3,18 @@
 from __future__ import annotations
 
 import ctypes
-from typing import Any, Optional
+from typing import TYPE_CHECKING, Any, Optional
 
 import numpy as np
 from numpy.typing import NDArray
 
-from ._frameworks import Family
 from ._generated import Tensor
-from ._layouts import described, layout
+from ._layouts import Placed, described, layout
 from ._library import address
 from ._storage import CARRIED, FLOAT64, Storage
+
+if TYPE_CHECKING:
+    from ._frameworks import Family
 
 
 class Borrowed:
@@ -21,22 +23,19 @@ class Borrowed:
     array    the elements as numpy carries them (_storage.py); on a device, the framework's own array
     family   the framework that it came from, or that it is made for
     native   of memory that `new` gave: the framework's own array
+    shape    of the array
     layout   the library's descriptor, where it is known
     part     which part of its samples it is (_part.Taken), where it is not all
     """
 
-    __slots__ = ("array", "family", "native", "layout", "part")
+    __slots__ = ("array", "family", "native", "layout", "part", "shape")
 
     family: Any
     on_device = False
 
     def __init__(self, array: Any, family: Family, native: Any = None, layout: Any = None, part: Any = None) -> None:
         self.array, self.family, self.native, self.layout, self.part = array, family, native, layout, part
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        shape: tuple[int, ...] = self.array.shape
-        return shape
+        self.shape: tuple[int, ...] = array.shape
 
     @property
     def storage(self) -> Storage:
@@ -57,6 +56,10 @@ class Borrowed:
     def give(self, values: Any) -> Any:
         """What `numbers` gave, such as log-probabilities, as the user's array of the same family."""
         return self.family.give(values)
+
+    def as_numbers(self) -> Any:
+        """Of contiguous float64 elements, for an argument of type `const double *`."""
+        return self.array
 
     def result(self) -> Any:
         """The user's array, of memory that `new` gave and the library has written."""
@@ -96,6 +99,56 @@ class Borrowed:
             self.layout = layout(array.shape, array.strides, array.dtype, leading)
         view: Tensor = described(self.layout)
         view.data = address(array)
+        if self.part is not None:
+            view.part = ctypes.addressof(self.part.struct)
+        return view
+
+
+class OfTorch(Borrowed):
+    """A tensor of PyTorch's in memory of the CPU. numpy's view of it is made where somebody asks for it.
+
+    native   the tensor, the caller's or one that `new` gave
+    placed   how it lies
+    pointer  of its first element
+    """
+
+    __slots__ = ("placed", "pointer")
+
+    def __init__(self, native: Any, family: Family, placed: Placed, pointer: int, part: Any = None) -> None:
+        self.native, self.family, self.placed, self.pointer, self.part = native, family, placed, pointer, part
+        self.layout, self.shape = placed.layout, placed.shape
+
+    @property
+    def array(self) -> Any:
+        return self.family.carried(self.native.detach())
+
+    @property
+    def storage(self) -> Storage:
+        return self.placed.storage
+
+    @property
+    def _as_parameter_(self) -> Any:
+        """For an argument of type `double *`."""
+        return ctypes.c_void_p(self.pointer)
+
+    def as_numbers(self) -> Any:
+        return self
+
+    def transposed(self) -> Any:
+        return np.ascontiguousarray(self.array.T)
+
+    def new(self, shape: Optional[tuple[int, ...]] = None) -> Borrowed:
+        if shape is not None and shape != self.shape:
+            return fresh(self.family, shape, self.storage, self.part)
+        own: Borrowed = self.family.like(self)
+        return own
+
+    def result(self) -> Any:
+        return self.native
+
+    def tensor(self, leading: int = 1) -> Tensor:
+        view: Tensor = described(self.layout)
+        view.data = self.pointer
         if self.part is not None:
             view.part = ctypes.addressof(self.part.struct)
         return view

@@ -46,6 +46,9 @@ class Bridged(TorchCuda):
     def read(self, value: Any, name: str, target: Any = None) -> NDArray[Any]:
         return super().read(self._lent(value), name, target)
 
+    def lent(self, value: Any, leading: int) -> None:
+        """None of its arrays is PyTorch's own."""
+
     def borrow(self, value: Any, name: str, leading: int) -> OnDevice:
         return super().borrow(self._lent(value), name, leading)
 

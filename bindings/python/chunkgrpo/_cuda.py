@@ -12,12 +12,13 @@ from typing import Any, Optional
 import numpy as np
 
 from ._borrowed import Borrowed
-from ._frameworks import CuPy, Torch, types_of_torch
+from ._frameworks import CuPy, Torch
 from ._generated import DEVICE, Tensor
-from ._layouts import described, layout
+from ._layouts import Placed, described, layout
 from ._queues import Queue, capture_of, queue_of
 from ._staging import Staging
-from ._storage import CARRIED, FLOAT64, Storage, named
+from ._storage import FLOAT64, Storage, named
+from ._torch_types import types_of_torch
 from .errors import InvalidArgument, OutOfMemory, WrongType
 
 
@@ -26,19 +27,17 @@ class OnDevice(Borrowed):
 
     pointer  of its first element
     strides  in bytes
+    placed   how a tensor of PyTorch's lies, where that is known
     """
 
-    __slots__ = ("pointer", "strides", "_storage", "_shape")
+    __slots__ = ("pointer", "strides", "placed", "_storage")
 
     on_device = True
 
     def __init__(self, array: Any, family: Any, pointer: int, strides: tuple[int, ...], storage: Storage) -> None:
         super().__init__(array, family)
-        self.pointer, self.strides, self._storage, self._shape = pointer, strides, storage, tuple(array.shape)
-
-    @property
-    def shape(self) -> tuple[int, ...]:
-        return self._shape
+        self.pointer, self.strides, self._storage, self.shape = pointer, strides, storage, tuple(array.shape)
+        self.placed: Optional[Placed] = None
 
     @property
     def storage(self) -> Storage:
@@ -54,6 +53,12 @@ class OnDevice(Borrowed):
         rows = self.family.fresh(shape[::-1], FLOAT64)
         columns: Borrowed = self.family.lend(rows.array.T, "rows")
         return columns
+
+    def new(self, shape: Optional[tuple[int, ...]] = None) -> Borrowed:
+        if self.placed is None or shape is not None and shape != self.shape:
+            return super().new(shape)
+        own: Borrowed = self.family.like(self)
+        return own
 
     def numbers(self, shape: tuple[int, ...]) -> Any:
         return self.family.fresh(shape, FLOAT64)
@@ -90,10 +95,10 @@ class OnDevice(Borrowed):
 
     def tensor(self, leading: int = 1) -> Tensor:
         if self.layout is None:
-            self.layout = layout(self._shape, self.strides, self._storage.dtype, leading)
+            self.layout = layout(self.shape, self.strides, self._storage.dtype, leading)
         view: Tensor = described(self.layout)
         view.data, view.device = self.pointer, DEVICE["cuda"]
-        view.cuda = self.family.queue(self._shape, leading)
+        view.cuda = self.family.queue(self.shape, leading)
         return view
 
 
@@ -207,10 +212,9 @@ def has_kernels(index: int) -> bool:
 
 
 @functools.lru_cache(maxsize=64)
-def _known(device: Any) -> Any:
-    torch: Any = sys.modules["torch"]
-    types, bits = types_of_torch()
-    return torch, str(device), {kind: CARRIED[dtype] for dtype, kind in types.items()}, types, bits
+def _named(device: Any) -> Any:
+    known = types_of_torch()
+    return sys.modules["torch"], str(device), known, known.types, known.bits
 
 
 class TorchCuda(_Device, Torch):
@@ -220,7 +224,7 @@ class TorchCuda(_Device, Torch):
 
     def __init__(self, device: Any) -> None:
         # One is made for each tensor of a call: what is seldom needed is made when it is.
-        self.torch, self.device, self._storages, self._types, self._bits = _known(device)
+        self.torch, self.device, self._known, self._types, self._bits = _named(device)
         self._device, self.index = device, device.index
         self._copies: Any = None
 
@@ -229,6 +233,12 @@ class TorchCuda(_Device, Torch):
         if self._copies is None:
             self._copies = Staging(self.torch, self._device)
         return self._copies
+
+    def lent(self, value: Any, leading: int) -> Optional[Borrowed]:
+        if type(value) not in self._known.plain or value.device != self._device:
+            return None
+        placed = self._known.place(value, leading)
+        return None if placed is None else self._at(value, placed)
 
     def stream(self) -> int:
         stream: int = self.torch._C._cuda_getCurrentRawStream(self.index)
@@ -248,7 +258,7 @@ class TorchCuda(_Device, Torch):
         return isinstance(value, self.torch.Tensor) and value.device == self._device
 
     def described(self, value: Any, name: str) -> OnDevice:
-        storage = self._storages.get(value.dtype) or self.storage(value, name)
+        storage = self._known.storages.get(value.dtype) or self.storage(value, name)
         size = storage.dtype.itemsize
         strides = tuple([step * size for step in value.stride()])
         try:
@@ -276,6 +286,15 @@ class TorchCuda(_Device, Torch):
             raise WrongType(f"{name} has element type {value.dtype}; it must hold real numbers")
         value = self._constant(value, name)
         return value.to(self._device, self.torch.float64, non_blocking=True).contiguous()
+
+    def _at(self, value: Any, placed: Placed) -> OnDevice:
+        borrowed = OnDevice(value, self, value.data_ptr(), (), placed.storage)
+        borrowed.placed, borrowed.layout = placed, placed.layout
+        return borrowed
+
+    def like(self, other: Any) -> OnDevice:
+        native = self._empty_like(other.array, other.shape)
+        return self._at(native, other.placed) if other.placed.is_dense else self.described(native, "result")
 
     def fresh(self, shape: tuple[int, ...], storage: Storage) -> OnDevice:
         try:

@@ -180,14 +180,15 @@ def distances(
     v = _arrays.borrow_like(velocity, x, "velocity", "clean")
     struct, names = _extras(v, old_velocity, reference_velocity, beta), names_of(old_velocity, reference_velocity, beta)
     values = {name: x.numbers(x.shape[:1]) for name in names}
-    at = x.tensor(), v.tensor(), *_drawn(x, noise, seed, sample_ids, draw, threads), struct
+    inputs = x.tensor(), v.tensor(), *_drawn(x, noise, seed, sample_ids, draw, threads), struct
 
-    def call(known: bool) -> Any:
-        for name in names[1:] if known else ():
+    def call(*arguments: Any) -> Any:
+        for name in names[1:] if arguments[-3] is not None else ():  # the distance: where it is known, all are
             _arrays.point(struct, name, values[name])
-        return lib.cgrpo_forward_distance(*at, values["distance"] if known else None, None, None)
+        return lib.cgrpo_forward_distance(*arguments)
 
-    _part.numbers(x, 2 if old_velocity is None and reference_velocity is None else 11, call)
+    sums = 2 if old_velocity is None and reference_velocity is None else 11
+    _part.numbers(x, sums, call, inputs, values["distance"], None, None)
     numbers: dict[str, Any] = {name: v.give(value) for name, value in values.items()}
     return Distances(**numbers, beta=None if beta is None else float(beta))
 

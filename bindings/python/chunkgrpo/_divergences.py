@@ -176,7 +176,7 @@ def _of_one(
     at = sampler._handle, *steps, choice(kind, DIVERGENCE, "kind"), v.tensor(), w.tensor()
     if grad is None:
         values = v.numbers(v.shape[:1])
-        _part.numbers(v, 1, lambda known: lib.cgrpo_divergence_from_velocity(*at, values if known else None, None, None))
+        _part.numbers(v, 1, lib.cgrpo_divergence_from_velocity, at, values, None, None)
         return v.give(values)
     out, upstream = v.new(), _arrays.upstream(grad, "grad", v.shape[:1], v)
     check(lib.cgrpo_divergence_from_velocity(*at, None, upstream, out.tensor()))
@@ -238,8 +238,7 @@ def _each(sampler: Sampler, v: Borrowed, grad: Optional[ArrayLike], first_step: 
     if grad is None:
         columns = v.numbers((count, batch))
         for t in range(count):
-            value = row(columns, t)
-            _part.numbers(v, 1, lambda known: call(t, at[t], value if known else None, None, None))
+            _part.numbers(v, 1, call, (t, at[t]), row(columns, t), None, None)
         return v.give(transposed(columns))
     upstream = transposed(_arrays.upstream(grad, "grad", (batch, count), v))
     out = v.new()

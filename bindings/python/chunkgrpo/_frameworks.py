@@ -12,9 +12,11 @@ from typing import Any, Callable, Optional, TypeVar, cast
 import numpy as np
 from numpy.typing import NDArray
 
-from . import _dlpack, _status, _storage
+from . import _dlpack, _layouts, _status, _storage
+from ._borrowed import Borrowed, OfTorch
 from ._staging import Staging, staging
 from ._storage import CARRIED, FLOAT64, NAMED, Storage
+from ._torch_types import types_of_torch
 from .errors import InvalidArgument, OutOfMemory, WrongType
 
 Function = TypeVar("Function", bound=Callable[..., Any])
@@ -52,6 +54,11 @@ class Family:
         except (TypeError, ValueError, RuntimeError) as error:  # the last of PyTorch's, in a list
             raise InvalidArgument(f"{name} cannot be read as an array: {error}") from None
 
+    def lent(self, value: Any, leading: int) -> Optional[Borrowed]:
+        """An array of this family where it lies, if a short look finds nothing to copy or to refuse; else None. leading:
+        as in `_arrays.borrow`."""
+        return None
+
     def storage(self, value: Any, name: str) -> Storage:
         """The element type of an array, whatever else it is."""
         return _storage.of(self.read(value, name), name)
@@ -83,6 +90,14 @@ class Family:
         return velocity(latents, *arguments)
 
 
+class _Numpy(Family):
+    def lent(self, value: Any, leading: int) -> Optional[Borrowed]:
+        if type(value) is not np.ndarray or not value.flags.aligned:
+            return None
+        layout = _layouts.lent(value.shape, value.strides, value.dtype, leading)
+        return None if layout is None else Borrowed(value, self, None, layout)
+
+
 def refuse_arrays(value: Any, name: str) -> None:
     """A list of arrays does not say which of its dimensions is which, and elements that are masked are not there."""
     if np.ma.is_masked(value):
@@ -105,19 +120,6 @@ def refuse_arrays(value: Any, name: str) -> None:
 _DATA = ("rewards", "scores", "old_log_probs", "reference_log_probs", "advantages", "weights", "mask")
 
 
-@functools.lru_cache(maxsize=1)
-def types_of_torch() -> tuple[dict[Any, Any], dict[Any, Any]]:
-    """Its types by the dtypes that carry them; and of those that numpy has not, (the integers, the dtype)."""
-    torch: Any = sys.modules["torch"]
-    types = {storage.dtype: getattr(torch, storage.name) for storage in NAMED.values()}
-    bits = {
-        types[storage.dtype]: (getattr(torch, storage.bits), storage.dtype)
-        for storage in NAMED.values()
-        if storage.bits
-    }
-    return types, bits
-
-
 class Torch(Family):
     """Tensors of one device."""
 
@@ -126,14 +128,35 @@ class Torch(Family):
         self.device = str(device)
         self._device = device
         self._staging: Any = staging(self.torch, device)
-        self._types, self._bits = types_of_torch()
+        self._known = types_of_torch()
+        self._types, self._bits = self._known.types, self._known.bits
+
+    def lent(self, value: Any, leading: int) -> Optional[Borrowed]:
+        if self.device != "cpu" or type(value) not in self._known.plain or not value.is_cpu:
+            return None
+        placed = self._known.place(value, leading)
+        return None if placed is None else OfTorch(value, self, placed, value.data_ptr())
+
+    def like(self, other: OfTorch) -> Borrowed:
+        """Fresh memory of the shape and type of a tensor."""
+        native = self._empty_like(other.native, other.shape)
+        if other.placed.is_dense:
+            return OfTorch(native, self, other.placed, native.data_ptr(), other.part)
+        return Borrowed(self.carried(native), self, native, None, other.part)
+
+    def _empty_like(self, tensor: Any, shape: tuple[int, ...]) -> Any:
+        try:
+            dense = self.torch.contiguous_format
+            return self._outside_inference(self.torch.empty_like, tensor, memory_format=dense)
+        except RuntimeError as error:
+            raise OutOfMemory(f"no memory for a tensor of shape {shape} on {self.device}: {error}") from None
 
     def read(self, value: Any, name: str, target: Optional[Storage] = None) -> NDArray[Any]:
         try:
             value = self._constant(value, name, target)
             if target is not None and not value.is_complex():
                 value = value.to(getattr(self.torch, target.name))
-            return self._carried(value if self._staging is None else self._staging.down(value))
+            return self.carried(value if self._staging is None else self._staging.down(value))
         except (RuntimeError, TypeError) as error:
             if value.is_neg() or value.is_conj():  # which numpy cannot read, and says so
                 return self.read(value.resolve_conj().resolve_neg(), name, target)
@@ -169,7 +192,7 @@ class Torch(Family):
     def storage(self, value: Any, name: str) -> Storage:
         return _storage.named(str(value.dtype).rpartition(".")[2], name)
 
-    def _carried(self, tensor: Any) -> NDArray[Any]:
+    def carried(self, tensor: Any) -> NDArray[Any]:
         integers, dtype = self._bits.get(tensor.dtype, (None, None))
         array: NDArray[Any] = tensor.numpy() if integers is None else tensor.view(integers).numpy().view(dtype)
         return array
@@ -184,7 +207,7 @@ class Torch(Family):
             native = self._outside_inference(make, shape, dtype=self._types[dtype])
         except RuntimeError as error:
             raise OutOfMemory(f"no memory for a tensor of shape {shape}: {error}") from None
-        return self._carried(native), native
+        return self.carried(native), native
 
     def result(self, array: NDArray[Any], native: Any) -> Any:
         return native if self._staging is None else self._outside_inference(self._staging.up, native)
@@ -308,7 +331,7 @@ class Copied(Family):
         return self._family.give(array)
 
 
-NUMPY = Family()
+NUMPY = _Numpy()
 
 _OF_NUMPY = (np.ndarray, np.generic, list, tuple, int, float)
 

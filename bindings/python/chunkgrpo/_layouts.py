@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import ctypes
 import functools
-from typing import Any
+import math
+from typing import Any, NamedTuple, Optional
 
 import numpy as np
 
 from ._generated import DEVICE, Tensor
-from ._storage import CARRIED
+from ._storage import CARRIED, Storage
 
 
 @functools.lru_cache(maxsize=1024)
@@ -35,3 +36,33 @@ def layout(shape: tuple[int, ...], steps: tuple[int, ...], dtype: np.dtype[Any],
 
 described = Tensor.from_buffer_copy
 """A copy of a descriptor, to be given an address."""
+
+
+@functools.lru_cache(maxsize=1024)
+def lent(shape: tuple[int, ...], steps: tuple[int, ...], dtype: np.dtype[Any], leading: int) -> Any:
+    """`layout` of a caller's array: None where it must be looked at closely, to be copied or refused."""
+    return layout(shape, steps, dtype, leading) if len(shape) > leading and 0 not in shape else None
+
+
+class Placed(NamedTuple):
+    """How a tensor of PyTorch's lies, all but where."""
+
+    layout: Any
+    """The library's descriptor."""
+    shape: tuple[int, ...]
+    storage: Storage
+    extent: int
+    """Bytes from its first element to the end of its last one."""
+    is_dense: bool
+
+
+@functools.lru_cache(maxsize=1024)
+def placed(shape: tuple[int, ...], strides: tuple[int, ...], storage: Storage, leading: int) -> Optional[Placed]:
+    """Of strides in elements; None as `lent`."""
+    size = storage.dtype.itemsize
+    described = lent(tuple(shape), tuple([step * size for step in strides]), storage.dtype, leading)
+    if described is None:
+        return None
+    extent = 1 + sum((count - 1) * step for count, step in zip(shape, strides))
+    dense = tuple([math.prod(shape[i + 1 :]) for i in range(len(shape))])
+    return Placed(described, tuple(shape), storage, extent * size, tuple(strides) == dense)

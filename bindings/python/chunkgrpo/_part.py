@@ -177,9 +177,10 @@ def take(part: Optional[Part], x: Borrowed, leading: int = 1) -> Borrowed:
     return x
 
 
-def numbers(x: Borrowed, count: int, call: Callable[[bool], Any]) -> None:
-    """As `Taken.numbers`, of an array that may be whole."""
+def numbers(x: Borrowed, count: int, function: Any, inputs: tuple[Any, ...], *outputs: Any) -> None:
+    """As `Taken.numbers`, of an array that may be whole, with a function of the library's whose first output is numbers,
+    or null where they are not known yet."""
     if x.part is None:
-        check(call(True))
+        check(function(*inputs, *outputs))
     else:
-        x.part.numbers(count, call)
+        x.part.numbers(count, lambda known: function(*inputs, outputs[0] if known else None, *outputs[1:]))

@@ -11,6 +11,8 @@ from .errors import InvalidArgument, WrongType
 
 def integer(value: Any, name: str, low: int = -(2**63), high: int = 2**63 - 1) -> int:
     """An int within [low, high]. The library knows the narrower bounds; these are those of its C type."""
+    if type(value) is int and low <= value <= high:
+        return value
     if isinstance(value, bool):  # which Python counts as 0 and 1
         raise WrongType(f"{name} must be an integer, not bool")
     try:

@@ -10,12 +10,13 @@ from ._arrays import Borrowed
 from ._generated import StepExtras
 from ._library import new
 from ._part import Part
-from ._scalars import real
+from ._scalars import integer, real
 
 
 def pair(latents: Any, velocity: Any, part: Optional[Part]) -> tuple[Borrowed, Borrowed]:
     """Of one step of a sampler."""
-    x = _part.take(part, _arrays.borrow(latents, "latents"))
+    x = _arrays.borrow(latents, "latents")
+    x = x if part is None else _part.take(part, x)
     return x, _arrays.borrow_like(velocity, x, "velocity", "latents")
 
 
@@ -28,10 +29,13 @@ def trajectories(sampler: Any, latents: Any, velocities: Any, first_step: Any) -
 
 def extras_of(x: Borrowed, step: Any, unconditional: Any, guidance: Any, previous_image: Any) -> tuple[int, Any]:
     """For arguments of type `int64_t step` and `const cgrpo_step_extras *`."""
+    alone = unconditional is None and previous_image is None
+    if alone and type(step) is int and type(guidance) is float and guidance == 1:
+        return integer(step, "step"), None
     number, steps = _arrays.steps(step, "step", x.shape[0])
     each = _arrays.doubles(guidance, "guidance", x.shape[:1]) if _arrays.per_sample(guidance) else None
     factor = 1.0 if each is not None else real(guidance, "guidance")
-    if unconditional is None and previous_image is None and steps is None and each is None and factor == 1:
+    if alone and steps is None and each is None and factor == 1:
         return number, None
     extras = new(StepExtras)
     extras.guidance = factor

@@ -48,6 +48,11 @@ def noisy(sampler: Sampler, step: Any) -> NDArray[np.bool_]:
     return np.array([sampler.coefficients(int(k)).s > 0 for k in np.atleast_1d(np.asarray(step))])
 
 
+def all_noisy(sampler: Sampler, step: Any) -> bool:
+    """Whether every sample is at a step with noise."""
+    return sampler.coefficients(step).s > 0 if isinstance(step, int) else bool(noisy(sampler, step).all())
+
+
 def noisy_vjp(sampler: Sampler, **arguments: Any) -> tuple[Any, ...]:
     """`Sampler.log_prob_vjp` with numpy's arrays, of one velocity or of both. Samples at a deterministic step have the
     gradient 0."""

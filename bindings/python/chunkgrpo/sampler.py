@@ -97,6 +97,7 @@ class Sampler:
         check(lib.cgrpo_sampler_create(sigmas, len(sigmas), struct, self._handle.slot()))
         self._schedule, self._dynamics, self._eta = schedule, dynamics, float(struct.eta)
         self._part: Optional[Part] = None
+        self._known: dict[int, Coefficients] = {}
 
     @property
     def schedule(self) -> Schedule:
@@ -165,9 +166,13 @@ class Sampler:
 
     def coefficients(self, step: int) -> Coefficients:
         """(a, b, s, c) of step 0 ... T - 1."""
-        numbers = [ctypes.c_double() for _ in range(4)]
-        check(lib.cgrpo_sampler_coefficients(self._handle, integer(step, "step"), *map(byref, numbers)))
-        return Coefficients(*(number.value for number in numbers))
+        number = integer(step, "step")
+        known = self._known.get(number)
+        if known is None:
+            values = [ctypes.c_double() for _ in range(4)]
+            check(lib.cgrpo_sampler_coefficients(self._handle, number, *map(byref, values)))
+            known = self._known[number] = Coefficients(*(value.value for value in values))
+        return known
 
     @property
     def stochastic_steps(self) -> list[int]:
@@ -216,8 +221,8 @@ class Sampler:
         origin = source(x.shape[0], given, seed, sample_ids, x)
         number, extras = extras_of(x, step, unconditional, guidance, previous_image)
         out, log_prob = x.new(), x.numbers(x.shape[:1])
-        at = x.tensor(), v.tensor(), extras, origin, out.tensor()
-        _part.numbers(x, 3, lambda known: lib.cgrpo_step(self._handle, number, *at, log_prob if known else None, None))
+        inputs = self._handle, number, x.tensor(), v.tensor(), extras, origin, out.tensor()
+        _part.numbers(x, 3, lib.cgrpo_step, inputs, log_prob, None)
         return out.result(), x.give(log_prob)
 
     @not_compiled
@@ -270,8 +275,8 @@ class Sampler:
         end = _arrays.borrow_like(next_latents, x, "next_latents", "latents")
         number, extras = extras_of(x, step, unconditional, guidance, previous_image)
         log_prob = x.numbers(x.shape[:1])
-        at = x.tensor(), v.tensor(), extras, end.tensor()
-        _part.numbers(x, 1, lambda known: lib.cgrpo_log_prob(self._handle, number, *at, log_prob if known else None))
+        inputs = self._handle, number, x.tensor(), v.tensor(), extras, end.tensor()
+        _part.numbers(x, 1, lib.cgrpo_log_prob, inputs, log_prob)
         return x.give(log_prob)
 
     @overload
@@ -382,8 +387,8 @@ class Sampler:
         """
         x, v, first = trajectories(self, latents, velocities, first_step)
         out = v.numbers(v.shape[:2])
-        at = self._handle, *first, x.tensor(2), v.tensor(2)
-        _part.numbers(x, v.shape[1], lambda known: lib.cgrpo_trajectory_log_probs(*at, out if known else None))
+        inputs = self._handle, *first, x.tensor(2), v.tensor(2)
+        _part.numbers(x, v.shape[1], lib.cgrpo_trajectory_log_probs, inputs, out)
         return x.give(out)
 
     @not_compiled

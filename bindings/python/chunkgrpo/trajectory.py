@@ -366,6 +366,6 @@ def relative_l1(latents: Any, *, threads: int = 1, part: Optional[Part] = None) 
     its samples' elements the latents are."""
     x = _part.take(part, _arrays.borrow(latents, "latents", 2), 2)
     out = x.numbers((x.shape[0], max(x.shape[1] - 1, 0)))
-    at = x.tensor(2), int32(threads, "threads")
-    _part.numbers(x, 2 * max(x.shape[1] - 1, 0), lambda known: lib.cgrpo_relative_l1(*at, out if known else None))
+    inputs = x.tensor(2), int32(threads, "threads")
+    _part.numbers(x, 2 * max(x.shape[1] - 1, 0), lib.cgrpo_relative_l1, inputs, out)
     return x.give(out)

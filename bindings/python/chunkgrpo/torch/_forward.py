@@ -12,8 +12,8 @@ from .. import _distances, _forward_losses
 from .._distances import GRADIENTS, NUMBERS, Distances, names_of
 from .._part import Part
 from ..errors import WrongType
-from ._tensors import beside, constant, floating
-from .autograd import _apply, _first_order, _save, _saved, eager
+from ._tensors import beside, constant, floating, save, saved
+from .autograd import _apply, _first_order, eager
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def distances(
 class _Distances(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, velocity: Tensor, clean: Tensor, call: _Call, *others: Optional[Tensor]) -> Any:
-        _save(ctx, velocity, clean, *others)
+        save(ctx, velocity, clean, *others)
         ctx.call = call
         v, *others = _alike(velocity, clean, *others)
         d = _distances.distances(clean, v, **call.of(*others))
@@ -94,7 +94,7 @@ class _Distances(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, *grads: Optional[Tensor]) -> Any:
-        velocity, clean, *others = _saved(ctx)
+        velocity, clean, *others = saved(ctx)
         named = {name: g.contiguous() for name, g in zip(ctx.names, grads) if g is not None and name in GRADIENTS}
         none = [None] * (2 + len(others))
         if not named:
@@ -121,13 +121,13 @@ class _Known(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, count: int, *tensors: Tensor) -> Tensor:
-        _save(ctx, *tensors)
+        save(ctx, *tensors)
         ctx.count = count
         return value.view_as(value)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> Any:
-        tensors = _saved(ctx)
+        tensors = saved(ctx)
         variables, known = tensors[: ctx.count], tensors[ctx.count :]
         with torch.no_grad():
             scaled = [(grad * slope).to(variable.dtype) for variable, slope in zip(variables, known)]

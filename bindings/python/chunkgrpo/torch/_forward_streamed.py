@@ -9,7 +9,6 @@ from typing import Any, Callable, Optional, Union
 import numpy as np
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import get_device_states
 
 from .. import _arrays
 from .._distances import GRADIENTS, NUMBERS, Distances, noised
@@ -21,7 +20,7 @@ from ._forward import distances
 from ._parallel import refuse_wrong, sharded
 from ._tensors import constant, floating
 from .autograd import eager
-from .streamed import _random_state
+from .streamed import at_random_state, random_state
 
 Velocity = Callable[[Tensor, Tensor, int], Tensor]
 Objective = Callable[[Distances[Tensor], Tensor], Any]
@@ -123,7 +122,7 @@ def _joint(
     states, seen = [], []
     with torch.no_grad():
         for j in range(draws.count):
-            states.append((get_device_states(draws.clean), torch.get_rng_state()))
+            states.append(random_state(draws.clean))
             seen.append(draws.distances(j))
     torch.clear_autocast_cache()  # which remembers the weights that it has cast, here without their graph
     stacked = Distances.stack(seen)
@@ -139,7 +138,7 @@ def _joint(
     moving = [j for j in range(draws.count) if every or any(slope[:, j].any() for slope in found)] or [draws.count - 1]
     for j in moving:
         with contextlib.nullcontext() if j == moving[-1] else sync(), torch.enable_grad():
-            with _random_state(draws.clean, *states[j]) if same_random else contextlib.nullcontext():
+            with at_random_state(draws.clean, *states[j]) if same_random else contextlib.nullcontext():
                 d = draws.distances(j)
             torch.autograd.backward([getattr(d, name) for name in grads], [g[:, j] for g in grads.values()])
     return Streamed(loss.detach(), _detached(stacked), getattr(value, "stats", None))

@@ -11,7 +11,7 @@ from numpy.typing import NDArray
 from torch import Tensor
 
 from .. import _arrays
-from .._steps import noisy
+from .._steps import all_noisy, noisy
 from ..sampler import Sampler
 
 Step = Union[int, Sequence[int], Tensor, NDArray[Any]]
@@ -53,12 +53,11 @@ class StepCall(NamedTuple):
     ) -> tuple[Tensor, ...]:
         """`Sampler.log_prob_vjp`, of one velocity or of both, which `beside` has made alike. Samples at a deterministic step have the gradient 0: `step`
         gives them the constant 0."""
-        moving = noisy(self.sampler, self.step)
-        if moving.all():
+        if all_noisy(self.sampler, self.step):
             extras = self.extras(unconditional, previous_image)
             grads = self.sampler.log_prob_vjp(self.step, latents, velocity, next_latents, upstream, **extras)
             return (grads,) if unconditional is None else grads
-        samples = np.flatnonzero(moving)
+        samples = np.flatnonzero(noisy(self.sampler, self.step))
         some = _arrays.given_back(samples, latents)
         at = latents, velocity, next_latents, upstream, unconditional, previous_image
         parts: Any = [None if tensor is None else tensor.index_select(0, some) for tensor in at]

@@ -21,7 +21,7 @@ from ..sampler import Sampler
 from ._loss import ChunkLoss
 from ._parallel import nothing
 from ._step_call import Guidance, Step, StepCall
-from ._tensors import beside, checked, constant, floating
+from ._tensors import beside, checked, constant, floating, no_graph, save, saved
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -118,7 +118,7 @@ class _LogProb(torch.autograd.Function):
         previous_image: Optional[Tensor],
         known: Optional[Tensor] = None,
     ) -> Tensor:
-        _save(ctx, velocity, unconditional, latents, next_latents, previous_image)
+        save(ctx, velocity, unconditional, latents, next_latents, previous_image)
         ctx.call = call
         if known is not None:
             return known.view_as(known)
@@ -127,14 +127,14 @@ class _LogProb(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        velocity, unconditional, latents, next_latents, previous_image = _saved(ctx)
-        call, upstream = ctx.call, grad.contiguous()  # a sum's gradient is one number, expanded
-        with torch.no_grad():
+        velocity, unconditional, latents, next_latents, previous_image = saved(ctx)
+        with no_graph():
             v, u = beside(latents, velocity, unconditional)
-            grads = call.vjp(latents, v, next_latents, upstream, u, previous_image)
+            upstream = grad.contiguous()  # a sum's gradient is one number, expanded
+            grads = ctx.call.vjp(latents, v, next_latents, upstream, u, previous_image)
         models = velocity, unconditional
         if unconditional is None:
-            return (_first_order(grads[0].to(velocity.dtype), grad, *models), *[None] * 6)
+            return _first_order(grads[0].to(velocity.dtype), grad, *models), None, None, None, None, None, None
         return (*(_first_order(g.to(t.dtype), grad, *models) for g, t in zip(grads, models)), *[None] * 5)
 
 
@@ -160,7 +160,7 @@ class _LogProbs(torch.autograd.Function):
     def forward(
         ctx: Any, velocities: Tensor, sampler: Sampler, latents: Tensor, first_step: Any, columns: list[slice]
     ) -> Tensor:
-        _save(ctx, velocities, latents)
+        save(ctx, velocities, latents)
         ctx.call = sampler, first_step, columns
         if columns == [slice(0, velocities.shape[1])]:
             return sampler.log_probs(latents, beside(latents, velocities), first_step)
@@ -172,7 +172,7 @@ class _LogProbs(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        velocities, latents = _saved(ctx)
+        velocities, latents = saved(ctx)
         sampler, first_step, columns = ctx.call
         with torch.no_grad():
             # A step whose gradient is 0 is left out, but on a device, where the host would have to wait to know.
@@ -219,7 +219,7 @@ class _Divergence(torch.autograd.Function):
     def forward(
         ctx: Any, velocities: Tensor, other: Tensor, sampler: Sampler, kind: Divergence, step: Any, single: bool
     ) -> Tensor:
-        _save(ctx, velocities, other)
+        save(ctx, velocities, other)
         ctx.call = sampler, kind, step, single
         if single:
             return _divergences.divergence(sampler, step, velocities, other, kind=kind)
@@ -227,7 +227,7 @@ class _Divergence(torch.autograd.Function):
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        velocities, other = _saved(ctx)
+        velocities, other = saved(ctx)
         sampler, kind, step, single = ctx.call
         with torch.no_grad():
             if single:
@@ -269,12 +269,12 @@ class _Known(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, value: Tensor, a: Tensor, grad_a: Tensor, b: Optional[Tensor], grad_b: Any) -> Tensor:
-        _save(ctx, a, grad_a, b, grad_b)
+        save(ctx, a, grad_a, b, grad_b)
         return value.view_as(value)
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        a, grad_a, b, grad_b = _saved(ctx)
+        a, grad_a, b, grad_b = saved(ctx)
 
         def along(variable: Optional[Tensor], known: Tensor) -> Optional[Tensor]:
             if variable is None:
@@ -371,13 +371,3 @@ class _FirstOrder(torch.autograd.Function):
 def _first_order(gradient: Tensor, *sources: Optional[Tensor]) -> Tensor:
     """A gradient that says so when it is differentiated again, rather than to pass for a constant."""
     return _apply(_FirstOrder, gradient, *sources) if torch.is_grad_enabled() else gradient
-
-
-def _save(ctx: Any, *tensors: Optional[Tensor]) -> None:
-    """save_for_backward, which refuses tensors made under inference_mode, such as a rollout's."""
-    ctx.inference = [tensor if tensor is not None and tensor.is_inference() else None for tensor in tensors]
-    ctx.save_for_backward(*[None if tensor is None or tensor.is_inference() else tensor for tensor in tensors])
-
-
-def _saved(ctx: Any) -> list[Any]:
-    return [tensor if kept is None else kept for tensor, kept in zip(ctx.saved_tensors, ctx.inference)]

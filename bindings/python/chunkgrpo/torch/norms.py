@@ -9,8 +9,8 @@ from torch import Tensor
 
 from .. import norms
 from ..norms import NormHinge
-from ._tensors import constant, floating
-from .autograd import _apply, _first_order, _save, _saved, eager
+from ._tensors import constant, floating, save, saved
+from .autograd import _apply, _first_order, eager
 
 
 @eager
@@ -27,14 +27,14 @@ def norm_hinge(velocity: Tensor, reference: Tensor) -> NormHinge[Tensor]:
 class _NormHinge(torch.autograd.Function):
     @staticmethod
     def forward(ctx: Any, velocity: Tensor, reference: Tensor) -> tuple[Tensor, Tensor]:
-        _save(ctx, velocity, reference)
+        save(ctx, velocity, reference)
         found = norms.norm_hinge(velocity, reference)
         ctx.mark_non_differentiable(found.ratios)
         return found.hinges, found.ratios
 
     @staticmethod
     def backward(ctx: Any, grad: Tensor, _: Any) -> tuple[Any, ...]:
-        velocity, reference = _saved(ctx)
+        velocity, reference = saved(ctx)
         with torch.no_grad():
             grads = norms.norm_hinge_vjp(velocity, reference, grad.contiguous())
         return _first_order(grads, grad, velocity), None

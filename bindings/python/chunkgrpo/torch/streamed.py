@@ -141,13 +141,14 @@ def streamed_backward(
     slopes = np.zeros_like(judged) if out.grad_ratio_bias is None else np.asarray(out.grad_ratio_bias)
     moving = ((out.grad_log_probs != 0) | (slopes != 0)).any(0)
     own_grads = _arrays.given_back(out.grad_log_probs, new)
-    grads, grad_biases = own_grads * factor, _arrays.given_back(slopes, new) * factor
+    # (S, B), so that a step's numbers lie side by side, as the library takes them.
+    grads, grad_biases = ((rows * factor).T.contiguous() for rows in (own_grads, _arrays.given_back(slopes, new)))
     active = [j for j in columns if moving[j] or forced[j] or penalty is not None] or columns[-1:]
     loss = torch.full((), out.loss, dtype=torch.float64, device=new.device)
     for j in active:
         sync = contextlib.nullcontext() if no_sync is None or j == active[-1] else no_sync()
         with sync, torch.enable_grad():
-            loss = loss + policy.backward(j, grads[:, j], grad_biases[:, j], factor, preserve_rng_state)
+            loss = loss + policy.backward(j, grads[j], grad_biases[j], factor, preserve_rng_state)
     absent = _arrays.given_back(np.array([j not in columns for j in range(plan.steps)]), new)
     ratios = _arrays.given_back(out.ratios, new)
     return ChunkLoss(loss, ratios, out.stats, torch.where(absent, old.to(new), new), own_grads)
@@ -268,7 +269,7 @@ class _Policy:
         biases = None if self.ratio_bias is None else torch.zeros_like(new)
         for j in columns:
             step = self.first_step + j
-            self.random[j] = get_device_states(self.latents), torch.get_rng_state()
+            self.random[j] = random_state(self.latents)
             v, u, x = self.run(j)
             given, extras = self.call(x, v, u)
             new[:, j] = self.sampler.log_prob(step, x, given, self.latents[:, j + 1], **extras)
@@ -282,7 +283,7 @@ class _Policy:
     def backward(self, j: int, grad: Tensor, grad_bias: Tensor, factor: Tensor, same_random: bool) -> Any:
         """The second pass of a column, and its penalty."""
         step, end = self.first_step + j, self.latents[:, j + 1]
-        with _random_state(self.latents, *self.random[j]) if same_random else contextlib.nullcontext():
+        with at_random_state(self.latents, *self.random[j]) if same_random else contextlib.nullcontext():
             v, u, x = self.run(j)
         with torch.no_grad():
             given, extras = self.call(x, v, u)
@@ -326,11 +327,17 @@ def _returned(value: Any, name: str, shape: tuple[int, ...]) -> Tensor:
     return floating(value, name)
 
 
+def random_state(x: Tensor) -> tuple[Any, Tensor]:
+    """Of the random numbers of a tensor's device and of the CPU."""
+    return ([], []) if x.is_cpu else get_device_states(x), torch.get_rng_state()
+
+
 @contextlib.contextmanager
-def _random_state(x: Tensor, devices: tuple[Any, Any], cpu: Tensor) -> Iterator[None]:
+def at_random_state(x: Tensor, devices: tuple[Any, Any], cpu: Tensor) -> Iterator[None]:
     """The random numbers of an earlier time, as in torch.utils.checkpoint."""
-    kind = {} if x.device.type == "cpu" else {"device_type": x.device.type}
+    kind = {} if x.is_cpu else {"device_type": x.device.type}
     with torch.random.fork_rng(devices[0], **kind):
         torch.set_rng_state(cpu)
-        set_device_states(*devices, **kind)
+        if not x.is_cpu:
+            set_device_states(*devices, **kind)
         yield

@@ -7,12 +7,11 @@ from typing import Any
 
 import torch
 from torch import Tensor
-from torch.utils.checkpoint import get_device_states
 from unirl.models.types.replay_result import ReplayResult
 from unirl.types.segments.latent import LatentSegment
 
 from ..errors import InvalidArgument
-from ..torch.streamed import _random_state
+from ..torch.streamed import at_random_state, random_state
 
 
 class Passes:
@@ -27,7 +26,7 @@ class Passes:
         """What one replay of all steps gives, without a graph."""
         found = []
         for step in self.steps:
-            self.random.append((torch.get_rng_state(), get_device_states(self.segment.latents)))
+            self.random.append(random_state(self.segment.latents))
             found.append(self.algorithm._replay(self.conditions, self.segment, [step]))
         means = None if found[0].prev_sample_means is None else torch.cat([one.prev_sample_means for one in found], 1)
         return ReplayResult(log_probs=torch.cat([one.log_probs for one in found], 1), prev_sample_means=means)
@@ -35,8 +34,7 @@ class Passes:
     def second(self, out: Any, base: Any, scale: float) -> None:
         """Goes backward through one step at a time, by the slopes that the chunk loss has given it."""
         for j in range(len(self.steps)):
-            cpu, devices = self.random[j]
-            with _random_state(self.segment.latents, devices, cpu), torch.enable_grad():
+            with at_random_state(self.segment.latents, *self.random[j]), torch.enable_grad():
                 torch.autograd.backward(self._part(j, out, base) * scale)
 
     def _part(self, j: int, out: Any, base: Any) -> Tensor:

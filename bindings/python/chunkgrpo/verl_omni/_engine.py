@@ -7,14 +7,13 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.utils.checkpoint import get_device_states
 from verl.utils import tensordict_utils as tu
 from verl.utils.metric import AggregationType, Metric
 from verl.workers.engine.base import EngineRegistry
 from verl_omni.workers.engine.fsdp.diffusers_impl import PPODiffusersFSDPEngine
 
 from ..errors import InvalidArgument
-from ..torch.streamed import _random_state
+from ..torch.streamed import at_random_state, random_state
 from ._config import ChunkLossConfig, Settings
 from ._loss import Judged, drift, judge, scale, select
 
@@ -95,7 +94,7 @@ class ChunkFSDPEngine(PPODiffusersFSDPEngine):
                 "verl-omni computes with rollout_correction.bypass_mode=false"
             )
         for step in (step for step, needed in enumerate(self._runs) if needed):
-            self._random[step] = torch.get_rng_state(), get_device_states(micro_batch["all_latents"])
+            self._random[step] = random_state(micro_batch["all_latents"])
             found = super().forward_step(micro_batch, None, True, step)[1]["model_output"]
             log_probs[:, step] = found["log_probs"]
             if means:
@@ -106,8 +105,7 @@ class ChunkFSDPEngine(PPODiffusersFSDPEngine):
         """Both passes of a step draw the same dropout."""
         if self._random[step] is None:
             return torch.enable_grad()
-        cpu, devices = self._random[step]
-        return _random_state(micro_batch["all_latents"], devices, cpu)
+        return at_random_state(micro_batch["all_latents"], *self._random[step])
 
 
 def take_place(registry: Any, own: Any, instead: Any) -> None:
