@@ -297,6 +297,17 @@ def promises(results: Results) -> Iterator[Promise]:
         for name in ("Python, numpy", "Python"):
             note = f"from C {median(race, 'C') / 1e3:.2f}"
             yield at_most(f"a tiny log-probability from {name}", 5, median(race, name) / 1e3, " us", note)
+    for row, title in (("step", "step"), ("log_prob", "log-probability")):
+        race = results.find(row, shape=TINY, type_name="f32")
+        if race:
+            ours, theirs = (median(race, name) / 1e3 for name in ("Python", "eager"))
+            note = f"host time of a call: {ours:.1f} us, eager {theirs:.1f}"
+            yield at_least(f"a tiny {title} from Python vs eager", 1.5, theirs / ours, note=note)
+    race = results.find("gradient", shape=TINY, type_name="f32")
+    if race:
+        ours, theirs = (median(race, name) / 1e3 for name in ("Python, autograd", "eager"))
+        note = f"host time of both passes: {ours:.1f} us, eager {theirs:.1f}, log_prob_vjp {median(race, 'Python') / 1e3:.1f}"
+        yield "a tiny gradient by autograd vs eager", "", theirs / ours, True, note
     race = results.find("trainer", 2)
     if race:
         value, note = median(race, "torch") / median(race, "library"), f"they differ by {race['difference']:.0e}"

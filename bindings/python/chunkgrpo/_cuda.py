@@ -213,8 +213,7 @@ def has_kernels(index: int) -> bool:
 
 @functools.lru_cache(maxsize=64)
 def _named(device: Any) -> Any:
-    known = types_of_torch()
-    return sys.modules["torch"], str(device), known, known.types, known.bits
+    return sys.modules["torch"], str(device), types_of_torch(), *types_of_torch()[:2]
 
 
 class TorchCuda(_Device, Torch):
@@ -223,7 +222,6 @@ class TorchCuda(_Device, Torch):
     framework = "torch"
 
     def __init__(self, device: Any) -> None:
-        # One is made for each tensor of a call: what is seldom needed is made when it is.
         self.torch, self.device, self._known, self._types, self._bits = _named(device)
         self._device, self.index = device, device.index
         self._copies: Any = None
