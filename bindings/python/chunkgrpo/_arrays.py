@@ -299,12 +299,10 @@ def same_device(other: Borrowed, like: Borrowed, name: str, like_name: str) -> N
 
 def upstream(value: Any, name: str, shape: tuple[int, ...], beside: Borrowed) -> Any:
     """Numbers in float64, for a call on other arrays: in the memory of their device."""
-    if beside.on_device:
-        return beside.family.doubles(value, name, shape)
     lent = beside.family.lent(value, 0)  # 0: contiguous throughout
     if lent is not None and lent.storage is FLOAT64 and lent.shape == shape:
         return lent.as_numbers()
-    return doubles(value, name, shape)
+    return beside.family.doubles(value, name, shape) if beside.on_device else doubles(value, name, shape)
 
 
 def borrow_trajectories(

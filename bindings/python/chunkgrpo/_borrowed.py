@@ -59,7 +59,7 @@ class Borrowed:
 
     def as_numbers(self) -> Any:
         """Of contiguous float64 elements, for an argument of type `const double *`."""
-        return self.array
+        return self if self.on_device else self.array
 
     def result(self) -> Any:
         """The user's array, of memory that `new` gave and the library has written."""

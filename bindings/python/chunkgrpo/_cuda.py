@@ -35,7 +35,7 @@ class OnDevice(Borrowed):
     on_device = True
 
     def __init__(self, array: Any, family: Any, pointer: int, strides: tuple[int, ...], storage: Storage) -> None:
-        super().__init__(array, family)
+        self.array, self.family, self.native, self.layout, self.part = array, family, None, None, None
         self.pointer, self.strides, self._storage, self.shape = pointer, strides, storage, tuple(array.shape)
         self.placed: Optional[Placed] = None
 
