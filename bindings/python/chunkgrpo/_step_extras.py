@@ -3,14 +3,28 @@
 from __future__ import annotations
 
 import ctypes
-from typing import Any, Optional
+from typing import Any, Optional, TypedDict
+
+from numpy.typing import ArrayLike
 
 from . import _arrays, _part
-from ._arrays import Borrowed
+from ._arrays import AnyArray, Borrowed
 from ._generated import StepExtras
 from ._library import new
 from ._part import Part
 from ._scalars import integer, real
+
+
+class Extras(TypedDict, total=False):
+    unconditional: Optional[AnyArray]
+    guidance: ArrayLike
+    previous_image: Optional[AnyArray]
+
+
+class Drawn(Extras, total=False):
+    noise: Optional[AnyArray]
+    seed: Optional[int]
+    sample_ids: Optional[ArrayLike]
 
 
 def pair(latents: Any, velocity: Any, part: Optional[Part]) -> tuple[Borrowed, Borrowed]:

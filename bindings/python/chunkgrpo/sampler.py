@@ -5,7 +5,7 @@ from __future__ import annotations
 import ctypes
 from ctypes import byref
 from functools import cached_property, partial
-from typing import Any, NamedTuple, Optional, TypedDict, overload
+from typing import Any, NamedTuple, Optional, overload
 
 import numpy as np
 from numpy.typing import ArrayLike
@@ -19,7 +19,7 @@ from ._library import lib, new
 from ._options import Unpack, changed, documented, fill, read
 from ._part import Part, of_part
 from ._scalars import function, integer
-from ._step_extras import extras_of, pair, trajectories
+from ._step_extras import Drawn, Extras, extras_of, pair, trajectories
 from .errors import WrongType, check
 from .noise import source
 from .schedule import Schedule
@@ -39,18 +39,6 @@ class Coefficients(NamedTuple):
     b: float
     s: float
     c: float
-
-
-class _Extras(TypedDict, total=False):
-    unconditional: Optional[AnyArray]
-    guidance: ArrayLike
-    previous_image: Optional[AnyArray]
-
-
-class _Drawn(_Extras, total=False):
-    noise: Optional[AnyArray]
-    seed: Optional[int]
-    sample_ids: Optional[ArrayLike]
 
 
 class Sampler:
@@ -183,10 +171,10 @@ class Sampler:
     # One step
 
     @overload
-    def step(self, step: ArrayLike, latents: N, velocity: AnyArray, **options: Unpack[_Drawn]) -> tuple[N, Doubles]: ...
+    def step(self, step: ArrayLike, latents: N, velocity: AnyArray, **options: Unpack[Drawn]) -> tuple[N, Doubles]: ...
 
     @overload
-    def step(self, step: ArrayLike, latents: A, velocity: AnyArray, **options: Unpack[_Drawn]) -> tuple[A, A]: ...
+    def step(self, step: ArrayLike, latents: A, velocity: AnyArray, **options: Unpack[Drawn]) -> tuple[A, A]: ...
 
     @not_compiled
     def step(
@@ -246,12 +234,12 @@ class Sampler:
 
     @overload
     def log_prob(
-        self, step: ArrayLike, latents: Numbers, velocity: AnyArray, next_latents: AnyArray, **extras: Unpack[_Extras]
+        self, step: ArrayLike, latents: Numbers, velocity: AnyArray, next_latents: AnyArray, **extras: Unpack[Extras]
     ) -> Doubles: ...
 
     @overload
     def log_prob(
-        self, step: ArrayLike, latents: A, velocity: AnyArray, next_latents: AnyArray, **extras: Unpack[_Extras]
+        self, step: ArrayLike, latents: A, velocity: AnyArray, next_latents: AnyArray, **extras: Unpack[Extras]
     ) -> A: ...
 
     @not_compiled
