@@ -47,10 +47,10 @@ def gradient():
     "work, most",
     [
         (lambda: SAMPLER.log_prob(2, *ARRAYS), 58),
-        (lambda: SAMPLER.log_prob(2, X, V, NEXT), 70),
-        (lambda: SAMPLER.step(2, X, V, seed=1), 76),
-        (lambda: SAMPLER.log_prob_vjp(2, X, V, NEXT, ONES), 86),
-        (gradient, 210),
+        (lambda: SAMPLER.log_prob(2, X, V, NEXT), 74),
+        (lambda: SAMPLER.step(2, X, V, seed=1), 80),
+        (lambda: SAMPLER.log_prob_vjp(2, X, V, NEXT, ONES), 92),
+        (gradient, 220),
     ],
     ids=["log_prob of numpy", "log_prob", "step", "log_prob_vjp", "autograd, forward and backward"],
 )
@@ -91,6 +91,44 @@ def test_however_a_tensor_lies_its_numbers_are_those_of_a_copy(name, monkeypatch
     monkeypatch.setattr(_frameworks.Torch, "lent", lambda *_: None)
     for one, other in zip(found, work(X.clone(), V.clone(), NEXT.clone())):
         assert torch.equal(one, other) and one.is_contiguous()
+
+
+def refusal(work):
+    try:
+        return work()
+    except Exception as error:
+        return type(error), str(error)
+
+
+@pytest.mark.parametrize(
+    "work",
+    [
+        lambda: torch.func.grad(lambda v: SAMPLER.log_prob(2, X, v, NEXT).sum())(V),
+        lambda: torch.func.grad(lambda v: SAMPLER.log_prob(2, X, V, NEXT).sum() + v.sum())(V),
+        lambda: torch.func.jvp(lambda v: SAMPLER.log_prob(2, X, v, NEXT), (V,), (V,)),
+        lambda: torch.vmap(lambda v: SAMPLER.log_prob(2, X, v, NEXT))(V[None]),
+        lambda: SAMPLER.log_prob(2, X, torch._efficientzerotensor(X.shape), NEXT),
+        lambda: SAMPLER.log_prob(2, X, V.to_mkldnn(), NEXT),
+        lambda: SAMPLER.log_prob(2, X, torch.nested.nested_tensor([V[0], V[1]]), NEXT),
+        lambda: SAMPLER.log_prob_vjp(2, X, V, NEXT, ONES.clone().requires_grad_()),
+        lambda: SAMPLER.log_prob_vjp(2, X, V, NEXT, ONES[:3]),
+        lambda: SAMPLER.log_prob(2, ARRAYS[0], ARRAYS[1][:2], ARRAYS[2]),
+        lambda: SAMPLER.log_prob(2, ARRAYS[0], np.ma.masked_less(ARRAYS[1], 0), ARRAYS[2]),
+    ],
+    ids=lambda work: "",
+)
+def test_what_is_refused_at_a_long_look_is_refused_at_a_short_one(work, monkeypatch):
+    found = refusal(work)
+    assert isinstance(found, tuple)
+    for family in (_frameworks.Torch, _frameworks._Numpy):
+        monkeypatch.setattr(family, "lent", lambda *_: None)
+    assert found == refusal(work)
+
+
+def test_a_tensor_whose_memory_is_not_its_own_is_refused():
+    """PyTorch shows other memory as a functional tensor's, which was read."""
+    with pytest.raises(cg.WrongType, match="velocity is a Tensor that cannot be read: it stands for another one"):
+        torch.func.functionalize(lambda v: SAMPLER.log_prob(2, X, v, NEXT))(V)
 
 
 def test_samples_that_share_memory_are_read_where_they_lie():

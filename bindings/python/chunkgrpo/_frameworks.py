@@ -135,7 +135,8 @@ class Torch(Family):
         if self.device != "cpu" or type(value) not in self._known.plain or not value.is_cpu:
             return None
         placed = self._known.place(value, leading)
-        return None if placed is None else OfTorch(value, self, placed, value.data_ptr())
+        pointer = 0 if placed is None else value.data_ptr()
+        return OfTorch(value, self, placed, pointer) if placed is not None and pointer else None
 
     def like(self, other: OfTorch) -> Borrowed:
         """Fresh memory of the shape and type of a tensor."""
@@ -169,6 +170,8 @@ class Torch(Family):
                 hint = ", or see what chunkgrpo.torch has" if name not in _DATA else ""
                 raise InvalidArgument(f"{name} requires grad, which is not passed on here; detach() it{hint}")
             value = value.detach()
+        if self.torch._is_functional_tensor(value):
+            raise self._unreadable(value, name, TypeError("it stands for another one in a transform"))
         try:
             extent = value.numel()
             if extent and not value.is_contiguous():

@@ -19,17 +19,21 @@ class TypesOfTorch(NamedTuple):
     plain: tuple[Any, ...]
     """The classes of tensors that are nothing but their elements."""
     is_grad_enabled: Any
+    in_transform: Any
+    """Whether a transform of torch.func runs, whose tensors stand for others."""
 
     def place(self, tensor: Any, leading: int) -> Optional[Placed]:
         """How a plain tensor lies whose elements the library can read there, and may; None where it takes a closer look
         to copy or to refuse it."""
         storage = self.storages.get(tensor.dtype)
-        if storage is None or tensor.is_neg() or tensor.requires_grad and self.is_grad_enabled():
+        if storage is None or tensor.is_neg() or self.in_transform():
+            return None
+        if tensor.requires_grad and self.is_grad_enabled():
             return None
         try:
             found = placed(tensor.shape, tensor.stride(), storage, leading)
             memory = tensor.untyped_storage().nbytes()
-        except RuntimeError:  # of tensors that are sparse, or inside a transform
+        except RuntimeError:  # of sparse and nested tensors
             return None
         begin = tensor.storage_offset() * storage.dtype.itemsize
         return found if found is not None and begin + found.extent <= memory else None
@@ -45,4 +49,5 @@ def types_of_torch() -> TypesOfTorch:
         if storage.bits
     }
     storages = {types[dtype]: storage for dtype, storage in CARRIED.items()}
-    return TypesOfTorch(types, bits, storages, (torch.Tensor, torch.nn.Parameter), torch.is_grad_enabled)
+    in_transform = getattr(torch._C, "_are_functorch_transforms_active", lambda: False)
+    return TypesOfTorch(types, bits, storages, (torch.Tensor, torch.nn.Parameter), torch.is_grad_enabled, in_transform)
