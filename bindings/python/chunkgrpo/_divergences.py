@@ -5,7 +5,6 @@ from __future__ import annotations
 
 from typing import Any, Optional, overload
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from . import _arrays, _part

@@ -7,11 +7,10 @@ from ctypes import byref
 from functools import cached_property, partial
 from typing import Any, NamedTuple, Optional, overload
 
-import numpy as np
 from numpy.typing import ArrayLike
 
 from . import _arrays, _part
-from ._arrays import A, AnyArray, Borrowed, Doubles, N, Numbers
+from ._arrays import A, AnyArray, Doubles, N, Numbers
 from ._frameworks import not_compiled
 from ._generated import Dynamics, SamplerKeywords, SamplerOptions
 from ._handle import Handle
