@@ -19,7 +19,7 @@ from conftest import ROOT
 import chunkgrpo as cg
 import chunkgrpo.forward
 import chunkgrpo.torch as cgt
-from chunkgrpo import _arrays, _cuda, _frameworks, _queues, _status
+from chunkgrpo import _arrays, _cuda, _frameworks, _on_device, _queues, _status
 from chunkgrpo._staging import Staging
 
 SAMPLER = cg.Sampler(cg.Schedule.shifted(steps=6, shift=3.0))
@@ -73,7 +73,7 @@ class Device(_cuda.TorchCuda):
 
 @pytest.fixture
 def device(monkeypatch):
-    monkeypatch.setattr(_cuda, "DEVICE", {"cuda": 0})
+    monkeypatch.setattr(_on_device, "DEVICE", {"cuda": 0})
     monkeypatch.setattr(_frameworks, "_make_torch_on_cpu", lambda value: [])
     monkeypatch.setattr(_frameworks, "_torch_on_cpu", [None])
     monkeypatch.setattr(_frameworks, "of", lambda value, name, of=_frameworks.of: on_device(value) or of(value, name))
@@ -483,7 +483,7 @@ class FakeCuPy:
 def test_arrays_of_cupy_are_taken_in_place_on_their_current_stream(monkeypatch):
     cupy = FakeCuPy()
     monkeypatch.setitem(sys.modules, "cupy", cupy)
-    monkeypatch.setattr(_cuda, "DEVICE", {"cuda": 0})
+    monkeypatch.setattr(_on_device, "DEVICE", {"cuda": 0})
     monkeypatch.setattr(_status, "words", {})
     monkeypatch.setattr(_queues, "_queues", {})
     streams = []

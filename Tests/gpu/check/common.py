@@ -44,7 +44,7 @@ def part(name: str) -> Iterator[None]:
 
 
 if PRETENDED:
-    from chunkgrpo import _cuda
+    from chunkgrpo import _cuda, _on_device
 
     class Pretended(_cuda.TorchCuda):
         """Tensors of the CPU, called as those of a device are."""
@@ -72,7 +72,7 @@ if PRETENDED:
             return super().queue(shape, leading) if MODE == "emulated" else None
 
     if MODE == "pretended":
-        _cuda.DEVICE = {"cuda": 0}
+        _on_device.DEVICE = {"cuda": 0}
     _on_cpu = _frameworks._make_torch_on_cpu
 
 

@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Borrowed:
-    """One in memory of the CPU; _cuda.py has those in memory of a device.
+    """One in memory of the CPU; _on_device.py has those in memory of a device.
 
     array    the elements as numpy carries them (_storage.py); on a device, the framework's own array
     family   the framework that it came from, or that it is made for
