@@ -8,6 +8,7 @@ import textwrap
 import numpy as np
 import pytest
 
+import chunkgrpo as cg
 from chunkgrpo import forward
 
 jax = pytest.importorskip("jax")
@@ -80,3 +81,29 @@ def test_the_example_of_the_module_runs():
     out = forward.nft_loss(forward.distances(CLEAN, v, **at), ADVANTAGES, times=T, kl=1e-4)
     expected = (forward.distances_vjp(CLEAN, v, out.grads, **at) * v).sum()
     np.testing.assert_allclose(grad, expected, rtol=1e-4)
+
+
+PARTS = {
+    "lengths": cg.Part(lengths=[5, 6, 7, 8]),
+    "one shard of five": cg.Part(16, 40, all_reduce=lambda sums: None),  # its sums are not added to others
+}
+
+
+@pytest.mark.parametrize("part", PARTS.values(), ids=PARTS)
+def test_a_part_of_the_samples_is_that_of_numpy_under_jit_with_its_gradient(part):
+    clean, v, old = np.random.default_rng(3).normal(size=(3, 4, 8)).astype(np.float32)
+    t = np.array([0.2, 0.5, 0.7, 0.9])
+    given = dict(seed=3, draw=2, part=part)
+    x_t = jax.jit(lambda x: jf.noised(x, t, **given))(jnp.array(clean))
+    np.testing.assert_array_equal(x_t, forward.noised(clean, t, **given))
+    assert not np.array_equal(x_t, forward.noised(clean, t, seed=3, draw=2))
+
+    def loss(v):
+        d = jf.distances(jnp.array(clean), v, old_velocity=jnp.array(old), beta=1.0, **given)
+        return (d.distance * jnp.arange(1.0, 5)).sum() + d.positive_distance.sum(), d.distance
+
+    (_, found), grad = jax.jit(jax.value_and_grad(loss, has_aux=True))(jnp.array(v))
+    others = dict(old_velocity=old, beta=1.0, **given)
+    np.testing.assert_allclose(found, forward.distances(clean, v, **others).distance, rtol=1e-6)
+    slopes = forward.Distances(distance=np.arange(1.0, 5), positive_distance=np.ones(4))
+    np.testing.assert_allclose(grad, forward.distances_vjp(clean, v, slopes, **others), rtol=1e-5, atol=1e-7)

@@ -28,6 +28,7 @@ from .._distances import GRADIENTS, NUMBERS, Distances, names_of, times
 from .._forward_losses import ForwardLoss, pairs
 from .._generated import ChunkStats, ForwardStats
 from .._methods import METHODS, Method
+from .._part import Part
 from ..errors import WrongType
 from ._host import Struct, call
 from ._transforms import as_latents, as_velocities, dense, differentiable, floats, latents_of, split
@@ -54,13 +55,20 @@ jax.tree_util.register_dataclass(ForwardLoss, ["loss", "grads", "stats", "ratios
 
 
 def noised(
-    clean: Any, times: Any, *, noise: Any = None, seed: Any = None, sample_ids: Any = None, draw: Any = 0
+    clean: Any,
+    times: Any,
+    *,
+    noise: Any = None,
+    seed: Any = None,
+    sample_ids: Any = None,
+    draw: Any = 0,
+    part: Optional[Part] = None,
 ) -> jax.Array:
     """`chunkgrpo.forward.noised`: x_t of clean (B, ...) and times (B,). Data: there is no derivative through it."""
     x = latents_of(clean, "clean")
     given = {"noise": as_latents(x, noise, "noise"), "seed": seed, "sample_ids": sample_ids, "draw": draw}
     traced, fixed = split(clean=x, times=times, **given)
-    out: jax.Array = call(partial(_distances.noised, **fixed), Struct(x.shape, x.dtype), traced)
+    out: jax.Array = call(partial(_distances.noised, part=part, **fixed), Struct(x.shape, x.dtype), traced)
     return out
 
 
@@ -75,12 +83,14 @@ def distances(
     old_velocity: Any = None,
     reference_velocity: Any = None,
     beta: Optional[float] = None,
+    part: Optional[Part] = None,
 ) -> Distances[jax.Array]:
-    """`chunkgrpo.forward.distances` (B,) of a velocity like clean, differentiable in it. beta is a constant."""
+    """`chunkgrpo.forward.distances` (B,) of a velocity like clean, differentiable in it. beta and part are constants."""
     x = latents_of(clean, "clean")
     arrays = as_velocities(x, velocity=velocity, old_velocity=old_velocity, reference_velocity=reference_velocity)
     given = {"noise": as_latents(x, noise, "noise"), "seed": seed, "sample_ids": sample_ids, "draw": draw}
     traced, fixed = split(clean=x, **arrays, **given, beta=beta)
+    fixed["part"] = part
     names = names_of(old_velocity, reference_velocity, beta)
 
     def vjp(**given: Any) -> Any:
