@@ -171,6 +171,9 @@ CASES = {
     "chunk beyond the plan": (lambda: PLAN.select(2, chunks=[4]), ValueError, "4"),
     "no chunks": (lambda: PLAN.select(2, chunks=[]), ValueError, "chunks is empty"),
     "chunks and a fraction": (lambda: PLAN.select(2, 0.5, chunks=[1]), ValueError, "fraction"),
+    "chunks and a seed": (lambda: PLAN.select(2, chunks=[1], seed=3), ValueError, "seed is of a draw"),
+    "chunks and ids": (lambda: PLAN.select(2, chunks=[1], sample_ids=[0, 1]), ValueError, "sample_ids is of a draw"),
+    "chunks and weights": (lambda: PLAN.select(2, chunks=[1], weights=[1.0] * len(PLAN)), ValueError, "weights is of a draw"),
     "no window": (lambda: cg.Sampler(cg.Schedule.linear(4), window=[]), ValueError, "window is empty"),
     "optimal count negative": (
         lambda: cg.ChunkPlan.optimal([[1, 2, 3]], -1),

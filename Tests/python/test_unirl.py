@@ -370,6 +370,7 @@ def test_streamed_refuses_what_runs_all_steps_together(job):
         ({"by_movement": True}, "a fraction of 1 takes all"),
         ({"by_movement": True, "shared": True, "fraction": 0.5}, "shared draws once"),
         ({"shared": True}, "leave shared out"),
+        ({"seed": 3}, "seed is 3, but nothing is drawn"),
         ({"weighting": "softmax"}, "by_movement=True"),
         ({"clip": (0.999, 1.001)}, "bounds"),
         ({"clip_schedule": "cosine"}, "clip_schedule is 'cosine'; it must be one of 'constant'"),

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import os
 import re
+import types
 
 import numpy as np
 import pytest
@@ -104,7 +105,7 @@ def test_the_divergence_mask_is_verl_omnis_flow_dppo(job, threshold):
     loss = DiffusionLossConfig(loss_mode="flow_dppo", kl_mask_threshold=threshold)
     output, theirs = job.run(PPODiffusersFSDPEngine, loss)
     # verl-omni's Flow-DPPO does not clamp advantages.
-    _, ours = job.ours(options={"surrogate": "divergence_mask"}, kl_mask_threshold=threshold, adv_clip_max=100.0)
+    _, ours = job.ours(options={"surrogate": "divergence_mask"}, kl_mask_threshold=threshold)
     assert apart(ours, theirs) < 1e-5
     if threshold == 1e-6:
         assert max(output["metrics"]["actor/masked_fraction"].values) > 0.2
@@ -145,8 +146,9 @@ def test_chunks_are_chunk_loss(job, options):
 
 @pytest.mark.parametrize("options", [{"fraction": 0.67}, {"fraction": 0.34, "by_movement": True}, {"chunks": [0, 2]}], ids=str)
 def test_a_draw_is_the_same_for_any_micro_batch(job, options):
-    wholes = [job.ours((1, 2, 2), clip_ratio=2e-3, seed=seed, **options)[1] for seed in range(3)]
-    parts = [job.ours((1, 2, 2), clip_ratio=2e-3, seed=seed, micro_batch=1, **options)[1] for seed in range(3)]
+    seeds = [{"seed": seed} for seed in range(3)] if "fraction" in options else [{}]
+    wholes = [job.ours((1, 2, 2), clip_ratio=2e-3, **seed, **options)[1] for seed in seeds]
+    parts = [job.ours((1, 2, 2), clip_ratio=2e-3, micro_batch=1, **seed, **options)[1] for seed in seeds]
     assert all(apart(part, whole) < 1e-5 for part, whole in zip(parts, wholes))
     if "fraction" in options:
         assert apart(wholes[0], wholes[1]) > 1e-3 or apart(wholes[0], wholes[2]) > 1e-3
@@ -169,6 +171,31 @@ def test_steps_of_no_chunk_are_not_run_where_all_samples_have_the_same_ones(job)
     expected, own = job.expected((1, 2, 2), selection=[[1]] * B, clip=2e-3)
     assert apart(gradient, own) < 1e-5
     assert output["loss"] == [pytest.approx([expected.loss / S] * S, rel=1e-5)]
+
+
+def test_a_resumed_run_goes_on_with_the_draws_of_its_checkpoint(job):
+    """Two updates for each of three rollouts, of which a second engine has the last two alone."""
+
+    from verl.utils import tensordict_utils as tu
+
+    from chunkgrpo.verl_omni._loss import select
+
+    loss = tiny.actor(cgv.ChunkLossConfig(plan=[1] * S, fraction=0.4, shared=True))
+    tu.assign_non_tensor(job.data, micro_batch_size_per_gpu=B)
+
+    def draws(rollouts):
+        made, found = tiny.engine(cgv.ChunkFSDPEngine, job.net), []
+        made.lr_scheduler = types.SimpleNamespace(last_epoch=rollouts[0])  # as its checkpoint has it
+        made._judge = lambda micro_batch, settings, _: found.append(select(settings, micro_batch, made._moment).tolist())
+        made._runs, made._judged = [False] * S, types.SimpleNamespace(slopes=torch.zeros(B, S), value=0.0, metrics={})
+        for _ in rollouts:
+            for _ in range(2):
+                made.forward_backward_batch(job.data, loss)
+            made.lr_scheduler.last_epoch += 1
+        return found
+
+    whole = draws([0, 1, 2])
+    assert len(whole) == 6 and draws([1, 2]) == whole[2:] and len(set(map(str, whole))) > 2
 
 
 def test_the_first_pass_may_be_left_out_where_the_policy_has_not_moved():
@@ -246,6 +273,9 @@ def test_verl_omnis_own_configuration_takes_the_overrides_of_the_page():
         ({"options": {"surrogate": "unclipped"}, "clip_ratio_low": 0.1}, "clips nothing"),
         ({"options": {"average": "step"}, "fraction": 0.67}, "Give normaliser"),
         ({"shared": True}, "leave shared out"),
+        ({"seed": 3}, "seed is 3, but nothing is drawn: a fraction of 1"),
+        ({"seed": 3, "chunks": [0]}, "seed is 3, but nothing is drawn: chunks names"),
+        ({"options": {"surrogate": "divergence_mask"}, "adv_clip_max": 4.0}, "adv_clip_max is 4.0"),
         ({"guard": True, "skip_first_pass": True}, "skip_first_pass"),
         ({"guard": True, "options": {"ratio_scale": [1.0] * 5}}, "guard"),
         ({"adv_clip_max": -1.0}, "adv_clip_max"),

@@ -145,6 +145,7 @@ def test_the_names_of_verl_omni_are_taken():
     "options, message",
     [
         ({"etta": 0.3}, "'etta'. Did you mean 'eta'"),
+        ({"sample_ids": [1, 2], "generator": torch.Generator()}, "sample_ids and generator are given"),
         ({"shift": 3.0}, "unexpected keyword argument 'shift'"),
         ({"eta": -1.0}, "eta"),
         ({"sde_type": "ode"}, "sde_type is 'ode'; it must be sde or cps"),

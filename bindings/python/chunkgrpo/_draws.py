@@ -23,7 +23,7 @@ class Draw:
     weighting     of `by_movement`: "normalised" or "softmax"
     by_movement   chunks are drawn by the relative L1 of their steps; else all are alike
     shared        one draw for all samples: the model runs the steps of these chunks alone
-    seed          0 ... 2^64 - 1
+    seed          0 ... 2^64 - 1, of the draws
     plan          the ChunkPlan that they are checked by
     """
 
@@ -45,7 +45,10 @@ class Draw:
             raise InvalidArgument("shared is True, but a fraction of 1 takes every chunk; leave shared out")
         if weighting != "normalised" and not self.by_movement:
             raise InvalidArgument(f"weighting is {weighting!r}: it is of by_movement=True, which draws by weights")
-        plan.select(1, **self.options, seed=0)
+        if self.seed and (chunks is not None or self.fraction == 1):
+            why = "chunks names those of every sample" if chunks is not None else "a fraction of 1 takes every chunk"
+            raise InvalidArgument(f"seed is {self.seed}, but nothing is drawn: {why}; leave seed out")
+        plan.select(1, **self.options, **({} if chunks is not None else {"seed": 0}))
 
     @property
     def everything(self) -> bool:

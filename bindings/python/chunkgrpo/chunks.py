@@ -151,7 +151,7 @@ class ChunkPlan:
                     must be given, another in each iteration: the same seed draws the same chunks again
         weights     None = uniformly; (B, K), or (K,) for all samples, such as `weights(relative_l1)`
         weighting   "normalised": p = w / sum w; "softmax": p = exp w / sum exp w
-        chunks      the chunks to train in every sample, instead of drawing
+        chunks      the chunks to train in every sample, instead of drawing: seed, sample_ids and weights then have no meaning
         seed        0 ... 2^64 - 1
         sample_ids  (B,) integers; None = 0 ... B - 1
         """
@@ -160,6 +160,10 @@ class ChunkPlan:
         given: dict[str, Any] = {**options, "fraction": fraction}
         given["sample_ids"] = _arrays.sample_ids(given.get("sample_ids"), batch)
         struct = fill(SelectOptions, given, "ChunkPlan.select")
+        if options.get("chunks") is not None:
+            drawn = {"seed": options.get("seed"), "sample_ids": options.get("sample_ids"), "weights": weights}
+            for name in (name for name, value in drawn.items() if value is not None):
+                raise InvalidArgument(f"{name} is of a draw, but chunks names those of every sample; leave one of them out")
         if 0 < struct.fraction < 1 and "seed" not in given:
             raise InvalidArgument(
                 f"seed: a fraction of {struct.fraction} is drawn; give another seed in each iteration, seed=iteration"

@@ -57,6 +57,8 @@ class FlowMatchSDEScheduler(_diffusers.FlowMatchSDEScheduler):
             if name not in _OPTIONS:
                 raise unknown(name, "configure", _OPTIONS)
         own = {name: given.pop(name) for name in _OF_A_REQUEST if name in given}
+        if all(own.get(name) is not None for name in _OF_A_REQUEST):
+            raise InvalidArgument("sample_ids and generator are given: the noise is drawn by one of them; leave the other out")
         before = self.__dict__.get("_engine", (self._internal_dict, self.sample_ids, self.generator))
         super().configure(**given)
         self._engine = before

@@ -95,7 +95,6 @@ class Settings:
         draw = config.fraction, _plain(config.chunks), config.weighting, config.by_movement, config.shared, config.seed
         self.draw = Draw(*draw, self.plan)
         self.guard, self.skips = flag(config.guard, "guard"), flag(config.skip_first_pass, "skip_first_pass")
-        self.limit = float(config.adv_clip_max)
         self.options = {name: _plain(value) for name, value in config.options.items()}
         for name in self.options:
             if name in ELSEWHERE:
@@ -107,8 +106,10 @@ class Settings:
             self.options["clip"] = tuple(config.clip_ratio if end is None else end for end in (low, high))
         elif not low is high is None:
             raise InvalidArgument(f"clip_ratio_low and clip_ratio_high are not read: surrogate {surrogate!r} clips nothing")
+        # verl-omni's flow_dppo takes advantages of any size.
+        self.limit = np.inf if self.masks else float(config.adv_clip_max)
         clipless = ("clip_ratio",) if surrogate in UNCLIPPED else ()
-        _refuse_unread(config, (*UNREAD, *clipless, *(() if self.masks else ("kl_mask_threshold",))))
+        _refuse_unread(config, (*UNREAD, *clipless, "adv_clip_max" if self.masks else "kl_mask_threshold"))
         if self.masks:
             self.options["divergence_threshold"] = config.kl_mask_threshold
         self._check()

@@ -22,6 +22,7 @@ class ChunkFSDPEngine(PPODiffusersFSDPEngine):
     """PPODiffusersFSDPEngine; with loss_mode "chunk_grpo" each micro-batch is judged before its steps are trained."""
 
     _updates = 0
+    _rollout = 0
     _moved = True
     _judged: Judged
     _runs: list[bool]
@@ -32,8 +33,20 @@ class ChunkFSDPEngine(PPODiffusersFSDPEngine):
         if forward_only:
             self._moved = False
         else:
-            self._updates += 1
+            self._count_update()
         return super().forward_backward_batch(data, loss_function, forward_only)
+
+    @property
+    def _moment(self) -> str:
+        return f"{self._rollout} {self._updates}"
+
+    def _count_update(self) -> None:
+        """A moment is the learning rate's step, of which checkpoints have the number, and the updates since: so that a
+        resumed run goes on with the draws of the one that was not interrupted."""
+        rollout = getattr(getattr(self, "lr_scheduler", None), "last_epoch", 0)
+        if rollout != self._rollout:
+            self._rollout, self._updates = rollout, 0
+        self._updates += 1
 
     def optimizer_step(self) -> Any:
         """verl-omni's."""
@@ -73,7 +86,7 @@ class ChunkFSDPEngine(PPODiffusersFSDPEngine):
                 "skip_first_pass takes the old log-probabilities for this policy's, but with rollout_correction.bypass_mode "
                 "they are the rollout engine's; leave one of them out"
             )
-        selection = select(settings, micro_batch, self._updates)
+        selection = select(settings, micro_batch, self._moment)
         trained = np.repeat(selection, settings.plan.sizes, 1)
         every = actor.use_kl_loss or actor.use_distill_loss or not settings.draw.same
         self._runs = [bool(every or needed) for needed in np.asarray(trained.any(0))]

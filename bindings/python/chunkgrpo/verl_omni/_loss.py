@@ -38,8 +38,8 @@ class Judged(NamedTuple):
         return found
 
 
-def select(settings: Settings, micro_batch: Any, update: int) -> NDArray[np.bool_]:
-    """(B, K) bool. A sample's key is its old log-probabilities: the same on every rank that has it."""
+def select(settings: Settings, micro_batch: Any, moment: str) -> NDArray[np.bool_]:
+    """(B, K) bool, drawn anew at each `moment` of the run. A sample's key is its old log-probabilities: the same on every rank that has it."""
     old = micro_batch["old_log_probs"]
     if old.shape[1] != settings.plan.steps:
         raise InvalidArgument(
@@ -53,7 +53,7 @@ def select(settings: Settings, micro_batch: Any, update: int) -> NDArray[np.bool
     def movement() -> NDArray[np.float64]:
         return np.asarray(_arrays.plain(relative_l1(micro_batch["all_latents"][:, : old.shape[1] + 1]), ""))
 
-    return settings.draw(settings.plan, len(old), str(update), keys, movement)
+    return settings.draw(settings.plan, len(old), moment, keys, movement)
 
 
 def judge(
