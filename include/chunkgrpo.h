@@ -259,7 +259,10 @@ enum {
     CGRPO_SCHEDULE_BASE_LINEAR = 1,
     /* what set_timesteps(n) takes when it is given no sigmas: n points from 1 to the smallest training sigma, 1/1000,
        already shifted. A static shift is then applied twice (diffusers issue 13243), as in Flow-GRPO on SD3. */
-    CGRPO_SCHEDULE_BASE_DIFFUSERS = 2
+    CGRPO_SCHEDULE_BASE_DIFFUSERS = 2,
+    /* t_k = 1 - k/T (1 - 1/1000): diffusers' UniPCMultistepScheduler with use_flow_sigmas (Wan's pipelines,
+       Flow-Factory's UniPC scheduler). They lower a first sigma of 1 by 1e-6 for UniPC's logarithms; here it is 1 */
+    CGRPO_SCHEDULE_BASE_UNIPC = 3
 };
 
 typedef int32_t cgrpo_schedule_shift;
@@ -895,7 +898,8 @@ typedef struct cgrpo_chunk_loss_options {
                                           the clipped surrogate; excludes dual_clip */
     double dual_clip;                  /* INFINITY = none; > 1: where A < 0 the term is at most -A dual_clip (arXiv
                                           1912.09729; verl: 3). For the clipped surrogate */
-    double kl;                         /* 0; >= 0: weight of the KL estimate */
+    double kl;                         /* 0; >= 0: weight of the KL estimate. With 0, estimator, level and reference are
+                                          of the statistic approximate_kl alone */
     cgrpo_kl_estimator kl_estimator;   /* CGRPO_KL_ESTIMATOR_K3 */
     cgrpo_kl_level kl_level;           /* CGRPO_KL_LEVEL_CHUNK */
     double normaliser;                 /* 0 = the count; > 0: divide the summed loss by this instead of the number of
@@ -1072,14 +1076,18 @@ typedef int32_t cgrpo_importance_mode;
 enum {
     CGRPO_IMPORTANCE_MODE_TRUNCATE = 1, /* it is the bound (TRL's token_truncate; verl's truncated weights) */
     CGRPO_IMPORTANCE_MODE_MASK = 2,     /* it is 0 (TRL's token_mask, sequence_mask) */
-    CGRPO_IMPORTANCE_MODE_REJECT = 3    /* it is 0, and those within are 1 (verl's rejection sampling by k1) */
+    CGRPO_IMPORTANCE_MODE_REJECT = 3,   /* it is 0, and those within are 1 (verl's rejection sampling by k1) */
+    /* Not the ratio is bounded but a divergence, the sum over the steps of one weight, with `geometric` their mean:
+       the weight is 0 where it is above `high`, else 1. d is a step's log ratio (verl's token, seq_sum, seq_mean) */
+    CGRPO_IMPORTANCE_MODE_REJECT_K2 = 4, /* k2 = d^2 / 2 */
+    CGRPO_IMPORTANCE_MODE_REJECT_K3 = 5  /* k3 = e^d - 1 - d */
 };
 
 typedef struct cgrpo_importance_options {
     size_t struct_size;
     cgrpo_importance_level level; /* CGRPO_IMPORTANCE_LEVEL_STEP */
     cgrpo_importance_mode mode;   /* CGRPO_IMPORTANCE_MODE_TRUNCATE */
-    double low;                   /* 0; >= 0: the lower bound */
+    double low;                   /* 0; >= 0: the lower bound of a ratio; 0 with REJECT_K2 and REJECT_K3 */
     double high;                  /* 2 (verl; TRL: 3); > 0, at least low: the upper bound. INFINITY for none */
     const uint8_t *mask;          /* null: every step; (B, S), 0 = absent: not read */
     int32_t geometric;            /* 0: the product of the step ratios; 1: their geometric mean (verl's seq_mean) */
@@ -1495,6 +1503,52 @@ void cgrpo_time_options_init(cgrpo_time_options *options, size_t struct_size);
 /** Times (B, N) for the forward process, each in (0, 1]: a function of (seed, sample id, draw), with random numbers
  * that no noise has. batch = B, count = N, 1 ... 1,000,000. */
 cgrpo_status cgrpo_times(int64_t batch, int64_t count, int64_t draw, const cgrpo_time_options *options, double *times);
+
+typedef int32_t cgrpo_forward_objective;
+enum {
+    CGRPO_FORWARD_OBJECTIVE_NFT = 1,
+    CGRPO_FORWARD_OBJECTIVE_MATCHING = 2, /* AWM, FPO: cgrpo_chunk_loss on cgrpo_matching_log_probs */
+    CGRPO_FORWARD_OBJECTIVE_DGPO = 3,
+    CGRPO_FORWARD_OBJECTIVE_CRD = 4,
+    CGRPO_FORWARD_OBJECTIVE_DPO = 5
+};
+
+/**
+ * A published method of the forward process: one of
+ *
+ *     nft  awm  fpo  dgpo  crd  dpo
+ *
+ * as the options above, with the numbers of its authors' scripts. Of the objectives' options those of `objective` are
+ * the method's, the others are defaults. Your arrays are yours to set: advantages' groups, times, distances.
+ */
+typedef struct cgrpo_forward_method {
+    size_t struct_size; /* set it to sizeof before the call */
+    cgrpo_forward_objective objective;
+    int32_t share_noise;     /* 1: the samples of a group, or of a pair, have one id: one noise, one set of times */
+    int64_t steps;           /* T of the rollout, by an ODE */
+    int64_t group_size;      /* samples per prompt */
+    int64_t draws;           /* N: times and noises per sample */
+    double learning_rate;    /* of AdamW */
+    int64_t first_time_step; /* discrete times are the sigmas of steps first_time_step ... end_time_step - 1 of the
+                                rollout's schedule: times.values = sigmas + first_time_step */
+    int64_t end_time_step;   /* 0: the times are not discrete */
+    cgrpo_time_options times;
+    cgrpo_nft_options nft;
+    cgrpo_dgpo_options dgpo;
+    cgrpo_crd_options crd;
+    cgrpo_dpo_options dpo; /* of pairs: cgrpo_preference_pairs has the best and the worst of each group */
+    int32_t crd_adaptive;  /* 1: the loss takes crd.absolute and crd.old_absolute */
+    cgrpo_matching_weighting matching_weighting;
+    double matching_power;
+    int64_t draws_per_chunk; /* of the plan of MATCHING: chunks of so many draws, 1 or N */
+    double reference_kl;     /* of MATCHING: loss += reference_kl mean(reference_divergence), beside the chunk loss */
+    cgrpo_chunk_loss_options chunk_loss;
+} cgrpo_forward_method;
+
+cgrpo_status cgrpo_forward_method_named(const char *name, cgrpo_forward_method *method);
+
+/** Writes the description, as cgrpo_recipe_describe does: source, numbers, and what the scripts do beside. */
+cgrpo_status cgrpo_forward_method_describe(const char *name, char *text, size_t capacity, size_t *length);
 
 /* ==================================================================================================================
  * 8. Embedded policy and trainer

@@ -210,6 +210,7 @@ CHUNKGRPO_OPTIONS(PretrainOptions, pretrain_options)
 CHUNKGRPO_RESULT(ChunkStats, chunk_stats)
 CHUNKGRPO_RESULT(ForwardStats, forward_stats)
 CHUNKGRPO_RESULT(Recipe, recipe)
+CHUNKGRPO_RESULT(ForwardMethod, forward_method)
 CHUNKGRPO_RESULT(IterationReport, iteration_report)
 #undef CHUNKGRPO_OPTIONS
 #undef CHUNKGRPO_RESULT
@@ -1061,6 +1062,18 @@ inline Numbers times(std::int64_t batch, std::int64_t count, std::int64_t draw,
     Numbers result(detail::product(batch, count));
     check(cgrpo_times(batch, count, draw, &options, result.data()));
     return result;
+}
+
+inline ForwardMethod forward_method_named(const std::string &name) {
+    ForwardMethod method;
+    check(cgrpo_forward_method_named(name.c_str(), &method));
+    return method;
+}
+
+inline std::string forward_method_describe(const std::string &name) {
+    return detail::text([&](char *text, std::size_t capacity, std::size_t *length) {
+        return cgrpo_forward_method_describe(name.c_str(), text, capacity, length);
+    });
 }
 
 /* ==================================================================================================================

@@ -30,6 +30,7 @@ extension cgrpo_dgpo_options: Versioned { static let firstSize = 88 }
 extension cgrpo_crd_options: Versioned { static let firstSize = 96 }
 extension cgrpo_dpo_options: Versioned { static let firstSize = 16 }
 extension cgrpo_time_options: Versioned { static let firstSize = 96 }
+extension cgrpo_forward_method: Versioned { static let firstSize = 696 }
 extension cgrpo_trainer_options: Versioned { static let firstSize = 224 }
 extension cgrpo_pretrain_options: Versioned { static let firstSize = 40 }
 extension cgrpo_iteration_report: Versioned { static let firstSize = 168 }

@@ -1,16 +1,16 @@
 public import CChunkGRPO
 import ChunkGRPO
 
-private func recipe(_ name: UnsafePointer<CChar>?) throws -> Recipe {
+/// A text may have any length; a name is short.
+func shortName(_ name: UnsafePointer<CChar>?) throws -> String {
   let name = try nonNull(name, "name")
-  // A text may have any length; a name is short.
   guard let end = (0...100).first(where: { name[$0] == 0 }) else {
-    throw ChunkGRPOError.invalidArgument("name has more than 100 bytes, and no recipe's has")
+    throw ChunkGRPOError.invalidArgument("name has more than 100 bytes, and no recipe's or method's has")
   }
   guard let text = String(validating: UnsafeBufferPointer(start: name, count: end), as: UTF8.self) else {
     throw ChunkGRPOError.invalidArgument("name is no UTF-8")
   }
-  return try Recipe.named(text)
+  return text
 }
 
 private func cRecipe(_ r: Recipe) throws -> cgrpo_recipe {
@@ -46,7 +46,7 @@ public func cgrpo_recipe_named(
 ) -> cgrpo_status {
   guarded {
     let out = try nonNull(out, "recipe")
-    let found = try recipe(name)
+    let found = try Recipe.named(shortName(name))
     try writeStruct(cRecipe(found), to: out, "recipe")
   }
 }
@@ -57,7 +57,7 @@ public func cgrpo_recipe_describe(
   _ length: UnsafeMutablePointer<Int>!
 ) -> cgrpo_status {
   guarded {
-    let recipe = try recipe(name)
+    let recipe = try Recipe.named(shortName(name))
     try writePieces(to: text, capacity, length) { write in recipe.describe { write($0) } }
   }
 }

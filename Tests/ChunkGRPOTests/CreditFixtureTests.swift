@@ -68,6 +68,29 @@ struct CreditFixtureTests {
     #expect(count == 8)
   }
 
+  @Test("verl: what rejection by k2 and k3 keeps, of tokens, sums and means")
+  func rejection() throws {
+    let c = try #require(try cases("rejection_masks").first)
+    let (logProbs, behaviour) = (c.inputs.numbers("log_probs"), c.inputs.numbers("behaviour_log_probs"))
+    let mask = c.inputs.numbers("mask")
+    var kept: Set<String> = []
+    for v in try #require(c.expected["variants"] as? [[String: Any]]) {
+      let mode = try #require(v["mode"] as? String)
+      let isToken = mode.hasPrefix("token")
+      let o = ImportanceOptions {
+        ($0.level, $0.mode) = (isToken ? .step : .sample, mode.hasSuffix("k2") ? .rejectK2 : .rejectK3)
+        ($0.high, $0.isGeometric, $0.mask) = (v.number("high"), mode.hasPrefix("seq_mean"), Flags(mask.map { $0 != 0 }))
+      }
+      let ours = try importanceWeights(logProbs, behaviour: behaviour, plan: .fixed(steps: 7, size: 1), o)
+      let expected = v.numbers("mask")
+      for i in expected.indices where mask[i] != 0 {
+        #expect(ours[i] == expected[i], "\(mode) \(i)")
+        kept.insert("\(mode) \(expected[i])")
+      }
+    }
+    #expect(kept.count == 12)
+  }
+
   @Test("TP-GRPO: gains, and those of turning points")
   func turningPoints() throws {
     let c = try #require(try cases("turning_points").first)

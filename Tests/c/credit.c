@@ -109,6 +109,34 @@ static void win_rates_count_ties_one_half(void) {
     CHECK_REFUSED(cgrpo_win_rates(rewards, B, &options, rates), CGRPO_NON_FINITE, "rewards[3]");
 }
 
+static void rejection_bounds_the_divergence_of_a_weight(void) {
+    double log_probs[B * S], behaviour[B * S], weights[B * K];
+    cgrpo_importance_options o;
+    cgrpo_importance_options_init(&o, sizeof o);
+    for (int i = 0; i < B * S; i++) log_probs[i] = 0.4 * scattered(2, (uint64_t)i), behaviour[i] = 0;
+    for (int k3 = 0; k3 < 2; k3++)
+        for (int mean = 0; mean < 2; mean++) {
+            int kept = 0;
+            o.level = CGRPO_IMPORTANCE_LEVEL_CHUNK, o.geometric = mean, o.high = mean ? 0.02 : 0.05;
+            o.mode = k3 ? CGRPO_IMPORTANCE_MODE_REJECT_K3 : CGRPO_IMPORTANCE_MODE_REJECT_K2;
+            CHECK_OK(cgrpo_importance_weights(log_probs, behaviour, B, S, sizes, K, &o, weights));
+            for (int i = 0; i < B; i++)
+                for (int j = 0, first = 0; j < K; first += (int)sizes[j], j++) {
+                    double sum = 0;
+                    for (int t = first; t < first + sizes[j]; t++) {
+                        double d = log_probs[i * S + t];
+                        sum += k3 ? exp(d) - 1 - d : d * d / 2;
+                    }
+                    CHECK(weights[i * K + j] == (sum / (mean ? (double)sizes[j] : 1) <= o.high));
+                    kept += weights[i * K + j] == 1;
+                }
+            CHECK(kept > 0 && kept < B * K);
+        }
+    log_probs[0] = 800;
+    CHECK_OK(cgrpo_importance_weights(log_probs, behaviour, B, S, sizes, K, &o, weights));
+    CHECK(weights[0] == 0);
+}
+
 static void importance_weights_are_bounded_ratios(void) {
     double log_probs[B * S], behaviour[B * S], weights[B * K];
     cgrpo_importance_options o;
@@ -145,7 +173,9 @@ static void importance_weights_are_bounded_ratios(void) {
     CHECK_REFUSED(cgrpo_importance_weights(log_probs, behaviour, B, S, sizes, K, &o, weights), CGRPO_INVALID_ARGUMENT, \
                   words)
     REFUSED(o.level = 0, "level");
-    REFUSED(o.mode = 4, "mode");
+    REFUSED(o.mode = 6, "mode");
+    REFUSED((o.mode = CGRPO_IMPORTANCE_MODE_REJECT_K2, o.low = 0.5), "low = 0.5");
+    REFUSED((o.mode = CGRPO_IMPORTANCE_MODE_REJECT_K3, o.low = 0.5), "low = 0.5");
     REFUSED(o.low = -1, "low");
     REFUSED(o.low = NAN, "low");
     REFUSED(o.high = 0, "high");
@@ -251,6 +281,7 @@ int main(void) {
     RUN(groups_that_say_nothing_are_counted_and_masked);
     RUN(win_rates_count_ties_one_half);
     RUN(importance_weights_are_bounded_ratios);
+    RUN(rejection_bounds_the_divergence_of_a_weight);
     RUN(weights_even_out_the_gradients_of_the_steps);
     RUN(a_hinge_of_norms_is_zero_up_to_the_reference);
     RUN(ids_of_forks_are_their_own);

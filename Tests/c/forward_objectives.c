@@ -349,6 +349,68 @@ static void shift_and_logit_normal_are_their_formulas(void) {
     CHECK_NEAR(square, 1, 0.02);
 }
 
+/* A method by its name, run as its fields say: its loss is the one of the fields of its objective. */
+static void a_method_runs_by_what_its_name_fills(void) {
+    static const char *const names[] = {"nft", "awm", "fpo", "dgpo", "crd", "dpo"};
+    static const double sigmas[] = {1, 0.9, 0.8, 0.7, 0.65, 0.6, 0.5, 0.45, 0.4, 0.35, 0.3, 0.25, 0.2, 0};
+    for (int i = 0; i < 6; i++) {
+        cgrpo_forward_method m;
+        double drawn[20];
+        m.struct_size = sizeof m;
+        CHECK_OK(cgrpo_forward_method_named(names[i], &m));
+        CHECK(m.struct_size == sizeof m && m.times.struct_size == sizeof m.times);
+        CHECK(m.nft.struct_size == sizeof m.nft && m.dgpo.struct_size == sizeof m.dgpo);
+        CHECK(m.crd.struct_size == sizeof m.crd && m.dpo.struct_size == sizeof m.dpo);
+        CHECK(m.chunk_loss.struct_size == sizeof m.chunk_loss);
+        CHECK(m.draws >= 1 && m.draws <= 20 && m.draws % m.draws_per_chunk == 0 && m.end_time_step <= m.steps);
+        CHECK((m.times.distribution == CGRPO_TIME_DISTRIBUTION_DISCRETE) == (m.end_time_step > 0));
+        if (m.end_time_step > 0)
+            m.times.values = sigmas + m.first_time_step, m.times.values_count = m.end_time_step - m.first_time_step;
+        CHECK_OK(cgrpo_times(1, m.draws, 0, &m.times, drawn));
+        for (int64_t k = 0; k < m.draws && m.end_time_step > 0; k++)
+            CHECK(drawn[k] <= sigmas[m.first_time_step] && drawn[k] >= sigmas[m.end_time_step - 1]);
+    }
+}
+
+static void the_numbers_of_a_method_are_those_of_its_loss(void) {
+    cgrpo_forward_method m;
+    double by_hand = 0;
+    fresh();
+    m.struct_size = sizeof m;
+    CHECK_OK(cgrpo_forward_method_named("nft", &m));
+    CHECK(m.objective == CGRPO_FORWARD_OBJECTIVE_NFT && m.nft.weighting == CGRPO_NFT_WEIGHTING_ADAPTIVE);
+    m.nft.times = times, m.nft.positive_absolute = absolute[0], m.nft.negative_absolute = absolute[1];
+    m.nft.reference_divergence = kl;
+    CHECK_OK(cgrpo_nft_loss(d[0], d[1], advantages, B, N, &m.nft, &loss, NULL, NULL, NULL));
+    for (int i = 0; i < S; i++) {
+        double r = goodness(advantages[i / N], 5), t = times[i];
+        by_hand += 5 * (r * t * d[0][i] / absolute[0][i] + (1 - r) * t * d[1][i] / absolute[1][i]) / S;
+        by_hand += 1e-4 * kl[i] / S;
+    }
+    CHECK_NEAR(loss, by_hand, 1e-12);
+
+    CHECK_OK(cgrpo_forward_method_named("dpo", &m));
+    CHECK_OK(cgrpo_dpo_loss(d[0], d[1], d[2], d[3], B, N, &m.dpo, &loss, NULL, NULL, NULL));
+    by_hand = 0;
+    for (int i = 0; i < S; i++) by_hand -= log(sigmoid(-50 * ((d[0][i] - d[2][i]) - (d[1][i] - d[3][i])))) / S;
+    CHECK_NEAR(loss, by_hand, 1e-10);
+}
+
+static void an_unknown_method_is_answered_with_those_there_are(void) {
+    cgrpo_forward_method m;
+    char text[2000];
+    size_t length;
+    m.struct_size = sizeof m;
+    CHECK_REFUSED(cgrpo_forward_method_named("gcpo", &m), CGRPO_INVALID_ARGUMENT, "nft, awm, fpo");
+    CHECK_REFUSED(cgrpo_forward_method_named(NULL, &m), CGRPO_INVALID_ARGUMENT, "name");
+    CHECK_REFUSED(cgrpo_forward_method_named("nft", NULL), CGRPO_INVALID_ARGUMENT, "method");
+    m.struct_size = 16;
+    CHECK_REFUSED(cgrpo_forward_method_named("nft", &m), CGRPO_INVALID_ARGUMENT, "struct_size");
+    CHECK_OK(cgrpo_forward_method_describe("fpo", text, sizeof text, &length));
+    CHECK(length == strlen(text) && strstr(text, "akanazawa/fpo") && strstr(text, "one ratio for 8 draws"));
+    CHECK_REFUSED(cgrpo_forward_method_describe("fpo", NULL, 5, &length), CGRPO_INVALID_ARGUMENT, "text");
+}
+
 static void discrete_times_are_those_given(void) {
     static const double values[] = {1, 0.8, 0.5, 0.1};
     double drawn[40];
@@ -377,5 +439,8 @@ int main(void) {
     RUN(stratified_times_have_one_in_each_part);
     RUN(shift_and_logit_normal_are_their_formulas);
     RUN(discrete_times_are_those_given);
+    RUN(a_method_runs_by_what_its_name_fills);
+    RUN(the_numbers_of_a_method_are_those_of_its_loss);
+    RUN(an_unknown_method_is_answered_with_those_there_are);
     return finish("forward_objectives");
 }

@@ -515,6 +515,20 @@ static cgrpo_status recipe_named(void) {
     return cgrpo_recipe_named("mixgrpo", &recipe);
 }
 
+static cgrpo_status forward_method_named(void) {
+    cgrpo_forward_method method;
+    method.struct_size = sizeof method;
+    return cgrpo_forward_method_named("crd", &method);
+}
+
+static cgrpo_status forward_method_describe(void) {
+    char text[4000];
+    size_t length = 0;
+    cgrpo_status status = cgrpo_forward_method_describe("awm", text, sizeof text, &length);
+    wrote(text, length < sizeof text ? length : sizeof text);
+    return status;
+}
+
 static cgrpo_status recipe_describe(void) {
     char text[4000];
     size_t length = 0;
@@ -706,6 +720,8 @@ static const call calls[] = {
     CALL(norm_hinge),
     CALL(recipe_named),
     CALL(recipe_describe),
+    CALL(forward_method_named),
+    CALL(forward_method_describe),
     CALL(trainer_create),
     CALL(trainer_info),
     CALL(trainer_pretrain),

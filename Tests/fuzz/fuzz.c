@@ -792,7 +792,7 @@ static void credit(void) {
     else o.group_size = whole(one_in(2) ? 0 : group);
     o.baseline = choice(3), o.scale = choice(3), o.subtract_median = (int32_t)below(2), o.epsilon = real(1e-8);
     OPTIONS(importance_options, w);
-    w.level = choice(3), w.mode = choice(3), w.low = real(unit()), w.high = real(1 + unit());
+    w.level = choice(3), w.mode = choice(5), w.low = real(unit()), w.high = real(1 + unit());
     w.geometric = (int32_t)below(2), w.mask = one_in(3) ? flags(all) : NULL;
     struct made *s = a_sampler();
     int64_t *of_sampler, trained = s->steps > 1 ? s->steps - 1 : 1, whole_plan = plan(&of_sampler, trained);
@@ -851,6 +851,14 @@ static void recipes(void) {
     memset(text, 0, capacity + 1);
     if (one_in(2)) CALL(cgrpo_recipe_named(name, wrong() ? NULL : &recipe));
     else if (CALL(cgrpo_recipe_describe(wrong() ? NULL : name, text, capacity, &length))) add(text, capacity);
+
+    static const char *const methods[] = {"nft", "awm", "fpo", "dgpo", "crd", "dpo", "", "gcpo"};
+    const char *method_name = methods[below(8)];
+    cgrpo_forward_method method;
+    method.struct_size = sizeof method;
+    if (one_in(2)) CALL(cgrpo_forward_method_named(method_name, wrong() ? NULL : &method));
+    else if (CALL(cgrpo_forward_method_describe(wrong() ? NULL : method_name, text, capacity, &length)))
+        add(text, capacity);
 }
 
 /* ---- Trainer: 3 latents, 2 conditions ------------------------------------------------------------------------- */

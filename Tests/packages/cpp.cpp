@@ -283,6 +283,9 @@ static void the_forward_process_is_that_of_c() {
     CHECK(std::abs(cg::dpo_loss({1}, {1}, {1}, {1}, 1, 1).loss - std::log(2.0)) < 1e-12);
     CHECK(cg::preference_pairs({1, 3, 2}, 0) == std::pair<cg::Steps, cg::Steps>({1}, {0}));
     CHECK(cg::times(2, 3, 0).size() == 6);
+    cg::ForwardMethod nft = cg::forward_method_named("nft");
+    CHECK(nft.objective == CGRPO_FORWARD_OBJECTIVE_NFT && nft.end_time_step == 9 && nft.nft.kl == 1e-4);
+    CHECK(cg::forward_method_describe("nft").find("DiffusionNFT") != std::string::npos);
     cg::Numbers hinges(1), ratios(1);
     cg::norm_hinge(cg::ConstTensor(cg::Numbers{2, 0}, {1, 2}), cg::ConstTensor(cg::Numbers{1, 0}, {1, 2}), ratios,
                    hinges);

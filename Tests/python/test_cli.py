@@ -18,6 +18,7 @@ from conftest import ROOT
 import chunkgrpo as cg
 from chunkgrpo import _cli
 from chunkgrpo._cli import _bits, _doctor, _machine, _plan, _recommend
+from chunkgrpo.forward import METHODS
 
 PAGE = (ROOT / "docs" / "cli.md").read_text()
 COMMANDS = ("plan", "schedule", "recipe", "recommend", "doctor", "bench")
@@ -183,6 +184,14 @@ def test_a_recipe_is_printed_whole(said, name):
     assert again == recipe.sampler() and found["sizes"] == recipe.plan().sizes.tolist()
     assert found["loss"] == json.loads(json.dumps(recipe.loss)) and found["optimiser"] == recipe.optimiser
     assert json.loads(said("recipe", "--json"))[name] == found
+
+
+def test_a_method_of_the_forward_process_is_printed_whole(said):
+    for name, method in METHODS.items():
+        assert said("recipe", name).rstrip() == str(method).rstrip() and f"\n{name} " in said("recipe")
+        found = json.loads(said("recipe", name, "--json"))
+        assert found["loss"] == json.loads(json.dumps(method.loss)) and found["draws"] == method.draws
+        assert json.loads(said("recipe", "--json"))[name] == found
 
 
 # ---- recommend ----

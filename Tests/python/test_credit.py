@@ -74,7 +74,7 @@ def test_win_rates():
 
 
 @pytest.mark.parametrize("level", ["step", "chunk", "sample"])
-@pytest.mark.parametrize("mode", ["truncate", "mask", "reject"])
+@pytest.mark.parametrize("mode", ["truncate", "mask", "reject", "reject_k2", "reject_k3"])
 @pytest.mark.parametrize("geometric", [False, True])
 def test_importance_weights(level, mode, geometric):
     plan, mask = cg.ChunkPlan([2, 1, 3]), np.ones((5, 6), bool)
@@ -85,6 +85,16 @@ def test_importance_weights(level, mode, geometric):
     reduce = np.mean if geometric else np.sum
     bounds = {"truncate": lambda w: min(max(w, 0.9), 1.2), "mask": lambda w: w if 0.9 <= w <= 1.2 else 0}
     bounded = bounds.get(mode, lambda w: float(0.9 <= w <= 1.2))
+    divergences = {"reject_k2": lambda d: d**2 / 2, "reject_k3": lambda d: np.exp(d) - 1 - d}
+    several = 1 if geometric else {"step": 1, "chunk": 2, "sample": 6}[level]
+    low, high = (0, 0.02 * several) if mode in divergences else (0.9, 1.2)
+    delta = log_probs - behaviour
+
+    def weight(t):
+        if mode in divergences:
+            return float(reduce(divergences[mode](delta[i, t])) <= high)
+        return bounded(np.exp(reduce(delta[i, t])))
+
     expected = np.ones((5, 3))
     for i in range(5):
         for j, part in enumerate(plan.slices):
@@ -92,8 +102,9 @@ def test_importance_weights(level, mode, geometric):
             if not at.size:
                 continue
             over = [[t] for t in at] if level == "step" else [at] if level == "chunk" else [np.flatnonzero(mask[i])]
-            expected[i, j] = np.mean([bounded(np.exp(reduce((log_probs - behaviour)[i, t]))) for t in over])
-    options = dict(level=level, mode=mode, low=0.9, high=1.2, geometric=geometric, mask=mask)
+            expected[i, j] = np.mean([weight(t) for t in over])
+    assert mode not in divergences or level == "sample" or {0, 1} <= set(expected.ravel())
+    options = dict(level=level, mode=mode, low=low, high=high, geometric=geometric, mask=mask)
     np.testing.assert_allclose(cg.importance_weights(log_probs, behaviour, plan, **options), expected, rtol=1e-13)
     weights = cg.importance_weights(torch.from_numpy(log_probs), behaviour, plan, **options)
     out = cg.chunk_loss(log_probs, log_probs, np.arange(5.0), plan, weights=weights, mask=mask)
@@ -209,6 +220,7 @@ def test_forks_of_given_noise_and_of_second_order_are_refused_where_they_cannot_
         ("group_size", lambda: cg.win_rates([1.0, 2.0], 3)),
         ("level is 'token'", lambda: cg.importance_weights([[0.0]], [[0.0]], [1], level="token")),
         ("high", lambda: cg.importance_weights([[0.0]], [[0.0]], [1], low=3)),
+        ("low = 0.5 is a bound of the ratio", lambda: cg.importance_weights([[0.0]], [[0.0]], [1], mode="reject_k3", low=0.5)),
         ("behaviour_log_probs has shape", lambda: cg.importance_weights([[0.0]], [0.0], [1])),
         ("sum to 2", lambda: cg.importance_weights([[0.0]], [[0.0]], [2])),
         ("kind is 'mean'", lambda: cg.gradient_weights([6], SAMPLER, "mean")),

@@ -128,4 +128,7 @@ def test_the_page_of_recipes_says_what_the_library_says():
     import chunkgrpo as cg
 
     (page,) = [page for page in PAGES if page.name == "recipes.md"]
-    assert blocks(page, "text") == [str(cg.Recipe(name)).rstrip() + "\n" for name in cg.RECIPES]
+    from chunkgrpo.forward import METHODS
+
+    texts = [*(str(cg.Recipe(name)) for name in cg.RECIPES), *map(str, METHODS.values())]
+    assert blocks(page, "text") == [text.rstrip() + "\n" for text in texts]

@@ -204,6 +204,33 @@ def test_a_method_by_its_name_has_the_keywords_of_its_loss_and_times(name):
     assert not method.shares_noise or (t == t[0]).all()
 
 
+SCRIPTS = {  # what the scripts that `source` names say
+    "nft": (10, 24, 9, 3e-4, {"advantage_clip": 5, "kl": 1e-4}, (0, 9)),
+    "awm": (14, 24, 6, 3e-4, {"weighting": "generalised_huber", "power": 0.25, "clip": (1, 1), "reference_kl": 1e-3}, (1, 13)),
+    "fpo": (10, 1, 8, 3e-4, {"plan": (8,), "clip": (0.05, 0.05)}, None),
+    "dgpo": (10, 16, 4, 3e-4, {"beta": 100, "group_size": 16, "clip": (1e-2, 1e-2), "kl": 0.02}, (0, 4)),
+    "crd": (10, 24, 20, 3e-4, {"beta": 1, "adaptive": True, "kl": 0.1, "kl_least": 1e-4}, (0, 10)),
+    "dpo": (40, 4, 1, 1e-5, {"beta": 100}, None),
+}
+
+
+def test_the_numbers_of_a_method_are_those_of_its_scripts():
+    assert list(forward.METHODS) == list(SCRIPTS)
+    for name, (steps, group_size, draws, rate, loss, of_steps) in SCRIPTS.items():
+        m = forward.METHODS[name]
+        assert (m.steps, m.group_size, m.draws, m.learning_rate, m.loss) == (steps, group_size, draws, rate, loss)
+        assert m.shares_noise is (name in ("dgpo", "dpo")) and m.beta == (1 if name == "nft" else None) and m.notes
+        assert str(m).startswith(f"{name}  ({m.source})\n") and all(note in str(m) for note in m.notes)
+        schedule = cg.Schedule.shifted(steps, 3.0)
+        if of_steps is None:
+            assert m.times(schedule) == ({"distribution": "logit_normal"} if name == "dpo" else {})
+        else:
+            values = schedule.sigmas[slice(*of_steps)].tolist()
+            assert m.times(schedule) == {"distribution": "discrete", "values": values}
+            with pytest.raises(cg.InvalidArgument, match=f"make one of {steps}"):
+                m.times(cg.Schedule.shifted(of_steps[1] - 1, 3.0))
+
+
 def test_times_are_of_the_sample_and_stratified():
     t = forward.times(5, 8, seed=3, sample_ids=[4, 4, 7, 9, 11])
     np.testing.assert_array_equal(t[0], t[1])

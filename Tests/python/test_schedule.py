@@ -71,6 +71,19 @@ def test_schedules_are_those_of_diffusers(case):
     np.testing.assert_allclose(schedule.timesteps(), case["timesteps"], rtol=0, atol=1e-3)
 
 
+@pytest.mark.parametrize("steps, shift, terminal", [(1, 1.0, None), (4, 5.0, None), (10, 3.0, 0.1), (50, 5.0, None)])
+def test_the_base_of_unipc_is_that_of_its_scheduler(steps, shift, terminal):
+    diffusers = pytest.importorskip("diffusers")
+    given = dict(prediction_type="flow_prediction", use_flow_sigmas=True, flow_shift=shift, shift_terminal=terminal)
+    scheduler = diffusers.UniPCMultistepScheduler(**given)
+    scheduler.set_timesteps(steps)
+    schedule = cg.Schedule.make(steps, base="unipc", shift=shift, terminal=terminal)
+    assert schedule.sigmas[0] == 1  # where that scheduler has 1 - 1e-6
+    np.testing.assert_allclose(schedule.sigmas, scheduler.sigmas.numpy(), rtol=0, atol=2e-6)
+    np.testing.assert_allclose(schedule.sigmas[1:], scheduler.sigmas.numpy()[1:], rtol=0, atol=1e-7)
+    assert steps == 1 or abs(schedule.sigmas[1] - cg.Schedule.make(steps, shift=shift, terminal=terminal).sigmas[1]) > 1e-6
+
+
 @pytest.mark.parametrize("width, height", [(1920, 1080), (720, 1080), (1000, 1000), (1366, 768), (1024, 1024)])
 def test_flux_counts_the_tokens_of_the_pipeline(width, height):
     tokens = (width // 16) * (height // 16)
@@ -81,7 +94,7 @@ def test_flux_counts_the_tokens_of_the_pipeline(width, height):
     np.testing.assert_allclose(cg.Schedule.flux(28, width, height).sigmas, sigmas, rtol=1e-12)
 
 
-@pytest.mark.parametrize("base", ["linear", "diffusers"])
+@pytest.mark.parametrize("base", ["linear", "diffusers", "unipc"])
 @pytest.mark.parametrize("spacing", ["shifted", "karras", "exponential", "beta"])
 def test_one_step_goes_from_1_to_0_as_in_diffusers(base, spacing):
     assert cg.Schedule.make(1, base=base, shift=3, spacing=spacing) == cg.Schedule([1, 0])

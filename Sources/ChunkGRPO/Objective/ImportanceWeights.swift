@@ -18,6 +18,20 @@ public enum ImportanceMode: Int32, Sendable {
   case mask = 2
   /// It is 0, and those within are 1 (verl's rejection sampling by k1).
   case reject = 3
+  /// 0 where k2 = ½δ² of the log ratios δ is above `high`, summed over the steps of the weight, or their mean with
+  /// `isGeometric`; else 1 (verl's `token_k2`, `seq_sum_k2`, `seq_mean_k2`).
+  case rejectK2 = 4
+  /// The same for k3 = e^δ − 1 − δ (verl's `token_k3`, `seq_sum_k3`, `seq_mean_k3`).
+  case rejectK3 = 5
+
+  /// What is bounded instead of the ratio.
+  fileprivate var estimator: KLEstimator? {
+    switch self {
+    case .truncate, .mask, .reject: nil
+    case .rejectK2: .k2
+    case .rejectK3: .k3
+    }
+  }
 }
 
 public struct ImportanceOptions: Options {
@@ -38,14 +52,17 @@ public struct ImportanceOptions: Options {
   func check() throws {
     try require(low >= 0 && low.isFinite, "low = \(low) must be at least 0 and finite")
     try require(high > 0 && high >= low, "high = \(high) must be positive, and at least low = \(low)")
+    try require(
+      low == 0 || mode.estimator == nil, "low = \(low) is a bound of the ratio, and \(mode) has none below: leave it 0")
   }
 
+  /// Of a ratio; of a divergence where the mode has an estimator.
   fileprivate func bounded(_ weight: Double) -> Double {
     switch mode {
     case .truncate: min(max(weight, low), high)
     case .mask: weight < low || weight > high ? 0 : weight
     // One that is no number stays none, and is refused.
-    case .reject: weight.isNaN ? weight : weight < low || weight > high ? 0 : 1
+    case .reject, .rejectK2, .rejectK3: weight.isNaN ? weight : weight < low || weight > high ? 0 : 1
     }
   }
 }
@@ -88,13 +105,16 @@ package func importanceWeights(
       throw ChunkGRPOError.nonFinite("\(name) of sample \(i / steps) at step \(i % steps) is \(values[i])")
     }
   }
+  let estimator = options.mode.estimator
   func ratio(_ range: Range<Int>, ofSample i: Int) -> Double {
     var (sum, present) = (0.0, 0)
     for t in range where isPresent(i * steps + t) {
-      sum += logProbs[i * steps + t] - behaviour[i * steps + t]
+      let delta = logProbs[i * steps + t] - behaviour[i * steps + t]
+      sum += estimator?(delta).value ?? delta
       present += 1
     }
-    return exp(options.isGeometric && present > 0 ? sum / Double(present) : sum)
+    let whole = options.isGeometric && present > 0 ? sum / Double(present) : sum
+    return estimator == nil ? exp(whole) : whole
   }
   func meanOfSteps(_ range: Range<Int>, ofSample i: Int) -> Double {
     var (sum, present) = (0.0, 0)

@@ -90,6 +90,7 @@ extension Schedule {
       switch o.base {
       case .linear: points[k] = 1 - Double(k) / Double(steps)
       case .diffusers: points[k] = 1 + share(k, of: steps) * (last - 1)
+      case .unipc: points[k] = 1 - Double(k) / Double(steps) * (1 - trained)
       }
     }
   }

@@ -8,6 +8,9 @@ public enum ScheduleBase: Int32, Sendable {
   /// 1/1000, *already shifted*. With a static shift ≠ 1 the points are then shifted twice (diffusers issue 13243), and so
   /// are Flow-GRPO's on SD3.
   case diffusers = 2
+  /// t_k = 1 − k/T·(1 − 1/1000): diffusers' `UniPCMultistepScheduler` with `use_flow_sigmas`, so Wan's pipelines and
+  /// Flow-Factory's UniPC scheduler. They lower a first sigma of 1 by 1e-6, for UniPC's logarithms; here it is 1.
+  case unipc = 3
 }
 
 /// How the base points are shifted towards noise.

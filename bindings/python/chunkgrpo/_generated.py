@@ -39,8 +39,8 @@ Type = Literal["f32", "f64", "bf16", "f16"]
 DEVICE = {"cpu": 0, "cuda": 1}
 Device = Literal["cpu", "cuda"]
 
-SCHEDULE_BASE = {"linear": 1, "diffusers": 2}
-ScheduleBase = Literal["linear", "diffusers"]
+SCHEDULE_BASE = {"linear": 1, "diffusers": 2, "unipc": 3}
+ScheduleBase = Literal["linear", "diffusers", "unipc"]
 
 SCHEDULE_SHIFT = {"static": 1, "exponential": 2, "linear": 3}
 ScheduleShift = Literal["static", "exponential", "linear"]
@@ -111,8 +111,8 @@ GradientWeighting = Literal["flash", "sage", "precise"]
 IMPORTANCE_LEVEL = {"step": 1, "chunk": 2, "sample": 3}
 ImportanceLevel = Literal["step", "chunk", "sample"]
 
-IMPORTANCE_MODE = {"truncate": 1, "mask": 2, "reject": 3}
-ImportanceMode = Literal["truncate", "mask", "reject"]
+IMPORTANCE_MODE = {"truncate": 1, "mask": 2, "reject": 3, "reject_k2": 4, "reject_k3": 5}
+ImportanceMode = Literal["truncate", "mask", "reject", "reject_k2", "reject_k3"]
 
 GAIN = {"step": 1, "turning_point": 2}
 Gain = Literal["step", "turning_point"]
@@ -131,6 +131,9 @@ CrdRegression = Literal["mean_square", "cross_entropy"]
 
 TIME_DISTRIBUTION = {"uniform": 1, "logit_normal": 2, "discrete": 3}
 TimeDistribution = Literal["uniform", "logit_normal", "discrete"]
+
+FORWARD_OBJECTIVE = {"nft": 1, "matching": 2, "dgpo": 3, "crd": 4, "dpo": 5}
+ForwardObjective = Literal["nft", "matching", "dgpo", "crd", "dpo"]
 
 PARAMETERS = {"trained": 1, "averaged": 2}
 Parameters = Literal["trained", "averaged"]
@@ -713,6 +716,31 @@ class TimeOptions(ctypes.Structure):
     }
 
 
+class ForwardMethod(ctypes.Structure):
+    _fields_ = [
+        ("struct_size", c_size_t),
+        ("objective", c_int32),
+        ("share_noise", c_int32),
+        ("steps", c_int64),
+        ("group_size", c_int64),
+        ("draws", c_int64),
+        ("learning_rate", c_double),
+        ("first_time_step", c_int64),
+        ("end_time_step", c_int64),
+        ("times", TimeOptions),
+        ("nft", NftOptions),
+        ("dgpo", DgpoOptions),
+        ("crd", CrdOptions),
+        ("dpo", DpoOptions),
+        ("crd_adaptive", c_int32),
+        ("matching_weighting", c_int32),
+        ("matching_power", c_double),
+        ("draws_per_chunk", c_int64),
+        ("reference_kl", c_double),
+        ("chunk_loss", ChunkLossOptions),
+    ]
+
+
 class TrainerOptions(ctypes.Structure):
     _fields_ = [
         ("struct_size", c_size_t),
@@ -1022,7 +1050,8 @@ class ChunkLossKeywords(TypedDict, total=False):
     """math.inf = none; > 1: where A < 0 the term is at most -A dual_clip (arXiv 1912.09729; verl: 3). For the
     clipped surrogate"""
     kl: float
-    """0; >= 0: weight of the KL estimate"""
+    """0; >= 0: weight of the KL estimate. With 0, estimator, level and reference are of the statistic
+    approximate_kl alone"""
     kl_estimator: KlEstimator
     """'k3'"""
     kl_level: KlLevel
@@ -1316,6 +1345,8 @@ FUNCTIONS = {
     "cgrpo_preference_pairs": "int32 float64* int64 int64 int64* int64* int64* int64*",
     "cgrpo_time_options_init": "nothing TimeOptions* size",
     "cgrpo_times": "int32 int64 int64 int64 TimeOptions* float64*",
+    "cgrpo_forward_method_named": "int32 text ForwardMethod*",
+    "cgrpo_forward_method_describe": "int32 text pointer size size*",
     "cgrpo_trainer_options_init": "nothing TrainerOptions* size",
     "cgrpo_trainer_create": "int32 TrainerOptions* handle*",
     "cgrpo_trainer_destroy": "nothing handle",

@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass, field
+import re
+from dataclasses import dataclass
 from typing import Any, Optional
 
+from . import _generated
+from ._generated import FORWARD_OBJECTIVE, MATCHING_WEIGHTING
+from ._library import lib, new
+from ._options import changed, read
+from .errors import InvalidArgument, check, text
 from .schedule import Schedule
 
 
 @dataclass(frozen=True)
 class Method:
-    """What a method's scripts set. `METHODS` has them by name.
+    """What a method's scripts set. `METHODS` has them by name; `print(method)` says it in lines.
 
     name           the published one
     source         repository and file
@@ -34,7 +40,7 @@ class Method:
     notes: tuple[str, ...] = ()
     _loss: tuple[tuple[str, Any], ...] = ()
     _times: tuple[tuple[str, Any], ...] = ()
-    _steps: Optional[tuple[int, int]] = field(default=None)
+    _steps: Optional[tuple[int, int]] = None
 
     @property
     def loss(self) -> dict[str, Any]:
@@ -43,72 +49,74 @@ class Method:
 
     def times(self, schedule: Schedule) -> dict[str, Any]:
         """Keywords for `times`, of a rollout by this schedule."""
-        values = {} if self._steps is None else {"values": schedule.sigmas[slice(*self._steps)].tolist()}
-        return {**dict(self._times), **values}
+        if self._steps is None:
+            return dict(self._times)
+        first, end = self._steps
+        if end > schedule.steps:
+            raise InvalidArgument(
+                f"{self.name} draws the sigmas of steps {first} ... {end - 1}, but the schedule has {schedule.steps} "
+                f"steps; make one of {self.steps}"
+            )
+        return {**dict(self._times), "values": schedule.sigmas[first:end].tolist()}
+
+    def __str__(self) -> str:
+        return _described(self.name)
 
 
-_DISCRETE = (("distribution", "discrete"),)
-
-METHODS = {
-    method.name: method
-    for method in (
-        Method(
-            "nft",
-            "NVlabs/DiffusionNFT config/nft.py, sd3_geneval",
-            *(10, 24, 9, 3e-4),
-            beta=1.0,
-            notes=("v_old is of the policy that sampled, an average of the trained one whose decay rises to 0.5",),
-            _loss=(("advantage_clip", 5.0), ("kl", 1e-4)),
-            _times=_DISCRETE,
-            _steps=(0, 9),
-        ),
-        Method(
-            "awm",
-            "scxue/advantage_weighted_matching config/dgx_awm.py, geneval_sd3_no_cfg_1node",
-            *(14, 24, 6, 3e-4),
-            notes=(
-                "advantages are clamped to +-5 and divided by 5",
-                "a velocity KL of weight 1 to an average of the trained policy, whose decay rises to 0.3",
-            ),
-            _loss=(("weighting", "generalised_huber"), ("power", 0.25), ("clip", 1.0), ("reference_kl", 1e-3)),
-            _times=_DISCRETE,
-            _steps=(1, 13),
-        ),
-        Method(
-            "fpo",
-            "akanazawa/fpo playground/src/flow_policy/fpo.py, FpoConfig",
-            *(10, 1, 8, 3e-4),
-            notes=("actions of a robot: advantages of a critic, not of a group",),
-            _loss=(("plan", (8,)), ("clip", 0.05)),
-        ),
-        Method(
-            "dgpo",
-            "Luo-Yihong/DGPO config/dgpo.py, geneval_sd3_4gpu",
-            *(10, 16, 4, 3e-4),
-            shares_noise=True,
-            notes=("the old policy is an average whose decay rises to 0.3; it samples after 500 steps",),
-            _loss=(("beta", 100.0), ("group_size", 16), ("clip", 1e-2), ("kl", 0.02)),
-            _times=_DISCRETE,
-            _steps=(0, 4),
-        ),
-        Method(
-            "crd",
-            "X-GenGroup/Flow-Factory examples/crd/lora/sd3_5/default.yaml",
-            *(10, 24, 20, 3e-4),
-            notes=("the reference of the KL has guidance 4.5", "v_old is of an average whose decay rises to 0.999"),
-            _loss=(("beta", 1.0), ("adaptive", True), ("kl", 0.1), ("kl_least", 1e-4)),
-            _times=_DISCRETE,
-            _steps=(0, 10),
-        ),
-        Method(
-            "dpo",
-            "X-GenGroup/Flow-Factory examples/dpo/lora/sd3_5/default.yaml",
-            *(40, 4, 1, 1e-5),
-            shares_noise=True,
-            notes=("the best and the worst of each group are a pair",),
-            _loss=(("beta", 100.0),),
-            _times=(("distribution", "logit_normal"),),
-        ),
-    )
+_SHOWN = {
+    "nft": ("advantage_clip", "kl"),
+    "dgpo": ("beta", "group_size", "clip", "kl"),
+    "crd": ("beta", "kl", "kl_least"),
+    "dpo": ("beta",),
 }
+
+
+def _described(name: str) -> str:
+    return text(lib.cgrpo_forward_method_describe, name.encode())
+
+
+def _matching(c: Any) -> dict[str, Any]:
+    """What AWM and FPO set."""
+    weighting = next(word for word, number in MATCHING_WEIGHTING.items() if number == c.matching_weighting)
+    found: dict[str, Any] = changed(c.chunk_loss)
+    if weighting != "uniform":
+        found["weighting"] = weighting
+    if weighting == "generalised_huber":
+        found["power"] = c.matching_power
+    if c.draws_per_chunk > 1:
+        found["plan"] = (c.draws_per_chunk,) * (c.draws // c.draws_per_chunk)
+    if c.reference_kl:
+        found["reference_kl"] = c.reference_kl
+    return found
+
+
+def _named(name: str) -> Method:
+    c: Any = new(_generated.ForwardMethod)
+    check(lib.cgrpo_forward_method_named(name.encode(), c))
+    objective = next(word for word, number in FORWARD_OBJECTIVE.items() if number == c.objective)
+    if objective == "matching":
+        loss = _matching(c)
+    else:
+        options = getattr(c, objective)
+        values = read(options)
+        loss = {**{word: values[word] for word in _SHOWN[objective]}, **changed(options)}
+    if objective == "nft":
+        loss.pop("beta", None)  # the distances' own
+    if objective == "crd":
+        loss["adaptive"] = bool(c.crd_adaptive)
+    first, *lines = _described(name).splitlines()
+    return Method(
+        name,
+        first.split("(", 1)[1].rstrip(")"),
+        *(c.steps, c.group_size, c.draws, c.learning_rate),
+        beta=c.nft.beta if objective == "nft" else None,
+        shares_noise=bool(c.share_noise),
+        notes=tuple(re.sub(r"^ +note +", "", line) for line in lines if line.split()[0] == "note"),
+        _loss=tuple(loss.items()),
+        _times=tuple(changed(c.times).items()),
+        _steps=(c.first_time_step, c.end_time_step) if c.end_time_step else None,
+    )
+
+
+METHODS = {name: _named(name) for name in ("nft", "awm", "fpo", "dgpo", "crd", "dpo")}
 """nft, awm, fpo, dgpo, crd, dpo."""

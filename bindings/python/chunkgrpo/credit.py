@@ -258,9 +258,12 @@ def importance_weights(
     level      "step": a chunk's weight is the mean of those of its present steps (TRL's and verl's token level, with
                chunks of one step); "chunk"; "sample" (TRL's and verl's sequence level)
     mode       of a weight outside [low, high]: "truncate": it is the bound (TRL, verl); "mask": it is 0 (TRL);
-               "reject": it is 0, and those within are 1 (verl's rejection sampling by k1)
-    low, high  0 <= low <= high; high may be float("inf"). verl's high is 2, TRL's 3
-    geometric  the geometric mean of the step ratios instead of their product (verl's seq_mean)
+               "reject": it is 0, and those within are 1 (verl's rejection sampling by k1). "reject_k2", "reject_k3": 0
+               where the divergence is above high, else 1: the sum over the steps of the weight of d^2 / 2, or of
+               exp(d) - 1 - d, with d a step's log ratio (verl's token_k2, seq_sum_k2, ...)
+    low, high  0 <= low <= high; high may be float("inf"). verl's high is 2, TRL's 3. A divergence has no low
+    geometric  the geometric mean of the step ratios instead of their product, the mean divergence instead of the sum
+               (verl's seq_mean)
     mask       (B, S), zero = absent: not read; a chunk without a step has weight 1
     """
     plan = plan_of(plan)

@@ -286,7 +286,8 @@ def chunk_loss(
                    product of the chunk's step ratios
     ratio_cap      >= 1: the clipped surrogate with rho itself capped (TRL's delta)
     dual_clip      > 1: where A < 0 the clipped term is at most -A dual_clip (verl: 3)
-    kl_estimator   of delta = l_ref - l_new: "k1": -delta; "k2": delta^2 / 2; "k3": exp(delta) - 1 - delta
+    kl_estimator   of delta = l_ref - l_new: "k1": -delta; "k2": delta^2 / 2; "k3": exp(delta) - 1 - delta. Without kl it,
+                   kl_level and reference_log_probs are of the statistic approximate_kl alone
     kl_level       "chunk": delta of the chunk's means; "step": the mean of each step's estimate (TRL)
     reference_log_probs  (B, S) for the KL estimate; None = old_log_probs
     average        "chunk": over all selected chunks (TRL's bnpo); "sample": over each sample's chunks, then over

@@ -48,7 +48,8 @@ class Schedule:
         spacing, a final 0.
 
         base        "linear": t_k = 1 - k/steps; "diffusers": what `set_timesteps(n)` takes when it is given no sigmas,
-                    so that a static shift is applied twice (its issue 13243; Flow-GRPO on SD3)
+                    so that a static shift is applied twice (its issue 13243; Flow-GRPO on SD3); "unipc": those of its
+                    UniPCMultistepScheduler with use_flow_sigmas, 1 - k/steps (1 - 1/1000) (Wan)
         shift_kind  "static": shift t / (shift t + 1 - t); "exponential": e^mu / (e^mu + 1/t - 1), FLUX's;
                     "linear": mu / (mu + 1/t - 1)
         shift       > 0, of the static kind
