@@ -1556,7 +1556,8 @@ cgrpo_status cgrpo_forward_method_describe(const char *name, char *text, size_t 
  * A velocity network of the library's own: a residual MLP with adaptive layer norm over time and condition
  * (DiT's adaLN-Zero, arXiv 2212.09748). It is pretrained by flow matching and post-trained by Chunk-GRPO. A condition
  * is a vector: a one-hot class, several of them side by side, or the embedding of a text encoder. All tensors here are
- * f32 and contiguous.
+ * f32 and contiguous. A sample has one reward and one advantage, against its group: CGRPO_ADVANTAGE_LEVEL_SAMPLE.
+ * Advantages of chunks or steps are for loops of your own, with cgrpo_chunk_loss.
  * ================================================================================================================ */
 
 typedef struct cgrpo_trainer_options {

@@ -48,7 +48,8 @@ class Draw:
         if self.seed and (chunks is not None or self.fraction == 1):
             why = "chunks names those of every sample" if chunks is not None else "a fraction of 1 takes every chunk"
             raise InvalidArgument(f"seed is {self.seed}, but nothing is drawn: {why}; leave seed out")
-        plan.select(1, **self.options, **({} if chunks is not None else {"seed": 0}))
+        drawn: Any = {} if chunks is not None else {"seed": 0}
+        plan.select(1, **self.options, **drawn)
 
     @property
     def everything(self) -> bool:

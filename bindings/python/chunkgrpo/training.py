@@ -80,7 +80,8 @@ class Trainer:
         chunk_weights                 None: 1; >= 0 for each chunk, of the policy terms: `weights` of `chunk_loss`
         chunk_fraction                of the chunks of each sample that are trained, in (0, 1]
         weighted_selection            chunks drawn by relative L1
-        advantage_clamp, clip, kl     as in `advantages` and `chunk_loss`; the default clip is for small images
+        advantage_clamp, clip, kl     as in `advantages` and `chunk_loss`; the default clip is for small images. A sample has
+                                      one advantage: those of chunks or steps are for a loop of your own, with `chunk_loss`
         reference_kl                  weight of the mean divergence of the trained steps from the network as pretraining
                                       left it; against collapse
         reference_divergence          "velocity", "gaussian", "gaussian_per_time" or "mean", as in `Sampler.divergence`
