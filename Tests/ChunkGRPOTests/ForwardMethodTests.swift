@@ -20,7 +20,7 @@ struct ForwardMethodTests {
       let t = Array(repeating: 0.5, count: 48)
       let new = try matchingLogProbs(d, times: t, weighting: own.weighting, power: own.power).logProbs
       let old = try matchingLogProbs(d.reversed(), times: t, weighting: own.weighting, power: own.power).logProbs
-      let plan = ChunkPlan.fixed(steps: 2, size: min(2, own.drawsPerChunk))
+      let plan = try ChunkPlan.fixed(steps: 2, size: min(2, own.drawsPerChunk))
       return try chunkLoss(new: new, old: old, advantages: advantages, plan: plan, options: own.chunkLoss).loss
     case .dgpo(let options):
       let own = options.with { ($0.groupSize, $0.referenceDivergence) = (12, kl) }
