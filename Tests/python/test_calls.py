@@ -11,7 +11,7 @@ import torch
 
 import chunkgrpo as cg
 import chunkgrpo.torch as cgt
-from chunkgrpo import _frameworks
+from chunkgrpo import _family, _frameworks
 
 SAMPLER = cg.Sampler(cg.Schedule.shifted(steps=6, shift=3.0))
 PACKAGE = str(Path(cg.__file__).parent)
@@ -120,7 +120,7 @@ def refusal(work):
 def test_what_is_refused_at_a_long_look_is_refused_at_a_short_one(work, monkeypatch):
     found = refusal(work)
     assert isinstance(found, tuple)
-    for family in (_frameworks.Torch, _frameworks._Numpy):
+    for family in (_frameworks.Torch, _family.Numpy):
         monkeypatch.setattr(family, "lent", lambda *_: None)
     assert found == refusal(work)
 

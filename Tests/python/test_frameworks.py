@@ -15,7 +15,7 @@ import pytest
 
 import chunkgrpo as cg
 import chunkgrpo.torch as cgt
-from chunkgrpo import _arrays, _dlpack, _frameworks, _library, _storage
+from chunkgrpo import _arrays, _dlpack, _frameworks, _library, _staging, _storage
 from conftest import ROOT  # noqa: F401  (puts the package on the path)
 
 torch = pytest.importorskip("torch")
@@ -523,7 +523,7 @@ def test_few_layouts_are_remembered():
 # A device that copies only when it is waited for
 
 
-class Delayed(_frameworks.Staging):
+class Delayed(_staging.Staging):
     """Stands for a GPU: what comes down is NaN until `wait`, what goes up is another tensor."""
 
     copies: list = []
@@ -603,7 +603,7 @@ def test_staging_on_cuda_waits_for_its_copies_on_the_current_stream_alone(monkey
 
     device = types.SimpleNamespace(type="cuda")
     cuda = types.SimpleNamespace(Event=Event, current_stream=lambda device: f"stream of {device.type}")
-    stage = _frameworks.Staging(types.SimpleNamespace(empty=empty, cuda=cuda), device)
+    stage = _staging.Staging(types.SimpleNamespace(empty=empty, cuda=cuda), device)
     tensor = types.SimpleNamespace(shape=(3,), dtype=None)
     host = stage.down(tensor)
     stage.wait()

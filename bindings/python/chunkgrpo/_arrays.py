@@ -13,7 +13,8 @@ from numpy.typing import NDArray
 from . import _frameworks, _storage
 from ._borrowed import Borrowed as Borrowed
 from ._borrowed import fresh
-from ._frameworks import NUMPY, Family
+from ._family import Family
+from ._frameworks import NUMPY
 from ._generated import Tensor
 from ._layouts import layout as _layout
 from ._library import address

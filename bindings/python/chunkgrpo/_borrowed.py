@@ -14,7 +14,7 @@ from ._library import address
 from ._storage import CARRIED, FLOAT64, Storage
 
 if TYPE_CHECKING:
-    from ._frameworks import Family
+    from ._family import Family
 
 
 class Borrowed:

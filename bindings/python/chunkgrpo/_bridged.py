@@ -9,7 +9,7 @@ from typing import Any, Callable
 from numpy.typing import NDArray
 
 from ._cuda import TorchCuda
-from ._frameworks import Family
+from ._family import Family
 from ._on_device import OnDevice
 
 _CUDA = 2  # dlpack.h

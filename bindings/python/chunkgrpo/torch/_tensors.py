@@ -8,7 +8,7 @@ from typing import Any, Optional
 import torch
 from torch import Tensor
 
-from .._frameworks import refuse_arrays
+from .._family import refuse_arrays
 from ..errors import InvalidArgument, WrongType
 
 
