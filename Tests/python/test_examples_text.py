@@ -82,6 +82,25 @@ def test_held_out_texts_are_never_trained_on(clean):
     assert seen.tolist() == [[1, 2, 0], [9, 9, 9]]
 
 
+def test_a_touch_up_is_the_posterior_mean_of_the_noised_images():
+    """Where pixels are normal with mean 1 and deviation d, E[x0 | x] at x = (1 - s) x0 + s e is known, and v = (x - it) / s.
+    Of an image 1 + f, the mean over the noise is 1 + g f with g = (1 - s)^2 d^2 / ((1 - s)^2 d^2 + s^2)."""
+    s, d = 0.25, 0.2
+    gain = (1 - s) * d**2 / ((1 - s) ** 2 * d**2 + s**2)
+
+    class Normal:
+        def velocity(self, x, sigma, conditions):
+            assert sigma == s and x.dtype == np.float32 and len(conditions) == len(x)
+            return (x - (1 + gain * (x - (1 - s)))) / s
+
+    flaws = np.random.default_rng(0).normal(0, 1, (50, 400)).astype(np.float32)
+    images, draws = 1 + flaws, 100
+    touched = render_text.touched_up(Normal(), images, np.zeros((50, 2), np.float32), s, draws)
+    error = touched - (1 + gain * (1 - s) * flaws)
+    assert abs(error.mean()) < 5 * gain * s / (draws * error.size) ** 0.5
+    assert error.std() == pytest.approx(gain * s / draws**0.5, rel=0.02)
+
+
 @pytest.mark.parametrize("model", ["embedded", "torch"])
 def test_a_short_run_raises_the_reward_and_a_resumed_one_goes_on_as_if_uninterrupted(model, tmp_path, monkeypatch):
     if model == "torch":
@@ -99,7 +118,8 @@ def test_a_short_run_raises_the_reward_and_a_resumed_one_goes_on_as_if_uninterru
     rewards = [line["reward"] for line in lines(whole)]
     assert len(rewards) == 6
     assert np.mean(rewards[-2:]) > np.mean(rewards[:2])
-    assert {"log_prob", "exact", "paper_noise"} == set(summary["before"]) == set(summary["after"])
+    for name in ("before", "after", "untouched"):
+        assert set(summary[name]) == {"log_prob", "exact", "paper_noise"}
     assert (whole / "reward.png").read_bytes().startswith(b"\x89PNG")
     assert not (whole / "samples.png").exists()  # a quick run does not learn to write
 

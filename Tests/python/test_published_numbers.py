@@ -105,6 +105,23 @@ def test_the_readmes_table_and_picture_of_the_demo_are_of_its_runs():
     picture = (ROOT / "examples/images/digits.png").read_bytes()
     assert hashlib.sha256(picture).hexdigest() == measured["picture"]["sha256"] and str(measured["picture"]["seed"]) in seeds
 
+def test_the_readme_says_how_written_texts_were_read():
+    seeds = [json.loads((RESULTS / "text.json").read_text())[seed] for seed in ("1", "2")]
+    table = rows("README.md", "| seed 1 | seed 2 |")
+    for name, score in (("read as asked by PP-OCR", "exact"), ("by tesseract", "tesseract_exact")):
+        assert table[name] == [f"{seed['before'][score]:.3g} → {seed['after'][score]:.3g}" for seed in seeds]
+    for name, who in (("noise of the paper, times that before", "after"), ("without the touch-up", "untouched")):
+        assert table[name] == [f"{seed[who]['paper_noise'] / seed['before']['paper_noise']:.2f}" for seed in seeds]
+
+
+def test_the_page_on_collapse_says_what_takes_speckle_off():
+    lines = json.loads((RESULTS / "text.json").read_text())["ways"]
+    table = rows("docs/collapse.md", "pictures of the trained model | PP-OCR")
+    assert list(table) == [line["name"] for line in lines]
+    for line in lines:
+        expected = [f"{line['exact']:.3g}", f"{line['tesseract_exact']:.3g}", f"{line['noise']:.2f} ×"]
+        assert table[line["name"]] == expected
+
 
 def test_the_times_on_a_gpu_are_those_that_were_measured():
     measured = json.loads((RESULTS / "gpu.json").read_text())

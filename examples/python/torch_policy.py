@@ -177,6 +177,13 @@ class TorchTrainer:
             lambda x, sigma, step: self.average(x, torch.tensor(sigma), condition), noise, seed=seed
         ).images.numpy()
 
+    @torch.no_grad()
+    def velocity(self, latents: Array, sigma: float, conditions: Array) -> Array:
+        """Of the averaged network: (B, D)."""
+        x, condition = torch.from_numpy(latents), torch.from_numpy(conditions)
+        velocity: Array = self.average(x, torch.tensor(sigma), condition).numpy()
+        return velocity
+
     def save(self, directory: Path) -> None:
         path = Path(directory, "policy.pt")
         path.parent.mkdir(parents=True, exist_ok=True)
