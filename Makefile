@@ -183,6 +183,8 @@ test-swift: setup-native ## Run the Swift tests
 	@scripts/check-readme swift || { echo 'FAILED: the README'; exit 1; }
 	@scripts/check-swift-version || { echo 'FAILED: a dependency by version'; exit 1; }
 	@$(MAKE) --no-print-directory -C Tests/gpu/driver driver
+	@LD_LIBRARY_PATH="$(CURDIR)/build/gpu/lib:$$LD_LIBRARY_PATH" "$$($(EXAMPLES_BUILD) --show-bin-path)/cuda" >build/gpu/swift.txt && \
+	    test "$$(grep -c 'the same bits' build/gpu/swift.txt)" = 2 || { cat build/gpu/swift.txt; echo 'FAILED: examples/swift/cuda'; exit 1; }
 	@LD_LIBRARY_PATH="$(CURDIR)/build/gpu/lib:$$LD_LIBRARY_PATH" scripts/test-swift || { echo 'FAILED: the Swift tests'; exit 1; }
 
 test-c: setup-native lib ## Run the C tests

@@ -1,4 +1,4 @@
-/// Why a call failed, in one sentence that names the argument.
+/// Why a call failed, in one sentence that names the argument as the C header does: `chunk_fraction` is `chunkFraction`.
 public struct ChunkGRPOError: Error, Equatable, Sendable, CustomStringConvertible {
   /// The values of `cgrpo_status`.
   public enum Code: Int32, Sendable {

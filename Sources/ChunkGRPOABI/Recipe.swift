@@ -51,6 +51,18 @@ public func cgrpo_recipe_named(
   }
 }
 
+/// Swift's words as the header and Python have them: flowSDE is flow_sde.
+private func snakeCase(_ text: String) -> String {
+  var (result, afterLower, isWord) = ("", false, false)
+  for letter in text {
+    let begins = letter.isUppercase && afterLower
+    isWord = begins || isWord && letter.isLetter
+    result += (begins ? "_" : "") + (isWord ? letter.lowercased() : String(letter))
+    afterLower = letter.isLowercase
+  }
+  return result
+}
+
 @_cdecl("cgrpo_recipe_describe") @implementation
 public func cgrpo_recipe_describe(
   _ name: UnsafePointer<CChar>!, _ text: UnsafeMutablePointer<CChar>!, _ capacity: Int,
@@ -58,6 +70,6 @@ public func cgrpo_recipe_describe(
 ) -> cgrpo_status {
   guarded {
     let recipe = try Recipe.named(shortName(name))
-    try writePieces(to: text, capacity, length) { write in recipe.describe { write($0) } }
+    try writePieces(to: text, capacity, length) { write in recipe.describe(spelled: snakeCase) { write($0) } }
   }
 }

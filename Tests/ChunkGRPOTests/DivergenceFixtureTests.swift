@@ -47,7 +47,7 @@ struct DivergenceFixtureTests {
           kind, k, velocity: velocity.view, other: other.view, divergence: &values,
           gradient: upstream == nil ? nil : u.baseAddress.map { ($0, gradient.view) })
       }
-      return (values, gradient.values)
+      return try (values, gradient.values)
     }
 
     func loss(_ options: ChunkLossOptions, clamp: Bool = true) throws -> ChunkLoss {
@@ -62,7 +62,7 @@ struct DivergenceFixtureTests {
       let result = try Latents(type: .float64, batch: batch, elements: x.elements)
       try sampler.logProbVJP(
         k, latents: x.view, velocity: velocity.view, next: next.view, gradLogProb: gradient, gradVelocity: result.view)
-      return result.values
+      return try result.values
     }
 
     /// GRPO-Guard: scale s and the Gaussian divergence from the old policy as bias; weight 1/Δ but for Flow-Factory.

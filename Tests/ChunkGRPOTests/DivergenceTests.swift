@@ -30,13 +30,13 @@ struct DivergenceTests {
             kind, k, latents: x.view, velocity: velocity.view, noise: .library(seed: 5, sampleIDs: [7, 8, 9]),
             next: next.view, divergence: &sampled, gradient: (u, g[1].view))
         }
-        return (given, sampled, g.map(\.values))
+        return try (given, sampled, g.map { try $0.values })
       }
       let result = try both(v)
       let c = sampler.coefficients[k]
       let delta = sampler.schedule.sigmas[k] - sampler.schedule.sigmas[k + 1]
       for i in 0..<batch {
-        let squares = (0..<elements).map { pow(v[i * elements + $0] - other.values[i * elements + $0], 2) }
+        let squares = try (0..<elements).map { try pow(v[i * elements + $0] - other.values[i * elements + $0], 2) }
         let distance = mean(squares) * c.b * c.b
         let expected: Double =
           switch kind {
@@ -82,7 +82,7 @@ struct DivergenceTests {
         let sampled = try sampler.divergenceFromSampled(
           .gaussian, 2, latents: all[0].view, velocity: all[1].view, noise: .library(seed: 9), next: next.view,
           gradient: ([1e4, 1e4, 1e4], gradient.view))
-        seen.append(given + sampled + gradient.values.prefix(100))
+        try seen.append(given + sampled + gradient.values.prefix(100))
       }
       #expect(seen[0] == seen[1] && seen[0] == seen[2])
       if type == .float64 { reference = seen[0] }

@@ -23,8 +23,8 @@ struct ForwardDistanceTests {
     #expect(found.distance == [0, 0, 0] && found.absolute == [0, 0, 0])
     for i in 0..<batch * elements {
       let t = times[i / elements]
-      #expect(abs(noised.values[i] - t * u.values[i] - clean.values[i]) < 1e-14)
-      #expect(abs(noised.values[i] + (1 - t) * u.values[i] - e.values[i]) < 1e-14)
+      #expect(try abs(noised.values[i] - t * u.values[i] - clean.values[i]) < 1e-14)
+      #expect(try abs(noised.values[i] + (1 - t) * u.values[i] - e.values[i]) < 1e-14)
     }
   }
 
@@ -73,7 +73,7 @@ struct ForwardDistanceTests {
       return terms.reduce(0) { $0 + zip($1.0 ?? [], $1.1).reduce(0) { $0 + $1.0 * $1.1 } }
     }
     let expected = (try total(1e-5) - total(-1e-5)) / 2e-5
-    let exact = zip(gradient.values, direction).reduce(0) { $0 + $1.0 * $1.1 }
+    let exact = try zip(gradient.values, direction).reduce(0) { $0 + $1.0 * $1.1 }
     #expect(abs(exact - expected) < 1e-8 * max(1, abs(expected)))
   }
 

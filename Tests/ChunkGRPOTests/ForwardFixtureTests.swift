@@ -22,9 +22,9 @@ struct ForwardFixtureTests {
     }
 
     func distances(
-      old: Latents, reference: Latents? = nil, beta: Double? = nil, _ gradients: ForwardGradients? = nil,
+      old: Latents, reference: Latents? = nil, beta: Double? = nil, _ gradients: ForwardGradients<[Double]>? = nil,
       into out: Latents? = nil
-    ) throws -> ForwardDistances {
+    ) throws -> ForwardDistances<[Double]> {
       try forwardDistance(
         clean: clean.view, velocity: velocity.view, noise: .given(noise.view),
         extras: ForwardExtras(
@@ -33,10 +33,10 @@ struct ForwardFixtureTests {
     }
 
     /// ∂loss/∂velocity
-    func gradient(old: Latents, beta: Double? = nil, _ gradients: ForwardGradients) throws -> [Double] {
+    func gradient(old: Latents, beta: Double? = nil, _ gradients: ForwardGradients<[Double]>) throws -> [Double] {
       let out = try Latents(type: .float64, batch: velocity.batch, elements: velocity.elements)
       _ = try distances(old: old, beta: beta, gradients, into: out)
-      return out.values
+      return try out.values
     }
   }
 

@@ -52,14 +52,14 @@ struct GradientCheckTests {
     try check(type, most, step: 2) {
       try sampler.logProbVJP(
         2, latents: x.view, velocity: v.view, next: next.view, gradLogProb: $0, gradVelocity: gradient.view)
-      return gradient.values
+      return try gradient.values
     }
     let unconditional = try latents(type, 0)
     try check(type, most, step: 2) {
       try sampler.logProbVJP(
         2, latents: x.view, velocity: v.view, extras: StepExtras(unconditional: x.view, guidance: 3), next: next.view,
         gradLogProb: $0, gradVelocity: gradient.view, gradUnconditional: unconditional.view)
-      return gradient.values + unconditional.values
+      return try gradient.values + unconditional.values
     }
   }
 
@@ -75,7 +75,7 @@ struct GradientCheckTests {
       try sampler.logProbsVJP(
         firstStep: 0, latents: x.trajectory, velocities: v.trajectory,
         gradLogProbs: upstream.flatMap { [0, 1e-3, $0] }, gradVelocities: gradients.trajectory)
-      return Array(gradients.values.suffix(batch * elements))
+      return try Array(gradients.values.suffix(batch * elements))
     }
   }
 
@@ -85,13 +85,13 @@ struct GradientCheckTests {
     let gradient = try latents(type, 0)
     try check(type, most, step: 1) {
       try sampler.divergence(.gaussian, 1, velocity: v.view, other: next.view, gradient: ($0, gradient.view))
-      return gradient.values
+      return try gradient.values
     }
     try check(type, most, step: 1) {
       try sampler.divergenceFromSampled(
         .gaussian, 1, latents: x.view, velocity: v.view, noise: .given(v.view), next: next.view,
         gradient: ($0, gradient.view))
-      return gradient.values
+      return try gradient.values
     }
   }
 }

@@ -6,7 +6,7 @@ struct LatentsTests {
   @Test("New latents are zeros on a 64-byte boundary", arguments: ElementType.allCases)
   func zeros(type: ElementType) throws {
     let latents = try Latents(type: type, steps: 3, batch: 2, elements: 7)
-    #expect(latents.values == Array(repeating: 0, count: 42) && UInt(bitPattern: latents.view.base) % 64 == 0)
+    #expect(try latents.values == Array(repeating: 0, count: 42) && UInt(bitPattern: latents.view.base) % 64 == 0)
   }
 
   @Test("Sizes that overflow or are none are errors")

@@ -12,7 +12,7 @@ struct LatentsViewTests {
       values[2] = 10
       return values[0] + values[2]
     }
-    #expect(sum == 14 && latents.values == [7, 8, 9, 4, 5, 10])
+    #expect(try sum == 14 && latents.values == [7, 8, 9, 4, 5, 10])
   }
 
   @Test("What is not there is an error that names it, not a trap")

@@ -73,7 +73,7 @@ struct PartTests {
           try normal(seed: 9, sampleIDs: [4, 8], step: 2, threads: 2, into: Case.shard(parts, range, $0))
         }
       }
-      #expect(parts.values == whole.values, "cut at \(cuts)")
+      #expect(try parts.values == whole.values, "cut at \(cuts)")
     }
   }
 
@@ -92,7 +92,7 @@ struct PartTests {
           1, latents: Case.shard(c.latents, range, part), velocity: Case.shard(c.velocities, range, part), noise: noise,
           next: Case.shard(next, range, part), relativeL1: true)
       }
-      #expect(next.values == c.next.values, "cut at \(cuts)")
+      #expect(try next.values == c.next.values, "cut at \(cuts)")
       if cuts.allSatisfy({ $0 % 1024 == 0 }) {
         #expect(result == whole, "cut at \(cuts)")
       } else {
@@ -186,7 +186,7 @@ struct PartTests {
     func gradients(_ view: (Latents) -> LatentsView) throws -> [[Double]] {
       let out = try (0..<4).map { _ in try Latents(type: type, batch: Case.batch, elements: Case.elements) }
       try gradients(into: out, view)
-      return out.map(\.values)
+      return try out.map { try $0.values }
     }
     func gradients(into out: [Latents], _ view: (Latents) -> LatentsView) throws {
       try c.sampler.logProbVJP(
@@ -211,7 +211,7 @@ struct PartTests {
         let part = Part(first: range.lowerBound, total: Case.elements)
         try withUnsafePointer(to: part) { part in try gradients(into: out) { Case.shard($0, range, part) } }
       }
-      #expect(out.map(\.values) == whole, "cut at \(cuts)")
+      #expect(try out.map { try $0.values } == whole, "cut at \(cuts)")
     }
   }
 
@@ -253,24 +253,24 @@ struct PartTests {
           let alone = try c.sampler.step(
             1, latents: cut(c.latents), velocity: cut(c.velocities), noise: own, next: next.view, relativeL1: true)
           #expect(alone.logProb[0] == step.logProb[sample] && alone.relativeL1[0] == step.relativeL1[sample])
-          #expect(values(c.next, sample) == next.values + values(c.latents, sample)[lengths[sample]...])
+          #expect(try values(c.next, sample) == next.values + values(c.latents, sample)[lengths[sample]...])
           let grad = try Latents(type: type, batch: 1, elements: lengths[sample])
           let aloneLogProb = try c.sampler.logProbVJP(
             1, latents: cut(c.latents), velocity: cut(c.other), next: next.view, gradLogProb: [[2, 3][sample]],
             gradVelocity: grad.view)
           #expect(aloneLogProb[0] == logProb[sample])
           #expect(
-            values(gradient, sample)
+            try values(gradient, sample)
               == grad.values + [Double](repeating: 0, count: Case.elements - lengths[sample]))
           #expect(
             try forwardDistance(clean: cut(c.latents), velocity: cut(c.other), noise: own).distance[0]
               == distance.distance[sample])
           try forwardNoised(clean: cut(c.latents), times: [[0.3, 0.6][sample]], noise: own, into: next.view)
-          #expect(values(noised, sample) == next.values + values(c.latents, sample)[lengths[sample]...])
+          #expect(try values(noised, sample) == next.values + values(c.latents, sample)[lengths[sample]...])
         }
         try normal(noise, into: noised.view.with(part))
         for sample in 0..<Case.batch {
-          #expect(values(noised, sample)[lengths[sample]...].allSatisfy { $0 == 0 })
+          #expect(try values(noised, sample)[lengths[sample]...].allSatisfy { $0 == 0 })
         }
       }
     }
@@ -298,7 +298,7 @@ struct PartTests {
         return try step(part, range, into: next)
       }
       #expect(result == whole)
-      #expect(next.values == c.next.values)
+      #expect(try next.values == c.next.values)
     }
   }
 
@@ -316,8 +316,8 @@ struct PartTests {
     #expect(thrown?.code == .nonFinite && thrown?.message.contains("sample 1 at step 1") == true)
   }
 
-  private func values(_ latents: Latents, _ sample: Int) -> [Double] {
-    Array(latents.values[sample * latents.elements..<(sample + 1) * latents.elements])
+  private func values(_ latents: Latents, _ sample: Int) throws -> [Double] {
+    try Array(latents.values[sample * latents.elements..<(sample + 1) * latents.elements])
   }
 
   /// NaN from an element on.

@@ -31,7 +31,7 @@ struct SamplerStepTests {
       case .float16: 2e-3
       case .bfloat16: 2e-2
       }
-    let (xs, vs, es, ns) = (x.values, v.values, e.values, next.values)
+    let (xs, vs, es, ns) = try (x.values, v.values, e.values, next.values)
     for i in 0..<xs.count {
       #expect(abs(ns[i] - (c.a * xs[i] + c.b * vs[i] + c.s * es[i])) < unit * 4)
     }
@@ -61,7 +61,7 @@ struct SamplerStepTests {
       noise: .given(all[4].view), next: all[5].view)
     let c = sampler.coefficients[k]
     #expect(abs(c.c) > 0.01)
-    let (x, v, u, h, e, next) = (
+    let (x, v, u, h, e, next) = try (
       all[0].values, all[1].values, all[2].values, all[3].values, all[4].values, all[5].values
     )
     let unit: Double = [.float64: 1e-14, .float32: 1e-6, .float16: 2e-3, .bfloat16: 2e-2][type] ?? 0
@@ -92,7 +92,7 @@ struct SamplerStepTests {
         try sampler.step(
           3, latents: slice(x), velocity: slice(v),
           noise: .library(seed: 9, sampleIDs: part.map { UInt64($0) }), next: out.view, logProb: &l, relativeL1: &c)
-        next += out.values
+        try next += out.values
         logProb += l
         change += c
       }

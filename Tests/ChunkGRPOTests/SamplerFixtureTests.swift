@@ -15,7 +15,7 @@ struct SamplerFixtureTests {
       k, latents: Latents(x, batch: batch).view, velocity: Latents(v, batch: batch).view,
       extras: StepExtras(previousImage: previous.map { try Latents($0, batch: batch).view }),
       noise: noise.map { .given(try Latents($0, batch: batch).view) }, next: next.view, logProb: &logProb)
-    return (next.values, logProb)
+    return try (next.values, logProb)
   }
 
   @Test("Single steps of Flow-GRPO (SDE, CPS, Wan), Flow-Factory and verl-omni")
@@ -100,7 +100,7 @@ struct SamplerFixtureTests {
         for (e, value) in velocities[k].enumerated() { try v.doubles(e / d)[e % d] = value }
       }
     }
-    let values = trajectory.values
+    let values = try trajectory.values
     return (
       (1...sampler.steps).map { Array(values[$0 * b * d..<($0 + 1) * b * d]) },
       (0..<sampler.trainedSteps).map { k in (0..<b).map { logProbs[$0 * sampler.trainedSteps + k] } }
@@ -215,8 +215,8 @@ struct SamplerFixtureTests {
     let upstream = flat(c.inputs["upstream_gradient"])
     expectClose(flat(c.expected["grad_cond"]), upstream.map { w * $0 }, "fixture")
     expectClose(flat(c.expected["grad_uncond"]), upstream.map { (1 - w) * $0 }, "fixture")
-    expectClose(dv.values, whole.values.map { w * $0 }, "conditional")
-    expectClose(du.values, whole.values.map { (1 - w) * $0 }, "unconditional")
+    try expectClose(dv.values, whole.values.map { w * $0 }, "conditional")
+    try expectClose(du.values, whole.values.map { (1 - w) * $0 }, "unconditional")
   }
 
 }

@@ -118,7 +118,7 @@ struct StepCreditTests {
     let fork = try trunk.fork(at: 2, branches: 3)
     #expect(fork.position == 2)
     try fork.advance(velocity: velocity)
-    let (whole, wide) = (trunk.latents.values, fork.latents.values)
+    let (whole, wide) = try (trunk.latents.values, fork.latents.values)
     for k in 0...2 {
       for row in 0..<6 {
         let (own, trunk) = ((k * 6 + row) * 5, (k * 2 + row / 3) * 5)
@@ -138,7 +138,7 @@ struct StepCreditTests {
       noise: .library(seed: 9, sampleIDs: [ids[4]]), position: 2)
     try alone.advance(velocity: velocity)
     let last = (6 * 6 + 4) * 5
-    #expect(alone.latents.values.suffix(5).elementsEqual(wide[last..<last + 5]))
+    #expect(try alone.latents.values.suffix(5).elementsEqual(wide[last..<last + 5]))
     #expect(alone.logProbs[2...].elementsEqual(after[22..<25]))
     #expect(error { _ = try trunk.fork(at: 7, branches: 2) }?.message.contains("step = 7") == true)
     #expect(error { _ = try trunk.fork(at: 2, branches: 0) }?.message.contains("branches = 0") == true)

@@ -5,7 +5,7 @@ import Foundation
 func normals(_ count: Int, seed: UInt64) throws -> [Double] {
   let latents = try Latents(type: .float64, batch: 1, elements: count)
   try normal(seed: seed, into: latents.view)
-  return latents.values
+  return try latents.values
 }
 
 /// The error that `body` throws.

@@ -27,12 +27,12 @@ struct TrajectoryTests {
     let whole = try sampler.rollout(from: initial().view, noise: noise, velocity: model)
     let parts = try Trajectory(sampler, initial: initial().view, noise: noise)
     for end in [2, 5, 9, 16, 17] { try parts.advance(to: end, velocity: model) }
-    #expect(parts.latents.values == whole.latents.values)
+    #expect(try parts.latents.values == whole.latents.values)
     #expect(parts.logProbs == whole.logProbs && parts.relativeL1 == whole.relativeL1)
 
     let elsewhere = try Trajectory(sampler, initial: whole.latents[9], noise: noise, position: 9)
     try elsewhere.advance(velocity: model)
-    #expect(elsewhere.latents.values.suffix(120) == whole.latents.values.suffix(120))
+    #expect(try elsewhere.latents.values.suffix(120) == whole.latents.values.suffix(120))
     for i in 0..<3 { #expect(elsewhere.logProbs[i * 16 + 9..<i * 16 + 16] == whole.logProbs[i * 16 + 9..<i * 16 + 16]) }
   }
 
@@ -43,7 +43,7 @@ struct TrajectoryTests {
     let noise = try Latents(steps: 9, batch: 3, elements: 40)
     for k in 0..<9 { try normal(seed: 5, step: k, into: noise[k]) }
     let given = try sampler.rollout(from: initial().view, noise: .given(noise.trajectory), velocity: model)
-    #expect(given.latents.values == whole.latents.values && given.logProbs == whole.logProbs)
+    #expect(try given.latents.values == whole.latents.values && given.logProbs == whole.logProbs)
     #expect(throws: ChunkGRPOError.self) {
       try Trajectory(sampler, initial: initial().view, noise: .given(noise[0]))  // one step for nine
     }
@@ -62,7 +62,7 @@ struct TrajectoryTests {
     let elsewhere = try Trajectory(
       sampler, initial: whole.latents[4], noise: .library(seed: 5), position: 4, previousImage: image.view)
     try elsewhere.advance(velocity: model)
-    #expect(elsewhere.latents.values.suffix(5 * 120) == whole.latents.values.suffix(5 * 120))
+    #expect(try elsewhere.latents.values.suffix(5 * 120) == whole.latents.values.suffix(5 * 120))
   }
 
   @Test("Log-probabilities and relative L1 of a trajectory are those of its steps, taken again")
@@ -95,7 +95,7 @@ struct TrajectoryTests {
     }
     #expect(trajectory.position == 3)
     try trajectory.advance(velocity: model)
-    #expect(trajectory.latents.values == whole.latents.values && trajectory.logProbs == whole.logProbs)
+    #expect(try trajectory.latents.values == whole.latents.values && trajectory.logProbs == whole.logProbs)
   }
 
   @Test("A rollout leaves the task that made it")
@@ -108,7 +108,7 @@ struct TrajectoryTests {
     }.value
     let here = try Sampler(Schedule.shifted(steps: 9, shift: 3)).rollout(
       from: initial().view, noise: .library(seed: 1), velocity: model)
-    #expect(trajectory.position == 9 && trajectory.latents.values == here.latents.values)
+    #expect(try trajectory.position == 9 && trajectory.latents.values == here.latents.values)
   }
 
   @Test("While one task advances a trajectory, another is refused, and may read what is done")

@@ -10,7 +10,7 @@ struct SamplingTests {
     let sigmas = trainer.sampler.schedule.sigmas
     let latents = try Latents(batch: 2, elements: 2)
     try normal(seed: 7, into: latents.view)
-    var x = latents.values.map { Float($0) }
+    var x = try latents.values.map { Float($0) }
     for k in 0..<trainer.sampler.steps {
       let v = try trainer.velocity(parameters: .trained, latents: x, sigma: sigmas[k], conditions: oneHots)
       for i in x.indices { x[i] -= Float(sigmas[k] - sigmas[k + 1]) * v[i] }

@@ -416,6 +416,15 @@ def test_sigmas_of_a_script_are_read_once_while_they_stay():
     assert _step.sampler(sigmas, dynamics="flow_sde").schedule.sigmas[1] == 0.25
 
 
+@pytest.mark.parametrize("hip, capability, kernels", [(None, (7, 5), True), (None, (7, 0), False), ("6.4", (9, 4), False)])
+def test_amds_and_older_devices_get_copies(monkeypatch, hip, capability, kernels):
+    monkeypatch.setattr(torch.version, "hip", hip)
+    monkeypatch.setattr(torch.cuda, "get_device_capability", lambda index: capability)
+    _cuda.has_kernels.cache_clear()
+    assert _cuda.has_kernels(0) is kernels
+    _cuda.has_kernels.cache_clear()
+
+
 # ----------------------------------------------------------------------------------------------------------------------
 # CuPy's arrays
 

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import re
+from typing import get_args
+
 import numpy as np
 import pytest
 
@@ -12,6 +15,9 @@ import chunkgrpo as cg
 def test_a_recipe_runs_from_rollout_to_loss(name):
     recipe = cg.Recipe(name)
     assert str(recipe).startswith(name) and "refuses" in str(recipe)
+    said = re.search(r"\n  sampler +(\w+)", str(recipe))
+    assert said and said[1] in get_args(cg._generated.Dynamics)
+    assert recipe.loss["surrogate"] == "clipped" or recipe.loss["surrogate"] in str(recipe)
     for iteration in (0, 30):
         sampler = recipe.sampler(iteration)
         groups = 2

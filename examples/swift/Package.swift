@@ -10,6 +10,7 @@ let package = Package(
   dependencies: [.package(name: "chunkgrpo", path: "../..")],
   targets: [
     .executableTarget(name: "first", dependencies: library, path: "first"),
+    .executableTarget(name: "cuda", dependencies: library, path: "cuda"),
     .executableTarget(name: "digits", dependencies: library + training + ["DemoSupport"], path: "digits"),
     // Files, progress and pictures of the demo: nothing about flow matching.
     .target(name: "DemoSupport", path: "support"),

@@ -28,6 +28,8 @@ struct CUDADriver: Sendable {
   let toDevice: @convention(c) (UInt, UnsafeRawPointer, Int) -> Status
   let toHost: @convention(c) (UnsafeMutableRawPointer, UInt, Int) -> Status
   let fill: @convention(c) (UInt, UInt8, Int) -> Status
+  /// To, from, bytes, stream.
+  let between: @convention(c) (UInt, UInt, Int, Address) -> Status
 
   private static let opened = Result<CUDADriver, ChunkGRPOError>(catching: open)
 
@@ -52,7 +54,8 @@ struct CUDADriver: Sendable {
       moduleFunction: try find("cuModuleGetFunction"), functionAttribute: try find("cuFuncGetAttribute"),
       pointerAttribute: try find("cuPointerGetAttribute"), errorString: try find("cuGetErrorString"),
       launch: try find("cuLaunchKernel"), allocate: try find("cuMemAlloc_v2"), free: try find("cuMemFree_v2"),
-      toDevice: try find("cuMemcpyHtoD_v2"), toHost: try find("cuMemcpyDtoH_v2"), fill: try find("cuMemsetD8_v2"))
+      toDevice: try find("cuMemcpyHtoD_v2"), toHost: try find("cuMemcpyDtoH_v2"), fill: try find("cuMemsetD8_v2"),
+      between: try find("cuMemcpyDtoDAsync_v2"))
     let start: @convention(c) (UInt32) -> Status = try find("cuInit")
     try driver.check(start(0), "cuInit")
     return driver

@@ -4,6 +4,8 @@ internal import KernelsCUDA
 ///
 /// All addresses but that of the stream are of device memory, which the caller keeps.
 public final class CUDAQueue: @unchecked Sendable {
+  /// The number of the device, for what this library allocates there.
+  public let device: Int
   /// A CUstream of the latents' device; nil = the legacy default stream.
   public let stream: UnsafeMutableRawPointer?
   /// For calls that give numbers: `CUDAQueue.workspaceSize` bytes, zeros at first, for one stream at a time.
@@ -20,20 +22,22 @@ public final class CUDAQueue: @unchecked Sendable {
   let memory: [AnyObject]
 
   public convenience init(
-    stream: UnsafeMutableRawPointer? = nil, workspace: UnsafeMutableRawPointer? = nil, workspaceSize: Int = 0,
+    device: Int = 0, stream: UnsafeMutableRawPointer? = nil, workspace: UnsafeMutableRawPointer? = nil,
+    workspaceSize: Int = 0,
     status: UnsafeMutablePointer<UInt64>? = nil, seed: UnsafePointer<UInt64>? = nil,
     sampleIDs: UnsafePointer<UInt64>? = nil
   ) {
     self.init(
-      stream: stream, workspace: workspace, workspaceSize: workspaceSize, status: status, seed: seed,
+      device: device, stream: stream, workspace: workspace, workspaceSize: workspaceSize, status: status, seed: seed,
       sampleIDs: sampleIDs, host: nil)
   }
 
   package init(
-    stream: UnsafeMutableRawPointer?, workspace: UnsafeMutableRawPointer?, workspaceSize: Int,
+    device: Int = 0, stream: UnsafeMutableRawPointer?, workspace: UnsafeMutableRawPointer?, workspaceSize: Int,
     status: UnsafeMutablePointer<UInt64>?, seed: UnsafePointer<UInt64>?, sampleIDs: UnsafePointer<UInt64>?,
     host: UnsafeRawPointer?, memory: [AnyObject] = []
   ) {
+    self.device = device
     self.stream = stream
     self.workspace = workspace
     self.workspaceSize = workspaceSize

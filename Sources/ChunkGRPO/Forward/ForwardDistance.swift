@@ -15,30 +15,73 @@ public struct ForwardExtras {
   }
 }
 
-/// Distances from u = ε − x0, B numbers each; empty where the velocity is not given. "mean" is over the D elements.
-public struct ForwardDistances: Sendable, Equatable {
+/// Distances from u = ε − x0, B numbers each: arrays, empty where the velocity is not given, or `CUDADoubles?` to write to.
+/// "mean" is over the D elements.
+public struct ForwardDistances<Values> {
   /// mean |v − u|² and mean |v − u|
-  public var distance: [Double] = [], absolute: [Double] = []
+  public var distance: Values, absolute: Values
   /// The same of v_old.
-  public var oldDistance: [Double] = [], oldAbsolute: [Double] = []
+  public var oldDistance: Values, oldAbsolute: Values
   /// mean |v_ref − u|²
-  public var referenceDistance: [Double] = []
+  public var referenceDistance: Values
   /// Of v⁺ and v⁻.
-  public var positiveDistance: [Double] = [], positiveAbsolute: [Double] = []
+  public var positiveDistance: Values, positiveAbsolute: Values
   /// Means of |v⁻ − u|² and |v⁻ − u|, with v⁻ = (1 + β)·v_old − β·v.
-  public var negativeDistance: [Double] = [], negativeAbsolute: [Double] = []
+  public var negativeDistance: Values, negativeAbsolute: Values
   /// mean |v − v_old|² and mean |v − v_ref|²
-  public var oldDivergence: [Double] = [], referenceDivergence: [Double] = []
+  public var oldDivergence: Values, referenceDivergence: Values
+
+  private init(all none: Values) {
+    (distance, absolute, oldDistance, oldAbsolute, referenceDistance) = (none, none, none, none, none)
+    (positiveDistance, positiveAbsolute, negativeDistance, negativeAbsolute) = (none, none, none, none)
+    (oldDivergence, referenceDivergence) = (none, none)
+  }
+
+  /// All empty.
+  public init() where Values: ExpressibleByArrayLiteral { self.init(all: []) }
+  /// Nowhere to write to.
+  public init() where Values: ExpressibleByNilLiteral { self.init(all: nil) }
+
+  typealias Number = (
+    name: String, value: WritableKeyPath<Self, Values>, place: WritableKeyPath<ForwardOutput, ForwardOutput.Place>
+  )
+
+  static var ofPolicy: [Number] {
+    [("distance", \.distance, \.distance), ("absolute", \.absolute, \.absolute)]
+  }
+  static var ofOld: [Number] {
+    [
+      ("old_distance", \.oldDistance, \.oldDistance), ("old_absolute", \.oldAbsolute, \.oldAbsolute),
+      ("old_divergence", \.oldDivergence, \.oldDivergence),
+    ]
+  }
+  static var ofReference: [Number] {
+    [
+      ("reference_distance", \.referenceDistance, \.referenceDistance),
+      ("reference_divergence", \.referenceDivergence, \.referenceDivergence),
+    ]
+  }
+  static var ofMixtures: [Number] {
+    [
+      ("positive_distance", \.positiveDistance, \.positiveDistance),
+      ("positive_absolute", \.positiveAbsolute, \.positiveAbsolute),
+      ("negative_distance", \.negativeDistance, \.negativeDistance),
+      ("negative_absolute", \.negativeAbsolute, \.negativeAbsolute),
+    ]
+  }
 }
 
-/// ∂loss/∂ the number of the name, B numbers each, or nil for none.
-public struct ForwardGradients: Sendable {
+extension ForwardDistances: Equatable where Values: Equatable {}
+extension ForwardDistances: Sendable where Values: Sendable {}
+
+/// ∂loss/∂ the number of the name, B numbers each, or nil for none: arrays or `CUDADoubles`.
+public struct ForwardGradients<Values> {
   /// d loss / d the distance of the name; nil where it has none.
-  public var distance, positiveDistance, negativeDistance, oldDivergence, referenceDivergence: [Double]?
+  public var distance, positiveDistance, negativeDistance, oldDivergence, referenceDivergence: Values?
 
   public init(
-    distance: [Double]? = nil, positiveDistance: [Double]? = nil, negativeDistance: [Double]? = nil,
-    oldDivergence: [Double]? = nil, referenceDivergence: [Double]? = nil
+    distance: Values? = nil, positiveDistance: Values? = nil, negativeDistance: Values? = nil,
+    oldDivergence: Values? = nil, referenceDivergence: Values? = nil
   ) {
     self.distance = distance
     self.positiveDistance = positiveDistance
@@ -46,7 +89,20 @@ public struct ForwardGradients: Sendable {
     self.oldDivergence = oldDivergence
     self.referenceDivergence = referenceDivergence
   }
+
+  /// The same where a pass reads them.
+  func places(_ place: (_ name: String, Values) throws -> UnsafePointer<Double>) rethrows -> ForwardUpstream {
+    var upstream = ForwardUpstream()
+    upstream.distance = try distance.map { try place("grad_distance", $0) }
+    upstream.positiveDistance = try positiveDistance.map { try place("grad_positive_distance", $0) }
+    upstream.negativeDistance = try negativeDistance.map { try place("grad_negative_distance", $0) }
+    upstream.oldDivergence = try oldDivergence.map { try place("grad_old_divergence", $0) }
+    upstream.referenceDivergence = try referenceDivergence.map { try place("grad_reference_divergence", $0) }
+    return upstream
+  }
 }
+
+extension ForwardGradients: Sendable where Values: Sendable {}
 
 /// Where distances are written, as `ForwardDistances` names them; nil = nowhere.
 package struct ForwardOutput {
@@ -125,54 +181,36 @@ package struct ForwardUpstream {
 @discardableResult
 public func forwardDistance(
   clean: LatentsView, velocity: LatentsView, noise: Noise, draw: Int = 0, extras: ForwardExtras = ForwardExtras(),
-  gradient: (ForwardGradients, LatentsView)? = nil, threads: Int = 1
-) throws -> ForwardDistances {
-  var result = ForwardDistances()
-  typealias Number = (WritableKeyPath<ForwardDistances, [Double]>, WritableKeyPath<ForwardOutput, ForwardOutput.Place>)
-  var paths: [Number] = [(\.distance, \.distance), (\.absolute, \.absolute)]
-  if extras.oldVelocity != nil {
-    paths += [(\.oldDistance, \.oldDistance), (\.oldAbsolute, \.oldAbsolute), (\.oldDivergence, \.oldDivergence)]
-  }
-  if extras.referenceVelocity != nil {
-    paths += [(\.referenceDistance, \.referenceDistance), (\.referenceDivergence, \.referenceDivergence)]
-  }
-  if extras.nftBeta != nil {
-    paths += [(\.positiveDistance, \.positiveDistance), (\.positiveAbsolute, \.positiveAbsolute)]
-    paths += [(\.negativeDistance, \.negativeDistance), (\.negativeAbsolute, \.negativeAbsolute)]
-  }
+  gradient: (ForwardGradients<[Double]>, LatentsView)? = nil, threads: Int = 1
+) throws -> ForwardDistances<[Double]> {
+  var result = ForwardDistances<[Double]>()
+  typealias Kind = ForwardDistances<[Double]>
+  var numbers = Kind.ofPolicy
+  if extras.oldVelocity != nil { numbers += Kind.ofOld }
+  if extras.referenceVelocity != nil { numbers += Kind.ofReference }
+  if extras.nftBeta != nil { numbers += Kind.ofMixtures }
   let batch = max(0, velocity.batch)
-  if !velocity.givesNumbers { paths = [] }
-  let memory = try paths.map { _ in try Buffer<Double>(count: batch, for: "distances") }
-  var output = ForwardOutput()
-  for (path, buffer) in zip(paths, memory) { output[keyPath: path.1] = buffer.base }
-  let upstream = try (gradient?.0).map { try OwnedUpstream($0, batch: batch) }
-  try forwardDistance(
-    clean: clean, velocity: velocity, noise: noise, draw: draw, extras: extras, to: output,
-    upstream: upstream?.pointers ?? ForwardUpstream(), gradVelocity: gradient?.1, threads: threads)
-  withExtendedLifetime(upstream) {}
-  for (path, buffer) in zip(paths, memory) { result[keyPath: path.0] = Array(buffer.values) }
-  withExtendedLifetime(memory) {}
-  return result
-}
-
-/// Arrays of upstream gradients at addresses that stay.
-private final class OwnedUpstream {
-  private(set) var pointers = ForwardUpstream()
-  private var copies: [CArray<Double>] = []
-
-  init(_ gradients: ForwardGradients, batch: Int) throws {
-    func copy(_ name: String, _ values: [Double]?) throws -> UnsafePointer<Double>? {
-      guard let values else { return nil }
+  var owners: [AnyObject] = []
+  let upstream = try (gradient?.0).map {
+    try $0.places { name, values in
       try require(values.count == batch, "\(name) has \(values.count) numbers for a batch of \(batch)")
-      copies.append(CArray(values))
-      return copies.last?.pointer
+      let (pointer, owner) = try velocity.owned(values)
+      owners.append(owner)
+      return pointer
     }
-    pointers.distance = try copy("grad_distance", gradients.distance)
-    pointers.positiveDistance = try copy("grad_positive_distance", gradients.positiveDistance)
-    pointers.negativeDistance = try copy("grad_negative_distance", gradients.negativeDistance)
-    pointers.oldDivergence = try copy("grad_old_divergence", gradients.oldDivergence)
-    pointers.referenceDivergence = try copy("grad_reference_divergence", gradients.referenceDivergence)
   }
+  let values = try velocity.numbers(numbers.count * batch) { base in
+    var output = ForwardOutput()
+    for (i, number) in numbers.enumerated() { output[keyPath: number.place] = base.map { $0 + i * batch } }
+    try forwardDistance(
+      clean: clean, velocity: velocity, noise: noise, draw: draw, extras: extras, to: output,
+      upstream: upstream ?? ForwardUpstream(), gradVelocity: gradient?.1, threads: threads)
+  }
+  withExtendedLifetime(owners) {}
+  for (i, number) in numbers.enumerated() where !values.isEmpty {
+    result[keyPath: number.value] = Array(values[i * batch..<(i + 1) * batch])
+  }
+  return result
 }
 
 /// The same with memory of the caller.

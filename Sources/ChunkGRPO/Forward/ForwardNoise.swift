@@ -24,7 +24,11 @@ public func forwardNoised(
   clean: LatentsView, times: [Double], noise: Noise, draw: Int = 0, threads: Int = 1, into noised: LatentsView
 ) throws {
   try require(times.count == clean.batch, "times: \(times.count) of them for a batch of \(clean.batch)")
-  try forwardNoised(clean: clean, times: Numbers(times), noise: noise, draw: draw, threads: threads, into: noised)
+  if clean.isOnDevice { try checkTimes(Numbers(times)) }
+  try clean.withNumbers(times) {
+    let times = Numbers(borrowing: UnsafeBufferPointer(start: $0, count: times.count))
+    try forwardNoised(clean: clean, times: times, noise: noise, draw: draw, threads: threads, into: noised)
+  }
 }
 
 package func forwardNoised(

@@ -154,21 +154,13 @@ extension Sampler {
     _ velocity: LatentsView, _ gradient: ([Double], LatentsView)?,
     _ body: (UnsafeMutablePointer<Double>?, DivergenceGradient?) throws -> Void
   ) throws -> [Double] {
-    let known = velocity.givesNumbers
-    var values = [Double](repeating: 0, count: velocity.numberCount)
-    guard let (upstream, view) = gradient else {
-      try values.withUnsafeMutableBufferPointer { try body(known ? $0.baseAddress : nil, nil) }
-      return values
-    }
+    guard let (upstream, view) = gradient else { return try velocity.numbers { try body($0, nil) } }
     try require(
       upstream.count == velocity.batch,
       "grad_divergence has \(upstream.count) numbers for a batch of \(velocity.batch)")
-    try upstream.withUnsafeBufferPointer { upstream in
-      try values.withUnsafeMutableBufferPointer { values in
-        try body(known ? values.baseAddress : nil, upstream.baseAddress.map { ($0, view) })
-      }
+    return try velocity.withNumbers(upstream) { upstream in
+      try velocity.numbers { try body($0, (upstream, view)) }
     }
-    return values
   }
 
   private func check(_ kind: Divergence, _ steps: BatchSteps, batch: Int) throws {

@@ -76,7 +76,9 @@ public struct Recipe: Sendable, CustomStringConvertible {
   }
 
   /// The description in pieces.
-  package func describe(_ write: (String) -> Void) {
+  ///
+  /// - Parameter spelled: how it writes a text with words of enumerations in it, which are Swift's.
+  package func describe(spelled: (String) -> String = { $0 }, _ write: (String) -> Void) {
     func line(_ name: String, _ value: String) {
       write("\n  \(name)\(String(repeating: " ", count: max(1, 14 - name.count)))")
       write(value)
@@ -84,16 +86,16 @@ public struct Recipe: Sendable, CustomStringConvertible {
     write("\(name)  (\(source))")
     line("schedule", "\(steps) steps, \(shiftText)\(schedule.base == .diffusers ? ", diffusers' base points" : "")")
     line("timesteps", truncatedTimesteps ? "int(1000 sigma)" : "1000 sigma")
-    line("sampler", samplerText)
+    line("sampler", spelled(samplerText))
     line(
       "rollout",
       "\(groupSize) samples per prompt, \(sharesNoise ? "one initial noise per prompt" : "noise of their own")")
-    line("advantages", advantageText)
+    line("advantages", spelled(advantageText))
     line(
       "chunks",
       chunkSizes.map { "\($0.map(String.init).joined(separator: ", "))" } ?? "single steps"
         + (chunkFraction < 1 ? ", \(chunkFraction) of them trained" : ""))
-    line("objective", lossText)
+    line("objective", spelled(lossText))
     line("optimiser", "AdamW, learning rate \(learningRate), weight decay \(weightDecay), gradient norm \(maxGradNorm)")
     for quirk in follows { line("follows", quirk) }
     for quirk in refuses { line("refuses", quirk) }

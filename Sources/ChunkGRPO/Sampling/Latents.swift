@@ -1,21 +1,37 @@
 internal import KernelTable
 
-/// Owned memory for latents, (n, B, D): `n` steps of a batch, each contiguous. Zeros at first.
+/// Owned memory for latents, (n, B, D): `n` steps of a batch, each contiguous. Zeros at first. It is the CPU's, or with a
+/// queue that of a CUDA device; functions then run there, with the same bits.
 public final class Latents {
   /// Of the elements.
   public let type: ElementType
   /// Steps of a sample, samples, and elements of a step.
   public let steps: Int, batch: Int, elements: Int
-  private let memory: Buffer<UInt8>
-  private var base: UnsafeMutableRawPointer { UnsafeMutableRawPointer(memory.base) }
+  /// Where calls on them put their kernels; nil in the CPU's memory.
+  public let queue: CUDAQueue?
+  /// A `Buffer`, or a `CUDAMemory`.
+  private let memory: AnyObject
+  private let base: UnsafeMutableRawPointer
 
   /// Throws `.outOfMemory` where an array would end the process.
-  public init(type: ElementType = .float32, steps: Int = 1, batch: Int, elements: Int) throws {
+  ///
+  /// - Parameter queue: of the device whose memory they are; nil = the CPU's.
+  public init(
+    type: ElementType = .float32, steps: Int = 1, batch: Int, elements: Int, on queue: CUDAQueue? = nil
+  ) throws {
     try require(
       steps >= 1 && batch >= 1 && elements >= 1,
       "latents need at least one step, sample and element, not \(steps) × \(batch) × \(elements)")
     let size = "latents of \(steps) × \(batch) × \(elements)"
-    memory = try Buffer(count: checkedProduct([steps, batch, elements, type.size], size), for: size)
+    let bytes = try checkedProduct([steps, batch, elements, type.size], size)
+    if let queue {
+      let memory = try CUDAMemory(count: bytes, device: queue.device, for: size)
+      (self.memory, base) = (memory, try memory.base())
+    } else {
+      let memory = try Buffer<UInt8>(count: bytes, for: size)
+      (self.memory, base) = (memory, UnsafeMutableRawPointer(memory.base))
+    }
+    self.queue = queue
     self.type = type
     self.steps = steps
     self.batch = batch
@@ -49,11 +65,31 @@ public final class Latents {
   public var trajectory: TrajectoryView {
     TrajectoryView(
       base, type: type, batch: batch, count: steps, elements: elements, batchStride: elements,
-      stepStride: batch &* elements, owner: self)
+      stepStride: batch &* elements, owner: self, cuda: queue)
   }
 
-  /// All values in the order (step, sample, element), converted to `Double` exactly.
+  /// A copy in the CPU's memory, or in that of a queue's device. A copy from or to a device waits until all that was put on
+  /// it is done.
+  public func copied(to target: CUDAQueue? = nil) throws -> Latents {
+    if queue != nil && target != nil { return try copied().copied(to: target) }
+    let copy = try Latents(type: type, steps: steps, batch: batch, elements: elements, on: target)
+    if let memory = copy.memory as? CUDAMemory {
+      try memory.take(base)
+    } else if let memory = memory as? CUDAMemory {
+      try memory.give(to: copy.base)
+    } else {
+      copy.base.copyMemory(from: base, byteCount: steps &* batch &* elements &* type.size)
+    }
+    return copy
+  }
+
+  /// All values in the order (step, sample, element), converted to `Double` exactly; from a device when all that was put on
+  /// it is done.
   public var values: [Double] {
+    get throws { try queue == nil ? doubles : copied().doubles }
+  }
+
+  private var doubles: [Double] {
     let count = steps &* batch &* elements
     if type == .float64 {
       return Array(UnsafeBufferPointer(start: base.assumingMemoryBound(to: Double.self), count: count))

@@ -20,26 +20,16 @@ public struct LatentsView {
   /// The holder of the memory, or nil.
   public let owner: AnyObject?
 
-  /// - Parameter batchStride: in elements; by default the samples follow one another.
+  /// - Parameters:
+  ///   - batchStride: in elements; by default the samples follow one another.
+  ///   - cuda: where the memory is a CUDA device's: where calls put their kernels. All views of a call have the same.
   public init(
     _ base: UnsafeMutableRawPointer, type: ElementType, batch: Int, elements: Int, batchStride: Int? = nil,
-    owner: AnyObject? = nil
+    owner: AnyObject? = nil, cuda: CUDAQueue? = nil
   ) {
     self.init(
       base, type: type, batch: batch, elements: elements, batchStride: batchStride ?? elements,
-      owner: owner, isOnDevice: false)
-  }
-
-  /// The same in memory of a CUDA device.
-  ///
-  /// - Parameter cuda: where calls put their kernels; all views of a call have the same.
-  public init(
-    _ base: UnsafeMutableRawPointer, type: ElementType, batch: Int, elements: Int, batchStride: Int? = nil,
-    owner: AnyObject? = nil, cuda: CUDAQueue
-  ) {
-    self.init(
-      base, type: type, batch: batch, elements: elements, batchStride: batchStride ?? elements,
-      owner: CUDAOwner(cuda, owner), isOnDevice: true)
+      owner: cuda.map { CUDAOwner($0, owner) } ?? owner, isOnDevice: cuda != nil)
   }
 
   init(
@@ -88,6 +78,31 @@ public struct LatentsView {
 }
 
 extension LatentsView {
+  /// As many numbers as samples, or `count`, which `body` writes; 0 at first, and none where a part of the samples does not
+  /// know them. On a CUDA device the host waits for them.
+  func numbers(
+    _ count: Int? = nil, _ body: (UnsafeMutablePointer<Double>?) throws -> Void
+  ) throws -> [Double] {
+    let (known, count) = (givesNumbers, max(0, count ?? batch))
+    if isOnDevice && known { return try numbersOnDevice(count, body) }
+    var numbers = [Double](repeating: 0, count: known ? count : 0)
+    try numbers.withUnsafeMutableBufferPointer { try body(known ? $0.baseAddress : nil) }
+    return numbers
+  }
+
+  /// Numbers at an address where kernels for these latents read them.
+  func withNumbers<R>(_ values: [Double], _ body: (UnsafePointer<Double>) throws -> R) throws -> R {
+    if isOnDevice { return try withNumbersOnDevice(values, body) }
+    return try body(values)
+  }
+
+  /// The same for as long as their owner.
+  func owned(_ values: [Double]) throws -> (UnsafePointer<Double>, AnyObject) {
+    if isOnDevice { return try ownedOnDevice(values) }
+    let copy = try values.withUnsafeBufferPointer { try Buffer(copying: $0, for: "gradients") }
+    return (UnsafePointer(copy.base), copy)
+  }
+
   /// Throws unless `other` has the shape and element type of these latents, which a message calls by `own`.
   func checkSame(
     _ other: LatentsView, _ name: String, own: (are: String, have: String) = ("the latents are", "the latents have")
@@ -119,12 +134,14 @@ extension LatentsView {
   }
 
   /// Both are of one shape and type.
-  func copy(from other: LatentsView) {
+  func copy(from other: LatentsView) throws {
+    if isOnDevice { return try copyOnDevice(0, from: other, 0, count: batch) }
     for i in 0..<batch { row(i).copyMemory(from: other.row(i), byteCount: elements &* type.size) }
   }
 
   /// Both have samples of one size and type.
-  func copy(_ sample: Int, from other: LatentsView, _ source: Int) {
+  func copy(_ sample: Int, from other: LatentsView, _ source: Int) throws {
+    if isOnDevice { return try copyOnDevice(sample, from: other, source, count: 1) }
     row(sample).copyMemory(from: other.row(source), byteCount: elements &* type.size)
   }
 
@@ -132,5 +149,5 @@ extension LatentsView {
     for i in 0..<batch { row(i).initializeMemory(as: UInt8.self, repeating: 0, count: elements &* type.size) }
   }
 
-  private func row(_ sample: Int) -> UnsafeMutableRawPointer { base + sample &* batchStride &* type.size }
+  func row(_ sample: Int) -> UnsafeMutableRawPointer { base + sample &* batchStride &* type.size }
 }

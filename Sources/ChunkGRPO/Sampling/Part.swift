@@ -113,9 +113,6 @@ extension LatentsView {
   /// D, of which these latents may be a part.
   var wholeElements: Int { part?.pointee.wholeElements(elements) ?? elements }
 
-  /// How many numbers a call gives.
-  var numberCount: Int { givesNumbers ? max(0, batch) : 0 }
-
   /// How many elements of a sample count.
   @inline(__always)
   func length(_ sample: Int) -> Int { isPart ? rows.length(sample) : elements }

@@ -1,13 +1,8 @@
 /// Relative L1 change (B, n) of latents (B, n + 1, …): d_t = mean|x_{t+1} − x_t| / (mean|x_t| + 1e-8), the curve that chunks
 /// follow (arXiv 2510.21583). Latents of one step have none, (B, 0).
 public func relativeL1(_ latents: TrajectoryView, threads: Int = 1) throws -> [Double] {
-  let known = latents.latents(0).givesNumbers
   let count = try checkedProduct([latents.batch, max(0, latents.count - 1)], "relative_l1")
-  var result = [Double](repeating: 0, count: known ? count : 0)
-  try result.withUnsafeMutableBufferPointer {
-    try relativeL1(latents, threads: threads, into: known ? $0.baseAddress : nil)
-  }
-  return result
+  return try latents.latents(0).numbers(count) { try relativeL1(latents, threads: threads, into: $0) }
 }
 
 package func relativeL1(_ latents: TrajectoryView, threads: Int, into result: UnsafeMutablePointer<Double>?) throws {

@@ -5,13 +5,9 @@ extension Sampler {
   public func logProb(
     _ step: Int, latents: LatentsView, velocity: LatentsView, extras: StepExtras = StepExtras(), next: LatentsView
   ) throws -> [Double] {
-    var logProb = [Double](repeating: 0, count: latents.numberCount)
-    let known = latents.givesNumbers
-    try logProb.withUnsafeMutableBufferPointer {
-      try self.logProb(
-        step, latents: latents, velocity: velocity, extras: extras, next: next, logProb: known ? $0.baseAddress : nil)
+    try latents.numbers {
+      try logProb(step, latents: latents, velocity: velocity, extras: extras, next: next, logProb: $0)
     }
-    return logProb
   }
 
   package func logProb(
@@ -37,14 +33,13 @@ extension Sampler {
     try require(
       gradLogProb.count == latents.batch,
       "grad_log_prob has \(gradLogProb.count) numbers for a batch of \(latents.batch)")
-    var logProb = [Double](repeating: 0, count: latents.numberCount)
-    let known = latents.givesNumbers
-    try logProb.withUnsafeMutableBufferPointer {
-      try logProbVJP(
-        step, latents: latents, velocity: velocity, extras: extras, next: next, gradLogProb: gradLogProb,
-        gradVelocity: gradVelocity, gradUnconditional: gradUnconditional, logProb: known ? $0.baseAddress : nil)
+    return try latents.withNumbers(gradLogProb) { upstream in
+      try latents.numbers {
+        try logProbVJP(
+          step, latents: latents, velocity: velocity, extras: extras, next: next, gradLogProb: upstream,
+          gradVelocity: gradVelocity, gradUnconditional: gradUnconditional, logProb: $0)
+      }
     }
-    return logProb
   }
 
   /// The same for B numbers each; `logProb` may be nil.

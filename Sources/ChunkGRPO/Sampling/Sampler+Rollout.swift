@@ -55,7 +55,7 @@ extension Sampler {
     // A copy, so that a rollout that fails leaves the caller's as it was.
     let wanted = needsPreviousImage || buffers.previousImage != nil
     let image = try wanted ? Latents(type: x.type, batch: x.batch, elements: x.elements).view.with(x.part) : nil
-    if let image, let given = buffers.previousImage { image.copy(from: given) }
+    if let image, let given = buffers.previousImage { try image.copy(from: given) }
     for k in range {
       let latents = x.latents(k)
       try velocity(k, schedule.sigmas[k], latents, velocities)
@@ -66,7 +66,7 @@ extension Sampler {
         relativeL1: trained ? buffers.relativeL1.map { $0 + k } : nil, stride: trainedSteps)
       if let image { try predictedImage(k, latents: latents, velocity: velocities, image: image) }
     }
-    if let image { buffers.previousImage?.copy(from: image) }
+    if let image { try buffers.previousImage?.copy(from: image) }
   }
 
   /// Whether any step is of second order.

@@ -19,15 +19,14 @@ extension Sampler {
     _ step: Int, latents: LatentsView, velocity: LatentsView, extras: StepExtras = StepExtras(), noise: Noise?,
     next: LatentsView, relativeL1: Bool = false
   ) throws -> StepResult {
-    var logProb = [Double](repeating: 0, count: latents.numberCount)
-    var change = relativeL1 ? logProb : []
-    let known = latents.givesNumbers
-    try change.withUnsafeMutableBufferPointer { change in
-      try logProb.withUnsafeMutableBufferPointer {
+    var change: [Double] = []
+    let logProb = try latents.numbers { logProb in
+      func run(_ change: UnsafeMutablePointer<Double>?) throws {
         try self.step(
-          step, latents: latents, velocity: velocity, extras: extras, noise: noise, next: next,
-          logProb: known ? $0.baseAddress : nil, relativeL1: relativeL1 && known ? change.baseAddress : nil)
+          step, latents: latents, velocity: velocity, extras: extras, noise: noise, next: next, logProb: logProb,
+          relativeL1: change)
       }
+      if relativeL1 { change = try latents.numbers { try run($0) } } else { try run(nil) }
     }
     return StepResult(logProb: logProb, relativeL1: change)
   }

@@ -6,16 +6,11 @@ extension Sampler {
     firstStep: Int = 0, firstSteps: [Int]? = nil, latents: TrajectoryView, velocities: TrajectoryView
   ) throws -> [Double] {
     let count = try checkedProduct([velocities.batch, velocities.count], "log_probs")
-    let known = latents.latents(0).givesNumbers
-    var result = [Double](repeating: 0, count: known ? count : 0)
-    try withSteps(firstSteps, "first_steps", batch: latents.batch) { steps in
-      try result.withUnsafeMutableBufferPointer {
-        try logProbs(
-          firstStep: firstStep, firstSteps: steps, latents: latents, velocities: velocities,
-          into: known ? $0.baseAddress : nil)
+    return try withSteps(firstSteps, "first_steps", batch: latents.batch) { steps in
+      try latents.latents(0).numbers(count) {
+        try logProbs(firstStep: firstStep, firstSteps: steps, latents: latents, velocities: velocities, into: $0)
       }
     }
-    return result
   }
 
   package func logProbs(
@@ -39,11 +34,11 @@ extension Sampler {
   ) throws {
     let count = try checkedProduct([velocities.batch, velocities.count], "grad_log_probs")
     try require(gradLogProbs.count == count, "grad_log_probs has \(gradLogProbs.count) numbers, not \(count)")
-    try gradLogProbs.withUnsafeBufferPointer {
-      guard let base = $0.baseAddress else { return }
+    if count == 0 { return }
+    try latents.latents(0).withNumbers(gradLogProbs) { upstream in
       try withSteps(firstSteps, "first_steps", batch: latents.batch) {
         try logProbsVJP(
-          firstStep: firstStep, firstSteps: $0, latents: latents, velocities: velocities, gradLogProbs: base,
+          firstStep: firstStep, firstSteps: $0, latents: latents, velocities: velocities, gradLogProbs: upstream,
           gradVelocities: gradVelocities)
       }
     }

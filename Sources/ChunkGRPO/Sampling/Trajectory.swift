@@ -2,6 +2,9 @@
 ///
 /// It may be shared by tasks. One advances it at a time, and a second is refused meanwhile; what lies up to `position` is
 /// final, so that others may read it. Write to its latents through their views, and that is yours to guard.
+///
+/// It lies where its initial latents do. On a CUDA device `advance` puts all steps on the queue, and waits for them once, at
+/// its end.
 public final class Trajectory: @unchecked Sendable {
   private struct State {
     var position: Int
@@ -17,6 +20,8 @@ public final class Trajectory: @unchecked Sendable {
   public let latents: Latents
   /// For second-order steps: the image that the step before `position` predicted.
   private let previousImage: Latents?
+  /// On a CUDA device: the same numbers there, (B, S) log-probabilities and then as many relative changes.
+  private let numbersThere: CUDADoubles?
   private let state: Locked<State>
 
   /// (B, S), row-major; filled up to `position`.
@@ -37,7 +42,6 @@ public final class Trajectory: @unchecked Sendable {
   public init(
     _ sampler: Sampler, initial: LatentsView, noise: Noise?, position: Int = 0, previousImage image: LatentsView? = nil
   ) throws {
-    try initial.checkOnCPU("initial", "a Trajectory")
     try noise?.checkIDs(batch: initial.batch)
     if case .given(let noise) = noise?.source { try noise.checkSteps(sampler) }
     try require((0...sampler.steps).contains(position), "position = \(position) is outside 0 … \(sampler.steps)")
@@ -48,14 +52,16 @@ public final class Trajectory: @unchecked Sendable {
     self.sampler = sampler
     self.noise = noise
     latents = try Latents(
-      type: initial.type, steps: sampler.steps + 1, batch: initial.batch, elements: initial.elements)
+      type: initial.type, steps: sampler.steps + 1, batch: initial.batch, elements: initial.elements, on: initial.cuda)
     previousImage =
       try sampler.needsPreviousImage
-      ? Latents(type: initial.type, batch: initial.batch, elements: initial.elements) : nil
-    let zeros = [Double](repeating: 0, count: initial.batch * sampler.trainedSteps)
+      ? Latents(type: initial.type, batch: initial.batch, elements: initial.elements, on: initial.cuda) : nil
+    let count = initial.batch * sampler.trainedSteps
+    numbersThere = try initial.cuda.map { try CUDADoubles(count: max(1, 2 * count), device: $0.device) }
+    let zeros = [Double](repeating: 0, count: count)
     state = Locked(State(position: position, logProbs: zeros, relativeL1: zeros))
-    latents.trajectory.latents(position).copy(from: initial)
-    if let image { previousImage?.view.copy(from: image) }
+    try latents.trajectory.latents(position).copy(from: initial)
+    if let image { try previousImage?.view.copy(from: image) }
   }
 
   /// Takes the steps up to `end` (by default all). After an error `position` is as before.
@@ -73,16 +79,35 @@ public final class Trajectory: @unchecked Sendable {
       return state
     }
     defer { state.withLock { $0.isAdvancing = false } }
-    try next.logProbs.withUnsafeMutableBufferPointer { logProbs in
-      try next.relativeL1.withUnsafeMutableBufferPointer { relativeL1 in
-        let buffers = TrajectoryBuffers(
-          latents: latents.trajectory, logProbs: logProbs.baseAddress, relativeL1: relativeL1.baseAddress,
-          previousImage: previousImage?.view, velocityType: velocityType)
-        try sampler.rollout(buffers, range: next.position..<end, noise: noise, velocity: velocity)
+    func run(_ logProbs: UnsafeMutablePointer<Double>?, _ relativeL1: UnsafeMutablePointer<Double>?) throws {
+      let buffers = TrajectoryBuffers(
+        latents: latents.trajectory, logProbs: logProbs, relativeL1: relativeL1, previousImage: previousImage?.view,
+        velocityType: velocityType)
+      try sampler.rollout(buffers, range: next.position..<end, noise: noise, velocity: velocity)
+    }
+    if let numbersThere {
+      try advanceOnDevice(numbersThere, from: next.position, to: end, &next, run)
+    } else {
+      try next.logProbs.withUnsafeMutableBufferPointer { logProbs in
+        try next.relativeL1.withUnsafeMutableBufferPointer { try run(logProbs.baseAddress, $0.baseAddress) }
       }
     }
     next.position = end
     state.withLock { $0 = next }
+  }
+
+  /// What `run` writes to a device's memory, for the steps that it took.
+  private func advanceOnDevice(
+    _ there: CUDADoubles, from start: Int, to end: Int, _ state: inout State,
+    _ run: (UnsafeMutablePointer<Double>?, UnsafeMutablePointer<Double>?) throws -> Void
+  ) throws {
+    let (count, trained) = (state.logProbs.count, sampler.trainedSteps)
+    try run(there.base, there.base + count)
+    let numbers = try there.values()
+    try latents.queue?.checkFinite()
+    for i in 0..<count where (start..<end).contains(i % trained) {
+      (state.logProbs[i], state.relativeL1[i]) = (numbers[i], numbers[count + i])
+    }
   }
 
   /// A trajectory of `branches` samples in place of each, neighbours, which share what lies before `step` and go on from
@@ -101,14 +126,14 @@ public final class Trajectory: @unchecked Sendable {
       )
     }
     let noise = try given ?? self.noise.map { try $0.forked(batch: batch, step: step, branches: branches) }
-    func copy(_ k: Int, to target: LatentsView) {
+    func copy(_ k: Int, to target: LatentsView) throws {
       let source = latents.trajectory.latents(k)
-      for row in 0..<wide { target.copy(row, from: source, row / branches) }
+      for row in 0..<wide { try target.copy(row, from: source, row / branches) }
     }
-    let initial = try Latents(type: first.type, batch: wide, elements: first.elements)
-    copy(step, to: initial.view)
+    let initial = try Latents(type: first.type, batch: wide, elements: first.elements, on: latents.queue)
+    try copy(step, to: initial.view)
     let forked = try Trajectory(sampler, initial: initial.view, noise: noise, position: step)
-    for k in 0..<step { copy(k, to: forked.latents.trajectory.latents(k)) }
+    for k in 0..<step { try copy(k, to: forked.latents.trajectory.latents(k)) }
     forked.state.withLock { state in
       for row in 0..<wide {
         for k in 0..<min(step, trained) {

@@ -17,25 +17,14 @@ public struct TrajectoryView {
   /// The holder of the memory, or nil.
   public let owner: AnyObject?
 
+  /// - Parameter cuda: where the memory is a CUDA device's: where calls put their kernels. All views of a call have the same.
   public init(
     _ base: UnsafeMutableRawPointer, type: ElementType, batch: Int, count: Int, elements: Int, batchStride: Int,
-    stepStride: Int, owner: AnyObject? = nil
+    stepStride: Int, owner: AnyObject? = nil, cuda: CUDAQueue? = nil
   ) {
     self.init(
-      base, type: type, batch: batch, count: count, elements: elements, batchStride: batchStride,
-      stepStride: stepStride,
-      owner: owner, isOnDevice: false, isPart: false)
-  }
-
-  /// The same in memory of a CUDA device.
-  public init(
-    _ base: UnsafeMutableRawPointer, type: ElementType, batch: Int, count: Int, elements: Int, batchStride: Int,
-    stepStride: Int, owner: AnyObject? = nil, cuda: CUDAQueue
-  ) {
-    self.init(
-      base, type: type, batch: batch, count: count, elements: elements, batchStride: batchStride,
-      stepStride: stepStride,
-      owner: CUDAOwner(cuda, owner), isOnDevice: true, isPart: false)
+      base, type: type, batch: batch, count: count, elements: elements, batchStride: batchStride, stepStride: stepStride,
+      owner: cuda.map { CUDAOwner($0, owner) } ?? owner, isOnDevice: cuda != nil, isPart: false)
   }
 
   private init(

@@ -252,6 +252,20 @@ Result cuMemcpyDtoH_v2(void *to, Address from, size_t size) {
 Result cuMemsetD8_v2(Address to, unsigned char value, size_t size) {
     return transfer(to, [=] { memset((void *)to, value, size); });
 }
+// On a stream: it waits for nothing.
+Result cuMemcpyDtoDAsync_v2(Address to, Address from, size_t size, void *handle) {
+    IN_CONTEXT;
+    int there = 0, here = 0;
+    Stream *stream = stream_of(handle);
+    if (!stream) return invalid_handle;
+    if (cuPointerGetAttribute(&there, 9, to) || cuPointerGetAttribute(&here, 9, from) || there != here ||
+        there != stream->device)
+        return invalid_value;
+    auto work = [=] { return memcpy((void *)to, (const void *)from, size), true; };
+    if (stream->captures) return stream->captured.push_back(work), success;
+    stream->work.push_back(work);
+    return any_pointer() && !finish(*stream) ? launch_failed : success;
+}
 
 Result cuStreamCreate(void **stream, unsigned) {
     IN_CONTEXT;

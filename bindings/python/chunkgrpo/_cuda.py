@@ -21,8 +21,10 @@ from .errors import InvalidArgument, OutOfMemory, WrongType
 
 @functools.lru_cache(maxsize=64)
 def has_kernels(index: int) -> bool:
-    """Whether the library's kernels run on a device: those before Turing get copies to the CPU."""
-    return bool(sys.modules["torch"].cuda.get_device_capability(index) >= (7, 5))
+    """Whether the library's kernels run on a device: those before Turing get copies to the CPU. So do AMD's, which PyTorch
+    calls CUDA devices too."""
+    torch: Any = sys.modules["torch"]
+    return torch.version.hip is None and bool(torch.cuda.get_device_capability(index) >= (7, 5))
 
 
 @functools.lru_cache(maxsize=64)

@@ -279,7 +279,8 @@ def _torch_on(value: Any) -> Family:
 
 
 def _cupy(value: Any) -> Family:
-    if "cupy" not in kernels:
+    # CuPy for AMD's devices says so there.
+    if "cupy" not in kernels or getattr(getattr(sys.modules["cupy"].cuda, "runtime", None), "is_hip", False):
         return CuPy(value)
     from . import _cuda
 
