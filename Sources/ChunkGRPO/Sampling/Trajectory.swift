@@ -79,14 +79,15 @@ public final class Trajectory: @unchecked Sendable {
       return state
     }
     defer { state.withLock { $0.isAdvancing = false } }
+    let start = next.position
     func run(_ logProbs: UnsafeMutablePointer<Double>?, _ relativeL1: UnsafeMutablePointer<Double>?) throws {
       let buffers = TrajectoryBuffers(
         latents: latents.trajectory, logProbs: logProbs, relativeL1: relativeL1, previousImage: previousImage?.view,
         velocityType: velocityType)
-      try sampler.rollout(buffers, range: next.position..<end, noise: noise, velocity: velocity)
+      try sampler.rollout(buffers, range: start..<end, noise: noise, velocity: velocity)
     }
     if let numbersThere {
-      try advanceOnDevice(numbersThere, from: next.position, to: end, &next, run)
+      try advanceOnDevice(numbersThere, from: start, to: end, &next, run)
     } else {
       try next.logProbs.withUnsafeMutableBufferPointer { logProbs in
         try next.relativeL1.withUnsafeMutableBufferPointer { try run(logProbs.baseAddress, $0.baseAddress) }
