@@ -92,7 +92,8 @@ struct CUDALatentsTests {
         results += try [result.logProb, next.values, gradient.values]
         results.append(
           try forwardDistance(
-            clean: x.view, velocity: v.view, noise: .library(seed: 1), gradient: (.init(distance: [1, 2, 3]), gradient.view)
+            clean: x.view, velocity: v.view, noise: .library(seed: 1),
+            gradient: (.init(distance: [1, 2, 3]), gradient.view)
           ).distance)
         results.append(try gradient.values)
       }
@@ -364,7 +365,9 @@ struct CUDALatentsTests {
         .contains("log_prob has 2 numbers for a batch of 3") == true)
     #expect(error { _ = try dx.view[0] }?.code == .wrongType)
     #expect(error { _ = try diversity(dx.view) }?.code == .wrongType)
-    #expect(error { _ = try Trajectory(sampler, initial: dx.view, noise: nil, position: 2, previousImage: x.view) }?.code == .wrongType)
+    #expect(
+      error { _ = try Trajectory(sampler, initial: dx.view, noise: nil, position: 2, previousImage: x.view) }?.code
+        == .wrongType)
   }
 
   @Test("Memory of a second device", .enabled(if: hasDriver))

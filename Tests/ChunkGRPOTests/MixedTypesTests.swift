@@ -47,7 +47,9 @@ struct MixedTypesTests {
       2, latents: x.view, velocity: wide(v).view, next: next.view, gradLogProb: upstream, gradVelocity: gradient.view)
     #expect(found == known)
     let unit = type == .bfloat16 ? 0x1p-8 : 0x1p-11
-    for (one, other) in try zip(narrow.values, gradient.values) { #expect(abs(one - other) <= unit * abs(other) + 0x1p-25) }
+    for (one, other) in try zip(narrow.values, gradient.values) {
+      #expect(abs(one - other) <= unit * abs(other) + 0x1p-25)
+    }
     #expect(throws: ChunkGRPOError.self) {
       try sampler.logProbVJP(
         2, latents: x.view, velocity: v.view, next: next.view, gradLogProb: upstream, gradVelocity: gradient.view)

@@ -152,7 +152,8 @@ extension LatentsView {
     _ numbers: CUDADoubles, _ name: String, _ columns: Int = 1
   ) throws -> UnsafeMutablePointer<Double> {
     if !isOnDevice {
-      throw ChunkGRPOError.wrongType("\(name) lies on a CUDA device, but the latents in the CPU's memory: give an array")
+      throw ChunkGRPOError.wrongType(
+        "\(name) lies on a CUDA device, but the latents in the CPU's memory: give an array")
     }
     try require(
       numbers.count == batch * columns,

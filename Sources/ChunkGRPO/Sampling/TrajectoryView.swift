@@ -23,7 +23,8 @@ public struct TrajectoryView {
     stepStride: Int, owner: AnyObject? = nil, cuda: CUDAQueue? = nil
   ) {
     self.init(
-      base, type: type, batch: batch, count: count, elements: elements, batchStride: batchStride, stepStride: stepStride,
+      base, type: type, batch: batch, count: count, elements: elements, batchStride: batchStride,
+      stepStride: stepStride,
       owner: cuda.map { CUDAOwner($0, owner) } ?? owner, isOnDevice: cuda != nil, isPart: false)
   }
 

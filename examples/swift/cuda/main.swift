@@ -32,7 +32,9 @@ let here = try run(on: nil)
 do {
   let there = try run(on: .make(batch: batch, elements: elements))
   func compared(_ same: Bool) -> String { same ? "the same bits as" : "OTHER BITS than" }
-  print("rollout of \(sampler.steps) steps: \(compared(there.latents == here.latents && there.logProbs == here.logProbs)) on the CPU")
+  print(
+    "rollout of \(sampler.steps) steps: \(compared(there.latents == here.latents && there.logProbs == here.logProbs)) on the CPU"
+  )
   print("gradient of step 2: \(compared(there.gradient == here.gradient)) on the CPU")
 } catch let error as ChunkGRPOError where error.code == .deviceFailed {
   print("nothing to compare: \(error)")
