@@ -279,8 +279,7 @@ def _torch_on(value: Any) -> Family:
 
 
 def _cupy(value: Any) -> Family:
-    # CuPy for AMD's devices says so there.
-    if "cupy" not in kernels or getattr(getattr(sys.modules["cupy"].cuda, "runtime", None), "is_hip", False):
+    if "cupy" not in kernels or getattr(getattr(sys.modules["cupy"].cuda, "runtime", None), "is_hip", False):  # AMD's
         return CuPy(value)
     from . import _cuda
 
