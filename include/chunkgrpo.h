@@ -1522,27 +1522,27 @@ enum {
  * the method's, the others are defaults. Your arrays are yours to set: advantages' groups, times, distances.
  */
 typedef struct cgrpo_forward_method {
-    size_t struct_size; /* set it to sizeof before the call */
-    cgrpo_forward_objective objective;
-    int32_t share_noise;     /* 1: the samples of a group, or of a pair, have one id: one noise, one set of times */
-    int64_t steps;           /* T of the rollout, by an ODE */
-    int64_t group_size;      /* samples per prompt */
-    int64_t draws;           /* N: times and noises per sample */
-    double learning_rate;    /* of AdamW */
-    int64_t first_time_step; /* discrete times are the sigmas of steps first_time_step ... end_time_step - 1 of the
-                                rollout's schedule: times.values = sigmas + first_time_step */
-    int64_t end_time_step;   /* 0: the times are not discrete */
-    cgrpo_time_options times;
-    cgrpo_nft_options nft;
-    cgrpo_dgpo_options dgpo;
-    cgrpo_crd_options crd;
-    cgrpo_dpo_options dpo; /* of pairs: cgrpo_preference_pairs has the best and the worst of each group */
-    int32_t crd_adaptive;  /* 1: the loss takes crd.absolute and crd.old_absolute */
-    cgrpo_matching_weighting matching_weighting;
-    double matching_power;
-    int64_t draws_per_chunk; /* of the plan of MATCHING: chunks of so many draws, 1 or N */
-    double reference_kl;     /* of MATCHING: loss += reference_kl mean(reference_divergence), beside the chunk loss */
-    cgrpo_chunk_loss_options chunk_loss;
+    size_t struct_size;                /* set it to sizeof before the call */
+    cgrpo_forward_objective objective; /* which loss; its options stand below */
+    int32_t share_noise;      /* 1: the samples of a group, or of a pair, have one id: one noise, one set of times */
+    int64_t steps;            /* T of the rollout, by an ODE */
+    int64_t group_size;       /* samples per prompt */
+    int64_t draws;            /* N: times and noises per sample */
+    double learning_rate;     /* of AdamW */
+    int64_t first_time_step;  /* discrete times are the sigmas of steps first_time_step ... end_time_step - 1 of the
+                                 rollout's schedule: times.values = sigmas + first_time_step */
+    int64_t end_time_step;    /* 0: the times are not discrete */
+    cgrpo_time_options times; /* of the distribution of times */
+    cgrpo_nft_options nft;    /* with OBJECTIVE_NFT */
+    cgrpo_dgpo_options dgpo;  /* with OBJECTIVE_DGPO */
+    cgrpo_crd_options crd;    /* with OBJECTIVE_CRD */
+    cgrpo_dpo_options dpo;    /* of pairs: cgrpo_preference_pairs has the best and the worst of each group */
+    int32_t crd_adaptive;     /* 1: the loss takes crd.absolute and crd.old_absolute */
+    cgrpo_matching_weighting matching_weighting; /* of MATCHING: of a distance at its time */
+    double matching_power;                       /* of MATCHING: the exponent of the generalised Huber weighting */
+    int64_t draws_per_chunk;                     /* of the plan of MATCHING: chunks of so many draws, 1 or N */
+    double reference_kl; /* of MATCHING: loss += reference_kl mean(reference_divergence), beside the chunk loss */
+    cgrpo_chunk_loss_options chunk_loss; /* of MATCHING: surrogate, clip, average */
 } cgrpo_forward_method;
 
 cgrpo_status cgrpo_forward_method_named(const char *name, cgrpo_forward_method *method);

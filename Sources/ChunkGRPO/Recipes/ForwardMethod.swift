@@ -12,6 +12,7 @@ public enum ForwardObjective: Sendable, Equatable {
 
 /// What AWM and FPO set.
 public struct MatchingObjective: Options {
+  /// Of a distance, by its time.
   public var weighting = MatchingWeighting.uniform
   /// Of `.generalisedHuber`.
   public var power = 0.25
@@ -19,6 +20,7 @@ public struct MatchingObjective: Options {
   public var drawsPerChunk = 1
   /// The weight of mean |v − v_ref|², beside the chunk loss.
   public var referenceKL = 0.0
+  /// Surrogate, clip and average of the draws' ratios.
   public var chunkLoss = ChunkLossOptions()
 
   public init() {}
@@ -27,6 +29,7 @@ public struct MatchingObjective: Options {
 /// A method of the forward process by its published name, with the numbers of its authors' scripts. Print it to see what it
 /// sets. A `Recipe` is the same for methods whose rollout has noise.
 public struct ForwardMethod: Sendable, CustomStringConvertible {
+  /// The method's short name, such as `nft`.
   public let name: String
   /// Repository and file.
   public let source: String
@@ -40,6 +43,7 @@ public struct ForwardMethod: Sendable, CustomStringConvertible {
   public var learningRate: Double
   /// The samples of a group, or of a pair, have one id: one noise, one set of times.
   public var sharesNoise = false
+  /// Which loss, with its options.
   public var objective: ForwardObjective
   /// Of times; those of `.discrete` come with a schedule.
   public var times = TimeOptions()
