@@ -3,7 +3,7 @@
     for seed in 1 2; do python examples/python/render_text.py --seed $seed --output build/text/$seed; done
     PYTHONPATH=bindings/python python Benchmarks/text.py build/text
 
-A run takes seven minutes on two cores. The ways are tried on the pictures of seed 1: last steps by the pretrained model, and
+A run takes five minutes on two cores. The ways are tried on the pictures of seed 1: last steps by the pretrained model, and
 its touch-up at several sigmas. It writes Benchmarks/results/text.json, copies the picture of seed 1 and prints both tables.
 """
 
