@@ -347,6 +347,42 @@ def test_dropout_draws_the_same_in_both_passes(net):
     assert relative_difference(gradients(net), expected) > 1e-2
 
 
+@pytest.mark.parametrize("kl", [0.0, 0.1])
+def test_on_policy_the_gradient_is_the_same_without_the_first_pass(net, kl):
+    """Also that of a KL to another policy, whose log-probabilities are not the old ones."""
+    latents, _, advantages = rollout(net)
+    with torch.no_grad():
+        v = torch.stack([net(latents[:, k], SIGMAS[k], k) for k in range(16)], 1)
+    old = cgt.log_probs(SAMPLER, latents, v)
+    options = {"kl": kl, "reference_log_probs": old - 0.01, "selection": np.arange(24).reshape(6, 4) % 3 != 0}
+    expected = cgt.streamed_backward(net, SAMPLER, latents, old, advantages, CHUNKS, **options)
+    grads = gradients(net)
+    net.runs.clear()
+    found = cgt.streamed_backward(net, SAMPLER, latents, old, advantages, CHUNKS, on_policy=True, **options)
+    assert [graph for _, graph in net.runs] == [True] * 16
+    for name, grad in gradients(net).items():
+        torch.testing.assert_close(grad, grads[name], rtol=1e-5, atol=1e-9)
+    torch.testing.assert_close(found.loss, expected.loss)
+    torch.testing.assert_close(found.grad_log_probs, expected.grad_log_probs)
+    assert torch.equal(found.new_log_probs, old) and (found.ratios == 1).all()
+
+
+def test_on_policy_is_checked_in_a_samplers_first_loss_and_refused_with_a_ratio_bias(net):
+    sampler = cg.Sampler(SCHEDULE, "dance_sde", 0.3, last_step="ode")
+    latents, old, advantages = rollout(net)
+    with torch.no_grad():
+        net.layers[0].weight.mul_(1.5)
+    with pytest.warns(cg.RatioWarning):
+        first = cgt.streamed_backward(net, sampler, latents, old, advantages, CHUNKS, on_policy=True)
+    grads = gradients(net)
+    second = cgt.streamed_backward(net, sampler, latents, old, advantages, CHUNKS, on_policy=True)
+    assert all(torch.equal(grad, grads[name]) for name, grad in gradients(net).items())
+    assert (first.ratios == 1).all() and torch.equal(first.new_log_probs, second.new_log_probs)
+    bias = lambda v, step: v.flatten(1).mean(1)  # noqa: E731
+    with pytest.raises(cg.InvalidArgument, match="ratio_bias is given with on_policy=True"):
+        cgt.streamed_backward(net, sampler, latents, old, advantages, CHUNKS, on_policy=True, ratio_bias=bias)
+
+
 def test_micro_batches_add_up_to_the_batch(net):
     latents, old, advantages = rollout(net)
     _, expected = unstreamed(net, latents, old, advantages, kl=0.1)

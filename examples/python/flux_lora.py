@@ -150,6 +150,7 @@ def backward(
                 velocity.of(record), record.sampler, record.latents, record.log_probs, advantages[rows], plan,
                 selection=chosen[rows], clip=args.clip, kl=args.kl, normaliser=normaliser,
                 every_step=ranks.needed_steps(plan, selection=chosen[rows]), no_sync=None if sharded else sums,
+                on_policy=True,  # one update of each rollout
             )  # fmt: skip
         losses.append(float(out.loss))
         stats.append(out.stats)

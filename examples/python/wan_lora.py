@@ -98,7 +98,7 @@ def train(args: Options) -> list[float]:
         chosen = plan.select(len(ids), args.fraction, plan.weights(record.relative_l1.cpu()), seed=iteration, sample_ids=ids)
         cgt.streamed_backward(
             velocity, record.sampler, record.latents, record.log_probs, advantages, plan, selection=chosen, clip=args.clip,
-            no_sync=cgt.no_sync(model), normaliser=ranks.normaliser(plan, selection=chosen),
+            no_sync=cgt.no_sync(model), normaliser=ranks.normaliser(plan, selection=chosen), on_policy=True,
         )  # fmt: skip
         torch.nn.utils.clip_grad_norm_(weights, 1.0)
         optimizer.step()

@@ -108,6 +108,11 @@ def check_on_policy(
 _checked: weakref.WeakValueDictionary[int, Sampler] = weakref.WeakValueDictionary()
 
 
+def is_first(sampler: Sampler) -> bool:
+    """Whether the next loss is a sampler's first one, which `warn` looks at."""
+    return id(sampler) not in _checked
+
+
 def warn(
     sampler: Sampler,
     latents: Any,
@@ -121,7 +126,7 @@ def warn(
     guidance: Any = 1.0,
 ) -> None:
     """A RatioWarning where the ratios of a sampler's first loss are not 1."""
-    if id(sampler) in _checked:
+    if not is_first(sampler):
         return
     _checked[id(sampler)] = sampler
     known, found = (np.array(_arrays.matrix(rows, "log_probs")) for rows in (old, new))

@@ -2,8 +2,6 @@
 
 from __future__ import annotations
 
-import contextlib
-from collections.abc import Iterator
 from typing import Any, Optional
 
 import numpy as np
@@ -14,6 +12,7 @@ from torch import Tensor
 from .. import objective
 from ..chunks import ChunkPlan
 from ..errors import InvalidArgument
+from ..torch._drawn import Drawn
 from ..trajectory import relative_l1
 from ._arguments import ChunkGRPO
 from ._engine import BaseSample, filter_kwargs
@@ -87,7 +86,7 @@ class Update:
         self.new = batch.old_log_probs.cpu().numpy().copy()
         self.biases, self.references = np.zeros_like(self.new), self.new.copy()
         self.scales = np.ones(len(batch.steps))
-        self.random: dict[int, Any] = {}
+        self.drawn = Drawn(batch.old_log_probs)
         self.judged: Any = None
         self.done = 0
 
@@ -112,15 +111,16 @@ class Update:
         """The pass without gradients: all log-probabilities, then the loss of them and its gradient."""
         for k, needed in enumerate(self.needed):
             if needed:
-                self.random[k] = _random_state(self.batch.old_log_probs.device)
-                self._note(k, self.batch.forward(k, self.outputs))
+                with self.drawn.first(k):
+                    output = self.batch.forward(k, self.outputs)
+                self._note(k, output)
         torch.clear_autocast_cache()  # which holds weights without their graph
         self.judged = self.result()
 
     def step_loss(self, k: int) -> tuple[Tensor, dict[str, Tensor]]:
         """A tensor whose gradient is the step's part of the loss, times the number of steps: the backward passes of all
         steps are averaged by the engine, as those of micro-batches are. And numbers for the logger."""
-        with self._same_random(k):
+        with self.drawn.again(k):
             output = self.batch.forward(k, self.outputs)
         if self.judged is None:
             self._note(k, output)
@@ -188,10 +188,6 @@ class Update:
     def _row(self, rows: Any, k: int, like: Tensor) -> Tensor:
         return torch.as_tensor(np.asarray(rows)[:, k], device=like.device).to(like.dtype)
 
-    def _same_random(self, k: int) -> Any:
-        """Both passes of a step draw the same dropout."""
-        return contextlib.nullcontext() if k not in self.random else _replayed(*self.random[k])
-
 
 def relative_l1_of(samples: list[Any], steps: list[int]) -> NDArray[np.float64]:
     """(B, S): how far each trained step moves its latents."""
@@ -202,17 +198,3 @@ def relative_l1_of(samples: list[Any], steps: list[int]) -> NDArray[np.float64]:
         rows.append(np.asarray(relative_l1(torch.stack(pairs).float().cpu().numpy()))[:, 0])
     return np.stack(rows)
 
-
-def _random_state(device: torch.device) -> tuple[Any, ...]:
-    own = torch.cuda.get_rng_state(device) if device.type == "cuda" else None
-    return device, torch.get_rng_state(), own
-
-
-@contextlib.contextmanager
-def _replayed(device: torch.device, host: Tensor, own: Any) -> Iterator[None]:
-    devices = [device] if own is not None else []
-    with torch.random.fork_rng(devices):
-        torch.set_rng_state(host)
-        if own is not None:
-            torch.cuda.set_rng_state(own, device)
-        yield

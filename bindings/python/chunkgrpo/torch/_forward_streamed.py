@@ -16,11 +16,11 @@ from .._metrics import merge_stats
 from .._part import Part
 from .._scalars import flag, function, integer
 from ..errors import InvalidArgument, WrongType
+from ._drawn import Drawn
 from ._forward import distances
 from ._parallel import refuse_wrong, sharded
 from ._tensors import constant, floating
 from .autograd import eager
-from .streamed import at_random_state, random_state
 
 Velocity = Callable[[Tensor, Tensor, int], Tensor]
 Objective = Callable[[Distances[Tensor], Tensor], Any]
@@ -119,11 +119,11 @@ def _joint(
     draws: _Draws, objective: Objective, factor: Tensor, sync: Callable[[], Any], same_random: bool, every: bool
 ) -> Streamed:
     """every: draws are run again where nothing is left to learn, too."""
-    states, seen = [], []
+    drawn, seen = Drawn(draws.clean), []
     with torch.no_grad():
         for j in range(draws.count):
-            states.append(random_state(draws.clean))
-            seen.append(draws.distances(j))
+            with drawn.first(j):
+                seen.append(draws.distances(j))
     torch.clear_autocast_cache()  # which remembers the weights that it has cast, here without their graph
     stacked = Distances.stack(seen)
     leaves = {name: getattr(stacked, name) for name in GRADIENTS if getattr(stacked, name) is not None}
@@ -138,7 +138,7 @@ def _joint(
     moving = [j for j in range(draws.count) if every or any(slope[:, j].any() for slope in found)] or [draws.count - 1]
     for j in moving:
         with contextlib.nullcontext() if j == moving[-1] else sync(), torch.enable_grad():
-            with at_random_state(draws.clean, *states[j]) if same_random else contextlib.nullcontext():
+            with drawn.again(j) if same_random else contextlib.nullcontext():
                 d = draws.distances(j)
             torch.autograd.backward([getattr(d, name) for name in grads], [g[:, j] for g in grads.values()])
     return Streamed(loss.detach(), _detached(stacked), getattr(value, "stats", None))

@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import contextlib
-from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from typing import Any, Callable, Optional
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor
-from torch.utils.checkpoint import get_device_states, set_device_states
 
 from .. import _arrays, _frameworks, _self_check, _status
 from .. import objective as _objective
@@ -23,6 +21,7 @@ from .._steps import first_of, kept, loss_count, needed_here, plan_of, readable,
 from ..chunks import ChunkPlan
 from ..errors import InvalidArgument, NonFinite, WrongType
 from ..sampler import Sampler
+from ._drawn import Drawn
 from ._loss import ChunkLoss
 from ._parallel import nothing, refuse_unequal, refuse_wrong
 from ._step_call import Guidance, Step
@@ -50,6 +49,7 @@ def streamed_backward(
     scaler: Any = None,
     no_sync: Optional[Callable[[], Any]] = None,
     every_step: Any = False,
+    on_policy: bool = False,
     preserve_rng_state: bool = True,
     penalty: Optional[Penalty] = None,
     ratio_bias: Optional[RatioBias] = None,
@@ -75,6 +75,9 @@ def streamed_backward(
                 inside it. The last one runs on every process, with a zero gradient where nothing is left to learn
     every_step  True: both passes run all S steps, needed or not. Or the steps that both run, (S,) bool, such as those that
                 some process needs. For sharded parameters or gradients, whose processes must run the same steps
+    on_policy   True: these are the weights that sampled, as in the only update of a rollout, or its first one. All ratios are
+                1 then, and the first pass is left out, about a quarter of the work: `new_log_probs` are the old ones. A sampler's
+                first loss still runs it, where check is True. Without ratio_bias, which is 0 then
     preserve_rng_state  both passes of a step draw the same dropout
     penalty     penalty(velocity, latents, sigma, step): a 0-dim tensor that is added to the loss, once for each step that is
                 run: that some sample needs, or all of them with every_step=True, so that its weight does not depend on
@@ -117,6 +120,9 @@ def streamed_backward(
         raise InvalidArgument("streamed_backward cannot run under torch.inference_mode")
     plan, velocity = plan_of(plan), function(velocity, "velocity")
     check, preserve_rng_state = flag(check, "check"), flag(preserve_rng_state, "preserve_rng_state")
+    on_policy = flag(on_policy, "on_policy")
+    if on_policy and ratio_bias is not None:
+        raise InvalidArgument("ratio_bias is given with on_policy=True, under which it is 0: leave one of them out")
     policy = _Policy(velocity, kept(sampler), constant(latents, "latents"), first_step, guidance, penalty, ratio_bias)
     old = policy.checked(constant(old_log_probs, "old_log_probs"), plan)
     forced = _forced(every_step, plan)
@@ -126,15 +132,20 @@ def streamed_backward(
         refuse_unequal(wrappers, count, policy.latents.device)
     steps = needed_here(plan, len(old), options)
     columns = [j for j in range(plan.steps) if forced[j] or steps[:, j].any()] or [plan.steps - 1]
-    new, biases = policy.judge(columns, old)
+    if on_policy and not (check and _self_check.is_first(sampler)):
+        new, biases = policy.unmoved(old), None
+    else:
+        new, biases = policy.judge(columns, old)
     # On a device this is what the host waits for.
     seen: Any = _arrays.fetched(new=new, old_log_probs=old, ratio_bias=biases, advantages=advantages)
     judged, known = (readable(_arrays.doubles(rows, "old_log_probs"), steps) for rows in seen[:2])
-    out = _loss(judged, known, seen[3], plan, steps, ratio_bias=seen[2], **options)
     if check:
         # Processes with sharded parameters must run the same steps.
         again: Any = {"first_step": policy.first_step, "velocity": None if forced.any() else velocity}
         _self_check.warn(sampler, policy.latents, known, judged, steps, guidance=guidance, **again)
+    if on_policy:
+        new, judged = policy.unmoved(old), known
+    out = _loss(judged, known, seen[3], plan, steps, ratio_bias=seen[2], **options)
 
     factor = torch.full((), float(scale), dtype=torch.float64, device=new.device)
     factor = factor if scaler is None else scaler.scale(factor)
@@ -186,8 +197,9 @@ class _Policy:
     guidance: Any
     penalty: Optional[Penalty]
     ratio_bias: Optional[RatioBias]
-    random: dict[int, Any] = field(default_factory=dict)
-    """The states of the random generators before each column's first run."""
+
+    def __post_init__(self) -> None:
+        self.drawn = Drawn(self.latents)
 
     def checked(self, old: Tensor, plan: ChunkPlan) -> Tensor:
         """The old log-probabilities, all shapes being right."""
@@ -262,15 +274,19 @@ class _Policy:
         ratio_bias: Any = self.ratio_bias
         return _returned(ratio_bias(v, self.place(j)[1]), "the ratio_bias returned", (len(v),))
 
+    def unmoved(self, old: Tensor) -> Tensor:
+        """The log-probabilities (B, S) of the policy that sampled."""
+        return old.to(self.latents.device, torch.float64, copy=True)
+
     @torch.no_grad()
     def judge(self, columns: list[int], old: Tensor) -> tuple[Tensor, Optional[Tensor]]:
         """The first pass: log-probabilities (B, S), the old ones where a step is not needed, and ratio biases."""
-        new = old.to(self.latents.device, torch.float64, copy=True)
+        new = self.unmoved(old)
         biases = None if self.ratio_bias is None else torch.zeros_like(new)
         for j in columns:
             step = self.first_step + j
-            self.random[j] = random_state(self.latents)
-            v, u, x = self.run(j)
+            with self.drawn.first(j):
+                v, u, x = self.run(j)
             given, extras = self.call(x, v, u)
             new[:, j] = self.sampler.log_prob(step, x, given, self.latents[:, j + 1], **extras)
             if biases is not None:
@@ -283,7 +299,7 @@ class _Policy:
     def backward(self, j: int, grad: Tensor, grad_bias: Tensor, factor: Tensor, same_random: bool) -> Any:
         """The second pass of a column, and its penalty."""
         step, end = self.first_step + j, self.latents[:, j + 1]
-        with at_random_state(self.latents, *self.random[j]) if same_random else contextlib.nullcontext():
+        with self.drawn.again(j) if same_random else contextlib.nullcontext():
             v, u, x = self.run(j)
         with torch.no_grad():
             given, extras = self.call(x, v, u)
@@ -326,18 +342,3 @@ def _returned(value: Any, name: str, shape: tuple[int, ...]) -> Tensor:
         raise InvalidArgument(f"{name} has no graph to go back through: make it of the velocity, outside of no_grad")
     return floating(value, name)
 
-
-def random_state(x: Tensor) -> tuple[Any, Tensor]:
-    """Of the random numbers of a tensor's device and of the CPU."""
-    return ([], []) if x.is_cpu else get_device_states(x), torch.get_rng_state()
-
-
-@contextlib.contextmanager
-def at_random_state(x: Tensor, devices: tuple[Any, Any], cpu: Tensor) -> Iterator[None]:
-    """The random numbers of an earlier time, as in torch.utils.checkpoint."""
-    kind = {} if x.is_cpu else {"device_type": x.device.type}
-    with torch.random.fork_rng(devices[0], **kind):
-        torch.set_rng_state(cpu)
-        if not x.is_cpu:
-            set_device_states(*devices, **kind)
-        yield

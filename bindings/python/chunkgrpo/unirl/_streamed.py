@@ -11,7 +11,7 @@ from unirl.models.types.replay_result import ReplayResult
 from unirl.types.segments.latent import LatentSegment
 
 from ..errors import InvalidArgument
-from ..torch.streamed import at_random_state, random_state
+from ..torch._drawn import Drawn
 
 
 class Passes:
@@ -19,22 +19,22 @@ class Passes:
 
     def __init__(self, algorithm: Any, conditions: Mapping[str, Any], segment: LatentSegment, steps: list[int]) -> None:
         self.algorithm, self.conditions, self.segment, self.steps = algorithm, conditions, segment, steps
-        self.random: list[Any] = []
+        self.drawn = Drawn(segment.latents)
 
     @torch.no_grad()
     def first(self) -> Any:
         """What one replay of all steps gives, without a graph."""
         found = []
-        for step in self.steps:
-            self.random.append(random_state(self.segment.latents))
-            found.append(self.algorithm._replay(self.conditions, self.segment, [step]))
+        for j, step in enumerate(self.steps):
+            with self.drawn.first(j):
+                found.append(self.algorithm._replay(self.conditions, self.segment, [step]))
         means = None if found[0].prev_sample_means is None else torch.cat([one.prev_sample_means for one in found], 1)
         return ReplayResult(log_probs=torch.cat([one.log_probs for one in found], 1), prev_sample_means=means)
 
     def second(self, out: Any, base: Any, scale: float) -> None:
         """Goes backward through one step at a time, by the slopes that the chunk loss has given it."""
         for j in range(len(self.steps)):
-            with at_random_state(self.segment.latents, *self.random[j]), torch.enable_grad():
+            with self.drawn.again(j), torch.enable_grad():
                 torch.autograd.backward(self._part(j, out, base) * scale)
 
     def _part(self, j: int, out: Any, base: Any) -> Tensor:

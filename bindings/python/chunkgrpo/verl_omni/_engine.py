@@ -13,7 +13,7 @@ from verl.workers.engine.base import EngineRegistry
 from verl_omni.workers.engine.fsdp.diffusers_impl import PPODiffusersFSDPEngine
 
 from ..errors import InvalidArgument
-from ..torch.streamed import at_random_state, random_state
+from ..torch._drawn import Drawn
 from ._config import ChunkLossConfig, Settings
 from ._loss import Judged, drift, judge, scale, select
 
@@ -26,7 +26,7 @@ class ChunkFSDPEngine(PPODiffusersFSDPEngine):
     _moved = True
     _judged: Judged
     _runs: list[bool]
-    _random: list[Any]
+    _drawn: Drawn
 
     def forward_backward_batch(self, data: Any, loss_function: Any, forward_only: bool = False) -> Any:
         """verl-omni's loop over micro-batches and steps."""
@@ -74,7 +74,7 @@ class ChunkFSDPEngine(PPODiffusersFSDPEngine):
                 data[name] = values
             return loss_function(model_output=model_output, data=data, **others)
 
-        with self._same_random(micro_batch, step):
+        with self._drawn.again(step):
             loss, output = super().forward_step(micro_batch, one_step, False, step)
         output["metrics"] = {**output["metrics"], **metrics}
         return loss, output
@@ -92,7 +92,7 @@ class ChunkFSDPEngine(PPODiffusersFSDPEngine):
         self._runs = [bool(every or needed) for needed in np.asarray(trained.any(0))]
         old = micro_batch["old_log_probs"]
         log_probs, drifts, noise = old.double(), torch.zeros_like(old), np.ones(old.shape[1])
-        self._random = [None] * old.shape[1]
+        self._drawn = Drawn(micro_batch["all_latents"])
         if not settings.skips or self._moved:
             log_probs = log_probs.clone()
             self._first_pass(micro_batch, settings, log_probs, drifts, noise)
@@ -107,18 +107,12 @@ class ChunkFSDPEngine(PPODiffusersFSDPEngine):
                 "verl-omni computes with rollout_correction.bypass_mode=false"
             )
         for step in (step for step, needed in enumerate(self._runs) if needed):
-            self._random[step] = random_state(micro_batch["all_latents"])
-            found = super().forward_step(micro_batch, None, True, step)[1]["model_output"]
+            with self._drawn.first(step):
+                found = super().forward_step(micro_batch, None, True, step)[1]["model_output"]
             log_probs[:, step] = found["log_probs"]
             if means:
                 drifts[:, step] = drift(found, micro_batch["old_prev_sample_mean"][:, step])
                 noise[step] = float(scale(found))
-
-    def _same_random(self, micro_batch: Any, step: int) -> Any:
-        """Both passes of a step draw the same dropout."""
-        if self._random[step] is None:
-            return torch.enable_grad()
-        return at_random_state(micro_batch["all_latents"], *self._random[step])
 
 
 def take_place(registry: Any, own: Any, instead: Any) -> None:
