@@ -73,13 +73,20 @@ def reward(images: torch.Tensor) -> torch.Tensor:
     return images.flatten(1).float().mean(1)
 
 
-def ours(model: nn.Module, optimiser: Any, x: torch.Tensor, number: int) -> None:
+def ours(model: nn.Module, optimiser: Any, x: torch.Tensor, number: int, on_policy: bool = False) -> None:
     velocity = lambda latents, sigma, step: model(latents, sigma)  # noqa: E731
     t = SAMPLER.rollout(velocity, x, seed=number)
     advantages = _advantages(reward(t.images))
-    cgt.streamed_backward(velocity, SAMPLER, t.latents, t.log_probs, advantages, PLAN, clip=1e-4)
+    cgt.streamed_backward(
+        velocity, SAMPLER, t.latents, t.log_probs, advantages, PLAN, clip=1e-4, on_policy=on_policy
+    )
     optimiser.step()
     optimiser.zero_grad(set_to_none=True)
+
+
+def ours_on_policy(model: nn.Module, optimiser: Any, x: torch.Tensor, number: int) -> None:
+    """Without the pass whose ratios are 1: less work than the others do."""
+    ours(model, optimiser, x, number, on_policy=True)
 
 
 def _advantages(rewards: torch.Tensor) -> torch.Tensor:
@@ -135,20 +142,25 @@ def in_torch(functions: list[Callable[..., Any]]) -> Callable[..., None]:
 WAITS = ("cudaStreamSynchronize", "cudaEventSynchronize", "cudaDeviceSynchronize", "cudaMemcpy", "cuStreamSynchronize")
 
 
-def waits(iteration: Callable[[], None]) -> dict[str, int]:
-    """How often the host waits for the device in an iteration, as the profiler sees it."""
+def profiled(iteration: Callable[[], None]) -> dict[str, Any]:
+    """How often the host waits for the device in an iteration, and how long the device's kernels run, as the profiler
+    sees them."""
     if PRETENDED:
         iteration()
-        return {}
+        return {"waits": {}}
+    from torch.autograd import DeviceType
     from torch.profiler import ProfilerActivity, profile
 
     with profile(activities=[ProfilerActivity.CPU, ProfilerActivity.CUDA]) as prof:
         iteration()
     found: dict[str, int] = {}
+    busy = 0.0
     for event in prof.events():
         if event.name in WAITS:
             found[event.name] = found.get(event.name, 0) + 1
-    return found  # the profiler's own, one cudaDeviceSynchronize, is among them
+        if event.device_type == DeviceType.CUDA:
+            busy += event.time_range.elapsed_us()
+    return {"waits": found, "busy_ms": round(busy / 1e3, 3)}  # one cudaDeviceSynchronize is the profiler's own
 
 
 def places(iteration: Callable[[], None]) -> list[str]:
@@ -165,43 +177,55 @@ def places(iteration: Callable[[], None]) -> list[str]:
     return [f"{w.filename.rpartition('/')[2]}:{w.lineno}" for w in seen if "synchroniz" in str(w.message)]
 
 
-def measured(kind: type[nn.Module], name: str, iteration: Callable[..., None], around: Any) -> dict[str, Any]:
+def once_of(kind: type[nn.Module], iteration: Callable[..., None]) -> Callable[[], None]:
     torch.manual_seed(0)
     model = kind().to(DEVICE)
     optimiser = torch.optim.AdamW(model.parameters(), 1e-5, foreach=True)
     x, numbers = torch.randn(SHAPE, device=DEVICE), itertools.count()
-    once = lambda: iteration(model, optimiser, x, next(numbers))  # noqa: E731
-    times = []
-    with around(), on_device():
-        for _ in range(3):
-            once()
-        for _ in range(ROUNDS):
-            synchronize()
-            start = time.perf_counter()
-            once()
-            synchronize()
-            times.append((time.perf_counter() - start) * 1e3)
-        fields = {"ms": round(statistics.median(times), 3), "least": round(min(times), 3)}
-        with part(f"iteration, {kind.__name__}, {name}: waits"):
-            fields.update(waits=waits(once), places=places(once))
-    report(f"iteration, {kind.__name__}, {name}", True, **fields)
-    return fields
+    return lambda: iteration(model, optimiser, x, next(numbers))
+
+
+def measured(kind: type[nn.Module], ways: list[Any]) -> None:
+    """All ways in turn, round by round, so that what the machine does meanwhile meets all of them."""
+    ready, times = [], {}
+    for name, iteration, around in ways:
+        with part(f"iteration, {kind.__name__}, {name}"), around(), on_device():
+            once = once_of(kind, iteration)
+            for _ in range(3):
+                once()
+            ready.append((name, once, around))
+            times[name] = []
+    for _ in range(ROUNDS):
+        for name, once, around in ready:
+            with around(), on_device():
+                synchronize()
+                start = time.perf_counter()
+                once()
+                synchronize()
+            times[name].append((time.perf_counter() - start) * 1e3)
+    for name, once, around in ready:
+        fields: dict[str, Any] = {"ms": round(statistics.median(times[name]), 3), "least": round(min(times[name]), 3)}
+        with part(f"iteration, {kind.__name__}, {name}: waits"), around(), on_device():
+            fields.update(profiled(once), places=places(once))
+        report(f"iteration, {kind.__name__}, {name}", True, **fields)
+    report(
+        f"iteration, {kind.__name__}: ms", len(ready) == len(ways),
+        **{name: round(statistics.median(found), 3) for name, found in times.items()},
+    )  # fmt: skip
 
 
 def main() -> None:
     functions: list[Any] = [torch_step, torch_log_prob, torch_gradient]
     compiled = functions if PRETENDED else [torch.compile(f, dynamic=False) for f in functions]
+    ways = [
+        ("kernels in place", ours, contextlib.nullcontext),
+        ("kernels in place, the only update", ours_on_policy, contextlib.nullcontext),
+        ("copies to the CPU", ours, staged),
+        ("PyTorch, compiled", in_torch(compiled), contextlib.nullcontext),
+        ("PyTorch, eager", in_torch(functions), contextlib.nullcontext),
+    ]
     for kind in (Nothing, Model):
-        ms: dict[str, float] = {}
-        for name, iteration, around in (
-            ("kernels in place", ours, contextlib.nullcontext),
-            ("copies to the CPU", ours, staged),
-            ("PyTorch, compiled", in_torch(compiled), contextlib.nullcontext),
-            ("PyTorch, eager", in_torch(functions), contextlib.nullcontext),
-        ):
-            with part(f"iteration, {kind.__name__}, {name}"):
-                ms[name] = measured(kind, name, iteration, around)["ms"]
-        report(f"iteration, {kind.__name__}: ms", len(ms) == 4, **ms)
+        measured(kind, ways)
 
 
 if __name__ == "__main__":
