@@ -203,6 +203,23 @@ def test_both_passes_draw_the_same_dropout():
     assert all(torch.equal(a, b) for a, b in zip(seen[:6], seen[6:])) and not torch.equal(seen[0] != 0, seen[1] != 0)
 
 
+def test_the_first_pass_can_be_skipped_until_the_first_update():
+    """The gradient of the first update is the same; later ones take both passes."""
+    adapter = Adapter(scheduler())
+    samples = rollouts(adapter, moved=0.0)
+    adapter.calls = 0
+    options = {"chunks": [2, 4], "skip_first_pass": True, "num_inner_epochs": 2}
+    trainer = trainer_of(cff.ChunkGRPOTrainer, arguments(**options), adapter)
+    _, grad = expected(adapter, samples, [2, 4], clip=1e-4)
+    adapter.calls = 0
+    trainer.optimize(samples)
+    assert adapter.calls == 6 + 12
+    assert trainer.logged[0]["train/grad_norm"] == pytest.approx(float(grad.norm()), rel=1e-5)
+    assert float(trainer.logged[0]["train/chunk_ratio_std"]) == 0
+    with pytest.raises(cg.InvalidArgument, match="skip_first_pass leaves out"):
+        arguments(skip_first_pass=True, ratio_norm="grpo_guard")
+
+
 def test_a_random_subset_of_steps_is_trained_in_their_order():
     trainer, adapter, samples = trained({"chunks": [1, 2], "gradient_accumulation_steps": 3}, num_sde_steps=3)
     steps = sorted(adapter.scheduler.train_timesteps.tolist())

@@ -10,7 +10,7 @@ import numpy as np
 
 from .. import objective
 from .._options import unknown
-from .._scalars import choice, integer, real
+from .._scalars import choice, flag, integer, real
 from ..chunks import ChunkPlan
 from ..errors import Error, InvalidArgument, WrongType
 from ._engine import GRPOTrainingArguments, check_interface
@@ -39,6 +39,9 @@ class ChunkGRPO(GRPOTrainingArguments):
                       clip_range says the clip
     kl_reference      of loss.kl: "old", the policy that sampled; or "reference", the model before training
     ratio_norm        "none", or "grpo_guard" (arXiv 2510.22319)
+    skip_first_pass   True: until the first update of an epoch's samples their log-probabilities are taken for the new ones,
+                      which they are up to rounding, and chunks of several steps take no pass without gradients. Not
+                      with what that pass measures: ratio_norm, surrogate "divergence_mask", kl_reference "reference"
     advantages        None: as Flow-Factory, by advantage_aggregation and global_std. Or options of
                       `chunkgrpo.advantages`: baseline, scale, clamp ...; groups may then lie on several ranks. Weights
                       are those of the rewards
@@ -53,6 +56,7 @@ class ChunkGRPO(GRPOTrainingArguments):
     loss: dict[str, Any] = _option({}, "Options of chunkgrpo.chunk_loss.")
     kl_reference: str = _option("old", "Of loss.kl: 'old' or 'reference'.")
     ratio_norm: str = _option("none", "'none' or 'grpo_guard'.")
+    skip_first_pass: bool = _option(False, "Take the old log-probabilities for the new ones until the first update.")
     advantages: Optional[dict[str, Any]] = _option(None, "Options of chunkgrpo.advantages instead of Flow-Factory's.")
 
     def __new__(cls, *arguments: Any, **keywords: Any) -> Any:
@@ -70,6 +74,11 @@ class ChunkGRPO(GRPOTrainingArguments):
         choice(self.chunk_weighting, {"uniform": 0, "relative_l1": 1}, "chunk_weighting")
         choice(self.kl_reference, {"old": 0, "reference": 1}, "kl_reference")
         choice(self.ratio_norm, {"none": 0, "grpo_guard": 1}, "ratio_norm")
+        if flag(self.skip_first_pass, "skip_first_pass") and (self.needs_old_means or self.kl_reference == "reference"):
+            raise InvalidArgument(
+                "skip_first_pass leaves out the pass that ratio_norm='grpo_guard', surrogate='divergence_mask' and "
+                "kl_reference='reference' measure in; leave one of them out"
+            )
         if not 0 < real(self.chunk_fraction, "chunk_fraction") <= 1:
             raise InvalidArgument(f"chunk_fraction is {self.chunk_fraction}; it must be in (0, 1]")
         if self.chunk_fraction == 1 and self.chunk_weighting != "uniform":

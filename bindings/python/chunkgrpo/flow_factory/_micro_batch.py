@@ -107,10 +107,11 @@ class Update:
         return list(dict.fromkeys(names))
 
     @torch.no_grad()
-    def judge(self) -> None:
-        """The pass without gradients: all log-probabilities, then the loss of them and its gradient."""
+    def judge(self, on_policy: bool = False) -> None:
+        """The pass without gradients: all log-probabilities, then the loss of them and its gradient. on_policy: the old
+        ones are these."""
         for k, needed in enumerate(self.needed):
-            if needed:
+            if needed and not on_policy:
                 with self.drawn.first(k):
                     output = self.batch.forward(k, self.outputs)
                 self._note(k, output)

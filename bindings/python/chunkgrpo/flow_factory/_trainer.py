@@ -85,6 +85,7 @@ class ChunkGRPOTrainer(GRPOTrainer):
         """One epoch of updates from samples with advantages."""
         arguments = self.training_args
         steps = sorted(int(step) for step in self.adapter.scheduler.train_timesteps)
+        self._moved = False
         plan = self._plan(samples, steps)
         size = arguments.per_device_batch_size
         for inner_epoch in range(arguments.num_inner_epochs):
@@ -130,8 +131,9 @@ class ChunkGRPOTrainer(GRPOTrainer):
             needed = self.ranks.needed_steps(batch.plan, selection=selection).tolist()
         update = Update(batch, selection, needed)
         if update.needs_all_steps:
+            on_policy = self.training_args.skip_first_pass and not self._moved
             with self.ranks.together("the chunk loss"):
-                update.judge()
+                update.judge(on_policy)
         # Those that are left out come first, so that an update ends at one that is run.
         for k in sorted(range(len(needed)), key=lambda k: needed[k]):
             with self.accelerator.accumulate(*self.adapter.trainable_components):
@@ -162,6 +164,7 @@ class ChunkGRPOTrainer(GRPOTrainer):
         )
         self.optimizer.step()
         self.optimizer.zero_grad()
+        self._moved = True
         stats = self._logged.pop("stats")
         data = {f"train/{name}": value for name, value in reduce_loss_info(self.accelerator, self._logged).items()}
         chunks = metrics(self.ranks.merge_stats(stats), prefix="train/chunk_")
