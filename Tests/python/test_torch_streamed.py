@@ -19,6 +19,7 @@ import chunkgrpo.torch as cgt  # noqa: E402
 
 SCHEDULE = cg.Schedule.shifted(17, 3.0)
 SIGMAS = SCHEDULE.sigmas.tolist()
+SCHEDULE_SIGMAS = torch.tensor(SIGMAS, dtype=torch.float32)
 SAMPLER = cg.Sampler(SCHEDULE, "dance_sde", 0.3, last_step="ode")
 CHUNKS, STEPS = cg.ChunkPlan([2, 3, 4, 7]), cg.ChunkPlan.fixed(16, 1)
 
@@ -476,6 +477,112 @@ def test_a_penalty_is_added_once_for_each_step_that_is_run(net, every_step):
     )
     assert relative_difference(gradients(net), expected) <= 2e-6
     torch.testing.assert_close(streamed.loss, (out.loss + added).detach(), rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize("dropout", [0.0, 0.5])
+@pytest.mark.parametrize("columns", [range(17), [16], [16, 0, 3], []], ids=str)
+def test_a_penalty_of_named_steps_is_added_there_alone_the_last_noiseless_one_too(net, columns, dropout):
+    latents, old, advantages = rollout(net)
+    with torch.no_grad():
+        frozen = torch.stack([net(latents[:, k], SIGMAS[k], k) for k in range(17)], 1) + 0.1
+    net.layers[2].p = dropout
+    selection = CHUNKS.select(6, chunks=[1])  # steps 2 ... 4
+
+    def penalty(v, x, sigma, k):
+        assert torch.equal(x, latents[:, k]) and sigma == SIGMAS[k]
+        return 0.02 * (k + 1) * cgt.divergence(SAMPLER, k, v, frozen[:, k], kind="velocity").mean()
+
+    state = torch.get_rng_state()
+    ran = sorted({2, 3, 4}.union(columns))
+    # The first pass draws the dropout of the loss's steps, before that of the others.
+    v = {k: net(latents[:, k], SIGMAS[k], k) for k in [2, 3, 4] + [k for k in ran if k not in (2, 3, 4)]}
+    new = old.clone()
+    new[:, 2:5] = cgt.log_probs(SAMPLER, latents[:, 2:6], torch.stack([v[k] for k in (2, 3, 4)], 1), 2)
+    out = cgt.chunk_loss(new, old, advantages, CHUNKS, selection=selection, clip=1.0)
+    added = sum(0.02 * (k + 1) * (v[k] - frozen[:, k]).square().mean() for k in columns)
+    (out.loss + added).backward()
+    expected, after = gradients(net), torch.get_rng_state()
+    net.runs.clear()
+    torch.set_rng_state(state)
+    streamed = cgt.streamed_backward(
+        *(net, SAMPLER, latents, old, advantages, CHUNKS),
+        **{"selection": selection, "clip": 1.0, "penalty": penalty, "penalty_steps": columns, "check": False},
+    )
+    assert net.runs == [(k, False) for k in (2, 3, 4)] + [(k, True) for k in ran]
+    assert relative_difference(gradients(net), expected) <= 2e-6
+    assert torch.equal(torch.get_rng_state(), after)
+    torch.testing.assert_close(streamed.loss, (out.loss + added).detach().double(), rtol=1e-6, atol=1e-8)
+
+
+def test_a_penalty_beyond_a_window_of_each_sample_gets_the_steps_of_its_samples(net):
+    latents, old, advantages = rollout(net)
+    first = torch.tensor([0, 3, 0, 3, 1, 1])
+    windows = torch.stack([latents[i, k : k + 4] for i, k in enumerate(first.tolist())])
+    known = torch.stack([old[i, k : k + 2] for i, k in enumerate(first.tolist())])
+    seen = []
+
+    def mixed(x, sigma, step):
+        return net.layers(torch.cat([x, sigma[:, None]], 1))
+
+    def penalty(v, x, sigma, step):
+        seen.append(step.tolist())
+        return (v * torch.arange(1, 7)[:, None]).square().mean()
+
+    v = [net.layers(torch.cat([windows[:, j], SCHEDULE_SIGMAS[first + j][:, None]], 1)) for j in range(4)]
+    penalty_of_3 = (v[3] * torch.arange(1, 7)[:, None]).square().mean()
+    new = cgt.log_probs(SAMPLER, windows[:, :3], torch.stack(v[:2], 1), first)
+    (cgt.chunk_loss(new, known, advantages, [2], clip=1.0).loss + penalty_of_3).backward()
+    expected = gradients(net)
+    options = {"first_step": first, "clip": 1.0, "penalty": penalty, "check": False}
+    cgt.streamed_backward(mixed, SAMPLER, windows, known, advantages, [2], penalty_steps=[3], **options)
+    assert seen == [(first + 3).tolist()]
+    assert relative_difference(gradients(net), expected) <= 2e-6
+
+
+def test_a_guided_pair_and_the_last_synchronised_step_take_part_beyond_the_plan(net):
+    """Whatever ran has a gradient, zero or not: what engines wait for."""
+    latents, old, advantages = rollout(net)
+    inside, log = [False], []
+
+    @contextlib.contextmanager
+    def no_sync():
+        inside[0] = True
+        yield
+        inside[0] = False
+
+    def pair(x, sigma, k):
+        v, u = net(x, sigma, k), net(0.5 * x, sigma, k)
+        if u.requires_grad:
+            u.register_hook(lambda grad: log.append((k, inside[0], bool(grad.any()))))
+        return v, u
+
+    options = {"guidance": 2.0, "clip": 1.0, "penalty": lambda v, *_: v.square().mean(), "penalty_steps": [2, 16]}
+    selection = CHUNKS.select(6, chunks=[1])  # steps 2 ... 4
+    cgt.streamed_backward(
+        pair, SAMPLER, latents, old, advantages, CHUNKS, selection=selection, no_sync=no_sync, check=False, **options
+    )
+    assert log == [(2, True, True), (3, True, True), (4, True, True), (16, False, False)]
+
+
+@pytest.mark.parametrize(
+    "wrong, kind, words",
+    [
+        ([17], ValueError, r"penalty_steps\[0\] is 17; it must be in 0 ... 16"), ([-1], ValueError, "penalty_steps"),
+        ([1.5], TypeError, "penalty_steps"), (np.ones(17, bool), TypeError, "it must hold integers"),
+        ([True], TypeError, "penalty_steps"), (3, ValueError, "penalty_steps has shape"),
+        ([2, 5, 2], ValueError, "has 2 twice"), ("last", TypeError, "penalty_steps"),
+    ],
+)  # fmt: skip
+def test_other_penalty_steps_are_refused_before_the_model_runs(net, wrong, kind, words):
+    latents, old, advantages = rollout(net)
+    options = {"penalty": lambda v, *_: v.square().mean(), "penalty_steps": wrong}
+    with pytest.raises(kind, match=words) as caught:
+        cgt.streamed_backward(net, SAMPLER, latents, old, advantages, CHUNKS, **options)
+    assert isinstance(caught.value, cg.Error) and not net.runs
+    with pytest.raises(ValueError, match="without a penalty"):
+        cgt.streamed_backward(net, SAMPLER, latents, old, advantages, CHUNKS, penalty_steps=[16])
+    with pytest.raises(ValueError, match=r"penalty_steps\[0\] is 4; .* 0 ... 3"):  # no frame, and then no step
+        cgt.streamed_backward(net, SAMPLER, latents[:, :4], old[:, :3], advantages, [3], **{**options, "penalty_steps": [4]})
 
 
 def test_the_unconditional_velocity_may_be_of_a_frozen_model(net):

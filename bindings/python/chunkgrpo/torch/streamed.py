@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+from collections.abc import Iterable
 from dataclasses import dataclass
 from typing import Any, Callable, Optional
 
@@ -52,6 +53,7 @@ def streamed_backward(
     on_policy: bool = False,
     preserve_rng_state: bool = True,
     penalty: Optional[Penalty] = None,
+    penalty_steps: Any = None,
     ratio_bias: Optional[RatioBias] = None,
     check: bool = True,
     **options: Unpack[ChunkLossKeywords],
@@ -82,6 +84,10 @@ def streamed_backward(
     penalty     penalty(velocity, latents, sigma, step): a 0-dim tensor that is added to the loss, once for each step that is
                 run: that some sample needs, or all of them with every_step=True, so that its weight does not depend on
                 the selection. Of the pair that `velocity` returns it gets the first
+    penalty_steps  where the penalty is added instead: columns of latents, from 0 on, needed by the loss or not, such as
+                range(plan.steps + 1). Those beyond the plan have no log-probability: the last step, which takes no
+                noise and drifts with the weights that it shares. One that the loss does not need costs one forward and
+                one backward pass. On several processes: the same columns on all
     ratio_bias  ratio_bias(velocity, step): (B,), the `ratio_bias` of a step, differentiable in velocity (GRPO-Guard)
     check       a sampler's first loss should have ratios of 1: where it has not, a RatioWarning names the cause that
                 can be found, for which the model is run some times more. False for off-policy training
@@ -104,6 +110,9 @@ def streamed_backward(
             with torch.no_grad(), model.disable_adapter():
                 reference = velocity(latents, sigma, step)
             return beta / plan.steps * cgt.divergence(sampler, step, v, reference).mean()
+
+    The Gaussian divergence of a step without noise is infinite: with the last of penalty_steps take kind="velocity", there
+    or throughout.
 
         for i, batch in enumerate(batches):                          # gradient accumulation, mixed precision, DDP
             last = i + 1 == len(batches)
@@ -131,6 +140,7 @@ def streamed_backward(
         count = loss_count(plan, selected_steps(plan, len(old), options), options.get("average", "chunk"))
         refuse_unequal(wrappers, count, policy.latents.device)
     steps = needed_here(plan, len(old), options)
+    added = policy.penalty_columns(penalty_steps)
     columns = [j for j in range(plan.steps) if forced[j] or steps[:, j].any()] or [plan.steps - 1]
     if on_policy and not (check and _self_check.is_first(sampler)):
         new, biases = policy.unmoved(old), None
@@ -154,15 +164,22 @@ def streamed_backward(
     own_grads = _arrays.given_back(out.grad_log_probs, new)
     # (S, B), so that a step's numbers lie side by side, as the library takes them.
     grads, grad_biases = ((rows * factor).T.contiguous() for rows in (own_grads, _arrays.given_back(slopes, new)))
-    active = [j for j in columns if moving[j] or forced[j] or penalty is not None] or columns[-1:]
+    penalised = (columns if added is None else added) if penalty is not None else []
+    active = sorted({j for j in columns if moving[j] or forced[j]}.union(penalised)) or columns[-1:]
     loss = torch.full((), out.loss, dtype=torch.float64, device=new.device)
     for j in active:
         sync = contextlib.nullcontext() if no_sync is None or j == active[-1] else no_sync()
         with sync, torch.enable_grad():
-            loss = loss + policy.backward(j, grads[j], grad_biases[j], factor, preserve_rng_state)
+            of_loss = (grads[j], grad_biases[j]) if j in columns else None
+            loss = loss + policy.backward(j, of_loss, factor if j in penalised else None, preserve_rng_state)
     absent = _arrays.given_back(np.array([j not in columns for j in range(plan.steps)]), new)
     ratios = _arrays.given_back(out.ratios, new)
     return ChunkLoss(loss, ratios, out.stats, torch.where(absent, old.to(new), new), own_grads)
+
+
+def _listed(columns: Any) -> Any:
+    """A range or the like as a list; arrays as they are."""
+    return columns if hasattr(columns, "dtype") or not isinstance(columns, Iterable) else list(columns)
 
 
 def _forced(every_step: Any, plan: ChunkPlan) -> NDArray[np.bool_]:
@@ -219,6 +236,19 @@ class _Policy:
             raise InvalidArgument(f"{plan.steps} steps from first_step {last} on end beyond the schedule's {steps}")
         _arrays.fitting_frames(steps, latents.shape[1], last, latents.shape)
         return old
+
+    def penalty_columns(self, chosen: Any) -> Optional[list[int]]:
+        """The columns of `penalty_steps`, sorted; None where it is not given."""
+        if chosen is None:
+            return None
+        if self.penalty is None:
+            raise InvalidArgument("penalty_steps is given without a penalty: give both, or neither")
+        last = min(self.latents.shape[1], self.sampler.schedule.steps - int(np.max(self.first_step))) - 1
+        columns = _arrays.integers(_listed(chosen), "penalty_steps", np.int64, 0, last).tolist()
+        twice = next((j for j in columns if columns.count(j) > 1), None)
+        if twice is not None:
+            raise InvalidArgument(f"penalty_steps has {twice} twice; its penalty is added once")
+        return sorted(columns)
 
     def run(self, j: int) -> tuple[Tensor, Optional[Tensor], Tensor]:
         """The velocity, the unconditional one and the latents of a column. The model gets a copy: a graph can save it
@@ -296,26 +326,36 @@ class _Policy:
         torch.clear_autocast_cache()
         return new, biases
 
-    def backward(self, j: int, grad: Tensor, grad_bias: Tensor, factor: Tensor, same_random: bool) -> Any:
-        """The second pass of a column, and its penalty."""
-        step, end = self.first_step + j, self.latents[:, j + 1]
+    def backward(
+        self, j: int, of_loss: Optional[tuple[Tensor, Tensor]], factor: Optional[Tensor], same_random: bool
+    ) -> Any:
+        """The pass of a column with a graph, and its penalty. of_loss: the gradients of its log-probabilities and of its
+        ratio biases, None where it has none; factor: of the penalty, None where it is not added."""
         with self.drawn.again(j) if same_random else contextlib.nullcontext():
             v, u, x = self.run(j)
-        with torch.no_grad():
-            given, extras = self.call(x, v, u)
-            vjp: Any = self.sampler.log_prob_vjp(step, x, given, end, grad, **extras)
-            del given, extras
-        pairs = [(v, vjp)] if u is None else [(v, vjp[0]), (u, vjp[1])]
-        pairs = [pair for pair in pairs if pair[0].requires_grad]  # the unconditional one may be of a frozen model
-        if self.ratio_bias is not None:
-            pairs.append((self.bias(v, j), grad_bias))
+        tensors = (v,) if u is None else (v, u)
+        if of_loss is None:  # engines wait for the gradients of all that ran
+            pulls = tuple(torch.zeros_like(tensor) for tensor in tensors)
+        else:
+            pulls = self.pulls(j, x, v, u, of_loss[0])
+        # The unconditional one may be of a frozen model.
+        pairs = [pair for pair in zip(tensors, pulls) if pair[0].requires_grad]
+        if self.ratio_bias is not None and of_loss is not None:
+            pairs.append((self.bias(v, j), of_loss[1]))
         added: Any = 0
-        if self.penalty is not None:
+        if factor is not None:
             pairs.append((self.added(v, x, j), factor))
             added = pairs[-1][0].detach()
         outputs = [output for output, _ in pairs]
         torch.autograd.backward(outputs, [gradient.to(output.dtype) for output, gradient in pairs])
         return added
+
+    @torch.no_grad()
+    def pulls(self, j: int, x: Tensor, v: Tensor, u: Optional[Tensor], grad: Tensor) -> tuple[Tensor, ...]:
+        """The gradients of a column's velocities, given those of its log-probabilities."""
+        given, extras = self.call(x, v, u)
+        vjp: Any = self.sampler.log_prob_vjp(self.first_step + j, x, given, self.latents[:, j + 1], grad, **extras)
+        return (vjp,) if u is None else vjp
 
 
 def _velocities(value: Any) -> tuple[Any, Any]:
