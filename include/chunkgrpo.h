@@ -1605,6 +1605,10 @@ typedef struct cgrpo_trainer_options {
     const double *chunk_weights; /* null: 1; one for each chunk, finite, >= 0: weights of the policy terms, as those of
                                     cgrpo_chunk_loss_options; copied */
     int64_t chunk_weights_count; /* 0 with null weights */
+    /* against collapse, too */
+    double reference_last_step; /* 0; >= 0; weight of the mean over the samples of mean (v - v_ref)^2 at the last step.
+                                   It takes no noise, so no chunk trains it and reference_kl does not see it; but it
+                                   shares the network, and drifts. One step more per sample is run, forward and back */
 } cgrpo_trainer_options;
 
 void cgrpo_trainer_options_init(cgrpo_trainer_options *options, size_t struct_size);
@@ -1666,6 +1670,8 @@ typedef struct cgrpo_iteration_report {
     double reward_seconds;       /* in the reward callback */
     double update_seconds;       /* of the optimiser steps */
     double reference_divergence; /* mean over the trained steps and the optimiser steps; 0 where reference_kl is 0 */
+    double last_step_divergence; /* mean (v - v_ref)^2 at the last step, over the samples and the optimiser steps; 0
+                                    where reference_last_step is 0 */
 } cgrpo_iteration_report;
 
 /**
@@ -1730,8 +1736,8 @@ cgrpo_status cgrpo_trainer_velocity(const cgrpo_trainer *trainer, cgrpo_paramete
 
 /**
  * Checkpoint: a directory (made if missing; "" is none) with one file, model.safetensors: parameters, their average,
- * the optimiser's moments, the reference's parameters where reference_kl > 0, and options and counters in its metadata,
- * with a checksum of them all. The path is bytes.
+ * the optimiser's moments, the reference's parameters where reference_kl or reference_last_step is positive, and
+ * options and counters in its metadata, with a checksum of them all. The path is bytes.
  *
  * The file is written aside, flushed and renamed: whenever the machine stops, the directory holds a whole checkpoint.
  * Several threads and processes may save to one directory and load from it at once: it holds what the last save wrote.

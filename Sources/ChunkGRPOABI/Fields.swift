@@ -259,6 +259,7 @@ extension cgrpo_trainer_options: OptionStruct {
     .array("chunk_weights", \.chunk_weights, "chunk_weights_count", \.chunk_weights_count, \.chunkWeights) { _ in
       Schedule.maxSteps
     },
+    .number(\.reference_last_step, \.referenceLastStep),
   ]
 }
 

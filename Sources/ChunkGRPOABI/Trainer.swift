@@ -105,7 +105,7 @@ private func cReport(_ r: IterationReport) -> cgrpo_iteration_report {
     struct_size: MemoryLayout<cgrpo_iteration_report>.stride, iteration: Int64(r.iteration),
     reward_mean: r.rewardMean, reward_std: r.rewardStd, loss: r.loss, grad_norm: r.gradNorm, stats: cStats(r.stats),
     rollout_seconds: r.rolloutSeconds, reward_seconds: r.rewardSeconds, update_seconds: r.updateSeconds,
-    reference_divergence: r.referenceDivergence)
+    reference_divergence: r.referenceDivergence, last_step_divergence: r.lastStepDivergence)
 }
 
 @_cdecl("cgrpo_trainer_iterate") @implementation

@@ -117,6 +117,24 @@ struct CheckpointTests {
     try directory.refuses("not those that were written", after: replacing("\"0.03\"", "\"0.04\""))
   }
 
+  @Test("A run whose reference holds the last step alone goes on from a checkpoint bit for bit")
+  func resumesLastStep() throws {
+    var options = tinyOptions()
+    options.referenceLastStep = 0.5
+    let trainer = try pretrained(options)
+    try trainer.iterate(3)
+    try trainer.save(to: directory.path)
+    let resumed = try ChunkGRPOTrainer(loading: directory.path)
+    let (own, same) = (try trainer.iterate(3), try resumed.iterate(3))
+    #expect(own[2].lastStepDivergence > 0 && own.map(\.lastStepDivergence) == same.map(\.lastStepDivergence))
+    #expect(own[2].referenceDivergence == 0)
+    #expect(try resumed.samples(.trained) == trainer.samples(.trained))
+    try directory.refuses("reference has") { forge(&$0, "reference.output.bias", .nan) }
+    try directory.refuses(
+      "not those that were written",
+      after: replacing("\"reference_last_step\":\"0.5\"", "\"reference_last_step\":\"0.4\""))
+  }
+
   @Test("A checkpoint without a reference has the names of before, and every option that it lacks is the default")
   func noReference() throws {
     try pretrained(steps: 5).save(to: directory.path)
@@ -137,6 +155,7 @@ struct CheckpointTests {
     options.weightedSelection = true
     (options.referenceKL, options.referenceDivergence) = (0.1 + 0.2, .gaussianPerTime)
     options.chunkWeights = [0, 1.0 / 3, 1e300]
+    options.referenceLastStep = 0.1 + 0.7
     try ChunkGRPOTrainer(options).save(to: directory.path)
     #expect(try ChunkGRPOTrainer(loading: directory.path).options == options)
   }

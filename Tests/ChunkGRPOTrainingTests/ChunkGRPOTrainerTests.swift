@@ -22,7 +22,7 @@ struct ChunkGRPOTrainerTests {
       options.threads = threads
       options.groupSize = 100  // several parts, in the first optimiser step too
       options.width = 64
-      options.referenceKL = 0.1
+      (options.referenceKL, options.referenceLastStep) = (0.1, 0.1)
       let trainer = try pretrained(options, steps: 20)
       try trainer.iterate(2)
       return try trainer.samples()

@@ -17,6 +17,8 @@ struct TrainerOptionsTests {
       ("adam_epsilon", { $0.adamEpsilon = 1e-60 }), ("weight_decay", { $0.weightDecay = .nan }),
       ("ema_decay", { $0.emaDecay = 1 }),
       ("reference_kl", { $0.referenceKL = -1 }), ("reference_kl", { $0.referenceKL = .infinity }),
+      ("reference_last_step = -1", { $0.referenceLastStep = -1 }),
+      ("reference_last_step", { $0.referenceLastStep = .nan }),
       ("max_grad_norm", { $0.maxGradNorm = 0 }), ("updates_per_rollout", { $0.updatesPerRollout = 0 }),
     ] as [(String, (inout TrainerOptions) -> Void)] {
       var options = tinyOptions()

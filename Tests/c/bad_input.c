@@ -1105,6 +1105,8 @@ static void trainer_options(void) {
     EXPECT(o.reference_kl = INFINITY, "reference_kl");
     EXPECT(o.reference_divergence = 0, "reference_divergence");
     EXPECT(o.reference_divergence = 5, "reference_divergence");
+    EXPECT(o.reference_last_step = -1e-9, "reference_last_step");
+    EXPECT(o.reference_last_step = INFINITY, "reference_last_step");
     EXPECT(o.reserved = 1, "reserved");
     EXPECT((o.chunk_weights = weights, o.chunk_weights_count = 3), "chunk_weights has 3 numbers for 4 chunks");
     EXPECT((o.chunk_weights = weights, o.chunk_weights_count = 4), "chunk_weights[1] = -0.5");

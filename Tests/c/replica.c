@@ -95,13 +95,13 @@ typedef enum fault {
 
 typedef struct run {
     int ranks, prompts, updates, group_size;
-    double reference_kl;
+    double reference_kl, reference_last_step;
     int weighted, share_noise, pretrains;
     int resumes; /* from the checkpoint in `folder` instead of pretraining, for so many iterations */
     fault fault;
 } run;
 
-static const run plain = {1, 6, 2, 4, 0, 0, 1, 20, 0, NOTHING};
+static const run plain = {1, 6, 2, 4, 0, 0, 0, 1, 20, 0, NOTHING};
 
 /* In memory that parent and children share. */
 typedef struct outcome {
@@ -168,7 +168,7 @@ static cgrpo_status trainer_of(const run *of, const rank *at, cgrpo_trainer **tr
     options.chunk_sizes = chunk_sizes, options.chunk_count = 2;
     options.group_size = of->group_size, options.updates_per_rollout = of->updates;
     options.weighted_selection = of->weighted, options.share_noise = of->share_noise;
-    options.reference_kl = of->reference_kl;
+    options.reference_kl = of->reference_kl, options.reference_last_step = of->reference_last_step;
     options.threads = 1 + at->number % 2; /* may differ */
     options.seed = of->fault == OTHER_SEED && at->number == 1 ? 8 : 7;
     if (of->resumes) return cgrpo_trainer_load(folder, trainer);
@@ -320,6 +320,7 @@ static double report_distance(const cgrpo_iteration_report *a, const cgrpo_itera
         {a->loss, b->loss},
         {a->grad_norm, b->grad_norm},
         {a->reference_divergence, b->reference_divergence},
+        {a->last_step_divergence, b->last_step_divergence},
         {a->stats.ratio_mean, b->stats.ratio_mean},
         {a->stats.ratio_std, b->stats.ratio_std},
         {a->stats.ratio_min, b->stats.ratio_min},
@@ -377,12 +378,12 @@ static void ranks_end_like_one_trainer(void) {
 
 static void options_of_the_whole_reach_every_rank(void) {
     run of = plain;
-    of.reference_kl = 0.2, of.weighted = 1, of.share_noise = 0, of.updates = 1;
+    of.reference_kl = 0.2, of.reference_last_step = 0.5, of.weighted = 1, of.share_noise = 0, of.updates = 1;
     run_alone(of);
     for (of.ranks = 2; of.ranks <= 3; of.ranks++) {
         start(&of);
         ends_like_one(&of, 1e-6);
-        CHECK(outcomes[0].report.reference_divergence > 0);
+        CHECK(outcomes[0].report.reference_divergence > 0 && outcomes[0].report.last_step_divergence > 0);
     }
 }
 

@@ -150,7 +150,7 @@ static void iterations_report_and_raise_the_reward(void) {
 static void info_tells_the_options(void) {
     cgrpo_trainer_options wanted = tiny(), told;
     wanted.reference_kl = 0.01, wanted.reference_divergence = CGRPO_DIVERGENCE_MEAN;
-    wanted.chunk_weights = chunk_weights, wanted.chunk_weights_count = 2;
+    wanted.chunk_weights = chunk_weights, wanted.chunk_weights_count = 2, wanted.reference_last_step = 0.02;
     cgrpo_trainer *trainer, *loaded;
     CHECK_OK(cgrpo_trainer_create(&wanted, &trainer));
     CHECK_OK(cgrpo_trainer_save(trainer, folder));

@@ -890,6 +890,7 @@ static void trainer_create(void) {
     o.steps = 2 + below(5), o.group_size = 2 + below(3), o.chunk_fraction = real(1), o.threads = most_threads;
     o.dynamics = choice(3), o.eta = real(unit()), o.clip_low = real(0.1), o.learning_rate = real(1e-3), o.seed = bits();
     if (one_in(2)) o.reference_kl = real(0.01), o.reference_divergence = choice(4);
+    if (one_in(4)) o.reference_last_step = real(0.01);
     if (one_in(4)) o.chunk_weights_count = 1 + below(2), o.chunk_weights = positive_numbers(o.chunk_weights_count);
     if (!CALL(cgrpo_trainer_create(one_in(20) ? NULL : &o, maybe_null(&made)))) return;
     cgrpo_trainer_destroy(trainer);

@@ -73,11 +73,18 @@ def factor(kind, sampler, step):
     return {"gaussian": gaussian, "gaussian_per_time": per_time, "mean": c.b**2, "velocity": 1.0}[kind]
 
 
-@pytest.mark.parametrize("kind", ["gaussian", "gaussian_per_time", "mean", "velocity"])
-def test_its_mean_and_the_gradient_of_every_parameter_are_those_of_autograd(tmp_path, kind):
+@pytest.mark.parametrize(
+    "kind, weight, last",
+    [("gaussian", 0.7, 0), ("gaussian_per_time", 0.7, 0), ("mean", 0.7, 0), ("velocity", 0.7, 0)]
+    + [("velocity", 0, 0.4), ("gaussian", 0.7, 0.4)],
+)
+@pytest.mark.parametrize("weighted_selection", [False, True], ids=["recorded", "run again"])
+def test_its_means_and_the_gradient_of_every_parameter_are_those_of_autograd(
+    tmp_path, kind, weight, last, weighted_selection
+):
     trainer = pretrained(
-        reference_kl=0.7, reference_divergence=kind, beta1=0.0, max_grad_norm=float("inf"), updates_per_rollout=1,
-        learning_rate=3e-3,
+        reference_kl=weight, reference_divergence=kind, reference_last_step=last, beta1=0.0, max_grad_norm=float("inf"),
+        updates_per_rollout=1, learning_rate=3e-3, weighted_selection=weighted_selection,
     )  # fmt: skip
     before = tensors(trainer, tmp_path, "parameters")
     for _ in range(5):  # away from the reference
@@ -94,7 +101,9 @@ def test_its_mean_and_the_gradient_of_every_parameter_are_those_of_autograd(tmp_
         lambda x, sigma, step: trainer.velocity(x, sigma, CONDITIONS[prompt], parameters="trained"), noise,
         seed=ROLLOUT, sample_ids=ids,
     )  # fmt: skip
-    chosen = cg.ChunkPlan(SIZES).select(batch, 0.5, seed=ROLLOUT, sample_ids=ids)
+    plan = cg.ChunkPlan(SIZES)
+    weights = plan.weights(trajectory.relative_l1) if weighted_selection else None
+    chosen = plan.select(batch, 0.5, weights=weights, seed=ROLLOUT, sample_ids=ids)
     assert 0 < chosen[:, 0].sum() < batch  # of both chunks
     trained = np.repeat(chosen, SIZES, axis=1)
 
@@ -106,15 +115,19 @@ def test_its_mean_and_the_gradient_of_every_parameter_are_those_of_autograd(tmp_
     for value in p.values():
         value.requires_grad_()
     condition = torch.tensor(CONDITIONS[prompt], dtype=torch.float64)
-    mean = 0.0
-    for step in range(STEPS - 1):
-        x = torch.tensor(trajectory.latents[:, step], dtype=torch.float64)
-        sigma = sampler.schedule.sigmas[step]
-        square = (velocity(p, x, sigma, condition) - velocity(q, x, sigma, condition)).square().mean(1)
-        mean = mean + factor(kind, sampler, step) * square[torch.tensor(trained[:, step])].sum() / trained.sum()
-    (0.7 * mean).backward()
-    assert report.reference_divergence == pytest.approx(mean.item(), rel=1e-4) and mean.item() > 1e-4
-    assert report.loss == pytest.approx(0.7 * report.reference_divergence, rel=1e-9)
+
+    def squares(step):
+        x, sigma = torch.tensor(trajectory.latents[:, step], dtype=torch.float64), sampler.schedule.sigmas[step]
+        return (velocity(p, x, sigma, condition) - velocity(q, x, sigma, condition)).square().mean(1)
+
+    of_steps = torch.stack([factor(kind, sampler, step) * squares(step) for step in range(STEPS - 1)], 1)
+    mean, of_last = of_steps[torch.tensor(trained)].mean(), squares(STEPS - 1).mean()
+    (weight * mean + last * of_last).backward()
+    assert report.reference_divergence == (pytest.approx(mean.item(), rel=1e-4) if weight else 0) and mean.item() > 1e-4
+    assert report.last_step_divergence == (pytest.approx(of_last.item(), rel=1e-4) if last else 0)
+    assert of_last.item() > 1e-4
+    total = weight * report.reference_divergence + last * report.last_step_divergence
+    assert report.loss == pytest.approx(total, rel=1e-9)
     size = max(value.grad.abs().max().item() for value in p.values())
     for name, value in p.items():
         np.testing.assert_allclose(gradient[name], value.grad.numpy(), rtol=1e-3, atol=1e-4 * size, err_msg=name)
@@ -128,6 +141,27 @@ def test_a_larger_weight_keeps_the_policy_nearer():
         assert reports[0].reference_divergence < reports[-1].reference_divergence
         divergences.append(reports[-1].reference_divergence)
     assert divergences[0] > 2 * divergences[1] > 4 * divergences[2] > 0
+
+
+def test_a_weight_of_the_last_step_keeps_its_velocities_nearer():
+    """Which nothing else trains, and the reward moves through the network that all steps share."""
+
+    def drift(weight):
+        trainer = pretrained(reference_last_step=weight, learning_rate=3e-3)
+        x = cg.initial_noise((2, 4), seed=5)
+        sigma = trainer_sigma(STEPS - 1)
+        before = trainer.velocity(x, sigma, CONDITIONS, parameters="trained")
+        for _ in range(30):
+            report = trainer.iterate(CONDITIONS, reward)
+        assert (report.last_step_divergence > 0) == (weight > 0)
+        return np.square(trainer.velocity(x, sigma, CONDITIONS, parameters="trained") - before).mean()
+
+    free, held, tight = (drift(weight) for weight in (0, 0.3, 10.0))
+    assert free > 2 * held > 4 * tight > 0
+
+
+def trainer_sigma(step):
+    return float(cg.Schedule.shifted(STEPS, 3.0).sigmas[step])
 
 
 def gradient(folder, **options):
@@ -165,12 +199,14 @@ def test_without_a_weight_there_is_no_reference(tmp_path):
     assert report.reference_divergence == 0 and not tensors(trainer, tmp_path, "reference")
     with pytest.raises(cg.InvalidArgument, match="reference_kl = -1"):
         cg.Trainer(4, 2, reference_kl=-1)
+    with pytest.raises(cg.InvalidArgument, match="reference_last_step = -1"):
+        cg.Trainer(4, 2, reference_last_step=-1)
     with pytest.raises(ValueError, match="reference_divergence"):
         cg.Trainer(4, 2, reference_divergence="kl")
 
 
 def test_it_goes_on_from_a_checkpoint_and_from_a_pickle_bit_for_bit(tmp_path):
-    trainer = pretrained(reference_kl=0.01, reference_divergence="gaussian")
+    trainer = pretrained(reference_kl=0.01, reference_divergence="gaussian", reference_last_step=0.2)
     trainer.iterate(CONDITIONS, reward)
     trainer.save(tmp_path)
     others = [cg.Trainer.load(tmp_path), pickle.loads(pickle.dumps(trainer))]
@@ -180,6 +216,7 @@ def test_it_goes_on_from_a_checkpoint_and_from_a_pickle_bit_for_bit(tmp_path):
         report = trainer.iterate(CONDITIONS, reward)
         for other in others:
             same = other.iterate(CONDITIONS, reward)
-            assert (same.loss, same.reference_divergence) == (report.loss, report.reference_divergence)
+            assert (same.loss, same.last_step_divergence) == (report.loss, report.last_step_divergence)
+            assert same.reference_divergence == report.reference_divergence > 0
     for other in others:
         np.testing.assert_array_equal(other.sample(CONDITIONS, seed=1), trainer.sample(CONDITIONS, seed=1))

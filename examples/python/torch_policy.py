@@ -168,6 +168,7 @@ class TorchTrainer:
             reward_seconds=reward_seconds,
             update_seconds=update_seconds,
             reference_divergence=0.0,
+            last_step_divergence=0.0,
         )
 
     def sample(self, conditions: Array, *, eta: float, seed: int) -> Array:

@@ -37,7 +37,7 @@ extension ChunkGRPOTrainer {
     let (options, counters) = try readTexts(file)
     do {
       // Before a trainer takes memory for sizes that the file does not have.
-      let copies = options.referenceKL > 0 ? 5 : 4
+      let copies = options.hasReference ? 5 : 4
       let needed = 4 * copies * (try TrainingPlan(options)).shape.parameterCount
       guard file.dataCount == needed else {
         throw corrupt(file.path, "its data has \(file.dataCount) bytes, but the network of its options \(needed)")

@@ -7,6 +7,7 @@ extension Update {
     ballot.set(1, referenceDivergence)
     ballot.set(2, Double(stats.selected))
     for (i, path) in Self.numbers.enumerated() { ballot.set(3 + i, stats[keyPath: path]) }
+    ballot.set(3 + Self.numbers.count, lastStepDivergence)
   }
 
   /// Of all ranks, in their order: `chunks` in all.
@@ -18,6 +19,7 @@ extension Update {
       try stats.merge(own)
       loss += replica.number(0, of: r) * (Double(own.selected) / Double(chunks))
       referenceDivergence += replica.number(1, of: r)
+      lastStepDivergence += replica.number(3 + Self.numbers.count, of: r)
     }
   }
 

@@ -24,7 +24,7 @@ public final class ChunkGRPOTrainer {
   /// The state that `pretrain` and `iterate` work on. It becomes the state when they succeed.
   private(set) var draft: TrainingState
   let workspace: TrainingWorkspace
-  /// Where `referenceKL` is positive.
+  /// Where `referenceKL` or `referenceLastStep` is positive.
   let reference: ReferencePolicy?
   /// Of a data-parallel run; nil: the trainer is alone.
   var replica: Replica?
@@ -44,10 +44,11 @@ public final class ChunkGRPOTrainer {
     state = try TrainingState(parameterCount: plan.shape.parameterCount)
     draft = try TrainingState(parameterCount: plan.shape.parameterCount)
     workspace = try TrainingWorkspace(
-      plan.shape, trainedSteps: plan.chunks.steps, threads: plan.sampler.threads)
+      plan.shape, stepsPerSample: plan.chunks.steps + (options.referenceLastStep > 0 ? 1 : 0),
+      threads: plan.sampler.threads)
     try plan.shape.initialise(state.parameters, seed: options.seed)
     state.average.copy(from: state.parameters)
-    reference = options.referenceKL > 0 ? try ReferencePolicy(plan, options) : nil
+    reference = options.hasReference ? try ReferencePolicy(plan, options) : nil
     reference?.copy(from: state.parameters)
   }
 

@@ -19,15 +19,18 @@ struct Experience {
   let parameters: NetworkParameters<Float>
   /// Whether the networks hold the activations of the first optimiser step since the rollout.
   var isRecorded = false
+  /// Whether the last step, which no chunk trains, has rows too: the reference holds it.
+  let holdsLastStep: Bool
 
   init(
-    _ prompts: Prompts, _ deal: Deal, _ plan: TrainingPlan, groupSize: Int, batch: Int,
+    _ prompts: Prompts, _ deal: Deal, _ plan: TrainingPlan, groupSize: Int, batch: Int, holdsLastStep: Bool,
     parameters: NetworkParameters<Float>
   ) throws {
     (self.prompts, self.deal, self.groupSize, self.batch, self.parameters) = (
       prompts, deal, groupSize, batch, parameters
     )
     chunks = plan.chunks
+    self.holdsLastStep = holdsLastStep
     func memory<T>(_ sizes: [Int], _ what: String) throws -> Buffer<T> {
       try Buffer(count: checkedProduct([batch] + sizes, what), for: "the \(what) of \(batch) samples")
     }
@@ -50,6 +53,11 @@ struct Experience {
     return prompts.lowerBound * groupSize..<prompts.upperBound * groupSize
   }
 
+  /// All ranks' samples of an optimiser step.
+  func sampleCount(ofUpdate number: Int, of updates: Int) -> Int {
+    (0..<deal.count).slice(number, of: updates).count &* groupSize
+  }
+
   func isSelected(_ sample: Int, chunk: Int) -> Bool { selection[sample &* chunks.count &+ chunk] != 0 }
 
   func selectedChunks(_ samples: Range<Int>) -> Int {
@@ -63,33 +71,39 @@ struct Experience {
     }
   }
 
-  /// Cuts `samples` so that the selected steps of each range are at most `maxRows`.
+  /// Rows that training runs for the samples.
+  func rows(_ samples: Range<Int>) -> Int { selectedSteps(samples) + (holdsLastStep ? samples.count : 0) }
+
+  /// Cuts `samples` so that the rows of each range are at most `maxRows`.
   func forEachPass(_ samples: Range<Int>, maxRows: Int, _ body: (Range<Int>) throws -> Void) rethrows {
     var start = samples.lowerBound
-    var rows = 0
+    var count = 0
     for sample in samples {
-      let steps = selectedSteps(sample..<sample + 1)
-      if rows + steps > maxRows {
+      let own = rows(sample..<sample + 1)
+      if count + own > maxRows {
         try body(start..<sample)
         start = sample
-        rows = 0
+        count = 0
       }
-      rows += steps
+      count += own
     }
     try body(start..<samples.upperBound)
   }
 }
 
-/// The selected (sample, step) rows of some samples, ordered by step, in a lane.
+/// The selected (sample, step) rows of some samples, ordered by step, in a lane; then those of the last step, where it is
+/// held.
 struct SelectedRows {
   private let lane: TrainingLane
   private let steps: Int
   private var count = 0, contextCount = 0
 
-  /// Rows of each step.
+  /// Rows of each trained step.
   var ofStep: LazyMapCollection<Range<Int>, Range<Int>> {
     (0..<steps).lazy.map { [lane] in lane.starts[$0]..<lane.starts[$0 + 1] }
   }
+  /// Rows of the last step.
+  var ofLastStep: Range<Int> { lane.starts[steps]..<count }
   /// For each row its context, and for each context its σ.
   var contexts: Numbers<Int32> { Numbers(lane.contexts, count: count) }
   var sigmas: Numbers<Double> { Numbers(lane.sigmas, count: contextCount) }
@@ -101,27 +115,38 @@ struct SelectedRows {
     self.lane = lane
     steps = experience.chunks.steps
     for chunk in 0..<experience.chunks.count {
-      let first = count
-      var chosen = 0
-      for sample in samples where experience.isSelected(sample, chunk: chunk) {
-        lane.samples[first + chosen] = sample
-        chosen += 1
-      }
-      let prompts = try Numbering(count: chosen, for: "the prompts of \(chosen) samples") {
-        experience.prompt(lane.samples[first + $0])
-      }
-      for step in experience.chunks.range(chunk) {
-        lane.starts[step] = count
-        let firstContext = Int32(truncatingIfNeeded: contextCount)
-        for item in prompts.firsts {
-          addContext(experience, sample: lane.samples[first + Int(item)], sigma: sigmas[step])
-        }
-        for i in 0..<chosen {
-          addRow(experience, sample: lane.samples[first + i], step, context: firstContext &+ prompts.numbers[i])
-        }
+      try add(experience, samples, steps: experience.chunks.range(chunk), sigmas) {
+        experience.isSelected($0, chunk: chunk)
       }
     }
     lane.starts[steps] = count
+    if experience.holdsLastStep { try add(experience, samples, steps: steps..<steps + 1, sigmas) { _ in true } }
+  }
+
+  /// Adds rows of the samples that `isChosen` for all of `added`.
+  private mutating func add(
+    _ experience: Experience, _ samples: Range<Int>, steps added: Range<Int>, _ sigmas: Numbers<Double>,
+    _ isChosen: (Int) -> Bool
+  ) throws {
+    let first = count
+    var chosen = 0
+    for sample in samples where isChosen(sample) {
+      lane.samples[first + chosen] = sample
+      chosen += 1
+    }
+    let prompts = try Numbering(count: chosen, for: "the prompts of \(chosen) samples") {
+      experience.prompt(lane.samples[first + $0])
+    }
+    for step in added {
+      lane.starts[step] = count
+      let firstContext = Int32(truncatingIfNeeded: contextCount)
+      for item in prompts.firsts {
+        addContext(experience, sample: lane.samples[first + Int(item)], sigma: sigmas[step])
+      }
+      for i in 0..<chosen {
+        addRow(experience, sample: lane.samples[first + i], step, context: firstContext &+ prompts.numbers[i])
+      }
+    }
   }
 
   private mutating func addContext(_ experience: Experience, sample: Int, sigma: Double) {

@@ -61,6 +61,7 @@ extension ChunkGRPOTrainer {
         report.loss += update.loss / Double(updates)
         report.gradNorm += update.gradNorm / Double(updates)
         report.referenceDivergence += update.referenceDivergence / Double(updates)
+        report.lastStepDivergence += update.lastStepDivergence / Double(updates)
         report.stats = update.stats
       }
       try commitTogether {
@@ -129,7 +130,8 @@ extension ChunkGRPOTrainer {
   private func rollOut(_ prompts: Prompts, _ deal: Deal) throws -> Experience {
     let batch = prompts.index.count &* options.groupSize
     var experience = try Experience(
-      prompts, deal, plan, groupSize: options.groupSize, batch: batch, parameters: workspace.parameters(state))
+      prompts, deal, plan, groupSize: options.groupSize, batch: batch,
+      holdsLastStep: options.referenceLastStep > 0, parameters: workspace.parameters(state))
     // The first optimiser step has the parameters of the rollout: recorded, it needs no forward pass of its own.
     let first = experience.samples(ofUpdate: 0, of: updateCount(deal))
     if !options.weightedSelection {
@@ -158,7 +160,10 @@ extension ChunkGRPOTrainer {
     if recording {
       let chunks = plan.chunks
       roller.recording = Recording(
-        isSelected: { experience.isSelected($0, chunk: chunks.chunk(ofStep: $1)) }, velocities: lanes.map(\.velocity))
+        isSelected: {
+          $1 < chunks.steps
+            ? experience.isSelected($0, chunk: chunks.chunk(ofStep: $1)) : experience.holdsLastStep
+        }, velocities: lanes.map(\.velocity))
     }
     try roller.run(range)
   }

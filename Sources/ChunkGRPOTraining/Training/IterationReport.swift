@@ -12,6 +12,9 @@ public struct IterationReport: Sendable {
   public var stats = ChunkStats()
   /// Mean over the trained steps, and over the optimiser steps; 0 where `TrainerOptions.referenceKL` is 0.
   public var referenceDivergence = 0.0
+  /// Mean of (v − v_reference)² at the last step, over the samples and the optimiser steps; 0 where
+  /// `TrainerOptions.referenceLastStep` is 0.
+  public var lastStepDivergence = 0.0
   /// Wall time of the rollouts, in the reward, of the optimiser steps.
   public var rolloutSeconds = 0.0, rewardSeconds = 0.0, updateSeconds = 0.0
 
@@ -19,6 +22,7 @@ public struct IterationReport: Sendable {
     for (name, value) in [
       ("mean of the rewards", rewardMean), ("deviation of the rewards", rewardStd), ("loss", loss),
       ("norm of the gradient", gradNorm), ("divergence from the reference", referenceDivergence),
+      ("divergence of the last step from the reference", lastStepDivergence),
     ] where !value.isFinite {
       throw ChunkGRPOError.nonFinite("the \(name) is \(value) in iteration \(iteration)")
     }

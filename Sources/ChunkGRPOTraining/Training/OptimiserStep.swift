@@ -2,7 +2,7 @@ import ChunkGRPO
 
 /// What an optimiser step tells of itself: the mean loss and the statistics of the chunks that it trained.
 struct Update {
-  var loss = 0.0, gradNorm = 0.0, referenceDivergence = 0.0
+  var loss = 0.0, gradNorm = 0.0, referenceDivergence = 0.0, lastStepDivergence = 0.0
   var stats = ChunkStats()
 }
 
@@ -16,7 +16,8 @@ extension ChunkGRPOTrainer {
       let chunks = try tally.chunks(ofUpdate: number)
       let lanes = try workspace.lanes(for: samples.count)
       let own = try addGradients(
-        experience, samples, lanes, first: first, chunks: chunks, rows: try tally.rows(ofUpdate: number))
+        experience, samples, lanes, first: first, chunks: chunks, rows: try tally.rows(ofUpdate: number),
+        all: experience.sampleCount(ofUpdate: number, of: updates))
       if replica != nil {
         _ = try workspace.sumGradients(lanes)
         own.write(to: ballot)
@@ -26,7 +27,8 @@ extension ChunkGRPOTrainer {
     try replica?.sum(lanes[0].gradients.values)
     return try together(.step) { _ in
       var update = try replica.map { try Update(merging: $0, chunks: chunks) } ?? own
-      update.loss += options.referenceKL * update.referenceDivergence
+      update.loss +=
+        options.referenceKL * update.referenceDivergence + options.referenceLastStep * update.lastStepDivergence
       update.gradNorm = try workspace.sumGradients(replica == nil ? lanes : Array(lanes[..<1]))
       guard update.gradNorm.isFinite else {
         throw ChunkGRPOError.nonFinite("the gradient is not finite in iteration \(iterations + 1)")
@@ -42,11 +44,12 @@ extension ChunkGRPOTrainer {
   /// The gradients of `lanes` for the selected chunks of `samples`, which are this rank's.
   ///
   /// - Parameters:
-  ///   - chunks, rows: selected chunks and steps of the optimiser step, on all ranks.
+  ///   - chunks, rows, all: selected chunks and steps, and samples, of the optimiser step, on all ranks.
   private func addGradients(
-    _ experience: Experience, _ samples: Range<Int>, _ lanes: [TrainingLane], first: Bool, chunks: Int, rows: Int
+    _ experience: Experience, _ samples: Range<Int>, _ lanes: [TrainingLane], first: Bool, chunks: Int, rows: Int,
+    all: Int
   ) throws -> Update {
-    try reference?.begin(lanes: lanes.count, maxRows: workspace.maxRows, rows: rows)
+    try reference?.begin(lanes: lanes.count, maxRows: workspace.maxRows, rows: rows, samples: all)
     if samples.isEmpty {
       for lane in lanes { lane.gradients.fillWithZeros() }
       return Update()
@@ -74,7 +77,9 @@ extension ChunkGRPOTrainer {
       }
     }
     let whole = try loss(experience, new, samples, gradLogProbs: nil)
-    return Update(loss: whole.loss, referenceDivergence: reference?.meanDivergence ?? 0, stats: whole.stats)
+    return Update(
+      loss: whole.loss, referenceDivergence: reference?.meanDivergence ?? 0,
+      lastStepDivergence: reference?.lastStepDivergence ?? 0, stats: whole.stats)
   }
 
   /// - Parameter gradLogProbs: (B, S), of which the rows of `samples` are written; nil = nowhere.
@@ -121,5 +126,8 @@ extension ChunkGRPOTrainer {
         next: lane.view(lane.next, range), gradLogProb: lane.numbers.base,
         gradVelocity: lane.view(lane.gradVelocity, range), logProb: nil)
     }
+    // The last step has no log-probability. What `reference` pulls is added.
+    let (last, size) = (rows.ofLastStep, plan.shape.latentSize)
+    (lane.gradVelocity.base + last.lowerBound &* size).update(repeating: 0, count: last.count &* size)
   }
 }

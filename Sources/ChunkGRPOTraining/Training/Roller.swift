@@ -19,7 +19,7 @@ struct RolloutSamples {
   func initialID(_ sample: Int) -> UInt64 { id(sample / perInitialNoise * perInitialNoise) }
 }
 
-/// Rows (sample, step) that are trained next by the parameters of the rollout. The networks keep their activations, in
+/// Rows (sample, step) whose gradient is taken next by the parameters of the rollout. The networks keep their activations, in
 /// the order of steps; `velocities` take their velocities, (rows, D) for each lane.
 struct Recording {
   let isSelected: (_ sample: Int, _ step: Int) -> Bool
@@ -148,8 +148,7 @@ private final class RolloutPass {
   ///
   /// - Returns: how many are recorded.
   private func arrange(_ step: Int) -> Int {
-    let recording = step < roller.sampler.trainedSteps ? roller.recording : nil
-    func isRecorded(_ i: Int) -> Bool { recording?.isSelected(range.lowerBound + i, step) ?? false }
+    func isRecorded(_ i: Int) -> Bool { roller.recording?.isSelected(range.lowerBound + i, step) ?? false }
     var row = 0
     for i in 0..<range.count where isRecorded(i) {
       order[row] = i

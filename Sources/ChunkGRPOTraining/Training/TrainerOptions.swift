@@ -74,6 +74,11 @@ public struct TrainerOptions: Equatable, Sendable {
   /// Weights ≥ 0 of the policy terms of each chunk; nil = 1.
   public var chunkWeights: Numbers<Double>? = nil
 
+  // Against collapse, too
+  /// Weight of the mean of (v − v_reference)² at the last step, which takes no noise: no chunk trains it, and
+  /// `referenceKL` does not see it. ≥ 0.
+  public var referenceLastStep = 0.0
+
   public init(latentSize: Int, conditionSize: Int) {
     self.latentSize = latentSize
     self.conditionSize = conditionSize
@@ -99,8 +104,12 @@ extension TrainerOptions {
       .init("reference_kl", \.referenceKL, unless: 0),
       .init("reference_divergence", \.referenceDivergence, unless: .velocity),
       .init("chunk_weights", \.chunkWeights, unless: nil),
+      .init("reference_last_step", \.referenceLastStep, unless: 0),
     ]
   }
+
+  /// Whether a frozen reference is kept.
+  var hasReference: Bool { referenceKL > 0 || referenceLastStep > 0 }
 
   /// Checks the bounds that no other type checks; `TrainingPlan` makes those types.
   func check() throws {
@@ -115,6 +124,9 @@ extension TrainerOptions {
     try require(kl >= 0 && kl.isFinite, "kl = \(kl) must be at least 0 and finite")
     try require(
       referenceKL >= 0 && referenceKL.isFinite, "reference_kl = \(referenceKL) must be at least 0 and finite")
+    try require(
+      referenceLastStep >= 0 && referenceLastStep.isFinite,
+      "reference_last_step = \(referenceLastStep) must be at least 0 and finite")
     try requireBounds("updates_per_rollout", updatesPerRollout, 1...1 << 20)
     try requireLearningRate(learningRate)
     try require(beta1 >= 0 && beta1 < 1, "beta1 = \(beta1) is outside [0, 1)")

@@ -60,17 +60,17 @@ final class TrainingLane {
 final class TrainingWorkspace {
   let shape: NetworkShape
   let threads: Int
-  /// Rows of one pass, at least one per step. More are cut into several passes: memory is bounded, and activations stay
+  /// Rows of one pass, at least those of a sample. More are cut into several passes: memory is bounded, and activations stay
   /// in the caches.
   let maxRows: Int
   /// As many as any batch had so far.
   private var lanes: [TrainingLane] = []
   private let transposed: Buffer<Float>
 
-  init(_ shape: NetworkShape, trainedSteps: Int, threads: Int) throws {
+  init(_ shape: NetworkShape, stepsPerSample: Int, threads: Int) throws {
     self.shape = shape
     self.threads = threads
-    maxRows = max(trainedSteps, boundedRows(shape, lanes: laneCount(.max, shape)))
+    maxRows = max(stepsPerSample, boundedRows(shape, lanes: laneCount(.max, shape)))
     transposed = try Buffer(count: shape.parameterCount, for: "\(shape.parameterCount) transposed weights")
   }
 

@@ -778,6 +778,7 @@ class TrainerOptions(ctypes.Structure):
         ("reserved", c_int32),
         ("chunk_weights", c_void_p),
         ("chunk_weights_count", c_int64),
+        ("reference_last_step", c_double),
     ]
     init = "cgrpo_trainer_options_init"
     keywords = {
@@ -811,6 +812,7 @@ class TrainerOptions(ctypes.Structure):
         "reference_kl": Field("reference_kl", "float64"),
         "reference_divergence": Field("reference_divergence", "choice", DIVERGENCE),
         "chunk_weights": Field("chunk_weights", "float64*", optional=True, counted="chunk_weights_count"),
+        "reference_last_step": Field("reference_last_step", "float64"),
     }
 
 
@@ -844,6 +846,7 @@ class IterationReportStruct(ctypes.Structure):
         ("reward_seconds", c_double),
         ("update_seconds", c_double),
         ("reference_divergence", c_double),
+        ("last_step_divergence", c_double),
     ]
 
 
@@ -911,6 +914,8 @@ class IterationReport:
     reward_seconds        in the reward callback
     update_seconds        of the optimiser steps
     reference_divergence  mean over the trained steps and the optimiser steps; 0 where reference_kl is 0
+    last_step_divergence  mean (v - v_ref)^2 at the last step, over the samples and the optimiser steps; 0 where
+                          reference_last_step is 0
     """
 
     iteration: int
@@ -923,6 +928,7 @@ class IterationReport:
     reward_seconds: float
     update_seconds: float
     reference_divergence: float
+    last_step_divergence: float
 
 
 class ScheduleKeywords(TypedDict, total=False):
@@ -1226,6 +1232,10 @@ class TrainerKeywords(TypedDict, total=False):
     chunk_weights: Optional[Any]
     """None: 1; one for each chunk, finite, >= 0: weights of the policy terms, as those of cgrpo_chunk_loss_options;
     copied"""
+    reference_last_step: float
+    """0; >= 0; weight of the mean over the samples of mean (v - v_ref)^2 at the last step. It takes no noise, so no
+    chunk trains it and reference_kl does not see it; but it shares the network, and drifts. One step more per
+    sample is run, forward and back"""
 
 
 class PretrainKeywords(TypedDict, total=False):

@@ -85,6 +85,8 @@ class Trainer:
         reference_kl                  weight of the mean divergence of the trained steps from the network as pretraining
                                       left it; against collapse
         reference_divergence          "velocity", "gaussian", "gaussian_per_time" or "mean", as in `Sampler.divergence`
+        reference_last_step           weight of the mean of (v - v_ref)^2 at the last step, which takes no noise: no chunk
+                                      trains it and `reference_kl` does not see it
     Optimiser (AdamW)
         updates_per_rollout           optimiser steps: the prompts of a rollout are dealt out to them
         learning_rate, beta1, beta2, adam_epsilon, weight_decay
