@@ -26,6 +26,8 @@ CHUNKGRPO_DEVICE void distances(const DistanceArguments &k, const Numbers &n, ty
     const Row<V> gradient(k.gradient, 0);
     const C scale = rounded<C>(mul(n.slope, k.upstream ? k.upstream[blockIdx.y] : 0));
     const i64 blocks = block_count(k.shape);
+    Collector collector;
+    collector.arrive(k.workspace);
     bool broken = false;
     each_block<C>(blocks, [&](i64 block, i64 e) CHUNKGRPO_LAMBDA {
         C d[4];
@@ -35,8 +37,7 @@ CHUNKGRPO_DEVICE void distances(const DistanceArguments &k, const Numbers &n, ty
     });
     if (broken) report(k.workspace, k.shape, n.place);
     if (!k.workspace.partial) return;
-    barrier();
-    finish_tiles<T, 1>(k.workspace, k.shape, tile, DistanceResult{k, n});
+    finish_tiles<T, 1>(k.workspace, k.shape, tile, collector, DistanceResult{k, n});
 }
 
 template <class T> CHUNKGRPO_DEVICE void velocity_distance(const DistanceArguments &k) {
@@ -85,9 +86,10 @@ struct ChangeResult {
 template <class T> CHUNKGRPO_DEVICE void trajectory_change(const ChangeArguments &k) {
     typedef typename T::Compute C;
     CHUNKGRPO_SHARED(C, tiles, kTiles * kTile);
-    CHUNKGRPO_SHARED(double, totals, 2);
     const Row<T> x(k.x, blockIdx.z), next(k.x, blockIdx.z + 1);
     const i64 blocks = block_count(k.shape);
+    Collector collector;
+    collector.arrive(k.workspace);
     each_block<C>(blocks, [&](i64 block, i64 e) CHUNKGRPO_LAMBDA {
         C xs[4], ns[4];
         x.load(e, k.shape.elements, xs);
@@ -96,7 +98,9 @@ template <class T> CHUNKGRPO_DEVICE void trajectory_change(const ChangeArguments
             k.workspace, tiles, 2, block, blocks, [](int) CHUNKGRPO_LAMBDA { return true; },
             [&](int which, int i) CHUNKGRPO_LAMBDA { return magnitude(which ? xs[i] : sub(ns[i], xs[i])); });
     });
-    if (threadIdx.x < 32) finish_each(k.workspace, 2, gridDim.x, blocks, totals, ChangeResult{k});
+    collector.tell();
+    barrier();
+    finish(k.workspace, 2, blocks, tiles, ChangeResult{k});
 }
 
 template <class T> CHUNKGRPO_DEVICE void normal(const NormalArguments &k) {

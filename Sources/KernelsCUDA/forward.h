@@ -52,13 +52,13 @@ template <class T, class V> struct Forward {
         const double upstream = k.upstream.distance ? k.upstream.distance[blockIdx.y] : 0;
         const C scale = rounded<C>(mul(quotient(2.0, k.shape.total), upstream));
         const i64 blocks = block_count(k.shape), first = (i64)blockIdx.x * each;
+        Collector collector;
+        collector.arrive(k.workspace);
         bool broken = false;
 #pragma unroll 1
         for (int i = 0; i < each && first + i < blocks; i++) broken |= differences(i, first + i, scale);
         if (broken) report(k.workspace, k.shape, k.place);
-        if (!k.workspace.partial) return;
-        barrier();
-        finish_tiles<T, 2>(k.workspace, k.shape, tile, ForwardResult{k});
+        if (k.workspace.partial) finish_tiles<T, 2>(k.workspace, k.shape, tile, collector, ForwardResult{k});
     }
 };
 
@@ -161,13 +161,13 @@ template <class T, class V> struct ForwardExtras {
     }
 
     CHUNKGRPO_DEVICE void finish_all(i64 blocks) const {
-        if (!is_last(k.workspace, gridDim.x)) return;
+        if (!Collector::is_here()) return;
         const bool first = threadIdx.x == 0;
         bool broken = false;
 #pragma unroll 1
         for (int which = 0; which < CHUNKGRPO_CUDA_SUMS; which++) {
             if (!wants(which)) continue;
-            const double sum = sum_of_blocks(partial_sums(k.workspace, which, blocks), blocks);
+            const double sum = sum_of_blocks(partial_sums(k.workspace, which, blocks), (u32)blocks, (double *)tiles);
             const double mean = quotient(sum, k.shape.total);
             double *place = place_of(k, which);
             if (first && place) place[blockIdx.y] = mean;
@@ -181,6 +181,8 @@ template <class T, class V> struct ForwardExtras {
         const Row<V> v(k.v, 0), old(k.old, 0), reference(k.reference, 0), out(k.gradient, 0);
         const NoiseOfBlock<T> noise = {k.noise, k.shape, k.step, shared};
         const i64 count = k.shape.elements, blocks = block_count(k.shape);
+        Collector collector;
+        collector.arrive(k.workspace);
         if (threadIdx.x == 0) *coefficients = forward_coefficients(k);
         barrier();
         bool broken = false;
@@ -196,7 +198,10 @@ template <class T, class V> struct ForwardExtras {
             if (k.gradient.base) broken |= gradient(out, e, vs, os, rs, u);
         });
         if (broken) report(k.workspace, k.shape, k.place);
-        if (k.workspace.partial && threadIdx.x < 32) finish_all(blocks);
+        if (!k.workspace.partial) return;
+        collector.tell();
+        barrier();
+        finish_all(blocks);
     }
 };
 

@@ -14,6 +14,10 @@ typedef CHUNKGRPO_VELOCITY V;
 #define CHUNKGRPO_RESIDENT (sizeof(T::Compute) == 8 ? 5 : 6)
 #endif
 
+#ifndef CHUNKGRPO_RESIDENT_GRADIENT
+#define CHUNKGRPO_RESIDENT_GRADIENT (sizeof(T::Compute) == 8 ? 5 : 8)
+#endif
+
 #define CHUNKGRPO_ENTRY(name, arguments, blocks) \
     extern "C" __global__ void __launch_bounds__(CHUNKGRPO_CUDA_THREADS, blocks) CHUNKGRPO_KERNEL(name)(arguments k)
 
@@ -22,6 +26,7 @@ CHUNKGRPO_ENTRY(step_change, StepArguments, CHUNKGRPO_RESIDENT - 1) { noisy_step
 CHUNKGRPO_ENTRY(step_any, StepArguments, 3) { any_step<T, V>(k); }
 CHUNKGRPO_ENTRY(difference, DifferenceArguments, CHUNKGRPO_RESIDENT) { difference<T, V, false>(k); }
 CHUNKGRPO_ENTRY(difference_gradient, DifferenceArguments, CHUNKGRPO_RESIDENT) { difference<T, V, true>(k); }
+CHUNKGRPO_ENTRY(gradient, DifferenceArguments, CHUNKGRPO_RESIDENT_GRADIENT) { gradient<T, V>(k); }
 CHUNKGRPO_ENTRY(difference_any, DifferenceArguments, 3) { any_difference<T, V>(k); }
 CHUNKGRPO_ENTRY(mean_distance, DistanceArguments, 3) { mean_distance<T, V>(k); }
 CHUNKGRPO_ENTRY(forward, ForwardArguments, 3) { forward_distance<T, V>(k); }

@@ -69,7 +69,7 @@ template <class T, class V, bool change, bool whole> struct NoisyStep {
         }
     }
 
-    CHUNKGRPO_DEVICE void run() {
+    CHUNKGRPO_DEVICE void run(Collector &collector) {
         const int t = threadIdx.x, lane = t & 15, group = t >> 4;
         const i64 first = (i64)blockIdx.x * each * kBlock + 64 * group + lane, rest = k.shape.elements - first;
         left = rest < 0 ? 0 : rest < each * kBlock ? (int)rest : each * kBlock;
@@ -81,6 +81,7 @@ template <class T, class V, bool change, bool whole> struct NoisyStep {
         for (int block = 0; block < each; block++) {
             float noise[4];
             normals(philox(counter + 256 * block, k.numbers[0].step, id, k.noise.keys), noise);
+            if (block == each - 1) collector.arrive(k.workspace); // before, there are no registers for it
             step(block, noise, next, group * kGroup + lane);
         }
     }
@@ -90,11 +91,12 @@ template <class T, class V, bool change> CHUNKGRPO_DEVICE void noisy_step(const 
     typedef typename T::Compute C;
     constexpr int each = blocks_each<C>();
     CHUNKGRPO_SHARED(C, tile, (change ? 3 : 1) * each * kTile);
-    if (((i64)blockIdx.x + 1) * (each * kBlock) <= k.shape.elements) NoisyStep<T, V, change, true>{k, tile}.run();
-    else NoisyStep<T, V, change, false>{k, tile}.run();
-    if (!k.workspace.partial) return;
-    barrier();
-    finish_tiles<T, change ? 3 : 1>(k.workspace, k.shape, tile, StepResult{k, k.numbers[0], change});
+    Collector collector;
+    if (((i64)blockIdx.x + 1) * (each * kBlock) <= k.shape.elements)
+        NoisyStep<T, V, change, true>{k, tile}.run(collector);
+    else NoisyStep<T, V, change, false>{k, tile}.run(collector);
+    if (k.workspace.partial)
+        finish_tiles<T, change ? 3 : 1>(k.workspace, k.shape, tile, collector, StepResult{k, k.numbers[0], change});
 }
 
 // Noise of four neighbours, or zeros.
@@ -257,12 +259,15 @@ template <class T, class V> struct AnyStep {
 
     CHUNKGRPO_DEVICE void run() const {
         const i64 blocks = block_count(k.shape), first = (i64)blockIdx.x * each;
+        Collector collector;
 #pragma unroll 1
-        for (int i = 0; i < each && first + i < blocks; i++) step(i, first + i);
+        for (int i = 0; i < each && first + i < blocks; i++) {
+            step(i, first + i);
+            if (i == 0) collector.arrive(k.workspace); // before, there are no registers for it
+        }
         if (!k.workspace.partial) return;
-        barrier();
-        if (k.relative_l1) finish_tiles<T, 3>(k.workspace, k.shape, tile, StepResult{k, n, true});
-        else finish_tiles<T, 1>(k.workspace, k.shape, tile, StepResult{k, n, false});
+        if (k.relative_l1) finish_tiles<T, 3>(k.workspace, k.shape, tile, collector, StepResult{k, n, true});
+        else finish_tiles<T, 1>(k.workspace, k.shape, tile, collector, StepResult{k, n, false});
     }
 };
 

@@ -35,11 +35,11 @@ template <bool splits> CHUNKGRPO_DEVICE double fold(double lane) {
 }
 
 // The sum of a tile, for a half of a warp.
-template <class E, int unrolled = 16> CHUNKGRPO_DEVICE double sum_of(const typename E::Compute *tile) {
-    const int lane = threadIdx.x & 15;
+template <class E, int unrolled = 64> CHUNKGRPO_DEVICE double sum_of(const typename E::Compute *tile) {
+    const typename E::Compute *own = tile + (threadIdx.x & 15);
     typename E::Compute sum = 0;
 #pragma unroll unrolled
-    for (int row = 0; row < 64; row++) sum = add(sum, tile[(row >> 2) * kGroup + (row & 3) * 16 + lane]);
+    for (int row = 0; row < 64; row++) sum = add(sum, own[(row >> 2) * kGroup + (row & 3) * 16]);
     return fold<E::splits>(sum);
 }
 
@@ -56,54 +56,94 @@ CHUNKGRPO_DEVICE void report(const Workspace &w, const Shape &shape, u32 place) 
     if (w.status) claim(w.status, (u64)place << 32 | (u64)(shape.first_sample + blockIdx.y + 1));
 }
 
-// Σ of a sample's blocks, for a whole warp: a lane takes a segment.
-CHUNKGRPO_DEVICE double sum_of_blocks(const double *partial, i64 blocks) {
-    const int lane = threadIdx.x & 31;
-    double sum = 0;
-    for (i64 first = 0; first < blocks; first += 32 * 16) {
-        const i64 begin = first + 16 * lane;
-        double segment = 0;
-#pragma unroll 1
-        for (int half = 0; half < 16; half += 8) {
-            double block[8]; // more would not fit into registers
-#pragma unroll
-            for (int i = 0; i < 8; i++)
-                block[i] = begin + half + i < blocks ? published(partial + begin + half + i) : 0;
-#pragma unroll
-            for (int i = 0; i < 8; i++) segment = add(segment, block[i]);
-        }
-        const i64 left = (blocks - first + 15) / 16;
+// A partial sum goes to another block of threads as a word that is zero before the kernel and after it. Sums are at
+// least +0, or NaN: with the sign turned none is zero. So a word says by itself that it is there, and no fence or count
+// has to follow it.
+static constexpr u64 kSign = (u64)1 << 63;
+
+CHUNKGRPO_DEVICE void publish(double *to, double sum) { write_word((u64 *)to, bits(sum) ^ kSign); }
+
+// The sum whose word was read a first time. Its block runs (see Collector), so that it comes: but for a workspace that
+// two kernels use at once, where it is NaN after some seconds.
+CHUNKGRPO_DEVICE double awaited(double *from, u64 word) {
+    for (u32 tries = 1 << 22; !word && tries; tries--) word = read_word((const u64 *)from);
+    write_word((u64 *)from, 0);
+    return number(word ? word ^ kSign : (u64)0x7ff8000000000000);
+}
+
+// The block of threads that adds up a sample's partial sums: the one that begins last. All others run by then, and wait
+// for nobody. Its count is asked for when a block begins and needed when it ends.
+struct Collector {
+    u32 before = 0; // of the first thread
+
+    CHUNKGRPO_DEVICE void arrive(const Workspace &w) {
+        if (threadIdx.x == 0 && w.partial) before = count(&w.arrived[unit()], gridDim.x);
+    }
+
+    // A barrier comes between both.
+    CHUNKGRPO_DEVICE void tell() const {
+        if (threadIdx.x == 0) *flag() = before == gridDim.x - 1;
+    }
+    CHUNKGRPO_DEVICE static bool is_here() { return *flag(); }
+
+  private:
+    CHUNKGRPO_DEVICE static u32 *flag() {
+        CHUNKGRPO_SHARED(u32, last, 1);
+        return last;
+    }
+};
+
+// sum + Σ of up to 32 segments, for a whole warp: a lane takes a segment.
+CHUNKGRPO_DEVICE double add_segments(double sum, const double *blocks, u32 segments) {
+    double segment = 0;
+#pragma unroll 8
+    for (int i = 0; i < 16; i++) segment = add(segment, blocks[i]);
         // Eight at a time, so that the shuffles do not wait for the sum: past the end are zeros, which add nothing.
 #pragma unroll 1
-        for (int l = 0; l < 32 && l < left; l += 8) {
-            double segments[8];
+    for (u32 l = 0; l < 32 && l < segments; l += 8) {
+        double eight[8];
 #pragma unroll
-            for (int i = 0; i < 8; i++) segments[i] = shuffle_from(segment, l + i);
+        for (int i = 0; i < 8; i++) eight[i] = shuffle_from(segment, l + i);
 #pragma unroll
-            for (int i = 0; i < 8; i++) sum = add(sum, segments[i]);
-        }
+        for (int i = 0; i < 8; i++) sum = add(sum, eight[i]);
     }
     return sum;
 }
 
-// Whether this warp is the last of `arrivals` whose partial sums of a sample are there.
-CHUNKGRPO_DEVICE bool is_last(const Workspace &w, u32 arrivals) {
-    const bool first = (threadIdx.x & 31) == 0;
-    const u32 before = shuffle_from(first ? arrive(&w.arrived[unit()]) : 0, 0);
-    if (before != arrivals - 1) return false;
-    warp_barrier();
-    if (first) w.arrived[unit()] = 0;
-    return true;
+// Σ of a sample's blocks, for the first warp; all threads call it. `space` in shared memory has room for 32 segments,
+// 17 doubles apart so that lanes take different banks.
+CHUNKGRPO_DEVICE double sum_of_blocks(double *partial, u32 blocks, double *space) {
+    double *place = space + (threadIdx.x >> 4) * 17 + (threadIdx.x & 15);
+    double sum = 0;
+#pragma unroll 1
+    for (u32 first = 0; first < blocks; first += 2 * kThreads) {
+        const u32 left = blocks - first;
+        const bool has_one = threadIdx.x < left, has_other = threadIdx.x + kThreads < left;
+        double *from = partial + first + threadIdx.x;
+        const u64 near = has_one ? read_word((const u64 *)from) : 0;
+        const u64 far = has_other ? read_word((const u64 *)from + kThreads) : 0;
+        const double one = has_one ? awaited(from, near) : 0, other = has_other ? awaited(from + kThreads, far) : 0;
+        barrier();
+        place[0] = one;
+        place[kThreads / 16 * 17] = other;
+        barrier();
+        if (threadIdx.x < 32) sum = add_segments(sum, space + 17 * threadIdx.x, (left + 15) / 16);
+    }
+    return sum;
 }
 
-// What a warp does after its partial sums: the last one adds up the sample's and gives them to `use`.
-template <int sums, class Use>
-CHUNKGRPO_DEVICE void finish(const Workspace &w, u32 arrivals, i64 blocks, const Use &use) {
-    if (!is_last(w, arrivals)) return;
-    double sum[sums];
-#pragma unroll
-    for (int which = 0; which < sums; which++) sum[which] = sum_of_blocks(partial_sums(w, which, blocks), blocks);
-    if ((threadIdx.x & 31) == 0) use(sum);
+// What all threads do after their partial sums, and after a barrier: the collector's add up the sample's, and the first
+// one gives them to `use`. `space`: of sum_of_blocks, and as many numbers more.
+template <class Use>
+CHUNKGRPO_DEVICE void finish(const Workspace &w, int sums, i64 blocks, void *space, const Use &use) {
+    if (!Collector::is_here()) return;
+    double *totals = (double *)space + 32 * 17;
+#pragma unroll 1
+    for (int which = 0; which < sums; which++) {
+        const double sum = sum_of_blocks(partial_sums(w, which, blocks), (u32)blocks, (double *)space);
+        if (threadIdx.x == 0) totals[which] = sum;
+    }
+    if (threadIdx.x == 0) use(totals);
 }
 
 // The tile of a sample's block, where each block of this block of threads has its own.
@@ -118,43 +158,30 @@ template <class C> CHUNKGRPO_DEVICE void keep_squares(C *tile, const C (&d)[4]) 
     for (int i = 0; i < 4; i++) place[i] = mul(d[i], d[i]);
 }
 
-// What all threads do after a barrier when the squares of all blocks lie in `tile` (sums, blocks_each): a half of a
-// warp adds up one of two blocks.
+// What all threads do when the squares of all blocks lie in `tile` (sums, blocks_each): a half of a warp adds up a
+// tile.
 template <class T, int sums, class Use>
-CHUNKGRPO_DEVICE void finish_tiles(const Workspace &w, const Shape &shape, const typename T::Compute *tile,
-                                   const Use &use) {
-    constexpr int each = blocks_each<typename T::Compute>();
-    const int which = threadIdx.x >> 5, half = each == 2 ? threadIdx.x >> 4 & 1 : 0;
-    if (which >= sums) return;
-    const i64 blocks = block_count(shape), first = (i64)blockIdx.x * each;
-    const double sum = sum_of<T>(tile + (which * each + half) * kTile), second = shuffle_from(sum, 16);
-    if ((threadIdx.x & 31) == 0) {
-        double *partial = partial_sums(w, which, blocks) + first;
-        publish(partial, sum);
-        if (each == 2 && first + 1 < blocks) publish(partial + 1, second);
+CHUNKGRPO_DEVICE void finish_tiles(const Workspace &w, const Shape &shape, typename T::Compute *tile,
+                                   const Collector &collector, const Use &use) {
+    constexpr int each = blocks_each<typename T::Compute>(), tiles = sums * each;
+    collector.tell();
+    barrier();
+    const i64 blocks = block_count(shape);
+    if (threadIdx.x >> 5 <= (tiles - 1) >> 1) {
+        const int half = threadIdx.x >> 4, own = half < tiles ? half : tiles - 1;
+        const i64 block = (i64)blockIdx.x * each + (own & (each - 1));
+        const double sum = sum_of<T>(tile + own * kTile);
+        if ((threadIdx.x & 15) == 0 && half == own && block < blocks)
+            publish(partial_sums(w, own / each, blocks) + block, sum);
     }
-    finish<sums>(w, sums * gridDim.x, blocks, use);
-}
-
-// The same for any number of sums, which `totals` in shared memory has room for.
-template <class Use>
-CHUNKGRPO_DEVICE void finish_each(const Workspace &w, int sums, u32 arrivals, i64 blocks, double *totals,
-                                  const Use &use) {
-    if (!is_last(w, arrivals)) return;
-#pragma unroll 1
-    for (int which = 0; which < sums; which++) {
-        const double sum = sum_of_blocks(partial_sums(w, which, blocks), blocks);
-        if ((threadIdx.x & 31) == 0) totals[which] = sum;
-    }
-    if ((threadIdx.x & 31) == 0) use(totals);
+    finish(w, sums, blocks, tile, use);
 }
 
 // Tiles of a block of threads that has many sums.
 static constexpr int kTiles = 4;
 
 // Partial sums of one block of a sample, for kernels with any number of sums: those that wants(which) says, of the
-// numbers that value(which, i) gives for each of a thread's four neighbours. All threads call it, and at last the first
-// warp calls `finish_each`.
+// numbers that value(which, i) gives for each of a thread's four neighbours. All threads call it, and at last `finish`.
 template <class E, class Wants, class Value>
 CHUNKGRPO_DEVICE void add_up(const Workspace &w, typename E::Compute *tiles, int sums, i64 block, i64 blocks,
                              const Wants &wants, const Value &value) {

@@ -47,18 +47,20 @@ __device__ __forceinline__ u64 device_number(const u64 *from) {
     return v;
 }
 
-// A number that another block of the grid reads after `arrive`.
-__device__ __forceinline__ void publish(double *to, double v) { *to = v; }
-__device__ __forceinline__ double published(const double *from) {
-    double v;
-    asm volatile("ld.relaxed.gpu.f64 %0, [%1];" : "=d"(v) : "l"(from));
+// Words that blocks of the grid hand to each other: each as a whole, in no order with others.
+__device__ __forceinline__ void write_word(u64 *to, u64 v) {
+    asm volatile("st.relaxed.gpu.global.u64 [%0], %1;" : : "l"(to), "l"(v) : "memory");
+}
+__device__ __forceinline__ u64 read_word(const u64 *from) {
+    u64 v;
+    asm volatile("ld.relaxed.gpu.global.u64 %0, [%1];" : "=l"(v) : "l"(from));
     return v;
 }
 
-// Counts, and makes what was written before visible to whoever counts later.
-__device__ __forceinline__ u32 arrive(u32 *counter) {
+// One more, and zero again after the last one; what it was before. An addition ptxas would make one of a warp's.
+__device__ __forceinline__ u32 count(u32 *counter, u32 all) {
     u32 before;
-    asm volatile("atom.add.acq_rel.gpu.u32 %0, [%1], %2;" : "=r"(before) : "l"(counter), "r"(1) : "memory");
+    asm volatile("atom.relaxed.gpu.global.inc.u32 %0, [%1], %2;" : "=r"(before) : "l"(counter), "r"(all - 1));
     return before;
 }
 

@@ -48,12 +48,14 @@ __device__ __forceinline__ u32 shuffle_from(u32 v, int lane) {
 }
 
 __device__ __forceinline__ u64 device_number(const u64 *from) { return *from; }
-__device__ __forceinline__ void publish(double *to, double v) { *to = v; }
-__device__ __forceinline__ double published(const double *from) {
+__device__ __forceinline__ void write_word(u64 *to, u64 v) {
+    __hip_atomic_store(to, v, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_AGENT);
+}
+__device__ __forceinline__ u64 read_word(const u64 *from) {
     return __hip_atomic_load(from, __ATOMIC_RELAXED, __HIP_MEMORY_SCOPE_AGENT);
 }
-__device__ __forceinline__ u32 arrive(u32 *counter) {
-    return __hip_atomic_fetch_add(counter, 1u, __ATOMIC_ACQ_REL, __HIP_MEMORY_SCOPE_AGENT);
+__device__ __forceinline__ u32 count(u32 *counter, u32 all) {
+    return __builtin_amdgcn_atomic_inc32(counter, all - 1, __ATOMIC_RELAXED, "agent");
 }
 __device__ __forceinline__ void claim(u64 *word, u64 v) {
     u64 zero = 0;

@@ -1,6 +1,6 @@
 // Blocks of threads on the CPU. Each thread is a fiber, which a barrier, a shuffle or an atomic operation leaves; which
 // one goes on is drawn anew each time, in several blocks at once, so that a missing barrier or a race between blocks
-// shows. What a thread publishes is seen by others only after it has arrived, as on a device without a fence.
+// shows. What a thread publishes is seen by others late, and not in the order of writing.
 #pragma once
 #include <setjmp.h>
 #include <ucontext.h>
@@ -60,6 +60,9 @@ struct Register {
 inline constexpr int threads = 256, warp_size = 32, at_once = 3;
 inline constexpr size_t stack_size = 96 << 10, shared_room = 256 << 10;
 
+inline std::vector<Block *> active;
+inline Unseen late; // of blocks that have ended
+
 inline Dimensions thread_index, block_index, grid;
 inline const Kernel *kernel;
 inline const void *arguments;
@@ -85,12 +88,9 @@ inline void hand_on(Fiber &from, Unseen &to) {
     from.unseen.clear();
 }
 
-// What a thread has written, or seen at a barrier, becomes visible to all.
-inline void flush() {
-    for (auto *unseen : {&current_block->unseen, &current->unseen}) {
-        for (auto &[to, value] : *unseen) *to = value;
-        unseen->clear();
-    }
+inline void show(Unseen &unseen) {
+    for (auto &[to, value] : unseen) *to = value;
+    unseen.clear();
 }
 
 inline void entry() {
@@ -174,8 +174,6 @@ inline bool launch(const std::string &name, const void *given, unsigned x, unsig
     std::vector<Dimensions> left;
     for (unsigned i = 0; i < x * y * z; i++) left.push_back({i % x, i / x % y, i / x / y});
     for (size_t i = left.size(); i > 1; i--) std::swap(left[i - 1], left[draw() % i]);
-    Unseen late; // of blocks that have ended: on a device nothing but the kernel's end makes it visible
-    std::vector<Block *> active;
     for (auto &b : blocks)
         if (!left.empty()) begin(b, left.back()), left.pop_back(), active.push_back(&b);
     while (!active.empty()) {
@@ -186,7 +184,7 @@ inline bool launch(const std::string &name, const void *given, unsigned x, unsig
         if (left.empty()) active.erase(active.begin() + i);
         else begin(*active[i], left.back()), left.pop_back();
     }
-    for (auto &[to, value] : late) *to = value;
+    show(late);
     return true;
 }
 
@@ -201,16 +199,32 @@ inline uint64_t shuffle(uint64_t value, int lane) {
 
 inline void publish(uint64_t *to, uint64_t value) { current->unseen.push_back({to, value}); }
 
+// Some of what has been written becomes visible to all: of a block what came before its last barrier first.
+inline void show_some() {
+    if (draw() & 1) show(late);
+    for (Block *b : active) {
+        if (draw() & 1) show(b->unseen);
+        for (auto &f : b->fibers)
+            if (b->unseen.empty() && draw() & 1) show(f.unseen);
+    }
+}
+
+// What is read again and again comes at some time, if it was written.
 inline uint64_t published(const uint64_t *from) {
+    static int in_vain;
     for (auto *unseen : {&current->unseen, &current_block->unseen})
         for (auto i = unseen->rbegin(); i != unseen->rend(); i++)
             if (i->first == from) return i->second;
+    if (*from) return in_vain = 0, *from;
+    if (++in_vain > 3000000) fprintf(stderr, "deadlock: a word that nobody writes\n"), exit(1);
+    yield(nothing);
+    if (!(draw() & 63)) show_some();
     return *from;
 }
 
-inline uint32_t arrive(uint32_t *counter, bool releases = true) {
-    if (releases) flush();
-    const uint32_t before = (*counter)++;
+inline uint32_t count(uint32_t *counter, uint32_t last) {
+    const uint32_t before = *counter;
+    *counter = before >= last ? 0 : before + 1;
     yield(nothing);
     return before;
 }

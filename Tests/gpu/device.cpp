@@ -156,7 +156,8 @@ static void times(const char *types, size_t size, size_t velocity_size, int sets
         void *f = function("chunkgrpo_" + name.substr(0, name.find(',')) + "_" + types);
         const double us = microseconds([&](int i) {
             set(i % sets);
-            start(f, arguments, grid, (unsigned)batch, 1);
+            const unsigned blocks = name == "gradient" ? chunkgrpo_cuda_blocks(elements) : grid;
+            start(f, arguments, blocks, (unsigned)batch, 1);
         });
         printf("%-28s %-20s %-9s sets %2d %7.2f us %6.0f GB/s\n", folder.c_str(), kernel, types, sets, us,
                moved * (double)count / us / 1e3);
@@ -175,6 +176,7 @@ static void times(const char *types, size_t size, size_t velocity_size, int sets
     time("step_any, guided", three + (double)velocity_size, &k, step);
     time("difference", three, &d, difference);
     time("difference_gradient", three + (double)velocity_size, &d, difference);
+    time("gradient", three + (double)velocity_size, &d, difference);
     chunkgrpo_cuda_DistanceArguments g = {};
     g.upstream = d.upstream, g.distance = (double *)numbers, g.shape = k.shape, g.workspace = k.workspace;
     g.noise = k.noise, g.numbers[0] = k.numbers[0];

@@ -28,9 +28,7 @@ inline void warp_barrier() { cta::yield(cta::warp); }
 inline u32 shuffle_xor(u32 v, int mask) { return (u32)cta::shuffle(v, (threadIdx.x & 31) ^ mask); }
 inline u32 shuffle_from(u32 v, int lane) { return (u32)cta::shuffle(v, lane); }
 inline u64 device_number(const u64 *from) { return *from; }
-inline void publish(double *to, double v) { cta::publish((uint64_t *)to, __builtin_bit_cast(u64, v)); }
-inline double published(const double *from) {
-    return __builtin_bit_cast(double, (u64)cta::published((const uint64_t *)from));
-}
-inline u32 arrive(u32 *counter) { return cta::arrive(counter); }
+inline void write_word(u64 *to, u64 v) { cta::publish((uint64_t *)to, v); }
+inline u64 read_word(const u64 *from) { return cta::published((const uint64_t *)from); }
+inline u32 count(u32 *counter, u32 all) { return cta::count(counter, all - 1); }
 inline void claim(u64 *word, u64 v) { cta::claim((uint64_t *)word, 0, v); }

@@ -54,7 +54,6 @@ struct Run {
     chunkgrpo_cuda_Workspace space() {
         chunkgrpo_cuda_Workspace to;
         chunkgrpo_cuda_divide(&to, workspace.data(), (workspace.size() - 1) * 8);
-        memset(to.partial, 0xff, chunkgrpo_cuda_partial_count(batch, elements, 1) * 8);
         to.status = word.data();
         return to;
     }
@@ -100,13 +99,12 @@ struct Run {
         snprintf(text, sizeof text, "%s of %lld x %lld, %lld apart", name.c_str(), (long long)batch,
                  (long long)elements, (long long)(elements + layout.gap));
         test_case = text;
-        const unsigned blocks = chunkgrpo_cuda_grid(elements, size_of(type));
+        const bool alone = !strcmp(kernel, "gradient");
+        const unsigned blocks = alone ? chunkgrpo_cuda_blocks(elements) : chunkgrpo_cuda_grid(elements, size_of(type));
         if (!run_kernel(name, arguments, blocks, (unsigned)batch, (unsigned)steps))
             printf("There is no kernel %s.\n", name.c_str()), exit(2);
-        chunkgrpo_cuda_Workspace to;
-        chunkgrpo_cuda_divide(&to, workspace.data(), (workspace.size() - 1) * 8);
-        for (int64_t i = 0; i < batch * steps; i++)
-            if (to.arrived[i]) check("a counter that is not zero", false);
+        for (size_t i = 0; i + 1 < workspace.size(); i++)
+            if (workspace[i]) check("a workspace that is not zero", false);
     }
 };
 
@@ -241,9 +239,17 @@ static void test_trajectory(Run run, const Sampler &sampler, int64_t steps, bool
     run.launch("difference", &k, steps);
     same("log-probabilities", own, log_prob);
     k.gradient = own_grad.rows(), k.upstream = upstream.data(), k.log_prob = nullptr;
-    run.launch("difference_gradient", &k, steps);
+    run.launch("gradient", &k, steps);
     Array expected = run.expected(grad);
     if (!run.mixed() || run.layout.gap == 0) same("gradients", own_grad, expected);
+    if (steps == 1) {
+        Array again(run.velocity, run.batch, run.elements, run.layout);
+        std::fill(own.begin(), own.end(), 0);
+        k.gradient = again.rows(), k.log_prob = own.data(), k.idle_zeros = 0;
+        run.launch("difference_gradient", &k);
+        same("log-probabilities with gradients", own, log_prob);
+        if (!run.mixed() || run.layout.gap == 0) same("gradients with log-probabilities", again, expected);
+    }
     check("status", run.status() == 0);
     if (run.mixed()) return;
 
@@ -404,8 +410,27 @@ static void test_status(cgrpo_type type, const Sampler &sampler) {
     d.upstream_stride = 1, d.log_prob = log_prob.data(), d.stride = 1, d.shape = run.shape(), d.workspace = run.space();
     d.numbers[0] = run.numbers(sampler, 6);
     upstream[2] = INFINITY;
-    run.launch("difference_gradient", &d);
-    check("a gradient too large is named", run.status() == (7ull << 32 | 3));
+    for (const char *kernel : {"difference_gradient", "gradient", "difference_any"}) {
+        run.status() = 0;
+        run.launch(kernel, &d);
+        check("a gradient too large is named", run.status() == (7ull << 32 | 3));
+    }
+    upstream[2] = 0;
+    v.set(v.stride * 1 + 2500, NAN);
+    d.workspace.partial = nullptr;
+    for (const char *kernel : {"gradient", "difference_any"}) {
+        run.status() = 0;
+        run.launch(kernel, &d);
+        check("a NaN is named without sums", run.status() == (7ull << 32 | 2));
+    }
+    if (type == CGRPO_TYPE_F16) return; // whose numbers are never too large
+    v.set(v.stride * 1 + 2500, type == CGRPO_TYPE_F64 ? 1e160 : 1e25);
+    upstream[1] = 0;
+    for (const char *kernel : {"gradient", "difference_any"}) {
+        run.status() = 0;
+        run.launch(kernel, &d);
+        check("what is too large to square is named without sums", run.status() == (7ull << 32 | 2));
+    }
 }
 
 static void test_pair(cgrpo_type type, cgrpo_type velocity) {

@@ -25,7 +25,7 @@ struct Thread;
 struct Instruction {
     void (*run)(Thread &, const Instruction &) = nullptr;
     int guard = -1, width = 1, target = 0;
-    bool unless = false, releases = false;
+    bool unless = false;
     Value v[8]; // the result's register, then operands; of memory the registers, then the address at v[width]
     int64_t offset = 0;
 };
@@ -145,7 +145,7 @@ template <class T, Space space> void load(Thread &t, const Instruction &i) {
 }
 template <class T, Space space> void store(Thread &t, const Instruction &i) {
     char *to = address<space>(t, i, sizeof(T));
-    // Numbers that other blocks read are doubles; see cta.h.
+    // Words that other blocks read have 8 bytes; see cta.h.
     if (space == global && sizeof(T) == 8 && i.width == 1) return cta::publish((uint64_t *)to, get(t, i.v[0]));
     for (int n = 0; n < i.width; n++) {
         const T value = get<T>(t, i, n);
@@ -155,9 +155,8 @@ template <class T, Space space> void store(Thread &t, const Instruction &i) {
 inline void load_relaxed(Thread &t, const Instruction &i) {
     t.r[i.v[0].number] = cta::published((const uint64_t *)address<global>(t, i, 8));
 }
-inline void add_atomically(Thread &t, const Instruction &i) {
-    if (get<uint32_t>(t, i, 2) != 1) throw Error("an atomic addition of more than 1");
-    t.r[i.v[0].number] = cta::arrive((uint32_t *)(get(t, i.v[1]) + i.offset), i.releases);
+inline void count_atomically(Thread &t, const Instruction &i) {
+    t.r[i.v[0].number] = cta::count((uint32_t *)(get(t, i.v[1]) + i.offset), get<uint32_t>(t, i, 2));
 }
 inline void compare_and_swap(Thread &t, const Instruction &i) {
     t.r[i.v[0].number] = cta::claim((uint64_t *)(get(t, i.v[1]) + i.offset), get(t, i.v[2]), get(t, i.v[3]));

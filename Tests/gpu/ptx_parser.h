@@ -175,10 +175,10 @@ inline Run operation(const Operation &op) {
     if (name == "selp") return by_type(op.type(), []<class T>() -> Run { return select<T>; });
     if (name == "setp") return comparison(op);
     if (name == "cvt") return conversion(op);
-    if (name == "ld" && op.has("relaxed") && op.has("gpu") && op.type() == "f64") return load_relaxed;
+    if (name == "ld" && op.has("relaxed") && op.has("gpu") && op.type() == "u64") return load_relaxed;
     if (name == "ld") return access<true>(op);
     if (name == "st") return access<false>(op);
-    if (name == "atom" && op.has("add") && op.type() == "u32") return add_atomically;
+    if (name == "atom" && op.has("inc") && op.type() == "u32") return count_atomically;
     if (name == "atom" && op.has("cas") && op.type() == "b64") return compare_and_swap;
     if (name == "shfl" && op.has("bfly")) return shuffle_xor;
     if (name == "shfl" && op.has("idx")) return shuffle_from;
@@ -341,7 +341,6 @@ struct Module {
         else if (op.name() == "mov" && (a[0][0] == '{' || a[1][0] == '{')) halves(i, op.type(), a);
         else if (op.name() == "ld" || op.name() == "st") memory(i, op, a);
         else if (op.name() == "atom") {
-            i.releases = op.has("acq_rel") || op.has("release");
             i.v[0] = value(a[0], op.type()), i.v[1] = address(a[1], i.offset);
             for (size_t n = 2; n < a.size(); n++) i.v[n] = value(a[n], op.type());
         } else if (op.name() == "shfl") {

@@ -3,7 +3,7 @@ internal import KernelsCUDA
 /// The kernels, by the names of `KernelsCUDA`.
 enum CUDAKernel: Int, CaseIterable {
   case step, stepChange, stepAny
-  case difference, differenceGradient, differenceAny
+  case difference, differenceGradient, gradient, differenceAny
   case distance, meanDistance
   case forward, forwardExtras
   case change, normal
@@ -15,6 +15,7 @@ enum CUDAKernel: Int, CaseIterable {
     case .stepAny: "step_any"
     case .difference: "difference"
     case .differenceGradient: "difference_gradient"
+    case .gradient: "gradient"
     case .differenceAny: "difference_any"
     case .distance: "distance"
     case .meanDistance: "mean_distance"

@@ -59,7 +59,8 @@ struct CUDALaunch {
     _ kernel: CUDAKernel, _ latents: ElementType, _ velocity: ElementType, most: Int = maxLaunchSamples, steps: Int = 1,
     _ arguments: inout Arguments, _ fill: (_ arguments: inout Arguments, _ samples: Range<Int>) throws -> Void
   ) throws {
-    let x = chunkgrpo_cuda_grid(Int64(elements), latents.size)
+    let count = Int64(elements)
+    let x = kernel == .gradient ? chunkgrpo_cuda_blocks(count) : chunkgrpo_cuda_grid(count, latents.size)
     try device.within {
       var first = 0
       while first < batch {
@@ -76,12 +77,14 @@ struct CUDALaunch {
       elements: Int64(elements), first_element: 0, total: Double(elements), first_sample: UInt32(samples.lowerBound))
   }
 
-  /// - Parameter wanted: whether the kernel gives numbers, which needs a workspace; else it looks for what is not finite
-  ///   where there is one.
-  func workspace(_ samples: Range<Int>, steps: Int = 1, wanted: Bool) throws -> CUDAWorkspace {
+  /// - Parameters:
+  ///   - wanted: whether the kernel gives numbers, which needs a workspace; else it looks for what is not finite where
+  ///     there is one.
+  ///   - looks: whether it takes the sums to look. A gradient's kernel sees each element.
+  func workspace(_ samples: Range<Int>, steps: Int = 1, wanted: Bool, looks: Bool = true) throws -> CUDAWorkspace {
     var result = CUDAWorkspace(arrived: nil, partial: nil, status: queue.status)
     let needed = chunkgrpo_cuda_workspace_bytes(Int64(samples.count), Int64(elements), Int64(steps))
-    guard wanted || queue.status != nil && queue.workspaceSize >= needed else { return result }
+    guard wanted || looks && queue.status != nil && queue.workspaceSize >= needed else { return result }
     guard let workspace = queue.workspace, queue.workspaceSize >= needed else {
       throw ChunkGRPOError.invalidArgument(
         (queue.workspace == nil

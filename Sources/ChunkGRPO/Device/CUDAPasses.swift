@@ -62,7 +62,8 @@ extension DifferencePass {
     try launch.check(output?.upstream, "grad_log_prob")
     try launch.check(logProb, "log_prob")
     let plain = terms == nil && !numbers.areOwn
-    let kernel: CUDAKernel = !plain ? .differenceAny : output == nil ? .difference : .differenceGradient
+    let ofPlain: CUDAKernel = output == nil ? .difference : logProb == nil ? .gradient : .differenceGradient
+    let kernel = plain ? ofPlain : .differenceAny
     var arguments = CUDADifferenceArguments()
     try launch.run(kernel, x.type, v.type, most: mostSamples(numbers.areOwn), &arguments) { k, samples in
       let first = samples.lowerBound
@@ -74,7 +75,7 @@ extension DifferencePass {
       k.log_prob = logProb.map { $0 + first }
       (k.upstream_stride, k.stride) = (1, 1)
       k.shape = launch.shape(samples)
-      k.workspace = try launch.workspace(samples, wanted: logProb != nil)
+      k.workspace = try launch.workspace(samples, wanted: logProb != nil, looks: output == nil)
       numbers.fill(&k.numbers, &k.each, samples, x)
     }
   }
@@ -87,7 +88,10 @@ extension TrajectoryPass {
     try launch.check(output?.gradients.first, "grad_velocities")
     try launch.check(output?.upstream, "grad_log_probs")
     try launch.check(logProbs, "log_probs")
-    if !first.isMixed { return try self.launch(launch, 0..<steps, output == nil ? .difference : .differenceGradient) }
+    if !first.isMixed {
+      let both: CUDAKernel = logProbs == nil ? .gradient : .differenceGradient
+      return try self.launch(launch, 0..<steps, output == nil ? .difference : both)
+    }
     for t in 0..<steps { try self.launch(launch, t..<t + 1, .differenceAny) }
   }
 
@@ -107,7 +111,7 @@ extension TrajectoryPass {
       k.log_prob = logProbs.map { $0 + (sample &* stride &+ t) }
       (k.upstream_stride, k.stride) = (Int64(output?.upstreamStride ?? 1), Int64(stride))
       k.shape = launch.shape(samples)
-      k.workspace = try launch.workspace(samples, steps: columns.count, wanted: logProbs != nil)
+      k.workspace = try launch.workspace(samples, steps: columns.count, wanted: logProbs != nil, looks: output == nil)
       (k.each, k.idle_zeros) = (mixed ? 1 : 0, 1)
       for place in 0..<(mixed ? samples.count : columns.count) {
         let step = mixed ? first[sample + place] + t : first[0] + t + place

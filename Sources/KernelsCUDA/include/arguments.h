@@ -16,15 +16,16 @@
      64, no p y + q z, no `times`, one set of numbers for all, no seed_at.
    - step_any, StepArguments: any of them.
    - difference, difference_gradient, DifferenceArguments: no p y + q z; step t of the launch has numbers[t].
+   - gradient, DifferenceArguments: the same without log-probabilities; it takes no sums.
    - difference_any, DifferenceArguments: any of them, one step.
    - distance, DistanceArguments: both types of the name are the velocities'. mean_distance, DistanceArguments.
    - forward (without other velocities) and forward_extras, ForwardArguments.
    - change, ChangeArguments; normal, NormalArguments: both types of the name are the latents'.
 
-   Launch: grid (chunkgrpo_cuda_grid(elements, size of a latent's element), samples, steps), CHUNKGRPO_CUDA_THREADS
-   threads, no dynamic shared memory. A launch takes what its arrays have room for: more samples with numbers or ids of
-   their own, or more steps, are split, with every pointer advanced. Numbers and ids that are not used need not be
-   filled. */
+   Launch: grid (chunkgrpo_cuda_grid(elements, size of a latent's element), samples, steps), of `gradient`
+   (chunkgrpo_cuda_blocks(elements), samples, steps); CHUNKGRPO_CUDA_THREADS threads, no dynamic shared memory. A launch
+   takes what its arrays have room for: more samples with numbers or ids of their own, or more steps, are split, with
+   every pointer advanced. Numbers and ids that are not used need not be filled. */
 
 #ifdef __cplusplus
 #define CHUNKGRPO_CUDA_STRUCT(name) struct chunkgrpo_cuda_##name
@@ -57,24 +58,24 @@ CHUNKGRPO_CUDA_STRUCT(Shape) {
     uint32_t first_sample; /* of the batch: for ids that are not given, and the status word */
 };
 
-/* Where sums are kept on the way. chunkgrpo_cuda_workspace_bytes() of them, zero at first: a third for `arrived`, which
-   is zero again after each kernel, and then `partial`. Without a workspace (null) nothing is added up and no number
-   written. */
+/* Where sums are kept on the way. chunkgrpo_cuda_workspace_bytes() of them, zero at first and again after each kernel:
+   a third for `arrived`, and then `partial`. Without a workspace (null) nothing is added up and no number written. */
 CHUNKGRPO_CUDA_STRUCT(Workspace) {
     uint32_t *arrived; /* (steps, samples) */
     double *partial;   /* (sums, steps, samples, blocks of 1,024) */
     uint64_t *status;  /* null, or set to place << 32 | sample + 1 where it is 0 and something is not finite */
 };
 
-/* What one sample's kernel computes with. A result is constant + factor sum(d^2)/total. */
+/* What one sample's kernel computes with. A result is constant + factor sum(d^2)/total. What most kernels read comes
+   first, here and in the structs below: each line of constants that is touched is waited for. */
 CHUNKGRPO_CUDA_STRUCT(Numbers) {
-    chunkgrpo_cuda_real a, b, s; /* next = a x + b v + p y + q z + s noise */
-    chunkgrpo_cuda_real p, q;
+    chunkgrpo_cuda_real a, b; /* next = a x + b v + p y + q z + s noise */
+    double slope;             /* a gradient is (slope upstream) d, its first factor rounded to the type computed in */
     double factor, constant;
-    double slope;         /* a gradient is (slope upstream) d, its first factor rounded to the type computed in */
-    double unconditional; /* the same for the unconditional velocity */
-    uint32_t step;        /* of the noise */
-    uint32_t place;       /* for the status word */
+    uint32_t step;  /* of the noise */
+    uint32_t place; /* for the status word */
+    chunkgrpo_cuda_real s, p, q;
+    double unconditional; /* slope for the unconditional velocity */
 };
 
 /* kind: no noise, which counts as zeros; given rows, of the step numbers.step; the library's. */
@@ -101,32 +102,32 @@ static inline void chunkgrpo_cuda_seed(struct chunkgrpo_cuda_Noise *noise, uint6
    |next - x| and |x|. A predicted image is a step with a = 1, b = -sigma w, p = -sigma (1 - w), s = 0 and no noise;
    noised latents are one with v = x and `times`. */
 CHUNKGRPO_CUDA_STRUCT(StepArguments) {
-    struct chunkgrpo_cuda_Rows x, v;
-    struct chunkgrpo_cuda_Rows y, z; /* unconditional velocity and previous image; base null: without */
-    struct chunkgrpo_cuda_Rows next;
-    const double *times;            /* null, or t of each sample: a = 1 - t, b = 0, s = t */
-    double *log_prob, *relative_l1; /* null, or that of sample i at [i stride] */
-    int64_t stride;
+    struct chunkgrpo_cuda_Rows x, v, next;
     struct chunkgrpo_cuda_Shape shape;
     struct chunkgrpo_cuda_Workspace workspace;
+    double *log_prob, *relative_l1; /* null, or that of sample i at [i stride] */
+    int64_t stride;
     struct chunkgrpo_cuda_Noise noise;
     uint32_t each; /* whether sample i has numbers[i], or all have the first */
     struct chunkgrpo_cuda_Numbers numbers[CHUNKGRPO_CUDA_SAMPLES];
+    struct chunkgrpo_cuda_Rows y, z; /* unconditional velocity and previous image; base null: without */
+    const double *times;             /* null, or t of each sample: a = 1 - t, b = 0, s = t */
 };
 
 /* d = next - m, and where wanted the gradients of v and y. q z is not added where q = 0. */
 CHUNKGRPO_CUDA_STRUCT(DifferenceArguments) {
-    struct chunkgrpo_cuda_Rows x, v, y, z, next;
-    struct chunkgrpo_cuda_Rows gradient, unconditional; /* base null: without */
-    const double *upstream;                             /* of sample i at step t at [i upstream_stride + t] */
-    double *log_prob;                                   /* null, or likewise at [i stride + t] */
-    int64_t upstream_stride, stride;
+    struct chunkgrpo_cuda_Rows x, v, next;
+    struct chunkgrpo_cuda_Rows gradient; /* base null: without */
     struct chunkgrpo_cuda_Shape shape;
+    const double *upstream; /* of sample i at step t at [i upstream_stride + t] */
+    int64_t upstream_stride;
     struct chunkgrpo_cuda_Workspace workspace;
+    double *log_prob; /* null, or that of sample i at step t at [i stride + t] */
+    int64_t stride;
+    uint32_t idle_zeros; /* gradient: where upstream is 0 for all samples of the launch, it is +0 */
     uint32_t each;
-    uint32_t
-        idle_zeros; /* difference_gradient: where upstream is 0 for all samples of the launch, the gradient is +0 */
     struct chunkgrpo_cuda_Numbers numbers[CHUNKGRPO_CUDA_SAMPLES];
+    struct chunkgrpo_cuda_Rows y, z, unconditional; /* base null: without */
 };
 
 /* distance: d = v - w of velocities. mean_distance: d = m - (next - s noise) with m = a x + b v. */
@@ -192,6 +193,9 @@ static inline uint32_t chunkgrpo_cuda_grid(int64_t elements, size_t size) {
     int64_t each = size == 8 ? 1024 : 2048;
     return (uint32_t)((elements + each - 1) / each);
 }
+
+/* That of `gradient`. */
+static inline uint32_t chunkgrpo_cuda_blocks(int64_t elements) { return (uint32_t)((elements + 1023) / 1024); }
 
 /* Enough for any kernel on such latents; overflow is the caller's to rule out. */
 static inline size_t chunkgrpo_cuda_partial_count(int64_t samples, int64_t elements, int64_t steps) {
