@@ -114,6 +114,7 @@ gpu-check: $(WHEEL) ## Check bits and times on a GPU; without one, pack build/gp
 	@rm -rf build/gpu-check && mkdir -p build/gpu-check/check
 	@cp dist/*.whl build/gpu-check/ && cp Tests/gpu/check/*.py build/gpu-check/check/
 	@if [ -x build/gpu/cuda ]; then mkdir build/gpu-check/bin && cp build/gpu/cuda build/gpu-check/bin/; fi
+	@scripts/build-ptx --variants build/gpu-check/variants
 	@du -sh build/gpu-check
 	@$$(command -v .venv/bin/python || command -v python3) scripts/gpu-check build/gpu-check
 

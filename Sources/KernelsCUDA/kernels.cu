@@ -21,12 +21,13 @@ typedef CHUNKGRPO_VELOCITY V;
 #define CHUNKGRPO_ENTRY(name, arguments, blocks) \
     extern "C" __global__ void __launch_bounds__(CHUNKGRPO_CUDA_THREADS, blocks) CHUNKGRPO_KERNEL(name)(arguments k)
 
-CHUNKGRPO_ENTRY(step, StepArguments, CHUNKGRPO_RESIDENT) { noisy_step<T, V, false>(k); }
-CHUNKGRPO_ENTRY(step_change, StepArguments, CHUNKGRPO_RESIDENT - 1) { noisy_step<T, V, true>(k); }
-CHUNKGRPO_ENTRY(step_any, StepArguments, 3) { any_step<T, V>(k); }
 CHUNKGRPO_ENTRY(difference, DifferenceArguments, CHUNKGRPO_RESIDENT) { difference<T, V, false>(k); }
 CHUNKGRPO_ENTRY(difference_gradient, DifferenceArguments, CHUNKGRPO_RESIDENT) { difference<T, V, true>(k); }
 CHUNKGRPO_ENTRY(gradient, DifferenceArguments, CHUNKGRPO_RESIDENT_GRADIENT) { gradient<T, V>(k); }
+#ifndef CHUNKGRPO_DIFFERENCES_ALONE // for trials
+CHUNKGRPO_ENTRY(step, StepArguments, CHUNKGRPO_RESIDENT) { noisy_step<T, V, false>(k); }
+CHUNKGRPO_ENTRY(step_change, StepArguments, CHUNKGRPO_RESIDENT - 1) { noisy_step<T, V, true>(k); }
+CHUNKGRPO_ENTRY(step_any, StepArguments, 3) { any_step<T, V>(k); }
 CHUNKGRPO_ENTRY(difference_any, DifferenceArguments, 3) { any_difference<T, V>(k); }
 CHUNKGRPO_ENTRY(mean_distance, DistanceArguments, 3) { mean_distance<T, V>(k); }
 CHUNKGRPO_ENTRY(forward, ForwardArguments, 3) { forward_distance<T, V>(k); }
@@ -35,4 +36,5 @@ CHUNKGRPO_ENTRY(forward_extras, ForwardArguments, 2) { forward_extras<T, V>(k); 
 CHUNKGRPO_ENTRY(distance, DistanceArguments, 3) { velocity_distance<T>(k); }
 CHUNKGRPO_ENTRY(change, ChangeArguments, 3) { trajectory_change<T>(k); }
 CHUNKGRPO_ENTRY(normal, NormalArguments, 3) { normal<T>(k); }
+#endif
 #endif

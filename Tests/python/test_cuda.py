@@ -7,6 +7,7 @@ import ctypes
 import json
 import os
 import pickle
+import shutil
 import subprocess
 import sys
 import types
@@ -124,6 +125,17 @@ def test_kernels_find_what_is_not_finite_and_threads_do_not_meet():
 def test_an_iteration_on_emulated_kernels():
     rows = {row["name"]: row for row in checked("emulated", "iteration.py")}
     assert "iteration, Nothing, kernels in place" in rows
+
+
+def test_variants_of_kernels_are_timed_and_compared_with_the_cpu(tmp_path):
+    """Pretended, all of them go their way without a kernel; emulated, the arguments give the library's source its bits."""
+    if not shutil.which("clang++-19"):
+        pytest.skip("clang++-19 compiles the variants, and is not here")
+    subprocess.run([ROOT / "scripts" / "build-ptx", "--variants", tmp_path], check=True)
+    names = json.loads((tmp_path / "variants.json").read_text())
+    assert checked("pretended", "tune.py", tmp_path)[-1]["done"] == 2 * len(names)
+    rows = [row for row in checked("emulated", "tune.py", tmp_path) if "wrong" in row]
+    assert len(rows) == 10 and not any(row["wrong"] for row in rows)
 
 
 def test_a_call_has_the_stream_and_a_workspace_of_zeros_that_is_large_enough(device):

@@ -33,10 +33,16 @@
 #define CHUNKGRPO_CUDA_STRUCT(name) struct __attribute__((swift_name("CUDA" #name))) chunkgrpo_cuda_##name
 #endif
 
+/* scripts/build-ptx tries other numbers. */
+#ifndef CHUNKGRPO_CUDA_NUMBERS
+#define CHUNKGRPO_CUDA_NUMBERS 32
+#endif
+
 enum {
     CHUNKGRPO_CUDA_THREADS = 256,
-    CHUNKGRPO_CUDA_SAMPLES = 32, /* with numbers or ids of their own, and steps of a trajectory, in a launch */
-    CHUNKGRPO_CUDA_SUMS = 11     /* that a kernel adds up at most */
+    CHUNKGRPO_CUDA_SAMPLES =
+        CHUNKGRPO_CUDA_NUMBERS, /* with numbers or ids of their own, and steps of a trajectory, in a launch */
+    CHUNKGRPO_CUDA_SUMS = 11    /* that a kernel adds up at most */
 };
 
 /* In the type that the kernel computes in: f64 for latents of f64, else f32. */
