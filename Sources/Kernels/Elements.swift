@@ -100,43 +100,40 @@ struct BFloat16: LatentElement {
   static var splits: Bool { true }
 
   @inline(__always) static func load(_ source: UnsafeRawPointer) -> Pair<Float> {
-    let bits = source.loadUnaligned(as: Words.self)
-    return (
-      unsafeBitCast(chunkgrpo_uint8_shift_left(bits, sixteen), to: SIMD8<Float>.self),
-      unsafeBitCast(chunkgrpo_uint8_and(bits, upper), to: SIMD8<Float>.self)
-    )
+    pair(source.loadUnaligned(as: Words.self), odd: chunkgrpo_bfloat16_odd(source))
   }
 
   @inline(__always) @discardableResult
   static func store(_ values: Pair<Float>, _ destination: UnsafeMutableRawPointer) -> Pair<Float> {
-    let (even, odd) = (rounded(values.0), rounded(values.1))
-    destination.storeBytes(of: packed(even, odd), as: Words.self)
-    return (unsafeBitCast(even, to: SIMD8<Float>.self), unsafeBitCast(odd, to: SIMD8<Float>.self))
+    let bits = rounded(values)
+    destination.storeBytes(of: bits, as: Words.self)
+    return pair(bits, odd: chunkgrpo_uint8_and(bits, Words(repeating: 0xffff_0000)))
   }
 
   @inline(__always) static func stream(_ values: Pair<Float>, _ destination: UnsafeMutableRawPointer) {
-    chunkgrpo_uint8_stream(packed(rounded(values.0), rounded(values.1)), destination)
+    chunkgrpo_uint8_stream(rounded(values), destination)
   }
 
-  @inline(__always) private static func packed(_ even: Words, _ odd: Words) -> Words {
-    chunkgrpo_uint8_or(chunkgrpo_uint8_shift_right(even, sixteen), odd)
+  @inline(__always) private static func pair(_ bits: Words, odd: Words) -> Pair<Float> {
+    let even = chunkgrpo_uint8_shift_left(bits, sixteen)
+    return (unsafeBitCast(even, to: SIMD8<Float>.self), unsafeBitCast(odd, to: SIMD8<Float>.self))
   }
 
-  /// In the upper half. A NaN may become another number; the sums have seen it.
-  @inline(__always) fileprivate static func rounded(_ values: SIMD8<Float>) -> Words {
-    let bits = unsafeBitCast(values, to: Words.self)
-    let last = chunkgrpo_uint8_and(chunkgrpo_uint8_shift_right(bits, sixteen), Words(repeating: 1))
-    return chunkgrpo_uint8_and(bits &+ Words(repeating: 0x7fff) &+ last, upper)
+  /// A NaN may become another number; the sums have seen it.
+  @inline(__always) private static func rounded(_ values: Pair<Float>) -> Words {
+    unsafeBitCast(
+      chunkgrpo_bfloat16_from_split(unsafeBitCast(values.0, to: Words.self), unsafeBitCast(values.1, to: Words.self)),
+      to: Words.self)
   }
 
   @inline(__always) fileprivate static var sixteen: Words { Words(repeating: 16) }
-  @inline(__always) private static var upper: Words { Words(repeating: 0xffff_0000) }
 }
 
 /// The same in the order of the elements: a velocity's beside f32 latents, whose sums have that order.
 struct OrderedBFloat16: LatentElement {
   typealias Compute = Float
   private typealias Eight = SIMD8<UInt16>
+  private typealias Words = BFloat16.Words
   var bits: UInt16
 
   static var splits: Bool { false }
@@ -147,16 +144,13 @@ struct OrderedBFloat16: LatentElement {
 
   @inline(__always) @discardableResult
   static func store(_ values: Pair<Float>, _ destination: UnsafeMutableRawPointer) -> Pair<Float> {
-    let (first, second) = (BFloat16.rounded(values.0), BFloat16.rounded(values.1))
-    destination.storeBytes(of: packed(first), as: Eight.self)
-    destination.storeBytes(of: packed(second), toByteOffset: 16, as: Eight.self)
-    return (unsafeBitCast(first, to: SIMD8<Float>.self), unsafeBitCast(second, to: SIMD8<Float>.self))
+    let bits = rounded(values)
+    destination.storeBytes(of: bits, as: SIMD16<UInt16>.self)
+    return (widened(bits.lowHalf), widened(bits.highHalf))
   }
 
   @inline(__always) static func stream(_ values: Pair<Float>, _ destination: UnsafeMutableRawPointer) {
-    let all = SIMD16(
-      lowHalf: packed(BFloat16.rounded(values.0)), highHalf: packed(BFloat16.rounded(values.1)))
-    chunkgrpo_uint8_stream(unsafeBitCast(all, to: BFloat16.Words.self), destination)
+    chunkgrpo_uint8_stream(unsafeBitCast(rounded(values), to: Words.self), destination)
   }
 
   @inline(__always) private static func widened(_ bits: Eight) -> SIMD8<Float> {
@@ -164,8 +158,8 @@ struct OrderedBFloat16: LatentElement {
       chunkgrpo_uint8_shift_left(chunkgrpo_uint8_from_ushort8(bits), BFloat16.sixteen), to: SIMD8<Float>.self)
   }
 
-  @inline(__always) private static func packed(_ upper: BFloat16.Words) -> Eight {
-    chunkgrpo_ushort8_from_uint8(chunkgrpo_uint8_shift_right(upper, BFloat16.sixteen))
+  @inline(__always) private static func rounded(_ values: Pair<Float>) -> SIMD16<UInt16> {
+    chunkgrpo_bfloat16_from_halves(unsafeBitCast(values.0, to: Words.self), unsafeBitCast(values.1, to: Words.self))
   }
 }
 

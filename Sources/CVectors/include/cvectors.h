@@ -7,6 +7,9 @@
 
 #include <stdint.h>
 
+#pragma clang diagnostic push
+#pragma clang diagnostic ignored "-Wpsabi" /* of vectors in calls: all of these are inlined */
+
 /* 64-bit lanes that fill a register. */
 #if defined(CHUNKGRPO_AVX512)
 #define CHUNKGRPO_COUNTERS 8
@@ -20,6 +23,7 @@ typedef float chunkgrpo_float8 __attribute__((ext_vector_type(8)));
 typedef double chunkgrpo_double8 __attribute__((ext_vector_type(8)));
 typedef uint16_t chunkgrpo_ushort8 __attribute__((ext_vector_type(8)));
 typedef uint32_t chunkgrpo_uint8 __attribute__((ext_vector_type(8)));
+typedef uint16_t chunkgrpo_ushort16 __attribute__((ext_vector_type(16)));
 typedef float chunkgrpo_float16 __attribute__((ext_vector_type(16)));
 typedef uint32_t chunkgrpo_uint16 __attribute__((ext_vector_type(16)));
 typedef int32_t chunkgrpo_int16 __attribute__((ext_vector_type(16)));
@@ -88,20 +92,84 @@ static inline __attribute__((always_inline)) chunkgrpo_uint8 chunkgrpo_uint8_fro
     return __builtin_convertvector(v, chunkgrpo_uint8);
 }
 
-/* The lower halves. */
-static inline __attribute__((always_inline)) chunkgrpo_ushort8 chunkgrpo_ushort8_from_uint8(chunkgrpo_uint8 v) {
-    return __builtin_convertvector(v, chunkgrpo_ushort8);
-}
-
 /* u in the lanes where the highest bit of `sign` is set, else v. */
 static inline __attribute__((always_inline)) chunkgrpo_float16
 chunkgrpo_float16_choose(chunkgrpo_uint16 sign, chunkgrpo_float16 u, chunkgrpo_float16 v) {
     return (chunkgrpo_int16)sign < 0 ? u : v;
 }
 
+/* ---- bfloat16: the upper halves of floats, of which the lower ones are below ---- */
+
+#define CHUNKGRPO_BFLOAT16(type, name, ...) \
+    static inline __attribute__((always_inline)) type chunkgrpo_bfloat16_##name(__VA_ARGS__)
+
+#if defined(CHUNKGRPO_AVX512)
+
+/* Instructions by their names: LLVM writes two or three for each, and a kernel takes a fifth longer. */
+
+/* The odd ones of sixteen; zeros below. */
+CHUNKGRPO_BFLOAT16(chunkgrpo_uint8, odd, const void *_Nonnull p) {
+    chunkgrpo_uint8 odd;
+    __asm__("vmovdqu16 %1, %0%{%2%}%{z%}" : "=v"(odd) : "m"(*(const char(*)[32])p), "Yk"((uint16_t)0xaaaa));
+    return odd;
+}
+
+/* The words of u and v that `numbers` names: 0 … 15 are those of u. */
+CHUNKGRPO_BFLOAT16(chunkgrpo_ushort16, words, chunkgrpo_uint8 u, chunkgrpo_uint8 v, chunkgrpo_ushort16 numbers) {
+    __asm__("vpermt2w %2, %1, %0" : "+v"(u) : "v"(numbers), "v"(v));
+    return (chunkgrpo_ushort16)u;
+}
+
+/* To nearest: up where below is 0x8001 or more, and at a tie, 0x8000, where that makes an even number. */
+CHUNKGRPO_BFLOAT16(chunkgrpo_ushort16, round, chunkgrpo_ushort16 upper, chunkgrpo_ushort16 lower) {
+    chunkgrpo_ushort16 least = (upper & 1) ^ 0x8001, minusOne = 0xffff;
+    uint16_t up;
+    __asm__("vpcmpnltuw %2, %1, %0" : "=Yk"(up) : "v"(lower), "v"(least));
+    __asm__("vpsubw %2, %0, %0%{%1%}" : "+v"(upper) : "Yk"(up), "v"(minusOne));
+    return upper;
+}
+
+/* Of eight even and eight odd elements. */
+CHUNKGRPO_BFLOAT16(chunkgrpo_ushort16, from_split, chunkgrpo_uint8 even, chunkgrpo_uint8 odd) {
+    chunkgrpo_uint8 upper = even >> 16 | (odd & 0xffff0000), lower = (even & 0xffff) | odd << 16;
+    return chunkgrpo_bfloat16_round((chunkgrpo_ushort16)upper, (chunkgrpo_ushort16)lower);
+}
+
+/* Of the first and the last eight elements. */
+CHUNKGRPO_BFLOAT16(chunkgrpo_ushort16, from_halves, chunkgrpo_uint8 first, chunkgrpo_uint8 last) {
+    chunkgrpo_ushort16 below = {0, 2, 4, 6, 8, 10, 12, 14, 16, 18, 20, 22, 24, 26, 28, 30};
+    return chunkgrpo_bfloat16_round(chunkgrpo_bfloat16_words(first, last, below + 1),
+                                    chunkgrpo_bfloat16_words(first, last, below));
+}
+
+#else
+
+CHUNKGRPO_BFLOAT16(chunkgrpo_uint8, odd, const void *_Nonnull p) {
+    typedef chunkgrpo_uint8 anywhere __attribute__((aligned(1), may_alias));
+    return *(const anywhere *)p & 0xffff0000;
+}
+
+/* To nearest, ties to even: half of the last place, less a bit where the number above is even, carries into it. */
+CHUNKGRPO_BFLOAT16(chunkgrpo_uint8, round, chunkgrpo_uint8 v) { return v + 0x7fff + (v >> 16 & 1); }
+
+CHUNKGRPO_BFLOAT16(chunkgrpo_ushort16, from_split, chunkgrpo_uint8 even, chunkgrpo_uint8 odd) {
+    return (chunkgrpo_ushort16)(chunkgrpo_bfloat16_round(even) >> 16 | (chunkgrpo_bfloat16_round(odd) & 0xffff0000));
+}
+
+CHUNKGRPO_BFLOAT16(chunkgrpo_ushort16, from_halves, chunkgrpo_uint8 first, chunkgrpo_uint8 last) {
+    chunkgrpo_ushort8 u = __builtin_convertvector(chunkgrpo_bfloat16_round(first) >> 16, chunkgrpo_ushort8);
+    chunkgrpo_ushort8 v = __builtin_convertvector(chunkgrpo_bfloat16_round(last) >> 16, chunkgrpo_ushort8);
+    return __builtin_shufflevector(u, v, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+}
+
+#endif
+#undef CHUNKGRPO_BFLOAT16
+
 /* Past the caches, to a 32-byte boundary. */
 static inline __attribute__((always_inline)) void chunkgrpo_uint8_stream(chunkgrpo_uint8 v, void *_Nonnull p) {
     __builtin_nontemporal_store(v, (chunkgrpo_uint8 *)p);
 }
+
+#pragma clang diagnostic pop
 
 #endif
