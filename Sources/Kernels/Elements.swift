@@ -163,73 +163,27 @@ struct OrderedBFloat16: LatentElement {
   }
 }
 
-/// The bits of an IEEE half.
+/// The bits of an IEEE half. Conversions are functions in C: by lanes they are so long in Swift that a kernel's closures are no
+/// longer inlined.
 struct Half: LatentElement {
   typealias Compute = Float
+  private typealias Eight = SIMD8<UInt16>
   var bits: UInt16
 
   static var splits: Bool { false }
 
   @inline(__always) static func load(_ source: UnsafeRawPointer) -> Pair<Float> {
-    (widened(source.loadUnaligned(as: Eight.self)), widened(source.loadUnaligned(fromByteOffset: 16, as: Eight.self)))
+    (
+      chunkgrpo_float8_from_half8(source.loadUnaligned(as: Eight.self)),
+      chunkgrpo_float8_from_half8(source.loadUnaligned(fromByteOffset: 16, as: Eight.self))
+    )
   }
 
   @inline(__always) @discardableResult
   static func store(_ values: Pair<Float>, _ destination: UnsafeMutableRawPointer) -> Pair<Float> {
-    let (first, second) = (rounded(values.0), rounded(values.1))
+    let (first, second) = (chunkgrpo_half8_from_float8(values.0), chunkgrpo_half8_from_float8(values.1))
     destination.storeBytes(of: first, as: Eight.self)
     destination.storeBytes(of: second, toByteOffset: 16, as: Eight.self)
-    return (widened(first), widened(second))
+    return (chunkgrpo_float8_from_half8(first), chunkgrpo_float8_from_half8(second))
   }
-
-  #if CHUNKGRPO_AVX2
-    private typealias Eight = SIMD8<Float16>
-
-    @inline(__always) private static func widened(_ halves: Eight) -> SIMD8<Float> {
-      var wide = SIMD8<Float>()
-      for lane in 0..<8 { wide[lane] = Float(halves[lane]) }
-      return wide
-    }
-
-    @inline(__always) private static func rounded(_ values: SIMD8<Float>) -> Eight {
-      var halves = Eight()
-      for lane in 0..<8 { halves[lane] = Float16(values[lane]) }
-      return halves
-    }
-  #else
-    // By integer arithmetic: without an instruction for it, `Float16` is a library call per element.
-
-    private typealias Eight = SIMD8<UInt16>
-
-    @inline(__always) private static func widened(_ halves: Eight) -> SIMD8<Float> {
-      var wide = SIMD16<UInt16>.zero
-      wide.evenHalf = halves
-      let bits = unsafeBitCast(wide, to: SIMD8<Int32>.self)
-      let magnitude = (bits & 0x7fff) &<< 13
-      let exponent = magnitude & 0x0f80_0000
-      let special = (0x0f7f_ffff &- exponent) &>> 31  // all ones for infinity and NaN
-      let subnormal = (exponent &- 1) &>> 31  // all ones for zero and subnormals
-      let normal = magnitude &+ (112 << 23) &+ (special & (112 << 23))
-      let tiny = unsafeBitCast(
-        unsafeBitCast(magnitude &+ (113 << 23), to: SIMD8<Float>.self) - Float(bitPattern: 113 << 23),
-        to: SIMD8<Int32>.self)
-      let result = (normal & ~subnormal) | (tiny & subnormal) | ((bits & 0x8000) &<< 16)
-      return unsafeBitCast(result, to: SIMD8<Float>.self)
-    }
-
-    @inline(__always) private static func rounded(_ values: SIMD8<Float>) -> Eight {
-      let bits = unsafeBitCast(values, to: SIMD8<Int32>.self)
-      let magnitude = bits & 0x7fff_ffff
-      let nan = (0x7f80_0000 &- magnitude) &>> 31
-      let large = (0x477f_ffff &- magnitude) &>> 31  // 65536 and more
-      let small = (magnitude &- 0x3880_0000) &>> 31  // below 2^-14
-      let normal = (magnitude &- (112 << 23) &+ 0xfff &+ ((magnitude &>> 13) & 1)) &>> 13
-      let tiny =
-        unsafeBitCast(unsafeBitCast(magnitude & small, to: SIMD8<Float>.self) + 0.5, to: SIMD8<Int32>.self)
-        &- 0x3f00_0000
-      let finite = (normal & ~small) | (tiny & small)
-      let result = (finite & ~large) | (large & (0x7c00 | (nan & 0x0200))) | ((bits &>> 16) & 0x8000)
-      return unsafeBitCast(result, to: SIMD16<UInt16>.self).evenHalf
-    }
-  #endif
 }

@@ -34,10 +34,9 @@ static void forward_gradient(void) {
     CHECK_OK(cgrpo_forward_distance(&x->tensor, &v->tensor, &given, 0, 1, NULL, log_prob, grad, &grad_v->tensor));
 }
 
-static void count(const char *name, void (*kernel)(void)) {
+static void count(const char *types, const char *name, void (*kernel)(void)) {
     char line[64];
-    snprintf(line, sizeof line, "%s %s %s %d", cgrpo_instruction_set(), name,
-             x->tensor.type == CGRPO_TYPE_F32 ? "f32" : "bf16", (int)x->count);
+    snprintf(line, sizeof line, "%s %s %s %d", cgrpo_instruction_set(), name, types, (int)x->count);
     kernel();
     CALLGRIND_START_INSTRUMENTATION;
     CALLGRIND_ZERO_STATS;
@@ -47,21 +46,30 @@ static void count(const char *name, void (*kernel)(void)) {
 }
 
 int main(void) {
-    const cgrpo_type types[] = {CGRPO_TYPE_F32, CGRPO_TYPE_BF16};
+    static const struct {
+        const char *name;
+        cgrpo_type latents, velocities;
+    } types[] = {{"f32", CGRPO_TYPE_F32, CGRPO_TYPE_F32},
+                 {"bf16", CGRPO_TYPE_BF16, CGRPO_TYPE_BF16},
+                 {"f16", CGRPO_TYPE_F16, CGRPO_TYPE_F16},
+                 {"f32+bf16", CGRPO_TYPE_F32, CGRPO_TYPE_BF16},
+                 {"f32+f16", CGRPO_TYPE_F32, CGRPO_TYPE_F16}};
     const int64_t sizes[] = {LARGE, TINY};
     sampler = sampler_new(17, CGRPO_DYNAMICS_FLOW_SDE, 0.7, 1);
     cgrpo_noise_init(&noise, sizeof noise), cgrpo_noise_init(&given, sizeof given);
-    for (int s = 0; s < 2; s++)
-        for (int t = 0; t < 2; t++) {
-            x = array_filled(types[t], 2, sizes[s], 0, 1), v = array_filled(types[t], 2, sizes[s], 0, 2);
-            next_x = array_new(types[t], 2, sizes[s], 0), grad_v = array_new(types[t], 2, sizes[s], 0);
-            count("normal", normal);
-            count("step", step); /* makes the next_x of the others */
-            count("log_prob", log_probability);
-            count("log_prob_vjp", vjp);
+    for (size_t s = 0; s < sizeof sizes / sizeof *sizes; s++)
+        for (size_t t = 0; t < sizeof types / sizeof *types; t++) {
+            const char *name = types[t].name;
+            x = array_filled(types[t].latents, 2, sizes[s], 0, 1), next_x = array_new(types[t].latents, 2, sizes[s], 0);
+            v = array_filled(types[t].velocities, 2, sizes[s], 0, 2);
+            grad_v = array_new(types[t].velocities, 2, sizes[s], 0);
+            if (types[t].latents == types[t].velocities) count(name, "normal", normal);
+            count(name, "step", step); /* makes the next_x of the others */
+            count(name, "log_prob", log_probability);
+            count(name, "log_prob_vjp", vjp);
             given.given = &next_x->tensor;
-            count("forward_distance", forward_distance);
-            count("forward_gradient", forward_gradient);
+            count(name, "forward_distance", forward_distance);
+            count(name, "forward_gradient", forward_gradient);
         }
     cgrpo_sampler_destroy(sampler);
     return check_wrong != 0;

@@ -165,6 +165,55 @@ CHUNKGRPO_BFLOAT16(chunkgrpo_ushort16, from_halves, chunkgrpo_uint8 first, chunk
 #endif
 #undef CHUNKGRPO_BFLOAT16
 
+/* ---- IEEE halves ---- */
+
+#if defined(CHUNKGRPO_AVX2)
+
+typedef _Float16 chunkgrpo_half8 __attribute__((ext_vector_type(8)));
+
+static inline __attribute__((always_inline)) chunkgrpo_float8 chunkgrpo_float8_from_half8(chunkgrpo_ushort8 v) {
+    return __builtin_convertvector((chunkgrpo_half8)v, chunkgrpo_float8);
+}
+
+static inline __attribute__((always_inline)) chunkgrpo_ushort8 chunkgrpo_half8_from_float8(chunkgrpo_float8 v) {
+    return (chunkgrpo_ushort8) __builtin_convertvector(v, chunkgrpo_half8);
+}
+
+#else
+
+/* By integer arithmetic: without an instruction for it, a conversion is a library call per element. */
+
+/* All ones in the lanes where the highest bit is set. */
+static inline __attribute__((always_inline)) chunkgrpo_uint8 chunkgrpo_uint8_spread_sign(chunkgrpo_uint8 v) {
+    typedef int32_t signed8 __attribute__((ext_vector_type(8)));
+    return (chunkgrpo_uint8)((signed8)v >> 31);
+}
+
+static inline __attribute__((always_inline)) chunkgrpo_float8 chunkgrpo_float8_from_half8(chunkgrpo_ushort8 v) {
+    chunkgrpo_uint8 bits = __builtin_convertvector(v, chunkgrpo_uint8);
+    chunkgrpo_uint8 magnitude = (bits & 0x7fff) << 13, exponent = magnitude & 0x0f800000;
+    chunkgrpo_uint8 special = chunkgrpo_uint8_spread_sign(0x0f7fffff - exponent); /* infinity and NaN */
+    chunkgrpo_uint8 subnormal = chunkgrpo_uint8_spread_sign(exponent - 1);        /* zero too */
+    chunkgrpo_uint8 normal = magnitude + (112u << 23) + (special & (112u << 23));
+    chunkgrpo_uint8 tiny = (chunkgrpo_uint8)((chunkgrpo_float8)(magnitude + (113u << 23)) - 0x1p-14f);
+    return (chunkgrpo_float8)((normal & ~subnormal) | (tiny & subnormal) | (bits & 0x8000) << 16);
+}
+
+/* To nearest, ties to even. */
+static inline __attribute__((always_inline)) chunkgrpo_ushort8 chunkgrpo_half8_from_float8(chunkgrpo_float8 v) {
+    chunkgrpo_uint8 bits = (chunkgrpo_uint8)v, magnitude = bits & 0x7fffffff;
+    chunkgrpo_uint8 nan = chunkgrpo_uint8_spread_sign(0x7f800000 - magnitude);
+    chunkgrpo_uint8 large = chunkgrpo_uint8_spread_sign(0x477fffff - magnitude); /* 65536 and more */
+    chunkgrpo_uint8 small = chunkgrpo_uint8_spread_sign(magnitude - 0x38800000); /* below 2^-14 */
+    chunkgrpo_uint8 normal = (magnitude - (112u << 23) + 0xfff + (magnitude >> 13 & 1)) >> 13;
+    chunkgrpo_uint8 tiny = (chunkgrpo_uint8)((chunkgrpo_float8)(magnitude & small) + 0.5f) - 0x3f000000;
+    chunkgrpo_uint8 finite = (normal & ~small) | (tiny & small);
+    chunkgrpo_uint8 half = (finite & ~large) | (large & (0x7c00 | (nan & 0x0200))) | (bits >> 16 & 0x8000);
+    return __builtin_convertvector(half & 0xffff, chunkgrpo_ushort8);
+}
+
+#endif
+
 /* Past the caches, to a 32-byte boundary. */
 static inline __attribute__((always_inline)) void chunkgrpo_uint8_stream(chunkgrpo_uint8 v, void *_Nonnull p) {
     __builtin_nontemporal_store(v, (chunkgrpo_uint8 *)p);
