@@ -517,6 +517,28 @@ cgrpo_status cgrpo_log_prob_vjp(const cgrpo_sampler *sampler, int64_t step, cons
                                 const cgrpo_tensor *grad_velocity, const cgrpo_tensor *grad_unconditional,
                                 double *log_prob);
 
+/**
+ * Advanced: for a host with an autograd of its own. cgrpo_log_prob_residual is cgrpo_log_prob, and writes the residual
+ * r = x' - m in the same pass: the next latents less the mean of the step. A forward pass keeps it, alone, and the
+ * backward pass is cgrpo_residual_vjp: gradients have the bits of cgrpo_log_prob_vjp, from one array instead of three.
+ *
+ * Latents and velocities are both f32 or both f64, the type that is computed in. One of 16 bits would round the
+ * residual, and is CGRPO_WRONG_TYPE: there, and where a host can scale no array, keep latents, velocity and next
+ * latents, and call cgrpo_log_prob_vjp.
+ *
+ * extras              or null. cgrpo_residual_vjp takes those of the forward pass: it reads steps, guidance and
+ *                     guidances, and no tensor of them, which may be null
+ * residual            like the velocity; written by the forward pass. It may be `velocity`, or another tensor that is
+ * read log_prob            (B) grad_log_prob       (B) grad_velocity       like the residual, written. It may be
+ * `residual` grad_unconditional  null, or the gradient of the unconditional velocity, written. It lies apart from both
+ */
+cgrpo_status cgrpo_log_prob_residual(const cgrpo_sampler *sampler, int64_t step, const cgrpo_tensor *latents,
+                                     const cgrpo_tensor *velocity, const cgrpo_step_extras *extras,
+                                     const cgrpo_tensor *next_latents, const cgrpo_tensor *residual, double *log_prob);
+cgrpo_status cgrpo_residual_vjp(const cgrpo_sampler *sampler, int64_t step, const cgrpo_tensor *residual,
+                                const cgrpo_step_extras *extras, const double *grad_log_prob,
+                                const cgrpo_tensor *grad_velocity, const cgrpo_tensor *grad_unconditional);
+
 /** image = x - sigma v of a step, with the guided velocity where extras (or null) have one. `image` may be `latents`.
  */
 cgrpo_status cgrpo_predicted_image(const cgrpo_sampler *sampler, int64_t step, const cgrpo_tensor *latents,
@@ -638,6 +660,16 @@ cgrpo_status cgrpo_trajectory_log_probs_vjp(const cgrpo_sampler *sampler, int64_
                                             const int64_t *first_steps, const cgrpo_tensor *latents,
                                             const cgrpo_tensor *velocities, const double *grad_log_probs,
                                             const cgrpo_tensor *grad_velocities);
+
+/** Advanced: the same as cgrpo_log_prob_residual and cgrpo_residual_vjp, of the steps of a trajectory: residuals
+ *  (B, n, ...), written by the forward pass beside log_probs (B, n), and their vector-Jacobian product. residuals may
+ * be `velocities`, and grad_velocities may be `residuals`. */
+cgrpo_status cgrpo_trajectory_residuals(const cgrpo_sampler *sampler, int64_t first_step, const int64_t *first_steps,
+                                        const cgrpo_tensor *latents, const cgrpo_tensor *velocities,
+                                        const cgrpo_tensor *residuals, double *log_probs);
+cgrpo_status cgrpo_trajectory_residuals_vjp(const cgrpo_sampler *sampler, int64_t first_step,
+                                            const int64_t *first_steps, const cgrpo_tensor *residuals,
+                                            const double *grad_log_probs, const cgrpo_tensor *grad_velocities);
 
 /** relative_l1 (B, n) of latents (B, n + 1, ...), n = 0 too: d_t = mean|x_{t+1} - x_t| / (mean|x_t| + 1e-8). */
 cgrpo_status cgrpo_relative_l1(const cgrpo_tensor *latents, int32_t threads, double *relative_l1);

@@ -558,6 +558,24 @@ class Sampler {
                                  detail::sized(log_prob, b, "log_prob")));
     }
 
+    /** log_prob, and the residual x' - m that residual_vjp needs alone: for a host with an autograd of its own */
+    Numbers log_prob_residual(std::int64_t step, const ConstTensor &latents, const ConstTensor &velocity,
+                              const ConstTensor &next_latents, const Tensor &residual,
+                              const cgrpo_step_extras *extras = nullptr) const {
+        Numbers result(rows(latents));
+        check(cgrpo_log_prob_residual(get(), step, latents.get(), velocity.get(), extras, next_latents.get(),
+                                      residual.get(), result.data()));
+        return result;
+    }
+    /** grad_velocity: may be the residual; grad_unconditional: or null */
+    void residual_vjp(std::int64_t step, const ConstTensor &residual, Span<const double> grad_log_prob,
+                      const Tensor &grad_velocity, const cgrpo_step_extras *extras = nullptr,
+                      const Tensor *grad_unconditional = nullptr) const {
+        check(cgrpo_residual_vjp(get(), step, residual.get(), extras,
+                                 detail::sized(grad_log_prob, rows(residual), "grad_log_prob"), grad_velocity.get(),
+                                 grad_unconditional ? grad_unconditional->get() : nullptr));
+    }
+
     void predicted_image(std::int64_t step, const ConstTensor &latents, const ConstTensor &velocity,
                          const Tensor &image, const cgrpo_step_extras *extras = nullptr) const {
         check(cgrpo_predicted_image(get(), step, latents.get(), velocity.get(), extras, image.get()));
@@ -609,6 +627,22 @@ class Sampler {
             get(), first_step, detail::sized(first_steps, rows(latents), "first_steps"), latents.get(),
             velocities.get(), detail::sized(grad_log_probs, cells(velocities), "grad_log_probs"),
             grad_velocities.get()));
+    }
+
+    /** The same of residuals (B, n, ...), as log_prob_residual and residual_vjp have them. */
+    Numbers trajectory_residuals(std::int64_t first_step, const ConstTensor &latents, const ConstTensor &velocities,
+                                 const Tensor &residuals, Span<const std::int64_t> first_steps = {}) const {
+        Numbers result(cells(velocities));
+        check(cgrpo_trajectory_residuals(get(), first_step, detail::sized(first_steps, rows(latents), "first_steps"),
+                                         latents.get(), velocities.get(), residuals.get(), result.data()));
+        return result;
+    }
+    void trajectory_residuals_vjp(std::int64_t first_step, const ConstTensor &residuals,
+                                  Span<const double> grad_log_probs, const Tensor &grad_velocities,
+                                  Span<const std::int64_t> first_steps = {}) const {
+        check(cgrpo_trajectory_residuals_vjp(
+            get(), first_step, detail::sized(first_steps, rows(residuals), "first_steps"), residuals.get(),
+            detail::sized(grad_log_probs, cells(residuals), "grad_log_probs"), grad_velocities.get()));
     }
 
     /** divergence, grad_divergence: (B) or {}; grad_velocity: with grad_divergence */

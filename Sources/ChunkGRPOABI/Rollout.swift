@@ -84,6 +84,39 @@ public func cgrpo_trajectory_log_probs_vjp(
   }
 }
 
+@_cdecl("cgrpo_trajectory_residuals") @implementation
+public func cgrpo_trajectory_residuals(
+  _ handle: OpaquePointer!, _ firstStep: Int64, _ firstSteps: UnsafePointer<Int64>!,
+  _ latents: UnsafePointer<cgrpo_tensor>!, _ velocities: UnsafePointer<cgrpo_tensor>!,
+  _ residuals: UnsafePointer<cgrpo_tensor>!, _ logProbs: UnsafeMutablePointer<Double>!
+) -> cgrpo_status {
+  guarded {
+    let sampler = try sampler(handle)
+    let x = try trajectoryView(latents, "latents")
+    try sampler.logProbsResiduals(
+      firstStep: count(firstStep, "first_step", 0...sampler.steps - 1),
+      firstSteps: firstSteps.map(ints), latents: x, velocities: trajectoryView(velocities, "velocities"),
+      residuals: trajectoryView(residuals, "residuals", writable: true),
+      into: x.part == nil ? nonNull(logProbs, "log_probs") : logProbs)
+  }
+}
+
+@_cdecl("cgrpo_trajectory_residuals_vjp") @implementation
+public func cgrpo_trajectory_residuals_vjp(
+  _ handle: OpaquePointer!, _ firstStep: Int64, _ firstSteps: UnsafePointer<Int64>!,
+  _ residuals: UnsafePointer<cgrpo_tensor>!, _ gradLogProbs: UnsafePointer<Double>!,
+  _ gradVelocities: UnsafePointer<cgrpo_tensor>!
+) -> cgrpo_status {
+  guarded {
+    let sampler = try sampler(handle)
+    try sampler.residualsVJP(
+      firstStep: count(firstStep, "first_step", 0...sampler.steps - 1),
+      firstSteps: firstSteps.map(ints), residuals: trajectoryView(residuals, "residuals"),
+      gradLogProbs: nonNull(gradLogProbs, "grad_log_probs"),
+      gradVelocities: trajectoryView(gradVelocities, "grad_velocities", writable: true))
+  }
+}
+
 @_cdecl("cgrpo_relative_l1") @implementation
 public func cgrpo_relative_l1(
   _ latents: UnsafePointer<cgrpo_tensor>!, _ threads: Int32, _ result: UnsafeMutablePointer<Double>!

@@ -205,3 +205,39 @@ public func cgrpo_log_prob_vjp(
       logProb: logProb)
   }
 }
+
+// MARK: - Residuals
+
+@_cdecl("cgrpo_log_prob_residual") @implementation
+public func cgrpo_log_prob_residual(
+  _ handle: OpaquePointer!, _ step: Int64, _ latents: UnsafePointer<cgrpo_tensor>!,
+  _ velocity: UnsafePointer<cgrpo_tensor>!, _ extras: UnsafePointer<cgrpo_step_extras>!,
+  _ nextLatents: UnsafePointer<cgrpo_tensor>!, _ residual: UnsafePointer<cgrpo_tensor>!,
+  _ logProb: UnsafeMutablePointer<Double>!
+) -> cgrpo_status {
+  guarded {
+    let sampler = try sampler(handle)
+    let x = try latentsView(latents, "latents")
+    try sampler.logProbResidual(
+      count(step, "step", 0...sampler.steps - 1), latents: x, velocity: latentsView(velocity, "velocity"),
+      extras: stepExtras(extras), next: latentsView(nextLatents, "next_latents"),
+      residual: latentsView(residual, "residual", writable: true),
+      logProb: x.part == nil ? nonNull(logProb, "log_prob") : logProb)
+  }
+}
+
+@_cdecl("cgrpo_residual_vjp") @implementation
+public func cgrpo_residual_vjp(
+  _ handle: OpaquePointer!, _ step: Int64, _ residual: UnsafePointer<cgrpo_tensor>!,
+  _ extras: UnsafePointer<cgrpo_step_extras>!, _ gradLogProb: UnsafePointer<Double>!,
+  _ gradVelocity: UnsafePointer<cgrpo_tensor>!, _ gradUnconditional: UnsafePointer<cgrpo_tensor>!
+) -> cgrpo_status {
+  guarded {
+    let sampler = try sampler(handle)
+    try sampler.residualVJP(
+      count(step, "step", 0...sampler.steps - 1), residual: latentsView(residual, "residual"),
+      extras: stepExtras(extras), gradLogProb: nonNull(gradLogProb, "grad_log_prob"),
+      gradVelocity: latentsView(gradVelocity, "grad_velocity", writable: true),
+      gradUnconditional: gradUnconditional.map { try latentsView($0, "grad_unconditional", writable: true) })
+  }
+}

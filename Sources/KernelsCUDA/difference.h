@@ -63,7 +63,8 @@ template <class T, class V, bool gradient, bool sums> struct Difference {
             get<whole>(v, first + i * kBlock, end, vs[i]);
             get<whole>(next, first + i * kBlock, end, ns[i]);
         }
-        const C scale = gradient ? rounded<C>(mul(n.slope, upstream(blockIdx.y))) : (C)0;
+        const bool residual = sums && !k.upstream;
+        const C scale = !gradient ? 0 : residual ? 1 : rounded<C>(mul(n.slope, upstream(blockIdx.y)));
 #pragma unroll
         for (int i = 0; i < count; i++) {
             C mean[4], d[4];
@@ -128,7 +129,8 @@ template <class T, class V> CHUNKGRPO_DEVICE void any_difference(const Differenc
     const Row<V> v(k.v, 0), gradient(k.gradient, 0), unconditional(k.unconditional, 0);
     const Terms<T, V> terms(k.y, k.z, n);
     const double upstream = k.upstream ? k.upstream[(i64)blockIdx.y * k.upstream_stride] : 0;
-    const C scale = rounded<C>(mul(n.slope, upstream)), other = rounded<C>(mul(n.unconditional, upstream));
+    const C scale = k.upstream ? rounded<C>(mul(n.slope, upstream)) : 1,
+            other = rounded<C>(mul(n.unconditional, upstream));
     const i64 count = k.shape.elements, blocks = block_count(k.shape);
     Collector collector;
     collector.arrive(k.workspace);

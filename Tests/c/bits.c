@@ -60,6 +60,13 @@ int main(int count, char **arguments) {
             CHECK_OK(cgrpo_log_prob_vjp(sampler, k, &x->tensor, &v->tensor, NULL, &next->tensor, grad, &out->tensor,
                                         NULL, log_prob));
             LINE("log_prob_vjp", out, log_prob);
+            if (of_velocity == CGRPO_TYPE_F32 || of_velocity == CGRPO_TYPE_F64) {
+                CHECK_OK(cgrpo_log_prob_residual(sampler, k, &x->tensor, &v->tensor, NULL, &next->tensor, &out2->tensor,
+                                                 log_prob));
+                LINE("residual", out2, log_prob);
+                CHECK_OK(cgrpo_residual_vjp(sampler, k, &out2->tensor, NULL, grad, &out2->tensor, NULL));
+                CHECK(same_bits(out, out2));
+            }
             CHECK_OK(cgrpo_log_prob_vjp(sampler, k, &x->tensor, &v->tensor, &extras, &next->tensor, grad, &out->tensor,
                                         &out2->tensor, log_prob));
             LINE("guided vjp", out, log_prob);

@@ -151,6 +151,22 @@ static cgrpo_status log_prob_vjp(void) {
     return status;
 }
 
+static cgrpo_status log_prob_residual(void) {
+    cgrpo_tensor at = row(x), velocity = row(v), other = row(u), to = row(next), out = row(written[0]);
+    cgrpo_step_extras extras = mixed(&other);
+    cgrpo_status status = cgrpo_log_prob_residual(sampler, 0, &at, &velocity, &extras, &to, &out, results);
+    wrote(written[0], sizeof written[0]), wrote(results, B * 8);
+    return status;
+}
+
+static cgrpo_status residual_vjp(void) {
+    cgrpo_tensor kept = row(v), other = row(u), left = row(written[0]), right = row(written[1]);
+    cgrpo_step_extras extras = mixed(&other);
+    cgrpo_status status = cgrpo_residual_vjp(sampler, 0, &kept, &extras, grad, &left, &right);
+    wrote(written, sizeof written);
+    return status;
+}
+
 static cgrpo_status predicted_image(void) {
     cgrpo_tensor at = row(x), velocity = row(v), out = row(written[0]);
     cgrpo_status status = cgrpo_predicted_image(sampler, 3, &at, &velocity, NULL, &out);
@@ -197,6 +213,25 @@ static cgrpo_status trajectory_log_probs_vjp(void) {
                  along = tensor_of(velocities, steps_shape, 3, CGRPO_TYPE_F32),
                  gradient = tensor_of(out, steps_shape, 3, CGRPO_TYPE_F32);
     cgrpo_status status = cgrpo_trajectory_log_probs_vjp(sampler, 0, NULL, &path, &along, grad, &gradient);
+    wrote(out, sizeof out);
+    return status;
+}
+
+static cgrpo_status trajectory_residuals(void) {
+    static float out[B * S * D];
+    cgrpo_tensor path = tensor_of(latents, trajectory_shape, 3, CGRPO_TYPE_F32),
+                 along = tensor_of(velocities, steps_shape, 3, CGRPO_TYPE_F32),
+                 kept = tensor_of(out, steps_shape, 3, CGRPO_TYPE_F32);
+    cgrpo_status status = cgrpo_trajectory_residuals(sampler, 0, NULL, &path, &along, &kept, results);
+    wrote(out, sizeof out), wrote(results, sizeof results);
+    return status;
+}
+
+static cgrpo_status trajectory_residuals_vjp(void) {
+    static float out[B * S * D];
+    cgrpo_tensor kept = tensor_of(velocities, steps_shape, 3, CGRPO_TYPE_F32),
+                 gradient = tensor_of(out, steps_shape, 3, CGRPO_TYPE_F32);
+    cgrpo_status status = cgrpo_trajectory_residuals_vjp(sampler, 0, NULL, &kept, grad, &gradient);
     wrote(out, sizeof out);
     return status;
 }
@@ -665,12 +700,16 @@ static const call calls[] = {
     CALL(step),
     CALL(log_prob),
     CALL(log_prob_vjp),
+    CALL(log_prob_residual),
+    CALL(residual_vjp),
     CALL(predicted_image),
     CALL(window_steps),
     CALL(rollout),
     {"cgrpo_rollout", "second order", rollout_second_order},
     CALL(trajectory_log_probs),
     CALL(trajectory_log_probs_vjp),
+    CALL(trajectory_residuals),
+    CALL(trajectory_residuals_vjp),
     CALL(relative_l1),
     CALL(plan_fixed),
     CALL(plan_adaptive),

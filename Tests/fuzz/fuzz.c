@@ -358,6 +358,24 @@ static void log_prob_vjp(void) {
     if (both) wrote(&right);
 }
 
+static void residual(void) {
+    drawn kept, left, right;
+    draw_step(1);
+    velocity_tensor(&kept, d.batch, 0, d.elements, 0);
+    double *out = output(d.batch);
+    if (CALL(cgrpo_log_prob_residual(d.sampler->handle, d.step, &d.x.tensor, &d.v.tensor, extras(), &d.next.tensor,
+                                     &kept.tensor, has_part && one_in(2) ? NULL : maybe_null(out))))
+        wrote(&kept), wrote_numbers(out, d.batch);
+    velocity_tensor(&left, d.batch, 0, d.elements, 0), velocity_tensor(&right, d.batch, 0, d.elements, 0);
+    const double *upstream = numbers(d.batch);
+    int both = one_in(2);
+    if (!CALL(cgrpo_residual_vjp(d.sampler->handle, d.step, &d.v.tensor, extras(), maybe_null((void *)upstream),
+                                 &left.tensor, both ? &right.tensor : NULL)))
+        return;
+    wrote(&left);
+    if (both) wrote(&right);
+}
+
 static void predicted_image(void) {
     draw_step(0);
     if (CALL(cgrpo_predicted_image(d.sampler->handle, d.step, &d.x.tensor, &d.v.tensor, extras(), &d.next.tensor)))
@@ -511,6 +529,13 @@ static void trajectory_log_probs(void) {
             wrote_numbers(values, batch * n);
     } else if (CALL(cgrpo_trajectory_log_probs_vjp(s->handle, whole(first), firsts, &path.tensor, &along.tensor,
                                                    maybe_null(numbers(batch * n)), &gradient.tensor)))
+        wrote(&gradient);
+    if (one_in(2) &&
+        CALL(cgrpo_trajectory_residuals(s->handle, whole(first), firsts, &path.tensor, &along.tensor, &gradient.tensor,
+                                        has_part && one_in(2) ? NULL : maybe_null(output(batch * n)))))
+        wrote(&gradient);
+    if (CALL(cgrpo_trajectory_residuals_vjp(s->handle, whole(first), firsts, &along.tensor,
+                                            maybe_null(numbers(batch * n)), &gradient.tensor)))
         wrote(&gradient);
 }
 
@@ -943,6 +968,7 @@ static void (*const draws[])(void) = {schedule_make,
                                       step,
                                       log_prob,
                                       log_prob_vjp,
+                                      residual,
                                       predicted_image,
                                       cuda,
                                       divergence,

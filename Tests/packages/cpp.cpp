@@ -2,6 +2,7 @@
 #include <chunkgrpo.hpp>
 #include <chunkgrpo.hpp> // twice is harmless
 
+#include <algorithm>
 #include <cmath>
 #include <cstdio>
 #include <cstring>
@@ -137,6 +138,19 @@ static void steps_are_those_of_c() {
     cg_.data = same.data();
     cg::check(cgrpo_log_prob_vjp(sampler.get(), 2, &cx, &cv, nullptr, &cn, ones.data(), &cg_, nullptr, nullptr));
     CHECK(gradient == same);
+    CHECK(sampler.log_prob_residual(2, xs, vs, cg::ConstTensor(next, {B, D}), cg::Tensor(same, {B, D})) == c_log_prob);
+    CHECK(std::abs(same[4] - (next[4] - sampler.coefficients(2).a * x[4] - sampler.coefficients(2).b * v[4])) < 1e-12);
+    sampler.residual_vjp(2, cg::ConstTensor(same, {B, D}), ones, cg::Tensor(same, {B, D}));
+    CHECK(gradient == same);
+    CHECK(
+        sampler.trajectory_residuals(2, cg::ConstTensor(x, {1, 2, B * D / 2}), cg::ConstTensor(v, {1, 1, B * D / 2}),
+                                     cg::Tensor(same, {1, 1, B * D / 2})) ==
+        sampler.trajectory_log_probs(2, cg::ConstTensor(x, {1, 2, B * D / 2}), cg::ConstTensor(v, {1, 1, B * D / 2})));
+    sampler.trajectory_log_probs_vjp(2, cg::ConstTensor(x, {1, 2, B * D / 2}), cg::ConstTensor(v, {1, 1, B * D / 2}),
+                                     cg::Numbers(1, 1.0), cg::Tensor(expected, {1, 1, B * D / 2}));
+    sampler.trajectory_residuals_vjp(2, cg::ConstTensor(same, {1, 1, B * D / 2}), cg::Numbers(1, 1.0),
+                                     cg::Tensor(same, {1, 1, B * D / 2}));
+    CHECK(std::equal(same.begin(), same.begin() + B * D / 2, expected.begin()));
     // d log_prob / dv = b (x' - m) / (D s^2), m = a x + b v
     const cg::Coefficients k = sampler.coefficients(2);
     CHECK(std::abs(gradient[4] - k.b * (next[4] - k.a * x[4] - k.b * v[4]) / (D * k.s * k.s)) < 1e-12);

@@ -123,19 +123,24 @@ extension Optional where Wrapped == Rows {
   func cuda(_ first: Int) -> CUDARows { map { $0.cuda(first) } ?? noRows }
 }
 
+private func real(_ number: Double, _ type: ElementType) -> chunkgrpo_cuda_real {
+  var real = chunkgrpo_cuda_real()
+  if type == .float64 { real.f64 = number } else { real.f32 = Float(number) }
+  return real
+}
+
 extension CUDANumbers {
   /// Of a step's mean, a·x + b·v + p·y + q·z, and of its noise.
   init(_ n: SampleNumbers, step: Int, _ type: ElementType) {
     self.init()
-    func real(_ number: Double) -> chunkgrpo_cuda_real {
-      var real = chunkgrpo_cuda_real()
-      if type == .float64 { real.f64 = number } else { real.f32 = Float(number) }
-      return real
-    }
-    (a, b, s, p, q) = (real(n.a), real(n.b), real(n.s), real(n.p), real(n.q))
+    (a, b, s) = (real(n.a, type), real(n.b, type), real(n.s, type))
+    (p, q) = (real(n.p, type), real(n.q, type))
     self.step = UInt32(truncatingIfNeeded: step)
     place = UInt32(truncatingIfNeeded: step &+ 1)
   }
+
+  /// Of a residual r that was kept, which stands for x, v and x': its mean is r − r.
+  mutating func takeResidual(_ type: ElementType) { (a, b) = (real(1, type), real(-1, type)) }
 
   /// The result is a log-probability, with the gradient slope·upstream·d.
   mutating func take(_ density: StepDensity, _ n: SampleNumbers, elements: Int) {

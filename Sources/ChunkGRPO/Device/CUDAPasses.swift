@@ -6,11 +6,17 @@ internal import KernelsCUDA
 
 extension BatchNumbers {
   /// Of the samples of a launch; one set where all have the same.
-  fileprivate func fill<Numbers>(_ numbers: inout Numbers, _ each: inout UInt32, _ samples: Range<Int>, _ x: Rows) {
+  ///
+  /// - Parameter adjust: changes a set before it is stored.
+  fileprivate func fill<Numbers>(
+    _ numbers: inout Numbers, _ each: inout UInt32, _ samples: Range<Int>, _ x: Rows,
+    adjust: (inout CUDANumbers) -> Void = { _ in }
+  ) {
     each = areOwn ? 1 : 0
     for i in areOwn ? samples : samples.lowerBound..<samples.lowerBound + 1 {
       var n = CUDANumbers(self[i], step: step(i), x.type)
       n.take(density(i), self[i], elements: x.elements)
+      adjust(&n)
       set(&numbers, i - samples.lowerBound, n)
     }
   }
@@ -61,7 +67,7 @@ extension DifferencePass {
     try launch.check(output?.unconditional, "grad_unconditional")
     try launch.check(output?.upstream, "grad_log_prob")
     try launch.check(logProb, "log_prob")
-    let plain = terms == nil && !numbers.areOwn
+    let plain = terms == nil && !numbers.areOwn && output?.unconditional == nil
     let ofPlain: CUDAKernel = output == nil ? .difference : logProb == nil ? .gradient : .differenceGradient
     let kernel = plain ? ofPlain : .differenceAny
     var arguments = CUDADifferenceArguments()
@@ -71,12 +77,12 @@ extension DifferencePass {
       (k.y, k.z) = (terms?.y.cuda(first) ?? noRows, terms?.z.cuda(first) ?? noRows)
       k.gradient = output?.gradient.cuda(first) ?? noRows
       k.unconditional = output?.unconditional.cuda(first) ?? noRows
-      k.upstream = output.map { $0.upstream + first }
+      k.upstream = output?.upstream.map { $0 + first }
       k.log_prob = logProb.map { $0 + first }
       (k.upstream_stride, k.stride) = (1, 1)
       k.shape = launch.shape(samples)
       k.workspace = try launch.workspace(samples, wanted: logProb != nil, looks: output == nil)
-      numbers.fill(&k.numbers, &k.each, samples, x)
+      numbers.fill(&k.numbers, &k.each, samples, x) { if ofResidual { $0.takeResidual(x.type) } }
     }
   }
 }
@@ -103,11 +109,11 @@ extension TrajectoryPass {
       kernel, x.type, v.first.type, most: mostSamples(mixed), steps: columns.count, &arguments
     ) { k, samples in
       let sample = samples.lowerBound
-      (k.x, k.next) = (latents.cuda(sample, from: t), latents.cuda(sample, from: t + 1))
+      (k.x, k.next) = (latents.cuda(sample, from: t), latents.cuda(sample, from: ofResiduals ? t : t + 1))
       k.v = v.cuda(sample, from: t)
       (k.y, k.z, k.unconditional) = (noRows, noRows, noRows)
       k.gradient = output?.gradients.cuda(sample, from: t) ?? noRows
-      k.upstream = output.map { $0.upstream + (sample &* $0.upstreamStride &+ t) }
+      k.upstream = output.flatMap { o in o.upstream.map { $0 + (sample &* o.upstreamStride &+ t) } }
       k.log_prob = logProbs.map { $0 + (sample &* stride &+ t) }
       (k.upstream_stride, k.stride) = (Int64(output?.upstreamStride ?? 1), Int64(stride))
       k.shape = launch.shape(samples)
@@ -119,6 +125,7 @@ extension TrajectoryPass {
         let n = SampleNumbers(c: c, guidance: 1)
         var numbers = CUDANumbers(n, step: step, x.type)
         numbers.take(density, n, elements: x.elements)
+        if ofResiduals { numbers.takeResidual(x.type) }
         set(&k.numbers, place, numbers)
       }
     }

@@ -66,11 +66,13 @@ struct StepPass: Pass {
 struct GradientOutput {
   let gradient: Rows
   let unconditional: Rows?
-  let upstream: UnsafePointer<Double>
+  /// nil: the residual x' − m itself is written.
+  let upstream: UnsafePointer<Double>?
   /// Stores past the caches, which need not read first what they overwrite.
   let streams: Bool
 
   func scales(_ sample: Int, elements: Int, _ numbers: BatchNumbers) -> (conditional: Double, unconditional: Double) {
+    guard let upstream else { return (1, 0) }
     let n = numbers[sample]
     let slope = numbers.density(sample).slope(b: n.c.b, elements: elements)
     return (slope * n.guidance * upstream[sample], slope * (1 - n.guidance) * upstream[sample])
@@ -85,13 +87,16 @@ struct DifferencePass: Pass {
   let next: Rows
   let output: GradientOutput?
   let logProb: UnsafeMutablePointer<Double>?
+  /// Whether x, v and x' are one array, a residual r that was kept: with the mean r − r = 0, x' − m is r to the bit.
+  var ofResidual = false
 
   var kernels: any LatentKernels.Type { x.type.kernels(velocity: v.type) }
 
   func run(_ block: Block, _ kernels: any LatentKernels.Type, _ sums: inout BlockSums) {
     let n = numbers[block.sample]
+    let (a, b) = ofResidual ? (1, -1) : (n.a, n.b)
     var arguments = DifferenceArguments(
-      a: n.a, b: n.b, x: x.at(block), v: v.at(block), extra: terms?.sum(n, block, kernels), next: next.at(block),
+      a: a, b: b, x: x.at(block), v: v.at(block), extra: terms?.sum(n, block, kernels), next: next.at(block),
       scale: 0, gradient: nil, streams: output?.streams ?? false, count: block.count)
     if let output {
       let scales = output.scales(block.sample, elements: block.length, numbers)
@@ -117,15 +122,20 @@ struct DifferencePass: Pass {
 struct TrajectoryPass: Pass {
   struct Output {
     let gradients: StepRows
-    /// ∂loss/∂ℓ of the first step's samples, `upstreamStride` apart.
-    let upstream: UnsafePointer<Double>
+    /// ∂loss/∂ℓ of the first step's samples, `upstreamStride` apart. nil: the residuals x' − m themselves are written.
+    let upstream: UnsafePointer<Double>?
     let upstreamStride: Int
     let streams: Bool
+
+    func scale(_ sample: Int, _ step: Int, elements: Int, _ at: ScheduledStep) -> Double {
+      guard let upstream else { return 1 }
+      return upstream[sample &* upstreamStride &+ step] * at.density.slope(b: at.coefficients.b, elements: elements)
+    }
   }
 
   /// Of the schedule; those of the steps that are taken are of first order.
   let table: UnsafePointer<ScheduledStep>
-  /// One step more than `v`.
+  /// One step more than `v`; of residuals that were kept, these, as `v` is.
   let latents: StepRows
   let v: StepRows
   /// Where each sample begins.
@@ -135,6 +145,8 @@ struct TrajectoryPass: Pass {
   /// Of the first step, a sample's `stride` apart.
   let logProbs: UnsafeMutablePointer<Double>?
   let stride: Int
+  /// As in `DifferencePass`.
+  var ofResiduals = false
 
   var x: Rows { latents.first }
   var kernels: any LatentKernels.Type { x.type.kernels(velocity: v.first.type) }
@@ -142,13 +154,13 @@ struct TrajectoryPass: Pass {
   func run(_ block: Block, _ kernels: any LatentKernels.Type, _ sums: inout BlockSums) {
     let step = block.step
     let at = table + (first[block.sample] &+ step)
-    let (a, b) = (at.pointee.coefficients.a, at.pointee.coefficients.b)
+    let (a, b) = ofResiduals ? (1, -1) : (at.pointee.coefficients.a, at.pointee.coefficients.b)
     var arguments = DifferenceArguments(
       a: a, b: b, x: latents.at(block, step: step), v: v.at(block, step: step), extra: nil,
-      next: latents.at(block, step: step &+ 1), scale: 0, gradient: nil, streams: false, count: block.count)
+      next: latents.at(block, step: ofResiduals ? step : step &+ 1), scale: 0, gradient: nil, streams: false,
+      count: block.count)
     if let output {
-      let upstream = output.upstream[block.sample &* output.upstreamStride &+ step]
-      arguments.scale = upstream * at.pointee.density.slope(b: b, elements: block.length)
+      arguments.scale = output.scale(block.sample, step, elements: block.length, at.pointee)
       arguments.gradient = output.gradients.at(block, step: step)
       arguments.streams = output.streams
     }

@@ -55,7 +55,7 @@ extension Sampler {
     _ steps: BatchSteps, ofImages: Bool = false, _ latents: LatentsView, _ velocity: LatentsView, _ extras: StepExtras
   ) throws -> (BatchNumbers, LinearTerms?) {
     var terms = LinearTerms()
-    try checkGuidance(extras, batch: latents.batch)
+    try checkGuidance(extras, isGuided: extras.unconditional != nil, batch: latents.batch)
     if let u = extras.unconditional {
       try velocity.checkSame(u, "unconditional", own: ("velocity is", "velocity has"))
       terms.y = u.rows
@@ -73,15 +73,16 @@ extension Sampler {
     return (numbers, terms.y == nil && terms.z == nil ? nil : terms)
   }
 
+  /// - Parameter isGuided: whether there is an unconditional velocity.
   @inline(__always)
-  private func checkGuidance(_ extras: StepExtras, batch: Int) throws {
+  func checkGuidance(_ extras: StepExtras, isGuided: Bool, batch: Int) throws {
     if let each = extras.guidances {
-      try require(extras.unconditional != nil, "guidances needs the unconditional velocity")
+      try require(isGuided, "guidances needs the unconditional velocity")
       try require(
         extras.guidance == 1, "guidance = \(extras.guidance) and guidances exclude each other: give one of them")
       if let count = extras.guidanceCount { try checkCount(count, "guidances", batch: batch) }
       for i in 0..<batch { try require(Float(each[i]).isFinite, "guidances[\(i)] = \(each[i]) is not finite") }
-    } else if extras.unconditional != nil {
+    } else if isGuided {
       try require(Float(extras.guidance).isFinite, "guidance = \(extras.guidance) is not finite")
     } else {
       try require(extras.guidance == 1, "guidance = \(extras.guidance) needs the unconditional velocity")

@@ -65,21 +65,32 @@ extension Sampler {
       logProb)
   }
 
-  /// The pass behind both.
-  private func differences(
+  /// The pass behind both, and behind the residuals.
+  func differences(
     _ steps: BatchSteps, _ latents: LatentsView, _ velocity: LatentsView, _ extras: StepExtras,
     _ next: LatentsView, output: GradientOutput?, keeping owners: (LatentsView, LatentsView?)?,
     _ logProb: UnsafeMutablePointer<Double>?
   ) throws {
     let (numbers, terms) = try mean(steps, latents, velocity, extras)
-    let table = table
     let pass = DifferencePass(
       numbers: numbers, x: latents.rows, v: velocity.rows, terms: terms, next: next.rows, output: output,
       logProb: logProb)
+    try run(
+      pass, steps, over: latents, keeping: (latents, velocity, extras, next, owners), velocity,
+      naming: "latents, velocity or next latents")
+  }
+
+  /// - Parameter what: the arrays that are read, for a message.
+  @inline(__always)
+  func run<Owners>(
+    _ pass: DifferencePass, _ steps: BatchSteps, over latents: LatentsView, keeping owners: Owners,
+    _ velocity: LatentsView, naming what: String
+  ) throws {
+    let (numbers, output, logProb, table) = (pass.numbers, pass.output, pass.logProb, table)
     var check = GradientCheck()
     let x = pass.x
     let broken = try pass.run(
-      over: latents, threads: threads, keeping: (latents, velocity, extras, next, owners), partSums: latents.partSums(1)
+      over: latents, threads: threads, keeping: owners, partSums: latents.partSums(1)
     ) { sample, _, sums in
       let elements = x.length(sample)
       let value = numbers.density(sample).logProb(squaredError: sums.squares, elements: elements)
@@ -94,7 +105,7 @@ extension Sampler {
       return value
     }
     withExtendedLifetime(table) {}
-    try throwIfBroken(broken, from: steps, "latents, velocity or next latents")
+    try throwIfBroken(broken, from: steps, what)
     try check.throwIfBroken(from: steps, "grad_log_prob", velocity)
   }
 
@@ -117,7 +128,7 @@ extension Sampler {
     try unconditional.checkApart("grad_unconditional", from: gradient, "grad_velocity", orSame: false)
   }
 
-  private func checked(
+  func checked(
     _ step: Int, latents: LatentsView, velocity: LatentsView, _ extras: StepExtras, next: LatentsView
   ) throws -> BatchSteps {
     let steps = try batchSteps(step, extras, batch: latents.batch)

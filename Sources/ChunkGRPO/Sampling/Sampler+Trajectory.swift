@@ -57,6 +57,15 @@ extension Sampler {
     try latents.latents(0).checkPart(numbers: false, "log_probs", writes: true)
     try gradVelocities.checkApart("grad_velocities", from: latents, "latents", orSame: false)
     try gradVelocities.checkApart("grad_velocities", from: velocities, "velocities", orSame: true)
+    try gradients(steps, latents, velocities, gradLogProbs, gradVelocities)
+  }
+
+  /// - Parameter ofResiduals: whether latents and velocities are both the residuals that were kept.
+  func gradients(
+    _ steps: BatchSteps, _ latents: TrajectoryView, _ velocities: TrajectoryView,
+    _ gradLogProbs: UnsafePointer<Double>, _ gradVelocities: TrajectoryView, ofResiduals: Bool = false
+  ) throws {
+    let n = velocities.count
     var first = 0
     for t in 0..<n {
       let column = gradLogProbs + t
@@ -66,7 +75,9 @@ extension Sampler {
       let end = isZero ? t : t + 1
       if isZero || end - first == maxSteps || end == n {
         if first < end {
-          try run(steps, first..<end, latents, velocities, output: (gradLogProbs, gradVelocities), nil)
+          try run(
+            steps, first..<end, latents, velocities, output: (gradLogProbs, gradVelocities), nil,
+            ofResiduals: ofResiduals)
         }
         first = t + 1
       }
@@ -81,10 +92,10 @@ extension Sampler {
   }
 
   /// Takes columns `range` of a trajectory, up to `maxSteps`, through one pass.
-  private func run(
+  func run(
     _ steps: BatchSteps, _ range: Range<Int>, _ latents: TrajectoryView, _ velocities: TrajectoryView,
-    output: (upstream: UnsafePointer<Double>, gradients: TrajectoryView)?,
-    _ logProbs: UnsafeMutablePointer<Double>?
+    output: (upstream: UnsafePointer<Double>?, gradients: TrajectoryView)?,
+    _ logProbs: UnsafeMutablePointer<Double>?, ofResiduals: Bool = false
   ) throws {
     let (first, n) = (range.lowerBound, velocities.count)
     let steps = steps.later(first)
@@ -95,42 +106,35 @@ extension Sampler {
       steps: range.count,
       output: output.map {
         TrajectoryPass.Output(
-          gradients: StepRows($0.gradients, from: first), upstream: $0.upstream + first,
+          gradients: StepRows($0.gradients, from: first), upstream: $0.upstream.map { $0 + first },
           upstreamStride: velocities.count, streams: latents.latents(0).exceedsCache(count: 4 * velocities.count))
-      }, logProbs: logProbs.map { $0 + first }, stride: n)
+      }, logProbs: logProbs.map { $0 + first }, stride: n, ofResiduals: ofResiduals)
     var check = GradientCheck()
     let (view, x) = (latents.latents(first), pass.x)
     let broken = try pass.run(
       over: view, threads: threads, keeping: (latents, velocities, output?.gradients),
-      partSums: output == nil ? view.partSums(1, steps: velocities.count, at: first) : nil
+      partSums: output?.upstream == nil ? view.partSums(1, steps: velocities.count, at: first) : nil
     ) { sample, j, sums in
       let elements = x.length(sample)
       let at = base + (steps[sample] &+ j)
       let value = at.pointee.density.logProb(squaredError: sums.squares, elements: elements)
       logProbs?[sample &* n &+ first &+ j] = value
-      if let output {
-        let slope = at.pointee.density.slope(b: at.pointee.coefficients.b, elements: elements)
+      if let output, let scale = pass.output?.scale(sample, j, elements: elements, at.pointee) {
         check.look(
-          at: output.gradients.latents(first + j).rows, sample, step: j,
-          scale: output.upstream[sample &* velocities.count &+ first &+ j] * slope, squares: sums.squares)
+          at: output.gradients.latents(first + j).rows, sample, step: j, scale: scale, squares: sums.squares)
       }
       return value
     }
     withExtendedLifetime(table) {}
-    try throwIfBroken(broken, from: steps, "latents, velocity or next latents")
+    try throwIfBroken(broken, from: steps, ofResiduals ? "residuals" : "latents, velocity or next latents")
     try check.throwIfBroken(from: steps, "grad_log_prob", velocities.latents(0))
   }
 
-  private func check(
+  func check(
     _ firstStep: Int, _ firstSteps: UnsafePointer<Int>?, _ latents: TrajectoryView, _ velocities: TrajectoryView
   ) throws -> BatchSteps {
     let n = velocities.count
-    if firstSteps == nil { try check(step: firstStep) }
-    let left = firstSteps == nil ? steps - firstStep : steps
-    try require(
-      n >= 1 && n <= left,
-      "velocities hold \(n) steps, but from step \(steps - left) on there are \(left)")
-    let first = try batchSteps(firstStep, firstSteps, batch: latents.batch, taking: n, "first_step")
+    let first = try taken(firstStep, firstSteps, n, "velocities", batch: latents.batch)
     try require(
       latents.count > n, "latents hold \(latents.count) steps; \(n) velocities need \(n + 1) of them, one more")
     try latents.latents(0).checkVelocity(velocities.latents(0), "velocities")
@@ -140,5 +144,17 @@ extension Sampler {
       if let sample = secondOrder(at, batch: latents.batch) { throw needsImage(at.name(sample)) }
     }
     return first
+  }
+
+  /// The first step of each sample, of which `name` has n.
+  func taken(
+    _ firstStep: Int, _ firstSteps: UnsafePointer<Int>?, _ n: Int, _ name: String, batch: Int
+  ) throws -> BatchSteps {
+    if firstSteps == nil { try check(step: firstStep) }
+    let left = firstSteps == nil ? steps - firstStep : steps
+    try require(
+      n >= 1 && n <= left,
+      "\(name) hold \(n) steps, but from step \(steps - left) on there are \(left)")
+    return try batchSteps(firstStep, firstSteps, batch: batch, taking: n, "first_step")
   }
 }

@@ -125,7 +125,7 @@ CHUNKGRPO_CUDA_STRUCT(DifferenceArguments) {
     struct chunkgrpo_cuda_Rows x, v, next;
     struct chunkgrpo_cuda_Rows gradient; /* base null: without */
     struct chunkgrpo_cuda_Shape shape;
-    const double *upstream; /* of sample i at step t at [i upstream_stride + t] */
+    const double *upstream; /* of sample i at step t at [i upstream_stride + t]; null: `gradient` is d */
     int64_t upstream_stride;
     struct chunkgrpo_cuda_Workspace workspace;
     double *log_prob; /* null, or that of sample i at step t at [i stride + t] */

@@ -111,6 +111,67 @@ static void log_probs_and_gradients_are_the_cpus(void) {
     cgrpo_sampler_destroy(sampler);
 }
 
+/* Of a step, and gradients of them, in place too. what: as of one_gradient */
+static void one_residual(cgrpo_sampler *sampler, cgrpo_type type, int64_t B, int64_t D, cgrpo_cuda *cuda, double *up,
+                         int what) {
+    array *x = array_filled(type, B, D, 0, 1), *v = array_filled(type, B, D, 0, 2), *u = array_filled(type, B, D, 0, 3);
+    array *next = array_filled(type, B, D, 0, 4), *r = array_new(type, B, D, 0);
+    array *g = array_new(type, B, D, 0), *gu = array_new(type, B, D, 0);
+    cgrpo_tensor dx = device_tensor(x, cuda), dv = device_tensor(v, cuda), du = device_tensor(u, cuda);
+    cgrpo_tensor dnext = device_tensor(next, cuda), dr = device_tensor(r, cuda);
+    cgrpo_tensor dg = device_tensor(g, cuda), dgu = device_tensor(gu, cuda);
+    double *lp = numbers(B), *dlp = device_numbers(B, NULL), *dup = device_numbers(B, up);
+    int64_t steps[64];
+    cgrpo_step_extras extras;
+    cgrpo_step_extras_init(&extras, sizeof extras);
+    for (int64_t i = 0; i < 64; i++) steps[i] = i % (T - 1);
+    if (what == 1) extras.unconditional = &u->tensor, extras.guidance = 2;
+    if (what == 2) extras.steps = steps;
+    const int64_t k = what == 2 ? 0 : K;
+    CHECK_OK(cgrpo_log_prob_vjp(sampler, k, &x->tensor, &v->tensor, &extras, &next->tensor, up, &g->tensor,
+                                what == 1 ? &gu->tensor : NULL, lp));
+    CHECK_OK(cgrpo_log_prob_residual(sampler, k, &x->tensor, &v->tensor, &extras, &next->tensor, &r->tensor, lp));
+    if (what == 1) extras.unconditional = &du;
+    CHECK_OK(cgrpo_log_prob_residual(sampler, k, &dx, &dv, &extras, &dnext, &dr, dlp));
+    SAME(dr, r);
+    SAME_NUMBERS(dlp, lp, B);
+    for (int in_place = 0; in_place < 2; in_place++) {
+        cgrpo_tensor *to = in_place ? &dr : &dg;
+        CHECK_OK(cgrpo_residual_vjp(sampler, k, &dr, &extras, dup, to, what == 1 ? &dgu : NULL));
+        SAME(*to, g);
+        if (what == 1) SAME(dgu, gu);
+    }
+}
+
+static void residuals_are_the_cpus(void) {
+    cgrpo_sampler *sampler = sampler_new(T, CGRPO_DYNAMICS_CPS, 0.6, 1);
+    enum { n = 3 };
+    FOR_EACH_SHAPE(
+        if (i_ > 1) break; for (int what = 0; what < 3; what++) one_residual(sampler, type, B, D, &cuda, up, what);
+        array *x = array_filled(type, B, n + 1, D, 1); array *v = array_filled(type, B, n, D, 2);
+        array *r = array_new(type, B, n, D); array *g = array_new(type, B, n, D);
+        cgrpo_tensor dx = device_tensor(x, &cuda); cgrpo_tensor dv = device_tensor(v, &cuda);
+        double *lp = numbers(B * n); int64_t firsts[64]; for (int64_t i = 0; i < 64; i++) firsts[i] = i % (T - n);
+        for (int64_t i = 0; i < B; i++) up[i * n + 1] = 0; /* a step that is not trained */
+        double *dup = device_numbers(B * n, up); for (int own = 0; own < 2; own++) {
+            const int64_t first = own ? 0 : 1, *each = own ? firsts : NULL;
+            cgrpo_tensor dr = device_tensor(r, &cuda);
+            double *dlp = device_numbers(B * n, NULL);
+            CHECK_OK(cgrpo_trajectory_residuals(sampler, first, each, &x->tensor, &v->tensor, &r->tensor, lp));
+            CHECK_OK(cgrpo_trajectory_residuals(sampler, first, each, &dx, &dv, &dr, dlp));
+            SAME(dr, r);
+            SAME_NUMBERS(dlp, lp, B * n);
+            if (own)
+                for (int64_t i = 0; i < B; i++)
+                    up[i * n + 1] = 0.5; /* where each has its step, the device does not look */
+            if (own) dup = device_numbers(B * n, up);
+            CHECK_OK(cgrpo_trajectory_residuals_vjp(sampler, first, each, &r->tensor, up, &g->tensor));
+            CHECK_OK(cgrpo_trajectory_residuals_vjp(sampler, first, each, &dr, dup, &dr));
+            SAME(dr, g);
+        })
+    cgrpo_sampler_destroy(sampler);
+}
+
 static void trajectories_are_the_cpus(void) {
     cgrpo_sampler *sampler = sampler_new(T, CGRPO_DYNAMICS_FLOW_SDE, 0.7, 1);
     enum { n = 3 };
@@ -467,6 +528,7 @@ int main(int argc, char **argv) {
     RUN(normals_are_the_cpus);
     RUN(steps_are_the_cpus);
     RUN(log_probs_and_gradients_are_the_cpus);
+    RUN(residuals_are_the_cpus);
     RUN(trajectories_are_the_cpus);
     RUN(divergences_are_the_cpus);
     RUN(the_forward_process_is_the_cpus);

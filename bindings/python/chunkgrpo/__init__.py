@@ -76,6 +76,7 @@ from ._diversity import diversity
 from ._generated import ChunkStats, IterationReport
 from ._library import lib
 from ._metrics import image_metrics, merge_stats, metrics, reward_metrics
+from ._residuals import log_prob_residual, log_probs_residuals, residual_vjp, residuals_vjp
 from ._rows import concatenate
 from ._self_check import OnPolicyReport, RatioWarning, check_on_policy
 from .chunks import ChunkFit, ChunkPlan
@@ -166,12 +167,16 @@ __all__ = [
     "importance_weights",
     "initial_noise",
     "instruction_set",
+    "log_prob_residual",
+    "log_probs_residuals",
     "merge_stats",
     "metrics",
     "norm_hinge",
     "norm_hinge_vjp",
     "normal",
     "relative_l1",
+    "residual_vjp",
+    "residuals_vjp",
     "reward_metrics",
     "set_thread_limit",
     "step_advantages",

@@ -51,14 +51,28 @@ def extras_of(x: Borrowed, step: Any, unconditional: Any, guidance: Any, previou
     factor = 1.0 if each is not None else real(guidance, "guidance")
     if alone and steps is None and each is None and factor == 1:
         return number, None
-    extras = new(StepExtras)
-    extras.guidance = factor
+    extras = _numbers(steps, each, factor)
     extras.borrowed = []  # what has to live as long
     for field, value in (("unconditional", unconditional), ("previous_image", previous_image)):
         if value is not None:
             extras.borrowed.append(_arrays.borrow_like(value, x, field, "latents"))
             setattr(extras, field, ctypes.pointer(extras.borrowed[-1].tensor()))
-    for field, numbers in (("steps", steps), ("guidances", each)):
+    return number, extras
+
+
+def scales_of(residual: Borrowed, step: Any, guidance: Any) -> tuple[int, Any]:
+    """The same without tensors: what a gradient is scaled by."""
+    if type(step) is int and type(guidance) is float and guidance == 1:
+        return integer(step, "step"), None
+    number, steps = _arrays.steps(step, "step", residual.shape[0])
+    each = _arrays.doubles(guidance, "guidance", residual.shape[:1]) if _arrays.per_sample(guidance) else None
+    return number, _numbers(steps, each, 1.0 if each is not None else real(guidance, "guidance"))
+
+
+def _numbers(steps: Any, guidances: Any, guidance: float) -> Any:
+    extras = new(StepExtras)
+    extras.guidance = guidance
+    for field, numbers in (("steps", steps), ("guidances", guidances)):
         if numbers is not None:
             _arrays.point(extras, field, numbers)
-    return number, extras
+    return extras

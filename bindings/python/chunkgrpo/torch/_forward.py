@@ -12,8 +12,9 @@ from .. import _distances, _forward_losses
 from .._distances import GRADIENTS, NUMBERS, Distances, names_of
 from .._part import Part
 from ..errors import WrongType
+from ._nodes import apply, first_order
 from ._tensors import beside, constant, floating, save, saved
-from .autograd import _apply, _first_order, eager
+from .autograd import eager
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def distances(
     of_clean = None if noise is None else noise.detach().to(clean.dtype)
     others = of_clean, *beside(clean, old_velocity, reference_velocity, velocity)[:2]
     call = _Call(seed, sample_ids, draw, beta, threads, part)
-    values = iter(_apply(_Distances, velocity, clean, call, *others))
+    values = iter(apply(_Distances, velocity, clean, call, *others))
     names = names_of(old_velocity, reference_velocity, beta)
     taken: dict[str, Any] = {name: next(values) for name in NUMBERS if name in names}
     return Distances(**taken, beta=None if beta is None else float(beta))
@@ -103,7 +104,7 @@ class _Distances(torch.autograd.Function):
         with torch.no_grad():
             v, *others = _alike(velocity, clean, *others)
             grad = _distances.distances_vjp(clean, v, Distances(**given), **ctx.call.of(*others)).to(velocity.dtype)
-        return _first_order(grad, *named.values(), velocity), *none
+        return first_order(grad, *named.values(), velocity), *none
 
 
 def _alike(velocity: Tensor, clean: Tensor, noise: Any, old: Any, reference: Any) -> Any:
@@ -131,7 +132,7 @@ class _Known(torch.autograd.Function):
         variables, known = tensors[: ctx.count], tensors[ctx.count :]
         with torch.no_grad():
             scaled = [(grad * slope).to(variable.dtype) for variable, slope in zip(variables, known)]
-        return None, None, *[_first_order(value, grad, *variables) for value in scaled], *[None] * ctx.count
+        return None, None, *[first_order(value, grad, *variables) for value in scaled], *[None] * ctx.count
 
 
 def _differentiable(loss: Callable[..., Any], distances: Any, *arguments: Any, **options: Any) -> ForwardLoss:
@@ -143,7 +144,7 @@ def _differentiable(loss: Callable[..., Any], distances: Any, *arguments: Any, *
     known = {name: getattr(out.grads, name) for name in GRADIENTS if getattr(out.grads, name) is not None}
     variables = [own[name] for name in known]
     value = torch.full((), out.loss, dtype=torch.float64, device=variables[0].device)
-    return ForwardLoss(_apply(_Known, value, len(variables), *variables, *known.values()), out.stats, out.ratios)
+    return ForwardLoss(apply(_Known, value, len(variables), *variables, *known.values()), out.stats, out.ratios)
 
 
 @eager

@@ -10,7 +10,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
-from .. import _arrays
+from .. import _arrays, _residuals
 from .._steps import all_noisy, noisy
 from ..sampler import Sampler
 
@@ -64,6 +64,13 @@ class StepCall(NamedTuple):
         return tuple(
             torch.zeros_like(velocity).index_copy_(0, some, part) for part in self.rows(samples).vjp(*parts)
         )
+
+    def residual_vjp(self, residual: Tensor, upstream: Tensor, guided: bool, in_place: bool) -> tuple[Tensor, ...]:
+        """`chunkgrpo.residual_vjp`, of one velocity or of both."""
+        grads = _residuals.vjp(
+            self.sampler, self.step, residual, upstream, guided=guided, guidance=self.guidance, in_place=in_place
+        )
+        return tuple(grads) if guided else (grads,)
 
     def extras(self, unconditional: Optional[Tensor], previous_image: Optional[Tensor]) -> Any:
         return {"unconditional": unconditional, "guidance": self.guidance, "previous_image": previous_image}

@@ -1,4 +1,5 @@
-"""The closed-form gradients as nodes of PyTorch's autograd graph: steps, divergences, the chunk loss."""
+"""The closed-form gradients in PyTorch's autograd graph: steps, divergences, the chunk loss. _nodes.py has those of
+log-probabilities."""
 
 from __future__ import annotations
 
@@ -14,14 +15,16 @@ from .. import objective as _objective
 from .._generated import ChunkLossKeywords, ChunkLossOptions, Divergence
 from .._options import Unpack, documented
 from .._scalars import flag
-from .._steps import first_of, frames, kept, needed_here, noisy, plan_of, runs
+from .._steps import first_of, kept, needed_here, noisy, plan_of, runs
 from ..chunks import ChunkPlan
 from ..errors import InvalidArgument
 from ..sampler import Sampler
+from ._kept import graph_of
 from ._loss import ChunkLoss
+from ._nodes import LogProb, LogProbs, apply, first_order
 from ._parallel import nothing
 from ._step_call import Guidance, Step, StepCall
-from ._tensors import beside, checked, constant, floating, no_graph, save, saved
+from ._tensors import beside, checked, constant, floating, save, saved
 
 Function = TypeVar("Function", bound=Callable[..., Any])
 
@@ -50,12 +53,17 @@ def log_prob(
     """Log-probability (B,) float64 of a step from latents to next_latents under a velocity, differentiable in velocity
     and `unconditional`. As `Sampler.log_prob`, so that step and guidance may be (B,); but velocity and next_latents may have other floating types than the
     latents (a bfloat16 velocity beside float32 latents, as autocast gives, is read where it lies): results are those of
-    the latents' type, and the gradient has the velocity's."""
+    the latents' type, and the gradient has the velocity's.
+
+    Where the velocity has the latents' type, float32 or float64, the graph keeps the residual next_latents - mean, and none of
+    the tensors given; else it keeps these, because a residual would be the larger array."""
     latents, next_latents = constant(latents, "latents"), constant(next_latents, "next_latents")
     previous_image = None if previous_image is None else constant(previous_image, "previous_image")
     floating(velocity, "velocity")
     call = StepCall.of(kept(sampler), step, guidance, latents)
-    return _apply(_LogProb, velocity, unconditional, call, latents, next_latents.to(latents.dtype), previous_image)
+    graph = graph_of(velocity, unconditional)
+    next_latents = next_latents.to(latents.dtype)
+    return apply(LogProb, velocity, unconditional, call, graph, latents, next_latents, previous_image)
 
 
 @eager
@@ -102,40 +110,8 @@ def step(
             call.step, latents, v, noise=noise, seed=seed, sample_ids=sample_ids, **guided
         )
     if stochastic and torch.is_grad_enabled():
-        value = _apply(_LogProb, velocity, unconditional, call, latents, next_latents, previous_image, value)
+        value = apply(LogProb, velocity, unconditional, call, None, latents, next_latents, previous_image, value)
     return next_latents, value
-
-
-class _LogProb(torch.autograd.Function):
-    @staticmethod
-    def forward(
-        ctx: Any,
-        velocity: Tensor,
-        unconditional: Optional[Tensor],
-        call: StepCall,
-        latents: Tensor,
-        next_latents: Tensor,
-        previous_image: Optional[Tensor],
-        known: Optional[Tensor] = None,
-    ) -> Tensor:
-        save(ctx, velocity, unconditional, latents, next_latents, previous_image)
-        ctx.call = call
-        if known is not None:
-            return known.view_as(known)
-        v, u = beside(latents, velocity, unconditional)
-        return call.sampler.log_prob(call.step, latents, v, next_latents, **call.extras(u, previous_image))
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        velocity, unconditional, latents, next_latents, previous_image = saved(ctx)
-        with no_graph():
-            v, u = beside(latents, velocity, unconditional)
-            upstream = grad.contiguous()  # a sum's gradient is one number, expanded
-            grads = ctx.call.vjp(latents, v, next_latents, upstream, u, previous_image)
-        models = velocity, unconditional
-        if unconditional is None:
-            return _first_order(grads[0].to(velocity.dtype), grad, *models), None, None, None, None, None, None
-        return (*(_first_order(g.to(t.dtype), grad, *models) for g, t in zip(grads, models)), *[None] * 5)
 
 
 @eager
@@ -145,44 +121,15 @@ def log_probs(sampler: Sampler, latents: Tensor, velocities: Tensor, first_step:
     latents     (B, n + 1, ...), or more steps, of which the first n + 1 count: `Trajectory.latents` will do
     velocities  (B, n, ...), at these latents; of any floating type: the gradient has the same
     first_step  one number, or (B,): the step that latents[i, 0] takes
+
+    The graph keeps what that of `log_prob` does.
     """
     latents = constant(latents, "latents")
     floating(velocities, "velocities")
     first_step = first_of(first_step, len(latents))
     count = velocities.shape[1] if velocities.ndim > 1 else 0
-    return _apply(_LogProbs, velocities, kept(sampler), latents, first_step, [slice(0, count)])
-
-
-class _LogProbs(torch.autograd.Function):
-    """Of runs of columns; the others have 0 and no gradient."""
-
-    @staticmethod
-    def forward(
-        ctx: Any, velocities: Tensor, sampler: Sampler, latents: Tensor, first_step: Any, columns: list[slice]
-    ) -> Tensor:
-        save(ctx, velocities, latents)
-        ctx.call = sampler, first_step, columns
-        if columns == [slice(0, velocities.shape[1])]:
-            return sampler.log_probs(latents, beside(latents, velocities), first_step)
-        values = torch.zeros(velocities.shape[:2], dtype=torch.float64, device=velocities.device)
-        for run in columns:
-            v = beside(latents, velocities[:, run])
-            values[:, run] = sampler.log_probs(latents[:, frames(run)], v, first_step + run.start)
-        return values
-
-    @staticmethod
-    def backward(ctx: Any, grad: Tensor) -> tuple[Any, ...]:
-        velocities, latents = saved(ctx)
-        sampler, first_step, columns = ctx.call
-        with torch.no_grad():
-            # A step whose gradient is 0 is left out, but on a device, where the host would have to wait to know.
-            moving = columns if grad.is_cuda else runs(grad.ne(0).any(0).cpu().numpy())
-            grads = torch.zeros_like(velocities)
-            for run in moving:
-                v = beside(latents, velocities[:, run])
-                at = latents[:, frames(run)], v, grad[:, run].contiguous(), first_step + run.start
-                grads[:, run] = sampler.log_probs_vjp(*at).to(velocities.dtype)
-        return _first_order(grads, grad, velocities), *[None] * 4
+    columns = [slice(0, count)]
+    return apply(LogProbs, velocities, kept(sampler), latents, first_step, columns, graph_of(velocities))
 
 
 @eager
@@ -196,7 +143,7 @@ def divergence(
     floating(velocity, "velocity")
     reference = constant(floating(other, "other"), "other").to(velocity.dtype)
     number, each = _arrays.steps(step, "step", len(velocity))
-    return _apply(_Divergence, velocity, reference, sampler, kind, number if each is None else each, True)
+    return apply(_Divergence, velocity, reference, sampler, kind, number if each is None else each, True)
 
 
 @eager
@@ -209,7 +156,7 @@ def divergences(
     floating(velocities, "velocities")
     reference = constant(floating(other, "other"), "other").to(velocities.dtype)
     number, each = _arrays.steps(first_step, "first_step", len(velocities))
-    return _apply(_Divergence, velocities, reference, sampler, kind, number if each is None else each, False)
+    return apply(_Divergence, velocities, reference, sampler, kind, number if each is None else each, False)
 
 
 class _Divergence(torch.autograd.Function):
@@ -234,7 +181,7 @@ class _Divergence(torch.autograd.Function):
                 grads = _divergences.divergence_vjp(sampler, step, velocities, other, grad.contiguous(), kind=kind)
             else:
                 grads = _divergences.divergences_vjp(sampler, velocities, other, grad, kind=kind, first_step=step)
-        return _first_order(grads, grad, velocities), *[None] * 5
+        return first_order(grads, grad, velocities), *[None] * 5
 
 
 # ----------------------------------------------------------------------------------------------------------------------
@@ -260,7 +207,7 @@ def chunk_loss(
     bias = None if ratio_bias is None else checked(ratio_bias, "ratio_bias").detach()
     out = _objective.chunk_loss(new_log_probs.detach(), old_log_probs, advantages, plan, ratio_bias=bias, **options)
     value = torch.full((), out.loss, dtype=torch.float64, device=new_log_probs.device)
-    loss = _apply(_Known, value, new_log_probs, out.grad_log_probs, ratio_bias, out.grad_ratio_bias)
+    loss = apply(_Known, value, new_log_probs, out.grad_log_probs, ratio_bias, out.grad_ratio_bias)
     return ChunkLoss(loss, out.ratios, out.stats, new_log_probs.detach(), out.grad_log_probs)
 
 
@@ -281,7 +228,7 @@ class _Known(torch.autograd.Function):
                 return None
             with torch.no_grad():
                 value = (grad * known).to(variable.dtype)
-            return _first_order(value, grad, a, b)
+            return first_order(value, grad, a, b)
 
         return None, along(a, grad_a), None, along(b, grad_b), None
 
@@ -332,7 +279,7 @@ def chunk_policy_loss(
         ratios, grads = (_arrays.given_back(rows, old) for rows in (none.ratios, none.grad_log_probs))
         return ChunkLoss(v.flatten()[:0].sum().double(), ratios, none.stats, old, grads)
     columns = runs(steps.any(0))
-    new = _apply(_LogProbs, v, sampler, x, first_step, columns)
+    new = apply(LogProbs, v, sampler, x, first_step, columns, graph_of(v))
     absent = _arrays.given_back(np.logical_not(steps.any(0)), new)
     known = _readable(old, _arrays.given_back(steps, new))
     new = torch.where(absent, known, new)
@@ -347,27 +294,3 @@ def _readable(old: Tensor, steps: Tensor) -> Tensor:
     """`readable`, on the device of the steps (B, S)."""
     values = old.to(steps.device, torch.float64)
     return torch.where(steps | values.isfinite(), values, 0.0)
-
-
-# ----------------------------------------------------------------------------------------------------------------------
-# Tensors
-
-
-def _apply(node: Any, *arguments: Any) -> Tensor:
-    result: Tensor = node.apply(*arguments)  # which has no types
-    return result
-
-
-class _FirstOrder(torch.autograd.Function):
-    @staticmethod
-    def forward(ctx: Any, gradient: Tensor, *sources: Optional[Tensor]) -> Tensor:
-        return gradient.view_as(gradient)
-
-    @staticmethod
-    def backward(ctx: Any, *_: Tensor) -> Any:
-        raise InvalidArgument("the gradients of chunkgrpo.torch have no derivative of their own: take them once")
-
-
-def _first_order(gradient: Tensor, *sources: Optional[Tensor]) -> Tensor:
-    """A gradient that says so when it is differentiated again, rather than to pass for a constant."""
-    return _apply(_FirstOrder, gradient, *sources) if torch.is_grad_enabled() else gradient

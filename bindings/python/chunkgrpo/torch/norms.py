@@ -9,8 +9,9 @@ from torch import Tensor
 
 from .. import norms
 from ..norms import NormHinge
+from ._nodes import apply, first_order
 from ._tensors import constant, floating, save, saved
-from .autograd import _apply, _first_order, eager
+from .autograd import eager
 
 
 @eager
@@ -20,7 +21,7 @@ def norm_hinge(velocity: Tensor, reference: Tensor) -> NormHinge[Tensor]:
     another floating type."""
     floating(velocity, "velocity")
     other = constant(floating(reference, "reference"), "reference").to(velocity.dtype)
-    hinges, ratios = _apply(_NormHinge, velocity, other)
+    hinges, ratios = apply(_NormHinge, velocity, other)
     return NormHinge(ratios, hinges)
 
 
@@ -37,4 +38,4 @@ class _NormHinge(torch.autograd.Function):
         velocity, reference = saved(ctx)
         with torch.no_grad():
             grads = norms.norm_hinge_vjp(velocity, reference, grad.contiguous())
-        return _first_order(grads, grad, velocity), None
+        return first_order(grads, grad, velocity), None
