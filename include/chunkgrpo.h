@@ -528,9 +528,11 @@ cgrpo_status cgrpo_log_prob_vjp(const cgrpo_sampler *sampler, int64_t step, cons
  *
  * extras              or null. cgrpo_residual_vjp takes those of the forward pass: it reads steps, guidance and
  *                     guidances, and no tensor of them, which may be null
- * residual            like the velocity; written by the forward pass. It may be `velocity`, or another tensor that is
- * read log_prob            (B) grad_log_prob       (B) grad_velocity       like the residual, written. It may be
- * `residual` grad_unconditional  null, or the gradient of the unconditional velocity, written. It lies apart from both
+ * residual            like the velocity; written by the forward pass. It may be `velocity`, or another that is read
+ * log_prob            (B)
+ * grad_log_prob       (B)
+ * grad_velocity       like the residual, written. It may be `residual`
+ * grad_unconditional  null, or the gradient of the unconditional velocity, written. It lies apart from both
  */
 cgrpo_status cgrpo_log_prob_residual(const cgrpo_sampler *sampler, int64_t step, const cgrpo_tensor *latents,
                                      const cgrpo_tensor *velocity, const cgrpo_step_extras *extras,
