@@ -78,8 +78,7 @@ template <class T, class V, bool gradient, bool sums> struct Difference {
     }
 
     CHUNKGRPO_DEVICE bool all_differences(Collector &collector) const {
-        if (x.wide && v.wide && next.wide && (!gradient || out.wide) &&
-            ((i64)blockIdx.x + 1) * (each * kBlock) <= k.shape.elements)
+        if (x.wide && v.wide && next.wide && (!gradient || out.wide) && blockIdx.x < whole_groups<each>(k.shape))
             return differences<true, each>(0, collector);
         bool broken = false;
 #pragma unroll 1

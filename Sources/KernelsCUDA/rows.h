@@ -18,7 +18,8 @@ template <class E> struct Row {
     bool wide;
 
     CHUNKGRPO_DEVICE Row(const Rows &rows, u32 step)
-        : p((typename E::Store *)rows.base + ((i64)blockIdx.y * rows.batch_stride + (i64)step * rows.step_stride)),
+        : p((typename E::Store *)((char *)rows.base + (i64)blockIdx.y * rows.batch_stride +
+                                  (i64)step * rows.step_stride)),
           wide(((u64)p & (FourOf<typename E::Store>::alignment - 1)) == 0) {}
 
     CHUNKGRPO_DEVICE Row(typename E::Store *p, bool wide) : p(p), wide(wide) {}

@@ -92,8 +92,7 @@ template <class T, class V, bool change> CHUNKGRPO_DEVICE void noisy_step(const 
     constexpr int each = blocks_each<C>();
     CHUNKGRPO_SHARED(C, tile, (change ? 3 : 1) * each * kTile);
     Collector collector;
-    if (((i64)blockIdx.x + 1) * (each * kBlock) <= k.shape.elements)
-        NoisyStep<T, V, change, true>{k, tile}.run(collector);
+    if (blockIdx.x < whole_groups<each>(k.shape)) NoisyStep<T, V, change, true>{k, tile}.run(collector);
     else NoisyStep<T, V, change, false>{k, tile}.run(collector);
     if (k.workspace.partial)
         finish_tiles<T, change ? 3 : 1>(k.workspace, k.shape, tile, collector, StepResult{k, k.numbers[0], change});

@@ -48,6 +48,11 @@ CHUNKGRPO_DEVICE u32 unit() { return blockIdx.z * gridDim.y + blockIdx.y; }
 
 CHUNKGRPO_DEVICE i64 block_count(const Shape &shape) { return (shape.elements + kBlock - 1) / kBlock; }
 
+// The blocks of threads that have so many blocks of a sample each, to their last element.
+template <int each> CHUNKGRPO_DEVICE u32 whole_groups(const Shape &shape) {
+    return (u32)((u64)shape.elements / (each * kBlock));
+}
+
 CHUNKGRPO_DEVICE double *partial_sums(const Workspace &w, int which, i64 blocks) {
     return w.partial + ((i64)which * gridDim.y * gridDim.z + unit()) * blocks;
 }

@@ -96,7 +96,10 @@ struct Array {
         return t;
     }
 
-    chunkgrpo_cuda_Rows rows(int64_t step = 0) { return {at(step * elements), stride, elements}; }
+    chunkgrpo_cuda_Rows rows(int64_t step = 0) {
+        const int64_t size = (int64_t)size_of(type);
+        return {at(step * elements), stride * size, elements * size};
+    }
 };
 
 inline std::string test_case;

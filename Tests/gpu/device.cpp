@@ -133,7 +133,11 @@ static void times(const char *types, size_t size, size_t velocity_size, int sets
     }
     const size_t bytes = chunkgrpo_cuda_workspace_bytes(batch, elements, 1);
     char *workspace = memory(bytes), *numbers = memory(3 * 8 * batch);
-    auto rows = [&](char *base) { return chunkgrpo_cuda_Rows{base, elements, elements}; };
+    auto placed = [&](char *base, size_t bytes) {
+        return chunkgrpo_cuda_Rows{base, elements * (int64_t)bytes, elements * (int64_t)bytes};
+    };
+    auto rows = [&](char *base) { return placed(base, size); };
+    auto velocities = [&](char *base) { return placed(base, velocity_size); };
     chunkgrpo_cuda_StepArguments k = {};
     k.log_prob = (double *)numbers, k.stride = 1;
     k.shape = {elements, 0, (double)elements, 0};
@@ -162,9 +166,9 @@ static void times(const char *types, size_t size, size_t velocity_size, int sets
         printf("%-28s %-20s %-9s sets %2d %7.2f us %6.0f GB/s\n", folder.c_str(), kernel, types, sets, us,
                moved * (double)count / us / 1e3);
     };
-    auto step = [&](int i) { k.x = rows(x[i]), k.v = rows(v[i]), k.next = rows(next[i]); };
+    auto step = [&](int i) { k.x = rows(x[i]), k.v = velocities(v[i]), k.next = rows(next[i]); };
     auto difference = [&](int i) {
-        d.x = rows(x[i]), d.v = rows(v[i]), d.next = rows(next[i]), d.gradient = rows(gradient[i]);
+        d.x = rows(x[i]), d.v = velocities(v[i]), d.next = rows(next[i]), d.gradient = velocities(gradient[i]);
     };
     const double three = 2.0 * (double)size + (double)velocity_size;
     time("step", three, &k, step);
@@ -172,7 +176,7 @@ static void times(const char *types, size_t size, size_t velocity_size, int sets
     time("step_change", three, &k, step);
     k.relative_l1 = nullptr;
     time("step_any", three, &k, step);
-    k.y.base = v[0], k.y.batch_stride = elements, k.numbers[0].p = real(0.2);
+    k.y.base = v[0], k.y.batch_stride = elements * (int64_t)velocity_size, k.numbers[0].p = real(0.2);
     time("step_any, guided", three + (double)velocity_size, &k, step);
     time("difference", three, &d, difference);
     time("difference_gradient", three + (double)velocity_size, &d, difference);
@@ -181,7 +185,7 @@ static void times(const char *types, size_t size, size_t velocity_size, int sets
     g.upstream = d.upstream, g.distance = (double *)numbers, g.shape = k.shape, g.workspace = k.workspace;
     g.noise = k.noise, g.numbers[0] = k.numbers[0];
     auto distance = [&](int i) {
-        g.x = rows(x[i]), g.v = rows(v[i]), g.w = rows(next[i]), g.next = rows(next[i]), g.gradient = rows(gradient[i]);
+        g.x = rows(x[i]), g.v = velocities(v[i]), g.w = velocities(next[i]), g.next = rows(next[i]), g.gradient = velocities(gradient[i]);
     };
     if (size == velocity_size) time("distance", 3.0 * (double)size, &g, distance);
     time("mean_distance", three + (double)velocity_size, &g, distance);
@@ -189,7 +193,7 @@ static void times(const char *types, size_t size, size_t velocity_size, int sets
     w.to.distance = (double *)numbers, w.to.absolute = (double *)numbers + batch, w.upstream.distance = d.upstream;
     w.shape = k.shape, w.workspace = k.workspace, w.noise = k.noise;
     time("forward", (double)size + 2.0 * (double)velocity_size, &w, [&](int i) {
-        w.clean = rows(x[i]), w.v = rows(v[i]), w.gradient = rows(gradient[i]);
+        w.clean = rows(x[i]), w.v = velocities(v[i]), w.gradient = velocities(gradient[i]);
     });
     const double us = microseconds([&](int i) {
         CUDA(cuMemcpyDtoDAsync_v2((unsigned long long)next[i % sets], (unsigned long long)x[i % sets], count * size,

@@ -109,7 +109,7 @@ func set<Array, Element>(_ array: inout Array, _ index: Int, _ value: Element) {
 extension Rows {
   /// Of the samples from `first` on; `step`: distance of two steps, in elements.
   func cuda(_ first: Int, step: Int = 0) -> CUDARows {
-    CUDARows(base: row(first), batch_stride: Int64(batchStride), step_stride: Int64(step))
+    CUDARows(base: row(first), batch_stride: Int64(batchStride &* type.size), step_stride: Int64(step &* type.size))
   }
 }
 

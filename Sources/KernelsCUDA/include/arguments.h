@@ -51,7 +51,8 @@ typedef union chunkgrpo_cuda_real {
     double f64;
 } chunkgrpo_cuda_real;
 
-/* Rows of latents, velocities or noise: that of sample i at step t begins at element i batch_stride + t step_stride. */
+/* Rows of latents, velocities or noise: that of sample i at step t begins i batch_stride + t step_stride bytes from the
+ * base. */
 CHUNKGRPO_CUDA_STRUCT(Rows) {
     void *base;
     int64_t batch_stride, step_stride;

@@ -119,7 +119,7 @@ class Calls:
         self.workspace = torch.zeros(0, dtype=torch.uint8, device=DEVICE)
 
     def rows(self, x: Any) -> Rows:
-        return Rows(x.data_ptr(), x[0].numel(), 0)
+        return Rows(x.data_ptr(), x[0].numel() * x.element_size(), 0)
 
     def run(self, kernel: str, x: Any, v: Any, e: Any, out: Any, *, sums: bool = True, nothing: bool = False) -> None:
         """out: the log-probabilities, or upstream and the gradient."""
