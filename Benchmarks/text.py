@@ -4,7 +4,11 @@
     PYTHONPATH=bindings/python python Benchmarks/text.py build/text
 
 A run takes five minutes on two cores. The ways are tried on the pictures of seed 1: last steps by the pretrained model, and
-its touch-up at several sigmas. It writes Benchmarks/results/text.json, copies the picture of seed 1 and prints both tables.
+its touch-up at several sigmas. Runs of seed 1 that hold the last step, or all of them, lie in build/text/held, such as
+
+    python examples/python/render_text.py --seed 1 --last-step 0.1 --iterations 80 --output build/text/held/last-80
+
+It writes Benchmarks/results/text.json, copies the picture of seed 1 and prints both tables.
 """
 
 import json
@@ -53,13 +57,25 @@ def ways(folder):
     return found
 
 
+def held(folder):
+    """Run 1 and those that hold steps near the pretrained model, without their touch-up, in the order of what they hold."""
+    found = []
+    for run in (folder / "1", *folder.glob("held/*")):
+        options, summary = (json.loads((run / name).read_text()) for name in ("options.json", "summary.json"))
+        scores, before = summary["untouched"], summary["before"]
+        of = {key: options[key] for key in ("last_step", "kl", "iterations")}
+        noise = scores["paper_noise"] / before["paper_noise"]
+        found.append({**of, **{key: scores[key] for key in ("exact", "tesseract_exact")}, "noise": noise})
+    return sorted(found, key=lambda run: [run[key] for key in ("kl", "last_step", "iterations")])
+
+
 def main():
     folder = Path(sys.argv[1])
     results = {}
     for seed in ("1", "2"):
         summary = json.loads((folder / seed / "summary.json").read_text())
         results[seed] = {name: summary[name] for name in ("before", "after", "untouched")}
-    results["ways"] = ways(folder / "1")
+    results["ways"], results["held"] = ways(folder / "1"), held(folder)
     (TREE / "Benchmarks/results/text.json").write_text(json.dumps(results, indent=1) + "\n")
     shutil.copy(folder / "1" / "samples.png", TREE / "examples/images/text.png")
 
@@ -73,6 +89,10 @@ def main():
     print("\n| pictures of the trained model | PP-OCR | tesseract | noise |\n|---|---|---|---|")
     for way in results["ways"]:
         print(f"| {way['name']} | {way['exact']:.3g} | {way['tesseract_exact']:.3g} | {way['noise']:.2f} × |")
+    print("\n| last step, KL, iterations | PP-OCR | tesseract | noise |\n|---|---|---|---|")
+    for run in results["held"]:
+        name = f"{run['last_step']:g}, {run['kl']:g}, {run['iterations']}"
+        print(f"| {name} | {run['exact']:.3g} | {run['tesseract_exact']:.3g} | {run['noise']:.2f} × |")
 
 
 if __name__ == "__main__":

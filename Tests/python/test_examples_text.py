@@ -109,7 +109,8 @@ def test_a_short_run_raises_the_reward_and_a_resumed_one_goes_on_as_if_uninterru
     whole, halves = tmp_path / "whole", tmp_path / "halves"
 
     def run(output, *more):
-        return render_text.main(["--quick", "--model", model, "--kl", "0.02", "--output", str(output), *more])
+        held = ["--kl", "0.02", "--last-step", "1e-4"]
+        return render_text.main(["--quick", "--model", model, *held, "--output", str(output), *more])
 
     def lines(output):
         return [json.loads(line) for line in (output / "metrics.jsonl").read_text().splitlines()]
@@ -118,6 +119,7 @@ def test_a_short_run_raises_the_reward_and_a_resumed_one_goes_on_as_if_uninterru
     rewards = [line["reward"] for line in lines(whole)]
     assert len(rewards) == 6
     assert np.mean(rewards[-2:]) > np.mean(rewards[:2])
+    assert all(line["last_step_divergence"] > 0 for line in lines(whole))
     for name in ("before", "after", "untouched"):
         assert set(summary[name]) == {"log_prob", "exact", "paper_noise"}
     assert (whole / "reward.png").read_bytes().startswith(b"\x89PNG")

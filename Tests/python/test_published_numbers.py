@@ -123,6 +123,15 @@ def test_the_page_on_collapse_says_what_takes_speckle_off():
         assert table[line["name"]] == expected
 
 
+def test_the_page_on_collapse_says_what_holding_the_last_step_does():
+    runs = json.loads((RESULTS / "text.json").read_text())["held"]
+    table = rows("docs/collapse.md", "last step, KL, iterations | PP-OCR")
+    names = [f"{run['last_step']:g}, {run['kl']:g}, {run['iterations']}" for run in runs]
+    assert list(table) == names
+    for name, run in zip(names, runs):
+        assert table[name] == [f"{run['exact']:.3g}", f"{run['tesseract_exact']:.3g}", f"{run['noise']:.2f} ×"]
+
+
 def test_the_times_on_a_gpu_are_those_that_were_measured():
     measured = json.loads((RESULTS / "gpu.json").read_text())
     assert measured["card"].removeprefix("NVIDIA ") in (ROOT / "docs/gpu.md").read_text()

@@ -171,6 +171,7 @@ def pretrained(trainer_class: Any, task: Task, options: argparse.Namespace, rng:
         learning_rate=options.learning_rate,
         reference_kl=options.kl,
         reference_divergence="gaussian",
+        reference_last_step=options.last_step,
         ema_decay=0.98,
         seed=options.seed,
     )
@@ -204,6 +205,7 @@ def iterate(trainer: Any, task: Task, recogniser: ocr.Recogniser, options: argpa
         "grad_norm": report.grad_norm,
         "ratio_std": report.stats.ratio_std,
         "clipped": clipped,
+        "last_step_divergence": report.last_step_divergence,
     }
 
 
@@ -226,6 +228,7 @@ def parse(arguments: Optional[Sequence[str]]) -> argparse.Namespace:
     parser.add_argument("--updates", type=int, default=4, help="optimiser steps per iteration")
     parser.add_argument("--learning-rate", type=float, default=2e-4, help="of training by reward")
     parser.add_argument("--kl", type=float, default=0.0, help="weight of the KL divergence from the pretrained model")
+    parser.add_argument("--last-step", type=float, default=0.0, help="weight of the divergence of the last step from the pretrained model")
     parser.add_argument("--touch-up", type=float, default=0.3, help="sigma at which the pretrained model touches up; 0: none")
     parser.add_argument("--held-out", type=int, default=200, help="texts that are for the evaluation alone")
     given = parser.parse_args(arguments)

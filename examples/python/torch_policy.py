@@ -124,12 +124,12 @@ class TorchTrainer:
         advantages = cg.advantages(rewards, group)
         chosen = plan.select(batch, options["chunk_fraction"], seed=options["seed"], sample_ids=ids)
 
-        sigmas = torch.tensor(self.sampler.schedule.sigmas[: plan.steps], dtype=torch.float32)
-        latents, losses, norms = trajectory.latents, [], []
+        sigmas = torch.tensor(self.sampler.schedule.sigmas, dtype=torch.float32)
+        latents, losses, norms, drifts = trajectory.latents, [], [], []
         for prompts in np.array_split(np.arange(len(conditions)), options["updates_per_rollout"]):
             rows = slice(prompts[0] * group, (prompts[-1] + 1) * group)
             # All steps in one pass, since this network is small; for a large one, cgt.streamed_backward.
-            velocities = self.model(latents[rows, : plan.steps], sigmas, condition[rows, None])
+            velocities = self.model(latents[rows, : plan.steps], sigmas[: plan.steps], condition[rows, None])
             out = cgt.chunk_policy_loss(
                 self.sampler,
                 latents[rows, : plan.steps + 1],
@@ -144,9 +144,14 @@ class TorchTrainer:
             loss = out.loss
             if options["reference_kl"]:  # the mean over the trained steps, as in chunkgrpo.Trainer
                 trained = torch.from_numpy(chosen[rows].repeat(plan.sizes, 1))
-                frozen = self.reference(latents[rows, : plan.steps], sigmas, condition[rows, None])
+                frozen = self.reference(latents[rows, : plan.steps], sigmas[: plan.steps], condition[rows, None])
                 apart = cgt.divergences(self.sampler, velocities, frozen, kind=options["reference_divergence"])
                 loss = loss + options["reference_kl"] * apart[trained].mean()
+            if options["reference_last_step"]:
+                last = latents[rows, plan.steps], sigmas[plan.steps], condition[rows]
+                drift = (self.model(*last) - self.reference(*last)).square().mean()
+                loss = loss + options["reference_last_step"] * drift
+                drifts.append(drift.item())
             self.optimiser.zero_grad()
             loss.backward()
             norms.append(nn.utils.clip_grad_norm_(self.model.parameters(), 1.0).item())
@@ -168,7 +173,7 @@ class TorchTrainer:
             reward_seconds=reward_seconds,
             update_seconds=update_seconds,
             reference_divergence=0.0,
-            last_step_divergence=0.0,
+            last_step_divergence=float(np.mean(drifts)) if drifts else 0.0,
         )
 
     def sample(self, conditions: Array, *, eta: float, seed: int) -> Array:
