@@ -58,6 +58,15 @@ def steps(tally: Tally, sampler: cg.Sampler, label: str, shape: tuple[int, ...],
         f"{label} vjp", lambda at: sampler.log_prob_vjp(step, at(x), at(v), at(e), at(grad), **at(given))
     )
 
+    def kept(at: Any) -> list[Any]:
+        value, residual = cg.log_prob_residual(sampler, step, at(x), at(v), at(e), **at(given))
+        scales = {"guided": bool(extras), "guidance": extras.get("guidance", 1.0)}
+        grads = cg.residual_vjp(sampler, step, residual, at(grad), **scales)
+        return [value, residual, *(grads if extras else [grads])]
+
+    if TYPE in (torch.float32, torch.float64):
+        tally.compare(f"{label} residual", kept)
+
 
 def trajectories(tally: Tally, sampler: cg.Sampler, label: str, shape: tuple[int, ...]) -> None:
     x, e = randoms(shape, 2)
