@@ -9,6 +9,11 @@ func nonNull<T>(_ pointer: T?, _ name: @autoclosure () -> String) throws -> T {
   return pointer
 }
 
+/// Where a call's numbers go. Only a call on parts of samples, which gives sums instead, may do without.
+func numbers<T>(_ pointer: T?, _ name: @autoclosure () -> String, isPart: Bool) throws -> T? {
+  isPart ? pointer : try nonNull(pointer, name())
+}
+
 /// `value` as a count within `range`.
 func count(_ value: Int64, _ name: @autoclosure () -> String, _ range: ClosedRange<Int>) throws -> Int {
   guard let count = Int(exactly: value), range.contains(count) else {

@@ -63,7 +63,7 @@ public func cgrpo_trajectory_log_probs(
     try sampler.logProbs(
       firstStep: count(firstStep, "first_step", 0...sampler.steps - 1),
       firstSteps: firstSteps.map(ints), latents: x, velocities: trajectoryView(velocities, "velocities"),
-      into: x.part == nil ? nonNull(logProbs, "log_probs") : logProbs)
+      into: numbers(logProbs, "log_probs", isPart: x.part != nil))
   }
 }
 
@@ -97,7 +97,7 @@ public func cgrpo_trajectory_residuals(
       firstStep: count(firstStep, "first_step", 0...sampler.steps - 1),
       firstSteps: firstSteps.map(ints), latents: x, velocities: trajectoryView(velocities, "velocities"),
       residuals: trajectoryView(residuals, "residuals", writable: true),
-      into: x.part == nil ? nonNull(logProbs, "log_probs") : logProbs)
+      into: numbers(logProbs, "log_probs", isPart: x.part != nil))
   }
 }
 
@@ -123,6 +123,6 @@ public func cgrpo_relative_l1(
 ) -> cgrpo_status {
   guarded {
     let x = try trajectoryView(latents, "latents")
-    try relativeL1(x, threads: Int(threads), into: x.part == nil ? nonNull(result, "relative_l1") : result)
+    try relativeL1(x, threads: Int(threads), into: numbers(result, "relative_l1", isPart: x.part != nil))
   }
 }

@@ -182,7 +182,7 @@ public func cgrpo_log_prob(
     try sampler.logProb(
       count(step, "step", 0...sampler.steps - 1), latents: x, velocity: latentsView(velocity, "velocity"),
       extras: stepExtras(extras), next: latentsView(nextLatents, "next_latents"),
-      logProb: x.part == nil ? nonNull(logProb, "log_prob") : logProb)
+      logProb: numbers(logProb, "log_prob", isPart: x.part != nil))
   }
 }
 
@@ -222,7 +222,7 @@ public func cgrpo_log_prob_residual(
       count(step, "step", 0...sampler.steps - 1), latents: x, velocity: latentsView(velocity, "velocity"),
       extras: stepExtras(extras), next: latentsView(nextLatents, "next_latents"),
       residual: latentsView(residual, "residual", writable: true),
-      logProb: x.part == nil ? nonNull(logProb, "log_prob") : logProb)
+      logProb: numbers(logProb, "log_prob", isPart: x.part != nil))
   }
 }
 
