@@ -31,7 +31,6 @@ __device__ __forceinline__ double quotient(double a, double b) { return __nvvm_d
 __device__ __forceinline__ float root(float v) { return __nvvm_sqrt_rn_f(v); }
 
 __device__ __forceinline__ void barrier() { __nvvm_bar_sync(0); }
-__device__ __forceinline__ void warp_barrier() { __nvvm_bar_warp_sync(-1); }
 __device__ __forceinline__ u32 shuffle_xor(u32 v, int mask) {
     return (u32)__nvvm_shfl_sync_bfly_i32(-1, (int)v, mask, 31);
 }

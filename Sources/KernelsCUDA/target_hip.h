@@ -34,7 +34,6 @@ __device__ __forceinline__ void barrier() {
     __builtin_amdgcn_s_barrier();
     __builtin_amdgcn_fence(__ATOMIC_ACQUIRE, "workgroup");
 }
-__device__ __forceinline__ void warp_barrier() { __builtin_amdgcn_fence(__ATOMIC_ACQ_REL, "wavefront"); }
 
 // A warp of 32 is half of a wavefront of 64, or a whole one.
 __device__ __forceinline__ u32 wavefront_lane() {

@@ -24,7 +24,6 @@ inline double quotient(double a, double b) { return a / b; }
 inline float root(float v) { return std::sqrt(v); }
 
 inline void barrier() { cta::yield(cta::block); }
-inline void warp_barrier() { cta::yield(cta::warp); }
 inline u32 shuffle_xor(u32 v, int mask) { return (u32)cta::shuffle(v, (threadIdx.x & 31) ^ mask); }
 inline u32 shuffle_from(u32 v, int lane) { return (u32)cta::shuffle(v, lane); }
 inline u64 device_number(const u64 *from) { return *from; }

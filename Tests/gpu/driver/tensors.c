@@ -76,6 +76,16 @@ static void steps_are_the_cpus(void) {
 }
 
 /* what: 0 plain, 1 guided with both gradients, 2 mixed steps */
+static cgrpo_step_extras extras_of(int what, const array *u) {
+    static int64_t steps[64];
+    cgrpo_step_extras extras;
+    cgrpo_step_extras_init(&extras, sizeof extras);
+    for (int64_t i = 0; i < 64; i++) steps[i] = i % (T - 1);
+    if (what == 1) extras.unconditional = &u->tensor, extras.guidance = 2;
+    if (what == 2) extras.steps = steps;
+    return extras;
+}
+
 static void one_gradient(cgrpo_sampler *sampler, cgrpo_type type, int64_t B, int64_t D, cgrpo_cuda *cuda, double *up,
                          int what) {
     array *x = array_filled(type, B, D, 0, 1), *v = array_filled(type, B, D, 0, 2), *u = array_filled(type, B, D, 0, 3);
@@ -83,12 +93,7 @@ static void one_gradient(cgrpo_sampler *sampler, cgrpo_type type, int64_t B, int
     cgrpo_tensor dx = device_tensor(x, cuda), dv = device_tensor(v, cuda), du = device_tensor(u, cuda);
     cgrpo_tensor dnext = device_tensor(next, cuda), dg = device_tensor(g, cuda), dgu = device_tensor(gu, cuda);
     double *lp = numbers(B), *dlp = device_numbers(B, NULL), *dup = device_numbers(B, up);
-    int64_t steps[64];
-    cgrpo_step_extras extras;
-    cgrpo_step_extras_init(&extras, sizeof extras);
-    for (int64_t i = 0; i < 64; i++) steps[i] = i % (T - 1);
-    if (what == 1) extras.unconditional = &u->tensor, extras.guidance = 2;
-    if (what == 2) extras.steps = steps;
+    cgrpo_step_extras extras = extras_of(what, u);
     const int64_t k = what == 2 ? 0 : K;
     CHECK_OK(cgrpo_log_prob_vjp(sampler, k, &x->tensor, &v->tensor, &extras, &next->tensor, up, &g->tensor,
                                 what == 1 ? &gu->tensor : NULL, lp));
@@ -121,12 +126,7 @@ static void one_residual(cgrpo_sampler *sampler, cgrpo_type type, int64_t B, int
     cgrpo_tensor dnext = device_tensor(next, cuda), dr = device_tensor(r, cuda);
     cgrpo_tensor dg = device_tensor(g, cuda), dgu = device_tensor(gu, cuda);
     double *lp = numbers(B), *dlp = device_numbers(B, NULL), *dup = device_numbers(B, up);
-    int64_t steps[64];
-    cgrpo_step_extras extras;
-    cgrpo_step_extras_init(&extras, sizeof extras);
-    for (int64_t i = 0; i < 64; i++) steps[i] = i % (T - 1);
-    if (what == 1) extras.unconditional = &u->tensor, extras.guidance = 2;
-    if (what == 2) extras.steps = steps;
+    cgrpo_step_extras extras = extras_of(what, u);
     const int64_t k = what == 2 ? 0 : K;
     CHECK_OK(cgrpo_log_prob_vjp(sampler, k, &x->tensor, &v->tensor, &extras, &next->tensor, up, &g->tensor,
                                 what == 1 ? &gu->tensor : NULL, lp));
