@@ -273,6 +273,19 @@ def rollout(net, batch=6):
     return trajectory.latents, old, advantages
 
 
+def watched():
+    """A no_sync, and a list whose one item says whether it is entered."""
+    inside = [False]
+
+    @contextlib.contextmanager
+    def no_sync():
+        inside[0] = True
+        yield
+        inside[0] = False
+
+    return no_sync, inside
+
+
 def unstreamed(net, latents, old, advantages, plan=CHUNKS, **options):
     v = torch.stack([net(latents[:, k], SIGMAS[k], k) for k in range(plan.steps)], 1)
     out = cgt.chunk_policy_loss(SAMPLER, latents, v, old, advantages, plan, **options)
@@ -542,13 +555,7 @@ def test_a_penalty_beyond_a_window_of_each_sample_gets_the_steps_of_its_samples(
 def test_a_guided_pair_and_the_last_synchronised_step_take_part_beyond_the_plan(net):
     """Whatever ran has a gradient, zero or not: what engines wait for."""
     latents, old, advantages = rollout(net)
-    inside, log = [False], []
-
-    @contextlib.contextmanager
-    def no_sync():
-        inside[0] = True
-        yield
-        inside[0] = False
+    (no_sync, inside), log = watched(), []
 
     def pair(x, sigma, k):
         v, u = net(x, sigma, k), net(0.5 * x, sigma, k)
@@ -831,13 +838,7 @@ def test_later_chunks_of_a_trajectory_that_began_elsewhere_are_trained_alone(net
 
 def test_no_sync_is_left_for_the_last_step_alone(net):
     latents, old, advantages = rollout(net)
-    inside, log = [False], []
-
-    @contextlib.contextmanager
-    def no_sync():
-        inside[0] = True
-        yield
-        inside[0] = False
+    (no_sync, inside), log = watched(), []
 
     def velocity(x, sigma, k):
         v = net(x, sigma, k)

@@ -198,4 +198,3 @@ def relative_l1_of(samples: list[Any], steps: list[int]) -> NDArray[np.float64]:
         pairs = [torch.stack([latents[places[step]], latents[places[step + 1]]]) for step in steps]
         rows.append(np.asarray(relative_l1(torch.stack(pairs).float().cpu().numpy()))[:, 0])
     return np.stack(rows)
-

@@ -104,15 +104,15 @@ def streamed_backward(
     An error of the first pass leaves the gradients as they were. One of the second pass, such as an out-of-memory
     error, leaves those of the steps before it in `.grad`: zero them before the batch is tried again.
 
+    The Gaussian divergence of a step without noise is infinite: with the last of penalty_steps take kind="velocity", there
+    or throughout.
+
     KL to a frozen reference, with weight beta:
 
         def penalty(v, latents, sigma, step):
             with torch.no_grad(), model.disable_adapter():
                 reference = velocity(latents, sigma, step)
             return beta / plan.steps * cgt.divergence(sampler, step, v, reference).mean()
-
-    The Gaussian divergence of a step without noise is infinite: with the last of penalty_steps take kind="velocity", there
-    or throughout.
 
         for i, batch in enumerate(batches):                          # gradient accumulation, mixed precision, DDP
             last = i + 1 == len(batches)
@@ -140,8 +140,8 @@ def streamed_backward(
         count = loss_count(plan, selected_steps(plan, len(old), options), options.get("average", "chunk"))
         refuse_unequal(wrappers, count, policy.latents.device)
     steps = needed_here(plan, len(old), options)
-    added = policy.penalty_columns(penalty_steps)
     columns = [j for j in range(plan.steps) if forced[j] or steps[:, j].any()] or [plan.steps - 1]
+    penalised = policy.penalised(penalty_steps, columns)
     if on_policy and not (check and _self_check.is_first(sampler)):
         new, biases = policy.unmoved(old), None
     else:
@@ -164,7 +164,6 @@ def streamed_backward(
     own_grads = _arrays.given_back(out.grad_log_probs, new)
     # (S, B), so that a step's numbers lie side by side, as the library takes them.
     grads, grad_biases = ((rows * factor).T.contiguous() for rows in (own_grads, _arrays.given_back(slopes, new)))
-    penalised = (columns if added is None else added) if penalty is not None else []
     active = sorted({j for j in columns if moving[j] or forced[j]}.union(penalised)) or columns[-1:]
     loss = torch.full((), out.loss, dtype=torch.float64, device=new.device)
     for j in active:
@@ -237,18 +236,18 @@ class _Policy:
         _arrays.fitting_frames(steps, latents.shape[1], last, latents.shape)
         return old
 
-    def penalty_columns(self, chosen: Any) -> Optional[list[int]]:
-        """The columns of `penalty_steps`, sorted; None where it is not given."""
+    def penalised(self, chosen: Any, columns: list[int]) -> list[int]:
+        """The columns that have the penalty: those of `penalty_steps`, or where it is not given all that are run."""
         if chosen is None:
-            return None
+            return columns if self.penalty is not None else []
         if self.penalty is None:
             raise InvalidArgument("penalty_steps is given without a penalty: give both, or neither")
         last = min(self.latents.shape[1], self.sampler.schedule.steps - int(np.max(self.first_step))) - 1
-        columns = _arrays.integers(_listed(chosen), "penalty_steps", np.int64, 0, last).tolist()
-        twice = next((j for j in columns if columns.count(j) > 1), None)
+        found = _arrays.integers(_listed(chosen), "penalty_steps", np.int64, 0, last).tolist()
+        twice = next((j for j in found if found.count(j) > 1), None)
         if twice is not None:
             raise InvalidArgument(f"penalty_steps has {twice} twice; its penalty is added once")
-        return sorted(columns)
+        return sorted(found)
 
     def run(self, j: int) -> tuple[Tensor, Optional[Tensor], Tensor]:
         """The velocity, the unconditional one and the latents of a column. The model gets a copy: a graph can save it
@@ -381,4 +380,3 @@ def _returned(value: Any, name: str, shape: tuple[int, ...]) -> Tensor:
     if torch.is_grad_enabled() and not value.requires_grad:
         raise InvalidArgument(f"{name} has no graph to go back through: make it of the velocity, outside of no_grad")
     return floating(value, name)
-
