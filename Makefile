@@ -110,10 +110,13 @@ $(CONFIG): build/lib/%: bindings/c/$$(@F).in include/chunkgrpo.h Makefile
 	@sed -e 's|@PREFIX@|$${pcfiledir}/../..|' -e 's|@LIBDIR@|lib|' -e 's|@UP@|..|' \
 	    -e 's|@VERSION@|$(VERSION)|' -e 's|@ABI@|$(ABI)|' $< > $@
 
-gpu-check: $(WHEEL) ## Check bits and times on a GPU; without one, pack build/gpu-check for a machine that has one
+gpu-check: lib $(WHEEL) ## Check bits and times on a GPU; without one, pack build/gpu-check for a machine that has one
 	@rm -rf build/gpu-check && mkdir -p build/gpu-check/check
 	@cp dist/*.whl build/gpu-check/ && cp Tests/gpu/check/*.py build/gpu-check/check/
-	@if [ -x build/gpu/cuda ]; then mkdir build/gpu-check/bin && cp build/gpu/cuda build/gpu-check/bin/; fi
+	@$(MAKE) --no-print-directory -C Tests/gpu ../../build/gpu/bin/device
+	@$(MAKE) --no-print-directory -C Tests/gpu/driver ../../../build/gpu/cuda
+	@mkdir build/gpu-check/bin && cp build/gpu/bin/device build/gpu/cuda build/gpu-check/bin/
+	@scripts/build-ptx --text build/gpu-check/text
 	@scripts/build-ptx --variants build/gpu-check/variants
 	@du -sh build/gpu-check
 	@$$(command -v .venv/bin/python || command -v python3) scripts/gpu-check build/gpu-check
