@@ -329,7 +329,7 @@ STEPS_FIRST = ". The batch comes first: stack steps along dimension 1, or swap t
 
 def fitting_frames(steps: int, frames: int, first_step: Any, shape: Any) -> None:
     """Refuses latents with more frames than there are from first_step on: their first is not that of first_step."""
-    first_step = int(np.max(first_step))
+    first_step = first_step if isinstance(first_step, int) else int(np.max(first_step))
     left = steps + 1 - first_step
     if 0 <= first_step <= steps and frames > left:
         raise InvalidArgument(

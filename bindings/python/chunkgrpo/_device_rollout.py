@@ -14,28 +14,39 @@ from .noise import source
 
 def advance(trajectory: Any, velocity: Callable[..., Any], end: int) -> None:
     """Takes the steps of a trajectory up to `end`."""
-    for step in range(trajectory._position, end):
-        _step(trajectory, velocity, step)
-
-
-def _step(trajectory: Any, velocity: Callable[..., Any], step: int) -> None:
     sampler, frames = trajectory.sampler, trajectory._frames
-    family, schedule = frames.family, sampler.schedule
-    x, out = frames.at(step), frames.at(step + 1)
-    value = family.run(velocity, x.array, float(schedule.sigmas[step]), step)
+    sigmas, trained = sampler.schedule.sigmas.tolist(), sampler.schedule.steps - 1
+    rows = trajectory._log_probs, trajectory._relative_l1
+    noise = _noise_of(trajectory)
+    x = frames.at(trajectory._position)
+    for step in range(trajectory._position, end):
+        out = frames.at(step + 1)
+        v = _velocity(velocity, x, sigmas[step], step)
+        extras, image = _image(sampler, trajectory._previous, step)
+        numbers = [row.column(step) if step < trained else None for row in rows]  # the last one is not trained
+        check(
+            lib.cgrpo_step(sampler._handle, step, x.tensor(), v.tensor(), extras, noise(step, x), out.tensor(), *numbers)
+        )
+        if image is not None:
+            check(lib.cgrpo_predicted_image(sampler._handle, step, x.tensor(), v.tensor(), None, image.tensor()))
+        x = out
+
+
+def _velocity(velocity: Callable[..., Any], x: Any, sigma: float, step: int) -> Any:
+    family = x.family
+    value = family.run(velocity, x.array, sigma, step)
     bare(value, "the velocity returned")
     family.again()
-    v = family.velocity(value, x)
-    seed, ids, _ = trajectory._given
-    given = None if trajectory._noise is None else trajectory._noise.at((slice(None), step))
-    noise = source(x.shape[0], given, seed, ids, x)
-    extras, image = _image(sampler, trajectory._previous, step)
-    rows: Any = (None, None)
-    if step < schedule.steps - 1:  # the last one is not trained
-        rows = [numbers.at((slice(None), step)) for numbers in (trajectory._log_probs, trajectory._relative_l1)]
-    check(lib.cgrpo_step(sampler._handle, step, x.tensor(), v.tensor(), extras, noise, out.tensor(), *rows))
-    if image is not None:
-        check(lib.cgrpo_predicted_image(sampler._handle, step, x.tensor(), v.tensor(), None, image.tensor()))
+    return family.velocity(value, x)
+
+
+def _noise_of(trajectory: Any) -> Callable[[int, Any], Any]:
+    """Where a step takes its noise from: the library's is one source for all of them."""
+    given, (seed, ids, _) = trajectory._noise, trajectory._given
+    if given is not None:
+        return lambda step, x: source(x.shape[0], given.at((slice(None), step)), seed, ids, x)
+    origin = source(trajectory._frames.shape[1], None, seed, ids, trajectory._frames)
+    return lambda step, x: origin
 
 
 def _image(sampler: Any, previous: Any, step: int) -> tuple[Any, Any]:

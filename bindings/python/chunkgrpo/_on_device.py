@@ -45,9 +45,8 @@ class OnDevice(Borrowed):
 
     def new_doubles(self, shape: tuple[int, ...]) -> Borrowed:
         """Of rows (B, S) whose columns are contiguous: each is one call's result."""
-        rows = self.family.fresh(shape[::-1], FLOAT64)
-        columns: Borrowed = self.family.lend(rows.array.T, "rows")
-        return columns
+        rows: Borrowed = self.family.described(self.family.fresh(shape[::-1], FLOAT64).array.T, "rows")
+        return rows
 
     def new(self, shape: Optional[tuple[int, ...]] = None) -> Borrowed:
         if self.placed is None or shape is not None and shape != self.shape:
@@ -67,6 +66,10 @@ class OnDevice(Borrowed):
 
     def result(self) -> Any:
         return self.family.shown(self.array)
+
+    def column(self, index: int) -> Any:
+        """Of rows that `new_doubles` gave: for an argument of type `double *`."""
+        return ctypes.c_void_p(self.pointer + index * self.strides[1])
 
     def at(self, index: Any) -> Borrowed:
         part: Borrowed = self.family.lend(self.array[index], "array")

@@ -343,6 +343,7 @@ class Sampler:
         """
         return Trajectory(self, x_init, seed, sample_ids, noise, position, previous_image)
 
+    @not_compiled
     def rollout(
         self,
         velocity: VelocityFunction[A],
@@ -354,7 +355,7 @@ class Sampler:
     ) -> Trajectory[A]:
         """All T steps from x_init. `velocity(latents, sigma, step)` is the model; see `Trajectory.advance`."""
         function(velocity, "velocity")
-        trajectory = self.begin(x_init, seed=seed, sample_ids=sample_ids, noise=noise)
+        trajectory: Trajectory[A] = Trajectory(self, x_init, seed, sample_ids, noise, 0, None, blank=False)
         trajectory.advance(velocity)
         return trajectory
 

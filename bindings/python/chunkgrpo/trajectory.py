@@ -61,7 +61,9 @@ class Trajectory(Generic[A]):
         noise: Any,
         position: int,
         previous_image: Any,
+        blank: bool = True,
     ) -> None:
+        """blank: False where all steps are taken before anybody looks."""
         on_host = sampler.part is not None or not _arrays.rolls_in_place(x_init)
         first = _part.take(sampler.part, _arrays.borrow(x_init, "x_init", on_host=on_host))
         if first.part is not None and not first.part.is_whole:
@@ -85,12 +87,12 @@ class Trajectory(Generic[A]):
         origin = source(batch, given, seed, sample_ids, first)
         self._noise = given if first.on_device else origin
         self._frames = first.new((steps + 1, *first.shape))
-        self._frames.fill_nan()
+        self._log_probs, self._relative_l1 = (first.new_doubles((batch, steps - 1)) for _ in range(2))
+        if blank:
+            for buffer in (self._frames, self._log_probs, self._relative_l1):
+                buffer.fill_nan()
         self._frames.put(self._position, first)
         self._previous = self._first_image(first, previous_image)
-        self._log_probs, self._relative_l1 = (first.new_doubles((batch, steps - 1)) for _ in range(2))
-        for rows in (self._log_probs, self._relative_l1):
-            rows.fill_nan()
         self._shown: dict[str, Any] = {}
 
     def _first_image(self, first: Borrowed, previous_image: Optional[AnyArray]) -> Optional[Borrowed]:

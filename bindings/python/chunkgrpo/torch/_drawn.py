@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 from collections.abc import Iterator
+from contextlib import AbstractContextManager
 from typing import Any
 
 import torch
@@ -16,35 +17,41 @@ class Drawn:
 
     def __init__(self, x: Tensor) -> None:
         self._x = x
-        self._states: dict[int, Any] = {}
+        self._states: dict[int, list[Tensor]] = {}
+        self._devices: list[int] = []
 
     @contextlib.contextmanager
     def first(self, step: int) -> Iterator[None]:
         """Around the first run of a step. One that draws nothing, as most models do, leaves nothing to go back to."""
         before = self._state()
         yield
-        if not all(torch.equal(a, b) for a, b in zip(_flat(before), _flat(self._state()))):
+        if not all(map(torch.equal, before, self._state())):
             self._states[step] = before
 
-    @contextlib.contextmanager
-    def again(self, step: int) -> Iterator[None]:
+    def again(self, step: int) -> AbstractContextManager[None]:
         """Around the second one, which draws the same; after it the random numbers go on where they were. As in
         torch.utils.checkpoint."""
-        if step not in self._states:
-            yield
-            return
-        cpu, (devices, states) = self._states[step]
+        return self._restored(*self._states[step]) if step in self._states else _NOTHING
+
+    @contextlib.contextmanager
+    def _restored(self, cpu: Tensor, *states: Tensor) -> Iterator[None]:
         kind = {} if self._x.is_cpu else {"device_type": self._x.device.type}
-        with torch.random.fork_rng(devices, **kind):
+        with torch.random.fork_rng(self._devices, **kind):
             torch.set_rng_state(cpu)
-            if devices:
-                set_device_states(devices, states, **kind)
+            if states:
+                set_device_states(self._devices, states, **kind)
             yield
 
-    def _state(self) -> Any:
-        return torch.get_rng_state(), ([], []) if self._x.is_cpu else get_device_states(self._x)
+    def _state(self) -> list[Tensor]:
+        """Of the CPU and of the tensor's device."""
+        cpu, device = torch.get_rng_state(), self._x.device
+        if device.type == "cpu":
+            return [cpu]
+        if device.type == "cuda":  # as get_device_states does, which looks through all that it may be given
+            self._devices = [device.index]
+            return [cpu, torch.cuda.get_rng_state(device)]
+        self._devices, states = get_device_states(self._x)
+        return [cpu, *states]
 
 
-def _flat(state: Any) -> list[Tensor]:
-    cpu, (_, states) = state
-    return [cpu, *states]
+_NOTHING = contextlib.nullcontext()

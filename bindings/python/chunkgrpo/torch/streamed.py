@@ -136,7 +136,7 @@ def streamed_backward(
     old = policy.checked(constant(old_log_probs, "old_log_probs"), plan)
     forced = _forced(every_step, plan)
     wrappers = refuse_wrong(velocity, no_sync, bool(forced.any()))
-    if options.get("normaliser") is None:
+    if wrappers and options.get("normaliser") is None:
         count = loss_count(plan, selected_steps(plan, len(old), options), options.get("average", "chunk"))
         refuse_unequal(wrappers, count, policy.latents.device)
     steps = needed_here(plan, len(old), options)
@@ -159,26 +159,30 @@ def streamed_backward(
 
     factor = torch.full((), float(scale), dtype=torch.float64, device=new.device)
     factor = factor if scaler is None else scaler.scale(factor)
-    slopes = np.zeros_like(judged) if out.grad_ratio_bias is None else np.asarray(out.grad_ratio_bias)
-    moving = ((out.grad_log_probs != 0) | (slopes != 0)).any(0)
-    own_grads = _arrays.given_back(out.grad_log_probs, new)
     # (S, B), so that a step's numbers lie side by side, as the library takes them.
-    grads, grad_biases = ((rows * factor).T.contiguous() for rows in (own_grads, _arrays.given_back(slopes, new)))
+    slopes = [np.ascontiguousarray(rows.T) for rows in (out.grad_log_probs, out.grad_ratio_bias) if rows is not None]
+    own_grads, *own_biases = (_arrays.given_back(rows, new) for rows in slopes)
+    pulls = [rows * factor for rows in (own_grads, *own_biases)]
+    moving = np.any([rows.any(1) for rows in slopes], 0)
     active = sorted({j for j in columns if moving[j] or forced[j]}.union(penalised)) or columns[-1:]
     loss = torch.full((), out.loss, dtype=torch.float64, device=new.device)
-    for j in active:
-        sync = contextlib.nullcontext() if no_sync is None or j == active[-1] else no_sync()
-        with sync, torch.enable_grad():
-            of_loss = (grads[j], grad_biases[j]) if j in columns else None
-            loss = loss + policy.backward(j, of_loss, factor if j in penalised else None, preserve_rng_state)
-    absent = _arrays.given_back(np.array([j not in columns for j in range(plan.steps)]), new)
-    ratios = _arrays.given_back(out.ratios, new)
-    return ChunkLoss(loss, ratios, out.stats, torch.where(absent, old.to(new), new), own_grads)
+    with torch.enable_grad():
+        for j in active:
+            of_loss = [rows[j] for rows in pulls] if j in columns else None
+            with contextlib.nullcontext() if no_sync is None or j == active[-1] else no_sync():
+                added = policy.backward(j, of_loss, factor if j in penalised else None, preserve_rng_state)
+            loss = loss if added is None else loss + added.detach()
+    return ChunkLoss(loss, _arrays.given_back(out.ratios, new), out.stats, new, own_grads.T)
 
 
 def _listed(columns: Any) -> Any:
     """A range or the like as a list; arrays as they are."""
     return columns if hasattr(columns, "dtype") or not isinstance(columns, Iterable) else list(columns)
+
+
+def _last(first_step: Any) -> int:
+    """Of the steps that samples begin with, the last one."""
+    return first_step if isinstance(first_step, int) else int(first_step.max())
 
 
 def _forced(every_step: Any, plan: ChunkPlan) -> NDArray[np.bool_]:
@@ -216,6 +220,7 @@ class _Policy:
 
     def __post_init__(self) -> None:
         self.drawn = Drawn(self.latents)
+        self.frames = self.latents.unbind(1) if self.latents.ndim > 1 else ()
 
     def checked(self, old: Tensor, plan: ChunkPlan) -> Tensor:
         """The old log-probabilities, all shapes being right."""
@@ -230,7 +235,7 @@ class _Policy:
                 f"old_log_probs has shape {tuple(old.shape)}; it must be {(len(latents), plan.steps)}"
             )
         self.first_step = first_of(self.first_step, len(latents))
-        last = int(np.max(self.first_step))
+        last = _last(self.first_step)
         if last + plan.steps > steps:
             raise InvalidArgument(f"{plan.steps} steps from first_step {last} on end beyond the schedule's {steps}")
         _arrays.fitting_frames(steps, latents.shape[1], last, latents.shape)
@@ -242,7 +247,7 @@ class _Policy:
             return columns if self.penalty is not None else []
         if self.penalty is None:
             raise InvalidArgument("penalty_steps is given without a penalty: give both, or neither")
-        last = min(self.latents.shape[1], self.sampler.schedule.steps - int(np.max(self.first_step))) - 1
+        last = min(self.latents.shape[1], self.sampler.schedule.steps - _last(self.first_step)) - 1
         found = _arrays.integers(_listed(chosen), "penalty_steps", np.int64, 0, last).tolist()
         twice = next((j for j in found if found.count(j) > 1), None)
         if twice is not None:
@@ -252,7 +257,7 @@ class _Policy:
     def run(self, j: int) -> tuple[Tensor, Optional[Tensor], Tensor]:
         """The velocity, the unconditional one and the latents of a column. The model gets a copy: a graph can save it
         even where the latents are of inference mode, and what the model writes to is not the caller's."""
-        (sigma, step), x = self.place(j), self.latents[:, j]
+        (sigma, step), x = self.place(j), self.frames[j]
         lent = x.clone()
         version = lent._version
         value = self.velocity(lent, sigma, step)
@@ -310,26 +315,25 @@ class _Policy:
     @torch.no_grad()
     def judge(self, columns: list[int], old: Tensor) -> tuple[Tensor, Optional[Tensor]]:
         """The first pass: log-probabilities (B, S), the old ones where a step is not needed, and ratio biases."""
-        new = self.unmoved(old)
-        biases = None if self.ratio_bias is None else torch.zeros_like(new)
+        known = old.to(self.latents.device, torch.float64)
+        values, biases = list(known.unbind(1)), list(torch.zeros_like(known).unbind(1)) if self.ratio_bias else []
         for j in columns:
-            step = self.first_step + j
             with self.drawn.first(j):
                 v, u, x = self.run(j)
             given, extras = self.call(x, v, u)
-            new[:, j] = self.sampler.log_prob(step, x, given, self.latents[:, j + 1], **extras)
-            if biases is not None:
-                biases[:, j] = self.bias(v, j)
+            values[j] = self.sampler.log_prob(self.first_step + j, x, given, self.frames[j + 1], **extras)
+            if biases:
+                biases[j] = self.bias(v, j).double()
             del v, u, given, extras
         # autocast remembers the weights that it has cast, here without their graph.
         torch.clear_autocast_cache()
-        return new, biases
+        return torch.stack(values, 1), torch.stack(biases, 1) if biases else None
 
     def backward(
-        self, j: int, of_loss: Optional[tuple[Tensor, Tensor]], factor: Optional[Tensor], same_random: bool
-    ) -> Any:
-        """The pass of a column with a graph, and its penalty. of_loss: the gradients of its log-probabilities and of its
-        ratio biases, None where it has none; factor: of the penalty, None where it is not added."""
+        self, j: int, of_loss: Optional[list[Tensor]], factor: Optional[Tensor], same_random: bool
+    ) -> Optional[Tensor]:
+        """The pass of a column with a graph, and its penalty. of_loss: the gradients of its log-probabilities and, where
+        there is a ratio_bias, of that; None where it has none; factor: of the penalty, None where it is not added."""
         with self.drawn.again(j) if same_random else contextlib.nullcontext():
             v, u, x = self.run(j)
         tensors = (v,) if u is None else (v, u)
@@ -341,19 +345,18 @@ class _Policy:
         pairs = [pair for pair in zip(tensors, pulls) if pair[0].requires_grad]
         if self.ratio_bias is not None and of_loss is not None:
             pairs.append((self.bias(v, j), of_loss[1]))
-        added: Any = 0
+        added: Optional[Tensor] = None
         if factor is not None:
-            pairs.append((self.added(v, x, j), factor))
-            added = pairs[-1][0].detach()
+            added = self.added(v, x, j)
+            pairs.append((added, factor))
         outputs = [output for output, _ in pairs]
         torch.autograd.backward(outputs, [gradient.to(output.dtype) for output, gradient in pairs])
         return added
 
-    @torch.no_grad()
     def pulls(self, j: int, x: Tensor, v: Tensor, u: Optional[Tensor], grad: Tensor) -> tuple[Tensor, ...]:
         """The gradients of a column's velocities, given those of its log-probabilities."""
         given, extras = self.call(x, v, u)
-        vjp: Any = self.sampler.log_prob_vjp(self.first_step + j, x, given, self.latents[:, j + 1], grad, **extras)
+        vjp: Any = self.sampler.log_prob_vjp(self.first_step + j, x, given, self.frames[j + 1], grad, **extras)
         return (vjp,) if u is None else vjp
 
 
