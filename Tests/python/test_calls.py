@@ -17,6 +17,7 @@ SAMPLER = cg.Sampler(cg.Schedule.shifted(steps=6, shift=3.0))
 PACKAGE = str(Path(cg.__file__).parent)
 X, V, NEXT = (torch.randn(4, 3, 5, generator=torch.Generator().manual_seed(i)) for i in range(3))
 ARRAYS = [tensor.numpy() for tensor in (X, V, NEXT)]
+PLAN = cg.ChunkPlan([2, 3])
 ONES = torch.ones(4, dtype=torch.float64)
 
 
@@ -43,6 +44,12 @@ def gradient():
     torch.autograd.grad(cgt.log_prob(SAMPLER, 2, X, velocity, NEXT), velocity, ONES)
 
 
+def iteration():
+    model = torch.nn.Linear(5, 5)
+    rolled = SAMPLER.rollout(lambda x, *_: model(x), X, seed=0)
+    cgt.streamed_backward(lambda x, *_: model(x), SAMPLER, rolled.latents, rolled.log_probs, ONES, PLAN)
+
+
 @pytest.mark.parametrize(
     "work, most",
     [
@@ -50,9 +57,14 @@ def gradient():
         (lambda: SAMPLER.log_prob(2, X, V, NEXT), 74),
         (lambda: SAMPLER.step(2, X, V, seed=1), 80),
         (lambda: SAMPLER.log_prob_vjp(2, X, V, NEXT, ONES), 92),
+        (lambda: cgt.log_prob(SAMPLER, 2, X, V, NEXT), 100),
         (gradient, 220),
+        (iteration, 1780),
     ],
-    ids=["log_prob of numpy", "log_prob", "step", "log_prob_vjp", "autograd, forward and backward"],
+    ids=[
+        "log_prob of numpy", "log_prob", "step", "log_prob_vjp", "log_prob that autograd could take", "autograd, forward and backward",
+        "iteration of five steps",
+    ],
 )
 def test_a_call_runs_little_python(work, most):
     """A call's own time follows this number, which does not depend on the machine."""
@@ -123,6 +135,12 @@ def test_what_is_refused_at_a_long_look_is_refused_at_a_short_one(work, monkeypa
     for family in (_frameworks.Torch, _family.Numpy):
         monkeypatch.setattr(family, "lent", lambda *_: None)
     assert found == refusal(work)
+
+
+def test_a_derivative_forward_in_mode_is_refused_not_lost():
+    forward = torch.autograd.forward_ad
+    with forward.dual_level(), pytest.raises(NotImplementedError, match="jvp"):
+        cgt.log_prob(SAMPLER, 2, X, forward.make_dual(V, V), NEXT)
 
 
 def test_a_tensor_whose_memory_is_not_its_own_is_refused():

@@ -16,6 +16,7 @@ import numpy as np
 import pytest
 import torch
 from conftest import ROOT
+from test_calls import calls
 
 import chunkgrpo as cg
 import chunkgrpo.forward
@@ -292,6 +293,40 @@ def test_a_trajectory_on_a_device_is_pickled_and_goes_on(device):
     for one in (trajectory, copy):
         one.advance(model)
     assert torch.equal(copy.latents, trajectory.latents) and torch.equal(copy.log_probs, trajectory.log_probs)
+
+
+class Operations(torch.utils._python_dispatch.TorchDispatchMode):
+    """Which operations of PyTorch's run on whole latents."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.size, self.seen = size, []
+
+    def __torch_dispatch__(self, function, types, args=(), kwargs=None):
+        out = function(*args, **(kwargs or {}))
+        if isinstance(out, torch.Tensor) and out.numel() >= self.size:
+            self.seen.append(function.overloadpacket.__name__)
+        return out
+
+
+def train(model, x):
+    rolled = SAMPLER.rollout(model, x, seed=3)
+    cgt.streamed_backward(model, SAMPLER, rolled.latents, rolled.log_probs, torch.ones(3), PLAN, check=False)
+
+
+def test_an_iteration_on_a_device_copies_latents_twice(device):
+    """Into the trajectory, and out of it for the model: an error would leave the caller's as they were."""
+    (x,), weight = tensors(1), torch.nn.Parameter(torch.tensor(0.3))
+    with Operations(x.numel()) as operations:
+        train(lambda latents, sigma, step: weight * latents, x)
+    copies = [name for name in operations.seen if name in ("copy_", "clone", "contiguous", "_to_copy", "fill_")]
+    assert copies == ["copy_", "clone"]
+
+
+def test_an_iteration_on_a_device_runs_little_python(device):
+    (x,), weight = tensors(1), torch.nn.Parameter(torch.tensor(0.3))
+    found = calls(lambda: train(lambda latents, sigma, step: weight * latents, x))
+    assert found <= 2000, found
 
 
 def test_a_velocity_is_converted_and_checked_on_the_device(device):

@@ -218,6 +218,8 @@ def borrow(value: Any, name: str, leading: int = 1, *, on_host: bool = False) ->
     leading: how many dimensions before those of a sample: 1 = batch, 2 = batch and step.
     on_host: of a device, a copy on the CPU: for what has no kernel there.
     """
+    if isinstance(value, Borrowed):  # by a caller of several calls
+        return value.again()
     family = _frameworks.of(value, name)
     lent = None if on_host and family.on_device else family.lent(value, leading)
     if lent is not None:

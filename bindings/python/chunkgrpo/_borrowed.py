@@ -86,6 +86,10 @@ class Borrowed:
         copy.array[...] = np.repeat(self.ready().array, count, axis=axis)
         return copy
 
+    def again(self) -> Borrowed:
+        """For another call."""
+        return self
+
     def ready(self) -> Borrowed:
         """Waits until `array` holds the elements, where they had to be copied from a device."""
         self.family.ready()

@@ -88,6 +88,10 @@ class OnDevice(Borrowed):
         copy: Borrowed = self.family.lend(self.family.repeat(self.array, count, axis), "array")
         return copy
 
+    def again(self) -> Borrowed:
+        self.family.again()
+        return self
+
     def ready(self) -> Borrowed:
         return self
 

@@ -124,4 +124,4 @@ def frames(run: slice) -> slice:
 def readable(values: NDArray[np.float64], steps: NDArray[np.bool_]) -> NDArray[np.float64]:
     """Log-probabilities (B, S), with 0 where they are neither needed nor finite: such as those of steps that an earlier
     host took."""
-    return np.where(steps | np.isfinite(values), values, 0.0)
+    return values if steps.all() else np.where(steps | np.isfinite(values), values, 0.0)

@@ -33,10 +33,12 @@ class ChunkPlan:
             raise InvalidArgument("sizes is empty; a plan has at least one chunk")
         if values.min() < 1:
             raise InvalidArgument(f"sizes holds {values.min()}; a chunk has at least one step")
-        if sum(map(int, values)) > 2**63 - 1:
+        total: int = sum(values.tolist())
+        if total > 2**63 - 1:
             raise InvalidArgument("sizes has a sum beyond 64 bits")
         values.flags.writeable = False
-        self._sizes = values
+        self._sizes: NDArray[np.int64] = values
+        self._steps = total
 
     @classmethod
     def fixed(cls, steps: int, size: int) -> ChunkPlan:
@@ -102,7 +104,7 @@ class ChunkPlan:
     @property
     def steps(self) -> int:
         """S, the number of trained steps."""
-        return int(self._sizes.sum())
+        return self._steps
 
     @property
     def boundaries(self) -> NDArray[np.int64]:

@@ -15,11 +15,19 @@ def keeps(latents: Tensor, velocity: Tensor) -> bool:
     return velocity.dtype is latents.dtype and velocity.dtype in (torch.float32, torch.float64)
 
 
+def derived(*velocities: Optional[Tensor]) -> bool:
+    """Whether what is made of these tensors may have a derivative: one that a node gives, or forward in mode, which it refuses."""
+    return _wanted(velocities) or getattr(torch.autograd.forward_ad, "_current_level", 0) >= 0  # -1 where there is none
+
+
+def _wanted(velocities: Any) -> bool:
+    return torch.is_grad_enabled() and any([v is not None and v.requires_grad for v in velocities])
+
+
 def graph_of(*velocities: Optional[Tensor]) -> Optional[tuple[Optional[Tensor], ...]]:
     """Tensors without elements, of the velocities' types and with their graphs, to keep instead of them: their memory
     may go. None where nobody asks for a gradient."""
-    wanted = torch.is_grad_enabled() and any(v is not None and v.requires_grad for v in velocities)
-    if not wanted or any(v is not None and v.ndim == 0 for v in velocities):
+    if not _wanted(velocities) or any([v is not None and v.ndim == 0 for v in velocities]):
         return None
     return tuple([None if v is None else v.index_select(0, _no_rows(v.device)) for v in velocities])
 

@@ -19,7 +19,7 @@ from .._steps import first_of, kept, needed_here, noisy, plan_of, runs
 from ..chunks import ChunkPlan
 from ..errors import InvalidArgument
 from ..sampler import Sampler
-from ._kept import graph_of
+from ._kept import derived, graph_of
 from ._loss import ChunkLoss
 from ._nodes import LogProb, LogProbs, apply, first_order
 from ._parallel import nothing
@@ -60,9 +60,15 @@ def log_prob(
     latents, next_latents = constant(latents, "latents"), constant(next_latents, "next_latents")
     previous_image = None if previous_image is None else constant(previous_image, "previous_image")
     floating(velocity, "velocity")
+    next_latents = next_latents.to(latents.dtype)
+    if not derived(velocity, unconditional):
+        v, u = beside(latents, velocity, unconditional)
+        extras: Any = {} if u is None else {"unconditional": u}
+        at: Any = step, latents, v, next_latents
+        value: Tensor = kept(sampler).log_prob(*at, guidance=guidance, previous_image=previous_image, **extras)
+        return value
     call = StepCall.of(kept(sampler), step, guidance, latents)
     graph = graph_of(velocity, unconditional)
-    next_latents = next_latents.to(latents.dtype)
     return apply(LogProb, velocity, unconditional, call, graph, latents, next_latents, previous_image)
 
 

@@ -66,7 +66,8 @@ def streamed_backward(
     velocity    velocity(latents, sigma, step): the model, with its graph; it gets latents[:, j] (B, ...) of step
                 first_step + j.
                 With classifier-free guidance in the step it returns the pair (conditional, unconditional)
-    latents     (B, S + 1, ...), or more steps; old_log_probs (B, S), advantages as in `chunk_loss`, plan over S steps
+    latents     (B, S + 1, ...), or more steps; the model gets a copy of them. old_log_probs (B, S), advantages as in
+                `chunk_loss`, plan over S steps
     first_step  that latents[:, 0] takes; or (B,): latents[i, 0] takes step first_step[i], so that one batch mixes
                 windows. Then `velocity`, `penalty` and `ratio_bias` get sigma (B,) float32 and step (B,) int64, tensors
                 on the device of the latents
@@ -140,8 +141,9 @@ def streamed_backward(
         count = loss_count(plan, selected_steps(plan, len(old), options), options.get("average", "chunk"))
         refuse_unequal(wrappers, count, policy.latents.device)
     steps = needed_here(plan, len(old), options)
-    columns = [j for j in range(plan.steps) if forced[j] or steps[:, j].any()] or [plan.steps - 1]
+    columns = np.flatnonzero(forced | steps.any(0)).tolist() or [plan.steps - 1]
     penalised = policy.penalised(penalty_steps, columns)
+    policy.take(max([plan.steps, *penalised]))
     if on_policy and not (check and _self_check.is_first(sampler)):
         new, biases = policy.unmoved(old), None
     else:
@@ -162,8 +164,8 @@ def streamed_backward(
     # (S, B), so that a step's numbers lie side by side, as the library takes them.
     slopes = [np.ascontiguousarray(rows.T) for rows in (out.grad_log_probs, out.grad_ratio_bias) if rows is not None]
     own_grads, *own_biases = (_arrays.given_back(rows, new) for rows in slopes)
-    pulls = [rows * factor for rows in (own_grads, *own_biases)]
-    moving = np.any([rows.any(1) for rows in slopes], 0)
+    pulls = [(rows * factor).unbind(0) for rows in (own_grads, *own_biases)]
+    moving: Any = np.concatenate(slopes, 1).any(1)
     active = sorted({j for j in columns if moving[j] or forced[j]}.union(penalised)) or columns[-1:]
     loss = torch.full((), out.loss, dtype=torch.float64, device=new.device)
     with torch.enable_grad():
@@ -220,7 +222,14 @@ class _Policy:
 
     def __post_init__(self) -> None:
         self.drawn = Drawn(self.latents)
-        self.frames = self.latents.unbind(1) if self.latents.ndim > 1 else ()
+
+    def take(self, columns: int) -> None:
+        """Copies the first columns, with the latents after the last of them. The model gets these: a graph can save them even
+        where the latents are of inference mode, and what the model writes to is not the caller's."""
+        own = self.latents[:, : columns + 1].transpose(0, 1).clone(memory_format=torch.contiguous_format)
+        self.frames = own.unbind(0)
+        # For the library's calls: looked at once.
+        self.lent: list[Any] = [_arrays.borrow(frame, "latents") for frame in self.frames]
 
     def checked(self, old: Tensor, plan: ChunkPlan) -> Tensor:
         """The old log-probabilities, all shapes being right."""
@@ -255,13 +264,11 @@ class _Policy:
         return sorted(found)
 
     def run(self, j: int) -> tuple[Tensor, Optional[Tensor], Tensor]:
-        """The velocity, the unconditional one and the latents of a column. The model gets a copy: a graph can save it
-        even where the latents are of inference mode, and what the model writes to is not the caller's."""
+        """The velocity, the unconditional one and the latents of a column."""
         (sigma, step), x = self.place(j), self.frames[j]
-        lent = x.clone()
-        version = lent._version
-        value = self.velocity(lent, sigma, step)
-        if lent._version != version:
+        version = x._version
+        value = self.velocity(x, sigma, step)
+        if x._version != version:
             raise InvalidArgument("the velocity has written to its latents; it must leave them as they are")
         v, u = _velocities(value)
         for tensor in (v,) if u is None else (v, u):
@@ -287,14 +294,17 @@ class _Policy:
         v, u = beside(x, v, u)
         return v, {} if u is None else {"unconditional": u, "guidance": self.guidance}
 
+    def at(self, j: int, velocity: Tensor) -> tuple[Any, Tensor, Any]:
+        """The arrays of a column's call."""
+        return self.lent[j], velocity, self.lent[j + 1]
+
     def added(self, v: Tensor, x: Tensor, j: int) -> Tensor:
         """The penalty of a column."""
         penalty: Any = self.penalty
-        lent = x.clone()
-        version = lent._version
+        version = x._version
         sigma, step = self.place(j)
-        returned = penalty(v, lent, sigma, step)
-        if lent._version != version:
+        returned = penalty(v, x, sigma, step)
+        if x._version != version:
             raise InvalidArgument("the penalty has written to its latents; it must leave them as they are")
         value = _returned(returned, "the penalty returned", ())
         if value.is_cuda:  # looked at where the host waits
@@ -321,7 +331,7 @@ class _Policy:
             with self.drawn.first(j):
                 v, u, x = self.run(j)
             given, extras = self.call(x, v, u)
-            values[j] = self.sampler.log_prob(self.first_step + j, x, given, self.frames[j + 1], **extras)
+            values[j] = self.sampler.log_prob(self.first_step + j, *self.at(j, given), **extras)
             if biases:
                 biases[j] = self.bias(v, j).double()
             del v, u, given, extras
@@ -356,7 +366,7 @@ class _Policy:
     def pulls(self, j: int, x: Tensor, v: Tensor, u: Optional[Tensor], grad: Tensor) -> tuple[Tensor, ...]:
         """The gradients of a column's velocities, given those of its log-probabilities."""
         given, extras = self.call(x, v, u)
-        vjp: Any = self.sampler.log_prob_vjp(self.first_step + j, x, given, self.frames[j + 1], grad, **extras)
+        vjp: Any = self.sampler.log_prob_vjp(self.first_step + j, *self.at(j, given), grad, **extras)
         return (vjp,) if u is None else vjp
 
 
