@@ -283,26 +283,27 @@ extension Float32TypedKernels {
   static func noisyStep(_ arguments: UnsafePointer<NoisyStepArguments>, _ sums: Sums) {
     let k = arguments.pointee
     drawWords(k.draw, k.words, (k.count &+ 63) & ~63)
-    let affine = Affine<V>(k.a, k.b)
-    let s = Float(k.s)
+    let (a, b, s) = (Floats(Float(k.a)), Floats(Float(k.b)), Floats(Float(k.s)))
     let transform = BoxMuller.shared
     @inline(__always) func run(change: Bool) {
-      var lanes = Lanes<Float>()
-      @inline(__always) func take(_ i: Int, _ noise: SIMD16<Float>) {
-        let x = Float.load(k.x + 4 &* i)
-        let mean = affine.mean(x, k.v + i &* MemoryLayout<V>.size)
-        let stored = Float.store(plus(mean, times(s, (noise.lowHalf, noise.highHalf))), k.next + 4 &* i)
-        lanes.addSquares(minus(stored, mean))
-        if change { lanes.addChange(stored, x) }
+      var (squares, changes, magnitudes): (Floats, Floats, Floats) = (0.0, 0.0, 0.0)
+      @inline(__always) func take(_ i: Int, _ noise: Floats) {
+        let x = Floats(Float.load(k.x + 4 &* i))
+        let mean = a * x + b * Floats(V.load(k.v + i &* MemoryLayout<V>.size))
+        let next = mean + s * noise
+        (k.next + 4 &* i).storeBytes(of: next.lanes, as: SIMD16<Float>.self)
+        let d = next - mean
+        squares = squares + d * d
+        if change { (changes, magnitudes) = (changes + (next - x).magnitude, magnitudes + x.magnitude) }
       }
       var i = 0
       while i < k.count {
         let (first, second) = transform.pointee.normals(at: k.words + 4 &* i)
-        take(i, first.lanes)
-        take(i &+ 16, second.lanes)
+        take(i, first)
+        take(i &+ 16, second)
         i &+= 32
       }
-      lanes.add(to: sums)
+      Lanes<Float>(squares: squares.pair, change: changes.pair, magnitude: magnitudes.pair).add(to: sums)
     }
     if k.change { run(change: true) } else { run(change: false) }
   }

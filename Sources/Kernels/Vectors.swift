@@ -12,6 +12,10 @@ struct Floats: ExpressibleByFloatLiteral {
   /// Of signed numbers, to nearest.
   @inline(__always) init(signed words: Words) { lanes = chunkgrpo_float16_from_signed(words.lanes) }
 
+  @inline(__always) init(_ pair: Pair<Float>) { lanes = chunkgrpo_float16_from_halves(pair.0, pair.1) }
+
+  @inline(__always) var pair: Pair<Float> { (lanes.lowHalf, lanes.highHalf) }
+  @inline(__always) var magnitude: Floats { (bits & 0x7fff_ffff).floats }
   @inline(__always) var bits: Words { Words(unsafeBitCast(lanes, to: SIMD16<UInt32>.self)) }
   @inline(__always) func squareRoot() -> Floats { Floats(chunkgrpo_float16_square_root(lanes)) }
 

@@ -92,6 +92,11 @@ static inline __attribute__((always_inline)) chunkgrpo_uint8 chunkgrpo_uint8_fro
     return __builtin_convertvector(v, chunkgrpo_uint8);
 }
 
+static inline __attribute__((always_inline)) chunkgrpo_float16 chunkgrpo_float16_from_halves(chunkgrpo_float8 first,
+                                                                                             chunkgrpo_float8 last) {
+    return __builtin_shufflevector(first, last, 0, 1, 2, 3, 4, 5, 6, 7, 8, 9, 10, 11, 12, 13, 14, 15);
+}
+
 /* u in the lanes where the highest bit of `sign` is set, else v. */
 static inline __attribute__((always_inline)) chunkgrpo_float16
 chunkgrpo_float16_choose(chunkgrpo_uint16 sign, chunkgrpo_float16 u, chunkgrpo_float16 v) {
