@@ -218,7 +218,7 @@ def borrow(value: Any, name: str, leading: int = 1, *, on_host: bool = False) ->
     leading: how many dimensions before those of a sample: 1 = batch, 2 = batch and step.
     on_host: of a device, a copy on the CPU: for what has no kernel there.
     """
-    if isinstance(value, Borrowed):  # by a caller of several calls
+    if isinstance(value, Borrowed):
         return value.again()
     family = _frameworks.of(value, name)
     lent = None if on_host and family.on_device else family.lent(value, leading)
@@ -234,6 +234,12 @@ def borrow(value: Any, name: str, leading: int = 1, *, on_host: bool = False) ->
         array = _readable(array, family, name, leading)
         layout = _layout(array.shape, array.strides, array.dtype, leading)
     return Borrowed(array, family, None, layout)
+
+
+def borrowed(values: Sequence[Any], name: str) -> list[Borrowed]:
+    """Arrays of one family, each for several calls of `borrow`: looked at once."""
+    family = _frameworks.of(values[0], name)
+    return [family.lent(value, 1) or borrow(value, name) for value in values]
 
 
 def rolls_in_place(value: Any) -> bool:

@@ -45,9 +45,10 @@ class Staging:
 
     def _record(self) -> None:
         if self._cuda:
-            event, stream = self.torch.cuda.Event(), self.torch.cuda.current_stream(self.device)
-            event.record(stream)
-            self._events[stream] = event  # the last of a stream is the last to pass
+            stream = self.torch.cuda.current_stream(self.device)
+            event = self._events.get(stream) or self.torch.cuda.Event()
+            event.record(stream)  # again: the last copy of a stream is the last to pass
+            self._events[stream] = event
 
     def wait(self) -> None:
         """Until the copies are made; what the device does after them goes on."""

@@ -20,13 +20,9 @@ class Drawn:
         self._states: dict[int, list[Tensor]] = {}
         self._devices: list[int] = []
 
-    @contextlib.contextmanager
-    def first(self, step: int) -> Iterator[None]:
+    def first(self, step: int) -> AbstractContextManager[None]:
         """Around the first run of a step. One that draws nothing, as most models do, leaves nothing to go back to."""
-        before = self._state()
-        yield
-        if not all(map(torch.equal, before, self._state())):
-            self._states[step] = before
+        return _First(self, step)
 
     def again(self, step: int) -> AbstractContextManager[None]:
         """Around the second one, which draws the same; after it the random numbers go on where they were. As in
@@ -52,6 +48,15 @@ class Drawn:
             return [cpu, torch.cuda.get_rng_state(device)]
         self._devices, states = get_device_states(self._x)
         return [cpu, *states]
+
+
+class _First(AbstractContextManager[None]):
+    def __init__(self, drawn: Drawn, step: int) -> None:
+        self._drawn, self._step, self._before = drawn, step, drawn._state()
+
+    def __exit__(self, *_: Any) -> None:
+        if not all(map(torch.equal, self._before, self._drawn._state())):
+            self._drawn._states[self._step] = self._before
 
 
 _NOTHING = contextlib.nullcontext()

@@ -228,8 +228,7 @@ class _Policy:
         where the latents are of inference mode, and what the model writes to is not the caller's."""
         own = self.latents[:, : columns + 1].transpose(0, 1).clone(memory_format=torch.contiguous_format)
         self.frames = own.unbind(0)
-        # For the library's calls: looked at once.
-        self.lent: list[Any] = [_arrays.borrow(frame, "latents") for frame in self.frames]
+        self.lent: list[Any] = _arrays.borrowed(self.frames, "latents")
 
     def checked(self, old: Tensor, plan: ChunkPlan) -> Tensor:
         """The old log-probabilities, all shapes being right."""
