@@ -314,13 +314,13 @@ def train(model, x):
     cgt.streamed_backward(model, SAMPLER, rolled.latents, rolled.log_probs, torch.ones(3), PLAN, check=False)
 
 
-def test_an_iteration_on_a_device_copies_latents_twice(device):
-    """Into the trajectory, and out of it for the model: an error would leave the caller's as they were."""
+def test_an_iteration_on_a_device_copies_latents_into_the_trajectory_and_a_step_for_the_model(device):
+    """In each pass: a copy of all steps at once would take the memory of another rollout."""
     (x,), weight = tensors(1), torch.nn.Parameter(torch.tensor(0.3))
     with Operations(x.numel()) as operations:
         train(lambda latents, sigma, step: weight * latents, x)
     copies = [name for name in operations.seen if name in ("copy_", "clone", "contiguous", "_to_copy", "fill_")]
-    assert copies == ["copy_", "clone"]
+    assert copies == ["copy_"] + 2 * PLAN.steps * ["clone"]
 
 
 def test_an_iteration_on_a_device_runs_little_python(device):

@@ -66,8 +66,7 @@ def streamed_backward(
     velocity    velocity(latents, sigma, step): the model, with its graph; it gets latents[:, j] (B, ...) of step
                 first_step + j.
                 With classifier-free guidance in the step it returns the pair (conditional, unconditional)
-    latents     (B, S + 1, ...), or more steps; the model gets a copy of them. old_log_probs (B, S), advantages as in
-                `chunk_loss`, plan over S steps
+    latents     (B, S + 1, ...), or more steps; old_log_probs (B, S), advantages as in `chunk_loss`, plan over S steps
     first_step  that latents[:, 0] takes; or (B,): latents[i, 0] takes step first_step[i], so that one batch mixes
                 windows. Then `velocity`, `penalty` and `ratio_bias` get sigma (B,) float32 and step (B,) int64, tensors
                 on the device of the latents
@@ -224,10 +223,8 @@ class _Policy:
         self.drawn = Drawn(self.latents)
 
     def take(self, columns: int) -> None:
-        """Copies the first columns, with the latents after the last of them. The model gets these: a graph can save them even
-        where the latents are of inference mode, and what the model writes to is not the caller's."""
-        own = self.latents[:, : columns + 1].transpose(0, 1).clone(memory_format=torch.contiguous_format)
-        self.frames = own.unbind(0)
+        """Looks once at the latents of the first columns and at those after the last, for the library's calls of both passes."""
+        self.frames = self.latents[:, : columns + 1].unbind(1)
         self.lent: list[Any] = _arrays.borrowed(self.frames, "latents")
 
     def checked(self, old: Tensor, plan: ChunkPlan) -> Tensor:
@@ -263,11 +260,14 @@ class _Policy:
         return sorted(found)
 
     def run(self, j: int) -> tuple[Tensor, Optional[Tensor], Tensor]:
-        """The velocity, the unconditional one and the latents of a column."""
+        """The velocity, the unconditional one and the latents of a column. The model gets a copy, which lives as long as its
+        graph: that can save it even where the latents are of inference mode, and what the model writes to is not the
+        caller's."""
         (sigma, step), x = self.place(j), self.frames[j]
-        version = x._version
-        value = self.velocity(x, sigma, step)
-        if x._version != version:
+        lent = x.clone()
+        version = lent._version
+        value = self.velocity(lent, sigma, step)
+        if lent._version != version:
             raise InvalidArgument("the velocity has written to its latents; it must leave them as they are")
         v, u = _velocities(value)
         for tensor in (v,) if u is None else (v, u):
@@ -300,10 +300,11 @@ class _Policy:
     def added(self, v: Tensor, x: Tensor, j: int) -> Tensor:
         """The penalty of a column."""
         penalty: Any = self.penalty
-        version = x._version
+        lent = x.clone()
+        version = lent._version
         sigma, step = self.place(j)
-        returned = penalty(v, x, sigma, step)
-        if x._version != version:
+        returned = penalty(v, lent, sigma, step)
+        if lent._version != version:
             raise InvalidArgument("the penalty has written to its latents; it must leave them as they are")
         value = _returned(returned, "the penalty returned", ())
         if value.is_cuda:  # looked at where the host waits
