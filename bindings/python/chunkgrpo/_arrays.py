@@ -236,10 +236,10 @@ def borrow(value: Any, name: str, leading: int = 1, *, on_host: bool = False) ->
     return Borrowed(array, family, None, layout)
 
 
-def borrowed(values: Sequence[Any], name: str) -> list[Borrowed]:
-    """Arrays of one family, each for several calls of `borrow`: looked at once."""
+def borrowed(values: Sequence[Any], name: str) -> list[Any]:
+    """Arrays of one family, each for several calls of `borrow`: looked at once, and as they are where a call makes a copy."""
     family = _frameworks.of(values[0], name)
-    return [family.lent(value, 1) or borrow(value, name) for value in values]
+    return [family.lent(value, 1) or value for value in values]
 
 
 def rolls_in_place(value: Any) -> bool:
