@@ -24,7 +24,7 @@ import chunkgrpo.distributed as cgd
 
 GPU = json.loads((Path(__file__).parent / "results/gpu.json").read_text())
 # Measured, docs/gpu.md: an iteration of 9 steps with a model that costs nothing, of which the device is busy for little.
-HOST_STEP = 12.7e-3 / 9
+HOST_STEP = 5.8e-3 / 9
 # Measured by --measure, of a core of an AMD EPYC (Zen 4): seconds of the processor for each rank that an exchange hears, and for
 # each that `advantages` hears, with 12 samples.
 HEARD, ADVANTAGES = 15e-6, 25e-6

@@ -214,8 +214,8 @@ typedef struct cgrpo_tensor {
 /*
  * CUDA. The functions of sections 3 and 4, the divergences, and the noised latents and distances of the forward process
  * also take tensors whose memory is a CUDA device's. They give the CPU's bits. Each puts kernels on the call's stream
- * and returns: it waits for nothing and allocates nothing, so that it can be captured in a CUDA graph. Earlier
- * kernels have run on an H200, these on the CPU alone. examples/c/cuda.c is a whole program.
+ * and returns: it waits for nothing and allocates nothing, so that it can be captured in a CUDA graph.
+ * examples/c/cuda.c is a whole program.
  *
  * - All tensors of a call lie on one device, and have the same `cuda` or equal ones.
  * - Arrays of double, read or written, are device pointers then: log_prob(s), relative_l1, grad_log_prob(s), times,
