@@ -409,9 +409,17 @@ def test_the_program_of_the_page_prints_the_same_numbers_on_two_ranks(tmp_path):
     (program,) = re.findall(r"```python\n(.*?)```", page, re.DOTALL)
     (tmp_path / "train.py").write_text(program)
     own = {"PYTHONPATH": str(ROOT / "bindings" / "python"), "GLOO_SOCKET_IFNAME": "lo", "OMP_NUM_THREADS": "1"}
-    run = functools.partial(subprocess.check_output, cwd=tmp_path, env={**os.environ, **own}, text=True)
-    one = run([sys.executable, "-W", "ignore", "train.py"])
-    two = run([sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "train.py"])
+
+    def run(*words):
+        environment = {**os.environ, **own, "PYTHONUNBUFFERED": "1"}
+        ended = subprocess.run([sys.executable, *words], cwd=tmp_path, env=environment, capture_output=True, text=True)
+        # After destroy_process_group gloo's threads abort an ending rank now and then: 3 of 42 runs of a program of
+        # PyTorch's DistributedDataParallel alone.
+        assert ended.returncode == 0 or "terminate called without an active exception" in ended.stderr, ended.stderr[-4000:]
+        return ended.stdout
+
+    one = run("-W", "ignore", "train.py")
+    two = run("-m", "torch.distributed.run", "--standalone", "--nproc-per-node=2", "train.py")
     assert len(one.splitlines()) == 5 and "chunks 48" in one
     numbers = [[float(number) for number in re.findall(r"[-+]?\d+\.\d+", text)] for text in (one, two)]
     np.testing.assert_allclose(*numbers, atol=2e-5)
