@@ -335,9 +335,14 @@ def borrow_trajectories(
 STEPS_FIRST = ". The batch comes first: stack steps along dimension 1, or swap the first two"
 
 
+def last_of(first_step: Any) -> int:
+    """Of the steps that samples begin with, the last one."""
+    return first_step if isinstance(first_step, int) else int(np.max(first_step))
+
+
 def fitting_frames(steps: int, frames: int, first_step: Any, shape: Any) -> None:
     """Refuses latents with more frames than there are from first_step on: their first is not that of first_step."""
-    first_step = first_step if isinstance(first_step, int) else int(np.max(first_step))
+    first_step = last_of(first_step)
     left = steps + 1 - first_step
     if 0 <= first_step <= steps and frames > left:
         raise InvalidArgument(

@@ -181,9 +181,15 @@ def _listed(columns: Any) -> Any:
     return columns if hasattr(columns, "dtype") or not isinstance(columns, Iterable) else list(columns)
 
 
-def _last(first_step: Any) -> int:
-    """Of the steps that samples begin with, the last one."""
-    return first_step if isinstance(first_step, int) else int(first_step.max())
+def _given_a_copy(x: Tensor, name: str, callback: Callable[[Tensor], Any]) -> Any:
+    """What a callback makes of latents. It gets a copy, which lives as long as its graph: that can save it even where the
+    latents are of inference mode, and what the callback writes to is not the caller's."""
+    lent = x.clone()
+    version = lent._version
+    value = callback(lent)
+    if lent._version != version:
+        raise InvalidArgument(f"{name} has written to its latents; it must leave them as they are")
+    return value
 
 
 def _forced(every_step: Any, plan: ChunkPlan) -> NDArray[np.bool_]:
@@ -240,7 +246,7 @@ class _Policy:
                 f"old_log_probs has shape {tuple(old.shape)}; it must be {(len(latents), plan.steps)}"
             )
         self.first_step = first_of(self.first_step, len(latents))
-        last = _last(self.first_step)
+        last = _arrays.last_of(self.first_step)
         if last + plan.steps > steps:
             raise InvalidArgument(f"{plan.steps} steps from first_step {last} on end beyond the schedule's {steps}")
         _arrays.fitting_frames(steps, latents.shape[1], last, latents.shape)
@@ -252,7 +258,7 @@ class _Policy:
             return columns if self.penalty is not None else []
         if self.penalty is None:
             raise InvalidArgument("penalty_steps is given without a penalty: give both, or neither")
-        last = min(self.latents.shape[1], self.sampler.schedule.steps - _last(self.first_step)) - 1
+        last = min(self.latents.shape[1], self.sampler.schedule.steps - _arrays.last_of(self.first_step)) - 1
         found = _arrays.integers(_listed(chosen), "penalty_steps", np.int64, 0, last).tolist()
         twice = next((j for j in found if found.count(j) > 1), None)
         if twice is not None:
@@ -260,16 +266,9 @@ class _Policy:
         return sorted(found)
 
     def run(self, j: int) -> tuple[Tensor, Optional[Tensor], Tensor]:
-        """The velocity, the unconditional one and the latents of a column. The model gets a copy, which lives as long as its
-        graph: that can save it even where the latents are of inference mode, and what the model writes to is not the
-        caller's."""
+        """The velocity, the unconditional one and the latents of a column."""
         (sigma, step), x = self.place(j), self.frames[j]
-        lent = x.clone()
-        version = lent._version
-        value = self.velocity(lent, sigma, step)
-        if lent._version != version:
-            raise InvalidArgument("the velocity has written to its latents; it must leave them as they are")
-        v, u = _velocities(value)
+        v, u = _velocities(_given_a_copy(x, "the velocity", lambda lent: self.velocity(lent, sigma, step)))
         for tensor in (v,) if u is None else (v, u):
             if floating(tensor, "the velocity returned").shape != x.shape:
                 raise InvalidArgument(
@@ -300,12 +299,8 @@ class _Policy:
     def added(self, v: Tensor, x: Tensor, j: int) -> Tensor:
         """The penalty of a column."""
         penalty: Any = self.penalty
-        lent = x.clone()
-        version = lent._version
         sigma, step = self.place(j)
-        returned = penalty(v, lent, sigma, step)
-        if lent._version != version:
-            raise InvalidArgument("the penalty has written to its latents; it must leave them as they are")
+        returned = _given_a_copy(x, "the penalty", lambda lent: penalty(v, lent, sigma, step))
         value = _returned(returned, "the penalty returned", ())
         if value.is_cuda:  # looked at where the host waits
             _status.note(value.detach().isfinite(), step if isinstance(step, int) else None)
