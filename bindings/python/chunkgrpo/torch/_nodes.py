@@ -41,11 +41,11 @@ class LogProb(torch.autograd.Function):
             save(ctx, velocity, unconditional, latents, next_latents, previous_image)
             return known.view_as(known)
         v, u = beside(latents, velocity, unconditional)
-        at, extras = (call.step, latents, v, next_latents), call.extras(u, previous_image)
         if graph is None or not keeps(latents, v):
             save(ctx, velocity, unconditional, latents, next_latents, previous_image)
-            return cast(Tensor, call.sampler.log_prob(*at, **extras))
-        value, residual = _residuals.log_prob_residual(call.sampler, *at, **extras)
+            return call.log_prob(latents, v, next_latents, u, previous_image)
+        extras = call.extras(u, previous_image)
+        value, residual = _residuals.log_prob_residual(call.sampler, call.step, latents, v, next_latents, **extras)
         keep(ctx, residual)
         ctx.graph = graph
         return cast(Tensor, value)

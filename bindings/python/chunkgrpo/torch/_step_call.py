@@ -42,6 +42,19 @@ class StepCall(NamedTuple):
         guidance = self.guidance[samples] if _arrays.per_sample(self.guidance) else self.guidance
         return self._replace(step=self.step[samples], guidance=guidance)
 
+    def log_prob(
+        self,
+        latents: Tensor,
+        velocity: Tensor,
+        next_latents: Tensor,
+        unconditional: Optional[Tensor],
+        previous_image: Optional[Tensor],
+    ) -> Tensor:
+        """`Sampler.log_prob`, of one velocity or of both, which `beside` has made alike."""
+        extras = self.extras(unconditional, previous_image)
+        value: Tensor = self.sampler.log_prob(self.step, latents, velocity, next_latents, **extras)
+        return value
+
     def vjp(
         self,
         latents: Tensor,

@@ -63,10 +63,7 @@ def log_prob(
     next_latents = next_latents.to(latents.dtype)
     if not derived(velocity, unconditional):
         v, u = beside(latents, velocity, unconditional)
-        extras: Any = {} if u is None else {"unconditional": u}
-        at: Any = step, latents, v, next_latents
-        value: Tensor = kept(sampler).log_prob(*at, guidance=guidance, previous_image=previous_image, **extras)
-        return value
+        return StepCall(kept(sampler), step, guidance).log_prob(latents, v, next_latents, u, previous_image)
     call = StepCall.of(kept(sampler), step, guidance, latents)
     graph = graph_of(velocity, unconditional)
     return apply(LogProb, velocity, unconditional, call, graph, latents, next_latents, previous_image)
